@@ -1,0 +1,188 @@
+"""Do our reference solvers solve the equations of PDEBench's files?
+
+From the first frame of each trajectory our solver runs over all its frames, and from frames along the way it makes
+one step of the family's dt. Errors are in percent of the norm of the file's field over its whole trajectory (one
+step also in percent of the true increments), mean over trajectories. A family passes if its worst field is within
+its bar. PDEBench's own error, where known, says how small the figure can get.
+
+    python benchmarks/solver_agreement.py [FOLDER] [--json OUT]
+"""
+
+import json
+import time
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ups_server.data.source import TrajectorySource, open_source
+from ups_server.errors import UserError
+from ups_server.pde import family as family_by_id
+from ups_server.pde.family import Array, Family
+from ups_server.pde.metrics import (
+    error_moments,
+    nrmse_step_trajectory_per_field,
+    nrmse_trajectory_per_field,
+)
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SUFFIXES = (".h5", ".hdf5")
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Largest mean error, in percent, and what is known of the error of PDEBench's files."""
+
+    percent: float
+    file_error: str
+
+
+BARS = {
+    "advection": Bar(0.5, "0.3 % numerical dissipation"),
+    "burgers": Bar(0.2, "0.1 %"),
+    "diffusion_sorption": Bar(0.2, "tight integrator: none known"),
+    "diffusion_reaction_1d": Bar(0.05, "0.02 % at 256 cells; up to 26 % at 1024"),
+}
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """One field of one file; errors in percent, means over trajectories, seconds per trajectory of CPU."""
+
+    file: str
+    family: str
+    field: str
+    points: int
+    trajectories: int
+    error: float
+    worst_trajectory: float
+    worst_frame: float
+    last_frame: float
+    one_step: float
+    one_step_of_increment: float
+    seconds: float
+    per_frame: list[float]
+    bar: float | None
+    file_error: str
+
+    @property
+    def passed(self) -> bool:
+        return self.bar is None or self.error <= self.bar
+
+
+def main(
+    folder: Annotated[Path, typer.Argument(help="PDEBench files.")] = REPOSITORY.parent / "shared" / "pdebench",
+    trajectories: Annotated[int, typer.Option(help="At most so many of each file.")] = 8,
+    starts: Annotated[int, typer.Option(help="One-step starts along each trajectory.")] = 20,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write all figures here.")] = None,
+) -> None:
+    """Compare our solvers with the files of a folder."""
+    console = Console()
+    files = sorted(path for path in folder.glob("*") if path.suffix in SUFFIXES)
+    if not files:
+        console.print(f"There are no .h5 or .hdf5 files in {folder}.")
+        raise typer.Exit(2)
+    rows: list[Agreement] = []
+    for path in files:
+        try:
+            with closing(open_source(path)) as source:
+                rows += compare(path.name, source, trajectories, starts)
+        except UserError as error:
+            console.print(f"[dim]left out: {error.message}[/dim]")
+    console.print(_table(rows))
+    if json_out is not None:
+        json_out.write_text(json.dumps([asdict(row) | {"passed": row.passed} for row in rows], indent=1) + "\n")
+    missed = sorted({row.family for row in rows if not row.passed})
+    if missed or not rows:
+        console.print(f"[red]FAIL[/red]: {', '.join(missed) or 'nothing was compared'}")
+        raise typer.Exit(1)
+    console.print(
+        f"[green]PASS[/green]: {len(rows)} fields of {len({row.file for row in rows})} files within their bars"
+    )
+
+
+def compare(file: str, source: TrajectorySource, trajectories: int, starts: int) -> list[Agreement]:
+    """One row a field."""
+    family = family_by_id(source.family)
+    count = min(trajectories, source.n_trajectories)
+    truth = source.read(range(count)).astype(np.float64)
+    coefficients = {name: source.coefficients[:count, k] for k, name in enumerate(source.coefficient_names)}
+    began = time.process_time()
+    ours = family.solve(truth[:, 0], source.times, source.grid, coefficients)
+    seconds = (time.process_time() - began) / count
+    moments = error_moments(ours, truth)
+    whole = 100.0 * nrmse_trajectory_per_field(moments)
+    frames = 100.0 * nrmse_step_trajectory_per_field(moments).mean(axis=0)
+    one_step, of_increment = _one_step(family, source, truth, coefficients, starts)
+    bar = BARS.get(family.id)
+    return [
+        Agreement(
+            file=file,
+            family=family.id,
+            field=field,
+            points=source.grid.n[0],
+            trajectories=count,
+            error=float(whole[:, k].mean()),
+            worst_trajectory=float(whole[:, k].max()),
+            worst_frame=float(frames[:, k].max()),
+            last_frame=float(frames[-1, k]),
+            one_step=float(one_step[k]),
+            one_step_of_increment=float(of_increment[k]),
+            seconds=seconds,
+            per_frame=frames[:, k].tolist(),
+            bar=None if bar is None else bar.percent,
+            file_error="unknown" if bar is None else bar.file_error,
+        )
+        for k, field in enumerate(source.fields)
+    ]
+
+
+def _one_step(
+    family: Family, source: TrajectorySource, truth: Array, coefficients: dict[str, Array], starts: int
+) -> tuple[Array, Array]:
+    """Percent per field: the error of one dt from the file's own frames, over the trajectory and over increments."""
+    stride = max(1, round(family.dt / float(source.times[1] - source.times[0])))
+    first = np.unique(np.linspace(0, len(source.times) - 1 - stride, starts).astype(int))
+    begin, end = truth[:, first], truth[:, first + stride]
+    times = np.array([0.0, source.times[stride] - source.times[0]])
+    repeated = {name: np.repeat(values, len(first)) for name, values in coefficients.items()}
+    ours = family.solve(begin.reshape(-1, *begin.shape[2:]), times, source.grid, repeated)[:, -1].reshape(end.shape)
+    over_points = tuple(range(1, end.ndim - 1))
+    error = np.sqrt(((ours - end) ** 2).mean(axis=over_points))
+    increment = np.sqrt(((end - begin) ** 2).mean(axis=over_points))
+    scale = np.sqrt((truth**2).mean(axis=over_points))
+    return 100.0 * (error / scale).mean(axis=0), 100.0 * (error / increment).mean(axis=0)
+
+
+def _table(rows: list[Agreement]) -> Table:
+    table = Table(title="Our solvers against PDEBench's files (percent of the trajectory-wide norm)")
+    for name in ("family", "field", "points", "mean", "worst traj.", "worst frame", "last frame", "one dt"):
+        table.add_column(name, justify="left" if name in ("family", "field") else "right")
+    for name in ("of increment", "CPU s", "bar", "file's own error"):
+        table.add_column(name, justify="right" if name != "file's own error" else "left")
+    for row in rows:
+        colour = "green" if row.passed else "red"
+        table.add_row(
+            row.family,
+            row.field,
+            str(row.points),
+            f"[{colour}]{row.error:.4f}[/{colour}]",
+            f"{row.worst_trajectory:.4f}",
+            f"{row.worst_frame:.4f}",
+            f"{row.last_frame:.4f}",
+            f"{row.one_step:.4f}",
+            f"{row.one_step_of_increment:.3f}",
+            f"{row.seconds:.3f}",
+            "-" if row.bar is None else f"{row.bar:g}",
+            row.file_error,
+        )
+    return table
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ups_server.data.draw import CoefficientDraw
+from ups_server.data.generate import generate
+from ups_server.data.source import open_source
+from ups_server.errors import UserError
+from ups_server.pde import family
+from ups_server.pde.family import Family
+from ups_server.pde.registry import families
+
+
+@pytest.mark.parametrize("name", list(families()))
+def test_files_hold_the_reference_solution(tmp_path: Path, name: str) -> None:
+    equation = family(name)
+    path = generate(equation, {}, 3, 32, tmp_path / "file.h5", 5, frame_dt=equation.dt)
+    source = open_source(path)
+    values = source.read(range(3))
+    columns = {c.name: np.full(3, c.default) for c in equation.coefficients}
+    again = equation.solve(values[:, 0].astype(np.float64), source.times, source.grid, columns)
+    assert np.allclose(again, values, atol=2e-3 * np.abs(values).max())
+    source.close()
+
+
+def test_the_same_seed_shares_initial_states_across_coefficients(tmp_path: Path) -> None:
+    frames = []
+    for beta in (0.4, 4.0):
+        source = open_source(generate(family("advection"), {"beta": beta}, 3, 32, tmp_path / f"{beta}.h5", 5))
+        frames.append(source.read(range(3)))
+        source.close()
+    assert np.array_equal(frames[0][:, 0], frames[1][:, 0])
+    assert not np.array_equal(frames[0][:, 1], frames[1][:, 1])
+
+
+def test_coefficients_drawn_per_trajectory_are_in_the_file(tmp_path: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    draw = {"beta": CoefficientDraw(low=0.1, high=4.0)}
+    path = generate(family("advection"), draw, 40, 32, tmp_path / "file.h5", 5, lambda *numbers: calls.append(numbers))
+    assert calls == [(32, 40), (40, 40)]
+    source = open_source(path)
+    table = source.coefficients[:, 0]
+    assert len(np.unique(table)) == 40
+    initial, later = source.read(range(40), [0, 100])[..., 0].astype(np.float64).swapaxes(0, 1)
+    k = np.arange(17)
+    turn = np.exp(-2j * np.pi * k * table[:, None])
+    assert np.allclose(np.fft.rfft(initial)[:, 1:4] * turn[:, 1:4], np.fft.rfft(later)[:, 1:4], atol=1e-2)
+    source.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"count": 0}, "invalid_count"),
+        ({"coefficients": {"nu": 1.0}}, "unknown_coefficient"),
+        ({"out": "no/such/folder/file.h5"}, "not_found"),
+    ],
+)
+def test_mistakes(tmp_path: Path, change: dict[str, object], code: str) -> None:
+    given = {"coefficients": {}, "count": 1, "resolution": 16, "out": tmp_path / "f.h5", "seed": 0, **change}
+    with pytest.raises(UserError) as caught:
+        generate(family("advection"), **given)  # type: ignore[arg-type]
+    assert caught.value.code == code
+
+
+def test_a_family_without_published_layout(wave: Family, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        generate(wave, {}, 1, 16, tmp_path / "f.h5", 0)
+    assert caught.value.code == "no_layout"

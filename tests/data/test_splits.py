@@ -1,0 +1,32 @@
+import numpy as np
+import pytest
+
+from ups_server.data.splits import FRACTIONS, Split, split_rows
+
+
+def test_splits_are_disjoint_and_complete() -> None:
+    parts = [split_rows(5000, split) for split in Split]
+    assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(5000))
+
+
+@pytest.mark.parametrize("split", list(Split))
+def test_a_row_keeps_its_split_in_longer_files(split: Split) -> None:
+    assert set(split_rows(137, split)) == {row for row in split_rows(5000, split) if row < 137}
+
+
+@pytest.mark.parametrize("split", list(Split))
+def test_fractions_within_four_standard_deviations(split: Split) -> None:
+    count, share = 20000, FRACTIONS[split]
+    assert abs(len(split_rows(count, split)) - share * count) < 4 * np.sqrt(count * share * (1 - share))
+
+
+def test_another_seed_is_another_split() -> None:
+    assert not np.array_equal(split_rows(1000, Split.TEST, 0), split_rows(1000, Split.TEST, 1))
+
+
+def test_the_rule_never_changes() -> None:
+    """Checkpoints were chosen with it: another rule would leak their training rows into tests."""
+    assert split_rows(40, Split.TRAIN)[:8].tolist() == [3, 4, 6, 7, 8, 10, 11, 12]
+    assert split_rows(40, Split.VALIDATION).tolist() == [1, 2, 24]
+    assert split_rows(40, Split.CALIBRATION).tolist() == [0, 15, 19]
+    assert split_rows(40, Split.TEST).tolist() == [5, 9]

@@ -1,0 +1,162 @@
+"""Windows are indexing; augmentations are symmetries of the equation."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ups_server.data.build import build_store
+from ups_server.data.draw import CoefficientDraw
+from ups_server.data.splits import Split, split_rows
+from ups_server.data.store import Store
+from ups_server.data.windows import WindowBatch, Windows, frame_stride
+from ups_server.errors import UserError
+from ups_server.pde.family import Family
+
+
+@pytest.fixture
+def waves(wave: Family, tmp_path: Path) -> Store:
+    return build_store(wave, {"c": CoefficientDraw(low=0.1, high=2.0)}, 30, 64, 5, tmp_path / "waves")
+
+
+@pytest.fixture
+def relaxing(relaxation: Family, tmp_path: Path) -> Store:
+    return build_store(relaxation, {}, 30, 16, 5, tmp_path / "relaxing")
+
+
+def is_window(store: Store, row: int, window: NDArray[np.float32], lag: int, stride: int) -> bool:
+    view = store.view(row)[(slice(None), *(slice(None, None, stride),) * store.grid.ndim)]
+    starts = range(len(view) - lag * (len(window) - 1))
+    return any(np.array_equal(view[start::lag][: len(window)], window) for start in starts)
+
+
+def test_windows_are_frames_of_training_trajectories(waves: Store) -> None:
+    windows = Windows(waves, 0.1, 16, augment=False)
+    batch = windows.sample(np.random.default_rng(0), 6, 3, unroll=4)
+    assert batch.frames.shape == (6, 3, 5, 16, 2)
+    train = split_rows(30, Split.TRAIN)
+    for index in range(6):
+        row = int(np.flatnonzero((waves.coefficients == batch.coefficients[index]).all(1))[0])
+        assert row in train
+        assert np.array_equal(batch.context[index], waves.view(row)[0, ::4])
+        assert all(is_window(waves, row, window, 2, 4) for window in batch.frames[index])
+
+
+def test_all_start_frames_are_drawn(waves: Store) -> None:
+    batch = Windows(waves, 0.5, 64, augment=False).sample(np.random.default_rng(0), 20, 20, unroll=1)
+    first = {float(window[0, 0, 0]) for windows in batch.frames for window in windows}
+    frames = {float(value) for row in split_rows(30, Split.TRAIN) for value in waves.view(int(row))[:11, 0, 0]}
+    assert first <= frames
+    assert len(first) > 0.7 * len(frames)
+
+
+def test_static_fields_travel_with_the_windows(relaxing: Store) -> None:
+    """s is recovered from any two frames of the exact solution, under every augmentation."""
+    batch = Windows(relaxing, 0.2, 8).sample(np.random.default_rng(0), 8, 4)
+    assert batch.static is not None
+    left = np.exp(-batch.coefficients * 0.2)[:, :, None, None, None]
+    recovered = (batch.frames[:, :, 1] - left * batch.frames[:, :, 0]) / (1 - left)
+    assert np.allclose(recovered, batch.static[:, None], atol=1e-3)
+
+
+def test_bounded_axes_are_neither_shifted_nor_offset(relaxing: Store) -> None:
+    batch = Windows(relaxing, 0.2, 8).sample(np.random.default_rng(0), 24, 1)
+    known = {relaxing.view(row)[0, i, 0, 0].item() for row in range(30) for i in range(16)}
+    assert all(value.item() in known for value in batch.context[:, :, 0, 0].ravel())
+
+
+def advance(family: Family, batch: WindowBatch, dt: float) -> NDArray[np.float64]:
+    columns = np.repeat(batch.coefficients, batch.frames.shape[1], axis=0)
+    names = [coefficient.name for coefficient in family.coefficients]
+    start = batch.frames[:, :, 0].reshape(-1, *batch.frames.shape[3:]).astype(np.float64)
+    solution = family.solve(start, np.array([0.0, dt]), batch.grid, dict(zip(names, columns.T, strict=True)))
+    return solution[:, 1].reshape(batch.frames[:, :, 1].shape)
+
+
+def test_augmented_windows_still_solve_the_equation(wave: Family, waves: Store) -> None:
+    """Offset, shift and reflection commute with the solution operator."""
+    batch = Windows(waves, 0.1, 16).sample(np.random.default_rng(1), 20, 4)
+    assert np.allclose(advance(wave, batch, 0.1), batch.frames[:, :, 1], atol=1e-5)
+
+
+def test_reflections_shifts_and_offsets_all_occur(waves: Store) -> None:
+    batch = Windows(waves, 0.1, 16).sample(np.random.default_rng(1), 24, 1)
+    mirrored = offset = shifted = 0
+    for context, coefficients in zip(batch.context, batch.coefficients, strict=True):
+        row = int(np.flatnonzero((waves.coefficients == coefficients).all(1))[0])
+        start = waves.view(row)[0]
+        for flip, sign in ((False, (1, 1)), (True, (1, -1))):
+            unflipped = np.flip(context * np.array(sign, np.float32), 0) if flip else context
+            for first in range(4):
+                for shift in range(16):
+                    if np.array_equal(unflipped, np.roll(start[first::4], shift, 0)):
+                        mirrored, offset, shifted = mirrored + flip, offset + (first > 0), shifted + (shift > 0)
+    assert 4 < mirrored < 20
+    assert offset > 10
+    assert shifted > 15
+
+
+@pytest.mark.parametrize("name", ["burgers", "diffusion_reaction_1d"])
+def test_declared_reflections_commute_with_the_reference_solver(name: str) -> None:
+    from ups_server.pde import family
+
+    equation = family(name)
+    grid = equation.default_grid(128)
+    sign = np.array(equation.reflections[0], np.float64)
+    start = equation.sample_initial(np.random.default_rng(3), 2, grid)
+    columns = {c.name: np.full(2, 10 * c.default) for c in equation.coefficients}
+    times = np.array([0.0, equation.dt])
+    mirrored = equation.solve(np.flip(start, 1) * sign, times, grid, columns)
+    assert np.allclose(mirrored, np.flip(equation.solve(start, times, grid, columns), 2) * sign, atol=1e-6)
+
+
+def test_trajectories_for_evaluation(waves: Store) -> None:
+    windows = Windows(waves, 0.1, 16, split=Split.TEST)
+    assert np.array_equal(windows.rows, split_rows(30, Split.TEST))
+    assert np.array_equal(windows.trajectories(), waves.read(windows.rows)[:, ::2, ::4])
+    assert np.array_equal(windows.trajectories([1]), waves.read([1])[:, ::2, ::4])
+
+
+def test_few_trajectories_are_drawn_without_repetition(waves: Store) -> None:
+    windows = Windows(waves, 0.1, 16)
+    batch = windows.sample(np.random.default_rng(0), windows.n_trajectories, 1)
+    assert len(np.unique(batch.coefficients, axis=0)) == windows.n_trajectories
+
+
+def test_sampling_is_seeded(waves: Store) -> None:
+    windows = Windows(waves, 0.1, 16)
+    first, second = (windows.sample(np.random.default_rng(9), 4, 2) for _ in range(2))
+    assert np.array_equal(first.frames, second.frames)
+
+
+@pytest.mark.parametrize(
+    ("dt", "n", "code"), [(0.07, 16, "dt_mismatch"), (0.0, 16, "dt_mismatch"), (0.1, 24, "resolution_mismatch")]
+)
+def test_mismatches(waves: Store, dt: float, n: int, code: str) -> None:
+    with pytest.raises(UserError) as caught:
+        Windows(waves, dt, n)
+    assert caught.value.code == code
+
+
+def test_windows_longer_than_the_trajectories(waves: Store) -> None:
+    with pytest.raises(UserError) as caught:
+        Windows(waves, 0.5, 16).sample(np.random.default_rng(0), 1, 1, unroll=3)
+    assert caught.value.code == "too_few_frames"
+
+
+def test_an_empty_split(wave: Family, tmp_path: Path) -> None:
+    store = build_store(wave, {}, 1, 64, 5, tmp_path / "one")
+    with pytest.raises(UserError) as caught:
+        Windows(store, 0.1, 16).sample(np.random.default_rng(0), 1, 1)
+    assert caught.value.code == "empty_split"
+
+
+def test_float32_times_give_exact_strides() -> None:
+    assert frame_stride(np.arange(201, dtype=np.float32).astype(np.float64) * np.float32(0.01), 0.05) == 5
+
+
+def test_uneven_times_are_refused() -> None:
+    with pytest.raises(UserError) as caught:
+        frame_stride(np.array([0.0, 1.0, 3.0]), 1.0)
+    assert caught.value.code == "dt_mismatch"

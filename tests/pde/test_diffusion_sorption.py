@@ -1,0 +1,94 @@
+"""Diffusion-sorption against its steady state and an independent integrator."""
+
+import numpy as np
+import pytest
+from scipy.integrate import solve_ivp
+from scipy.sparse import diags_array
+
+from ups_server.pde.families import diffusion_sorption
+from ups_server.pde.families.diffusion_sorption import DIFFUSION, DiffusionSorption, retardation
+from ups_server.pde.family import Array
+
+FAMILY = DiffusionSorption()
+
+
+def constant(level: float, n: int) -> Array:
+    return np.full((1, n, 1), level)
+
+
+def test_retardation_is_the_freundlich_isotherm() -> None:
+    assert retardation(np.ones(1))[0] == pytest.approx(1.0 + 0.71 / 0.29 * 2880.0 * 3.5e-4 * 0.874, rel=1e-6)
+    levels = retardation(np.array([0.0, 1e-3, 0.1, 1.0]))
+    assert (np.diff(levels) < 0.0).all()
+    assert np.isfinite(levels).all()
+
+
+def test_an_independent_integrator(monkeypatch: pytest.MonkeyPatch) -> None:
+    n, times = 256, np.array([0.0, 5.0, 25.0, 200.0, 500.0])
+    monkeypatch.setattr(diffusion_sorption, "MIN_CELLS", n)
+    dx = 1.0 / n
+    second = diags_array([np.ones(n - 1), np.full(n, -2.0), np.ones(n - 1)], offsets=[-1, 0, 1]).tolil()
+    second[-1, -2:] += DIFFUSION / dx * np.array([1.0, -1.0])
+    second, source = second.tocsr(), np.eye(n)[0]
+
+    def velocity(_: float, u: Array) -> Array:
+        rate: Array = DIFFUSION / dx**2 * (second @ u + source) / retardation(u)
+        return rate
+
+    reference = solve_ivp(
+        velocity, (0.0, 500.0), np.full(n, 0.1), "Radau", times, rtol=1e-8, atol=1e-10, jac_sparsity=second
+    ).y.T
+    solution = FAMILY.solve(constant(0.1, n), times, FAMILY.default_grid(n), {})[0, ..., 0]
+    np.testing.assert_allclose(solution, reference, atol=2e-5)
+
+
+def test_it_ends_in_a_straight_line() -> None:
+    grid = FAMILY.default_grid()
+    dx = grid.spacing[0]
+    solution = FAMILY.solve(constant(0.1, 1024), np.array([0.0, 5e4]), grid, {})[0, 1, :, 0]
+    slope = 1.0 / (1.0 + dx + DIFFUSION)
+    np.testing.assert_allclose(solution, 1.0 - slope * (grid.axes[0] + 0.5 * dx), atol=1e-5)
+
+
+def test_fronts_are_monotone_and_ordered() -> None:
+    grid = FAMILY.default_grid()
+    initial = np.array([0.02, 0.1, 0.19])[:, None, None] * np.ones((1, 1024, 1))
+    solution = FAMILY.solve(initial, FAMILY.frame_times(), grid, {})
+    assert (np.diff(solution, axis=2) < 1e-6).all()
+    assert (np.diff(solution, axis=0) > -1e-6).all()
+    assert solution.min() >= 0.0
+    assert solution.max() <= 1.0
+
+
+def test_convergence_with_resolution() -> None:
+    """The boundary sits half a cell outside: first order in the spacing."""
+    times = np.array([0.0, 25.0])
+    level = {n: FAMILY.solve(constant(0.1, n), times, FAMILY.default_grid(n), {})[0, 1, :, 0] for n in (1024, 2048)}
+    level[4096] = FAMILY.solve(constant(0.1, 4096), times, FAMILY.default_grid(4096), {})[0, 1, :, 0]
+    centre = {n: 0.5 * (u[n // 8 - 1] + u[n // 8]) for n, u in level.items()}
+    ratio = (centre[1024] - centre[2048]) / (centre[2048] - centre[4096])
+    assert np.log2(ratio) == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize(("stride", "first", "bound"), [(2, 0, 2e-4), (8, 0, 1e-3), (8, 7, 2e-3)])
+def test_subsampled_states_continue_like_the_fine_ones(stride: int, first: int, bound: float) -> None:
+    fine = FAMILY.default_grid()
+    times = np.arange(0.0, 101.0, 25.0)
+    whole = FAMILY.solve(constant(0.1, 1024), times, fine, {})
+    for start in (0, 1):
+        state = whole[:, start, first::stride]
+        coarse = FAMILY.solve(state, times[start:], fine.subsample(stride, first), {})
+        truth = whole[:, start:, first::stride]
+        assert np.linalg.norm(coarse - truth) < bound * np.linalg.norm(truth)
+
+
+def test_initial_states_are_constants_below_a_fifth() -> None:
+    states = FAMILY.sample_initial(np.random.default_rng(0), 2000, FAMILY.default_grid(8))
+    assert (np.ptp(states, axis=1) == 0.0).all()
+    levels = states[:, 0, 0]
+    assert levels.min() >= 0.0
+    assert levels.max() < 0.2
+    assert levels.mean() == pytest.approx(0.1, abs=0.005)
+    np.testing.assert_array_equal(
+        states[:5], FAMILY.sample_initial(np.random.default_rng(0), 5, FAMILY.default_grid(8))
+    )

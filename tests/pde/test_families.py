@@ -1,0 +1,137 @@
+"""What every family promises."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ups_server.errors import UserError
+from ups_server.pde import Family, families, family
+from ups_server.pde.family import Array
+
+ALL = pytest.mark.parametrize("entry", families().values(), ids=families())
+
+
+def defaults(entry: Family, count: int) -> dict[str, Array]:
+    return {name: np.full(count, value) for name, value in entry.complete(None).items()}
+
+
+def start(entry: Family, seed: int, count: int, n: int) -> Array:
+    return entry.sample_initial(np.random.default_rng(seed), count, entry.default_grid(n))
+
+
+@ALL
+def test_the_description_is_complete(entry: Family) -> None:
+    assert family(entry.id) is entry
+    assert len({field.slot for field in entry.fields}) == len(entry.fields)
+    assert len(entry.boundary.sides) == entry.ndim
+    assert all(len(signs) == len(entry.fields) for signs in entry.reflections)
+    assert set(entry.conserved) <= {field.name for field in entry.fields}
+    assert (entry.dt / entry.frame_dt) % 1.0 == pytest.approx(0.0, abs=1e-9)
+    assert entry.frame_times()[-1] == pytest.approx(entry.t_final)
+
+
+@ALL
+def test_sampled_states_are_reproducible(entry: Family) -> None:
+    n = entry.default_grid(64).n
+    states = start(entry, 7, 3, 64)
+    assert states.shape == (3, *n, len(entry.fields))
+    assert states.dtype == np.float64
+    np.testing.assert_array_equal(states, start(entry, 7, 3, 64))
+    assert not np.array_equal(states, start(entry, 8, 3, 64))
+
+
+@ALL
+def test_a_batch_is_its_trajectories(entry: Family) -> None:
+    n, times = 64, np.array([0.0, entry.frame_dt, entry.dt])
+    initial, grid = start(entry, 0, 5, n), entry.default_grid(n)
+    coefficients = {name: value * np.linspace(1.0, 3.0, 5) for name, value in defaults(entry, 5).items()}
+    together = entry.solve(initial, times, grid, coefficients)
+    assert together.shape == (5, 3, *initial.shape[1:])
+    np.testing.assert_array_equal(together[:, 0], initial)
+    for row in range(5):
+        alone = entry.solve(initial[row : row + 1], times, grid, {k: v[row : row + 1] for k, v in coefficients.items()})
+        np.testing.assert_allclose(alone[0], together[row], atol=2e-5)
+
+
+@ALL
+def test_any_increasing_times_will_do(entry: Family) -> None:
+    initial, grid, chosen = start(entry, 1, 2, 64), entry.default_grid(64), defaults(entry, 2)
+    times = entry.dt * np.array([1.0, 1.3, 2.7, 3.0])
+    whole = entry.solve(initial, times, grid, chosen)
+    np.testing.assert_allclose(entry.solve(initial, times[[0, 3]], grid, chosen)[:, 1], whole[:, 3], atol=5e-5)
+    np.testing.assert_array_equal(entry.solve(initial, times[:1], grid, chosen)[:, 0], initial)
+
+
+@ALL
+def test_conserved_fields_are(entry: Family) -> None:
+    # A coarse subsample of a shock does not show its mass.
+    n = entry.n if entry.ndim == 1 else 64
+    initial, grid = start(entry, 2, 4, n), entry.default_grid(n)
+    solution = entry.solve(initial, np.array([0.0, entry.dt, 3.0 * entry.dt]), grid, defaults(entry, 4))
+    total = solution.mean(axis=tuple(range(2, solution.ndim - 1)))
+    for index, field in enumerate(entry.fields):
+        if field.name in entry.conserved:
+            np.testing.assert_allclose(total[..., index], total[:, :1, index].repeat(3, axis=1), atol=1e-10)
+
+
+@ALL
+def test_coefficients_are_completed_and_checked(entry: Family) -> None:
+    with pytest.raises(UserError) as caught:
+        entry.complete({"no such thing": 1.0})
+    assert caught.value.code == "unknown_coefficient"
+    for coefficient in entry.coefficients:
+        for spelling in (coefficient.symbol, *coefficient.aliases, coefficient.name.upper()):
+            assert entry.complete({spelling: coefficient.default})[coefficient.name] == coefficient.default
+        with pytest.raises(UserError) as caught:
+            entry.complete({coefficient.name: float("nan")})
+        assert caught.value.code == "coefficient_out_of_domain"
+    text = entry.metadata_text(entry.complete(None))
+    assert text.startswith(entry.name)
+    assert all(f"{c.symbol}={c.default:g}" in text for c in entry.coefficients)
+
+
+def test_metadata_reads_as_in_the_paper() -> None:
+    assert family("burgers").metadata_text({"nu": 0.001}) == "1D Burgers' Equation Nu=0.001"
+
+
+def test_advection_and_burgers_share_their_initial_states() -> None:
+    np.testing.assert_array_equal(start(family("advection"), 3, 4, 128), start(family("burgers"), 3, 4, 128))
+
+
+def test_families_is_the_function_whatever_was_imported() -> None:
+    import ups_server.pde.families.burgers
+
+    assert callable(families)
+    assert ups_server.pde.families is families
+
+
+def test_unknown_families_are_the_users_mistake() -> None:
+    with pytest.raises(UserError) as caught:
+        family("heat")
+    assert caught.value.code == "unknown_family"
+
+
+FILES = {
+    "1D_Advection_Sols_beta0.4.hdf5": ("advection", {"beta": 0.4}, 0.005),
+    "1D_Burgers_Sols_Nu0.001.hdf5": ("burgers", {"nu": 0.001}, 0.002),
+    "ReacDiff_Nu0.5_Rho1.0_nx256.hdf5": ("diffusion_reaction_1d", {"nu": 0.5, "rho": 1.0}, 0.0005),
+    "1D_diff-sorp_NA_NA.h5": ("diffusion_sorption", {}, 0.002),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_solutions_agree_with_pdebench(name: str, pdebench: Path) -> None:
+    import h5py
+
+    family_id, coefficients, bar = FILES[name]
+    entry = family(family_id)
+    with h5py.File(pdebench / name, "r") as file:
+        grouped = [file[group]["data"][:] for group in file if group.isdigit()]
+        truth = np.stack(grouped) if grouped else file["tensor"][:][..., None]
+    truth = truth[:2].astype(np.float64)
+    grid = entry.default_grid(truth.shape[2])
+    chosen = {key: np.full(len(truth), value) for key, value in coefficients.items()}
+    ours = entry.solve(truth[:, 0], entry.frame_times(), grid, chosen)
+    error = np.linalg.norm((ours - truth).reshape(len(truth), -1), axis=1)
+    assert (error < bar * np.linalg.norm(truth.reshape(len(truth), -1), axis=1)).all()

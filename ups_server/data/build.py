@@ -1,0 +1,118 @@
+"""Building a training store from a family's reference solver."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ups_server import __version__
+from ups_server.data.draw import CoefficientDraw
+from ups_server.data.manifest import MANIFEST, GridRecord, Layout
+from ups_server.data.simulate import Batch, complete_draws, frame_times, solve_rows
+from ups_server.data.store import VALUE, Store
+from ups_server.data.writer import SHARD_BYTES, StoreWriter
+from ups_server.errors import UserError
+from ups_server.pde.family import Family
+from ups_server.pde.grid import Grid
+
+Progress = Callable[[int, int], None]
+"""Called with (rows done, rows in all)."""
+
+
+def build_store(
+    family: Family,
+    draw: Mapping[str, CoefficientDraw | float],
+    count: int,
+    resolution: int,
+    seed: int,
+    path: str | os.PathLike[str],
+    batch: int = 64,
+    progress: Progress | None = None,
+    frame_dt: float | None = None,
+    t_final: float | None = None,
+    workers: int = 1,
+) -> Store:
+    """Solve `count` trajectories with coefficients drawn per trajectory and keep them as a store.
+
+    The same settings always give the same bytes: a build that was interrupted resumes at its last whole shard, one
+    that was finished is opened. Initial states depend on seed and row alone, so stores of families that share their
+    initial states share them row by row.
+
+    Args:
+        draw: how each coefficient is drawn; a number fixes it; those not given stay at their default.
+        resolution: points per axis.
+        batch: trajectories solved together.
+        frame_dt, t_final: default to the family's.
+        workers: processes that solve; 1 solves in this one.
+
+    Raises:
+        UserError: ``unknown_coefficient``, ``coefficient_out_of_domain``, ``dt_mismatch``, ``store_exists`` (the
+            folder holds a store of other settings) or ``solver_diverged``.
+    """
+    if count < 1 or batch < 1 or workers < 1:
+        raise UserError("invalid_count", "count, batch and workers must be positive", got=(count, batch, workers))
+    draws = complete_draws(family, draw)
+    grid, times = family.default_grid(resolution), frame_times(family, frame_dt, t_final)
+    layout = family_layout(family, grid, times)
+    provenance = {
+        "generator": f"ups_server {__version__}",
+        "count": count,
+        "seed": seed,
+        "batch": batch,
+        "draw": {name: entry.model_dump(mode="json") for name, entry in draws.items()},
+    }
+    if (Path(path) / MANIFEST).exists():
+        return _finished(path, layout, provenance)
+    row_bytes = int(np.prod(layout.row_shape)) * VALUE.itemsize
+    per_shard = batch * max(1, SHARD_BYTES // (batch * row_bytes))
+    solve = partial(solve_rows, family, draws, seed=seed, grid=grid, times=times)
+    with StoreWriter(path, layout, provenance, per_shard) as writer:
+        done = writer.written
+        batches = [range(start, min(start + batch, count)) for start in range(done, count, batch)]
+        for solved in solved_in_order(solve, batches, workers):
+            writer.append(solved.values, solved.coefficients, solved.static)
+            done += len(solved.values)
+            if progress is not None:
+                progress(done, count)
+        return writer.close()
+
+
+def family_layout(family: Family, grid: Grid, times: NDArray[np.float64]) -> Layout:
+    """The store layout of a family's trajectories."""
+    return Layout(
+        family=family.id,
+        fields=tuple(field.name for field in family.fields),
+        grid=GridRecord.of(grid),
+        times=tuple(times.tolist()),
+        boundary=tuple((low, high) for low, high in family.boundary.as_names()),
+        coefficients=tuple(coefficient.name for coefficient in family.coefficients),
+        static_fields=tuple(field.name for field in family.static_fields),
+    )
+
+
+def _finished(path: str | os.PathLike[str], layout: Layout, provenance: dict[str, object]) -> Store:
+    store = Store.open(path)
+    if store.manifest.layout != layout or store.manifest.provenance != StoreWriter.plain(provenance):
+        raise UserError("store_exists", f"{path} holds a store of other settings", hint="choose another path")
+    return store
+
+
+def solved_in_order(solve: Callable[[range], Batch], batches: list[range], workers: int) -> Iterator[Batch]:
+    """Solve the batches of rows and yield them in their order; at most one more in flight than there are workers."""
+    if workers == 1:
+        yield from map(solve, batches)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        flight: deque[Future[Batch]] = deque()
+        for rows in batches:
+            flight.append(pool.submit(solve, rows))
+            if len(flight) > workers:
+                yield flight.popleft().result()
+        while flight:
+            yield flight.popleft().result()

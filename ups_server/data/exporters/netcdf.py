@@ -1,0 +1,21 @@
+"""NetCDF-4 with CF conventions: one variable a field, coordinates with units."""
+
+from io import BytesIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ups_server.data.exporters.base import WholeExporter
+
+
+class NetcdfExporter(WholeExporter):
+    format = "netcdf"
+    suffixes = (".nc",)
+    media_type = "application/x-netcdf"
+
+    def encode(self, values: NDArray[np.float32], times: NDArray[np.float64]) -> bytes:
+        from ups_server.data.exporters.dataset import build_dataset
+
+        buffer = BytesIO()
+        build_dataset(self.header, values, times).to_netcdf(buffer, engine="h5netcdf")
+        return buffer.getvalue()

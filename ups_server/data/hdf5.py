@@ -1,0 +1,128 @@
+"""Opening HDF5 files that others wrote: plain local float data or one clear sentence."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from ups_server.errors import UserError
+
+CHUNK_CACHE_BYTES = 64 * 2**20
+"""Published files have chunks of several MB across rows: HDF5's default of 1 MB would decode them again and again."""
+CHUNK_CACHE_SLOTS = 10007
+MAX_CHUNK_BYTES = 2**30
+BUILT_IN_FILTERS = {1, 2, 3, 6}
+"""Deflate, shuffle, Fletcher-32 and scale-offset, by their registered numbers."""
+
+
+def open_file(path: Path) -> h5py.File:
+    """Open for reading.
+
+    Raises:
+        UserError: ``not_hdf5``: empty, truncated or another format.
+    """
+    if path.stat().st_size == 0:
+        raise UserError("not_hdf5", f"{path.name} is empty")
+    try:
+        return h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE_BYTES, rdcc_nslots=CHUNK_CACHE_SLOTS)
+    except OSError as error:
+        reason = "is truncated" if "truncated" in str(error) else "is not an HDF5 file"
+        raise UserError("not_hdf5", f"{path.name} {reason}") from error
+
+
+def has(group: h5py.Group, name: str, kind: type) -> bool:
+    """Whether `name` is a hard link to a group or dataset: links into other files are never followed."""
+    return isinstance(group.get(name, getlink=True), h5py.HardLink) and group.get(name, getclass=True) is kind
+
+
+def dataset(group: h5py.Group, name: str) -> h5py.Dataset:
+    """A dataset whose data lie in this file.
+
+    Raises:
+        UserError: ``missing_dataset`` or ``unsupported_storage``.
+    """
+    label = f"{group.name.rstrip('/')}/{name}"
+    if not has(group, name, h5py.Dataset):
+        raise UserError("missing_dataset", f"the file has no dataset {label}")
+    found = group[name]
+    if found.is_virtual or found.external:
+        raise UserError("unsupported_storage", f"{label} keeps its data in other files")
+    plist = found.id.get_create_plist()
+    if any(plist.get_filter(index)[0] not in BUILT_IN_FILTERS for index in range(plist.get_nfilters())):
+        raise UserError("unsupported_storage", f"{label} needs a filter plugin to be read")
+    if found.chunks and int(np.prod(found.chunks, dtype=np.float64)) * found.dtype.itemsize > MAX_CHUNK_BYTES:
+        raise UserError("unsupported_storage", f"{label} is stored in chunks of over 1 GiB", got=found.chunks)
+    return found
+
+
+def float_dataset(group: h5py.Group, name: str, ndim: int) -> h5py.Dataset:
+    """A dataset of floating-point numbers with `ndim` axes.
+
+    Raises:
+        UserError: ``wrong_dtype`` or ``wrong_shape``, and those of `dataset`.
+    """
+    found = dataset(group, name)
+    if found.dtype.kind != "f":
+        raise UserError(
+            "wrong_dtype", f"{found.name} does not hold floating-point numbers", got=str(found.dtype), expected="float"
+        )
+    if found.ndim != ndim:
+        raise UserError("wrong_shape", f"{found.name} has {found.ndim} axes", got=found.shape, expected=f"{ndim} axes")
+    if 0 in found.shape:
+        raise UserError("empty_file", f"{found.name} holds no values", got=found.shape)
+    return found
+
+
+def vector(group: h5py.Group, name: str) -> NDArray[np.float64]:
+    """A one-dimensional dataset of finite numbers, such as an axis.
+
+    Raises:
+        UserError: ``wrong_axis`` and those of `dataset`.
+    """
+    found = dataset(group, name)
+    if found.ndim != 1 or found.dtype.kind not in "fiu" or found.size > 2**24:
+        raise UserError("wrong_axis", f"{found.name} is no list of coordinates", got=(found.shape, str(found.dtype)))
+    values = read(found, ()).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise UserError("wrong_axis", f"{found.name} holds values that are not finite")
+    return values
+
+
+def read(source: h5py.Dataset, selection: Any) -> NDArray[np.floating[Any]]:
+    """`source[selection]`.
+
+    Raises:
+        UserError: ``unreadable``: the bytes are damaged or missing.
+    """
+    try:
+        return cast(NDArray[np.floating[Any]], source[selection])
+    except OSError as error:
+        raise UserError("unreadable", f"{source.name} cannot be read: its data are damaged or missing") from error
+
+
+def numbers(attributes: h5py.AttributeManager) -> dict[str, NDArray[np.float64]]:
+    """The numeric attributes, by lower-case name (their case differs between files)."""
+    found = {}
+    for name in attributes:
+        kind = attributes.get_id(name).dtype.kind
+        if kind in "fiu" and attributes.get_id(name).get_storage_size() <= 2**24:
+            found[name.lower()] = np.asarray(attributes[name], dtype=np.float64)
+    return found
+
+
+def text(attributes: h5py.AttributeManager, name: str) -> str | None:
+    """A text attribute, None where absent.
+
+    Raises:
+        UserError: ``wrong_attribute`` where it is no text.
+    """
+    if name not in attributes:
+        return None
+    value = attributes[name]
+    if isinstance(value, bytes):
+        value = value.decode(errors="replace")
+    if not isinstance(value, str):
+        raise UserError("wrong_attribute", f"the attribute {name} is no text", got=str(type(value).__name__))
+    return value

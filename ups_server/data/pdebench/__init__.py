@@ -1,0 +1,40 @@
+"""PDEBench's files: one reader a layout."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import h5py
+
+from ups_server.data import hdf5
+from ups_server.data.pdebench import grouped, single
+from ups_server.data.pdebench.reading import PdebenchSource
+from ups_server.errors import UserError
+
+LAYOUTS = ((single.matches, single.SingleFile), (grouped.matches, grouped.GroupedFile))
+"""How a layout is recognised, and its reader."""
+
+
+def open_pdebench(path: Path, family: str | None, coefficients: Mapping[str, float] | None) -> PdebenchSource:
+    """Open a file in any of PDEBench's layouts, recognised by structure.
+
+    Raises:
+        UserError: ``unknown_layout``, and whatever the layout's reader finds wrong.
+    """
+    file = hdf5.open_file(path)
+    try:
+        return _reader(path, file)(path, file, family, coefficients)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _reader(path: Path, file: h5py.File) -> type[single.SingleFile] | type[grouped.GroupedFile]:
+    for matches, reader in LAYOUTS:
+        if matches(file):
+            return reader
+    raise UserError(
+        "unknown_layout",
+        f"{path.name} is in no known layout",
+        got=sorted(file)[:8],
+        expected="datasets with t-coordinate beside them, or one group a trajectory with data and grid",
+    )

@@ -1,0 +1,117 @@
+"""What the checker says about a file."""
+
+from collections.abc import Iterator
+
+from pydantic import BaseModel, ConfigDict
+
+FROZEN = ConfigDict(frozen=True, extra="forbid")
+
+
+class AxisReport(BaseModel):
+    """A spatial axis; `offset` is the place of the first point in spacings (0.5: cell-centred)."""
+
+    model_config = FROZEN
+
+    n: int
+    low: float
+    high: float
+    spacing: float
+    offset: float
+
+
+class DatasetReport(BaseModel):
+    """How values are stored."""
+
+    model_config = FROZEN
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    chunks: tuple[int, ...] | None = None
+
+
+class FieldReport(BaseModel):
+    """The values of one field over the whole file; numbers of the finite ones."""
+
+    model_config = FROZEN
+
+    name: str
+    unit: str
+    min: float | None
+    max: float | None
+    mean: float | None
+    std: float | None
+    not_finite: int
+
+
+class CheckReport(BaseModel):
+    """What a file holds and whether it can be used.
+
+    Attributes:
+        coefficients: name -> (lowest, highest) over the trajectories.
+        dt: spacing of the frames, None where they are not equally spaced.
+        usable: trajectories that were read whole and hold finite values only.
+        unusable_rows: the first of the others.
+        problems: what keeps trajectories from being used; one sentence each.
+        warnings: what a user should know.
+    """
+
+    model_config = FROZEN
+
+    file: str
+    bytes: int
+    layout: str
+    family: str
+    equation: str
+    coefficients: dict[str, tuple[float, float]]
+    axes: tuple[AxisReport, ...]
+    frames: int
+    t_first: float
+    t_last: float
+    dt: float | None
+    datasets: tuple[DatasetReport, ...]
+    fields: tuple[FieldReport, ...]
+    trajectories: int
+    usable: int
+    unusable_rows: tuple[int, ...]
+    problems: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+
+def report_text(report: CheckReport) -> str:
+    """The report for a person."""
+    return "\n".join(_lines(report))
+
+
+def _lines(report: CheckReport) -> Iterator[str]:
+    coefficients = ", ".join(
+        f"{name} = {low:g}" if low == high else f"{name} = {low:g} to {high:g}"
+        for name, (low, high) in report.coefficients.items()
+    )
+    spacing = "not equally spaced" if report.dt is None else f"{report.dt:g} apart"
+    yield f"{report.file}  ({report.bytes / 1e6:.1f} MB, {report.layout})"
+    yield f"  family        {report.family}: {report.equation}"
+    yield f"  coefficients  {coefficients or 'none'}"
+    for axis, name in zip(report.axes, "xyz", strict=False):
+        place = f"{axis.n} points on [{axis.low:g}, {axis.high:g}], first at {axis.offset:g} spacings"
+        yield f"  {name}             {place}"
+    yield f"  time          {report.frames} frames, t = {report.t_first:g} to {report.t_last:g}, {spacing}"
+    for stored in report.datasets:
+        yield f"  stored        {stored.name} {stored.shape} {stored.dtype}"
+    for field in report.fields:
+        if field.min is None:
+            yield f"  field         {field.name}: no finite value"
+        else:
+            yield f"  field         {field.name}: {field.min:.4g} to {field.max:.4g}, mean {field.mean:.4g}"
+    yield f"  trajectories  {report.trajectories}, {report.usable} usable"
+    if report.unusable_rows:
+        yield f"  not usable    rows {', '.join(map(str, report.unusable_rows))}"
+    for sentence in report.problems:
+        yield f"  problem       {sentence}"
+    for sentence in report.warnings:
+        yield f"  note          {sentence}"
+    yield "  ok" if report.ok else "  NOT ok"

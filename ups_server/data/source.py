@@ -1,0 +1,102 @@
+"""Trajectories, wherever they come from."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ups_server.data.store import Frames, Rows, Store
+from ups_server.errors import UserError
+from ups_server.pde.boundary import BoundaryCondition
+from ups_server.pde.grid import Grid
+from ups_server.pde.state import Trajectory
+
+BLOCK_BYTES = 64 * 2**20
+"""What one streaming read aims to hold at most."""
+
+
+class TrajectorySource(Protocol):
+    """Trajectories of one family on one grid, read lazily. Files and our own `Store` look alike through it."""
+
+    @property
+    def family(self) -> str: ...
+    @property
+    def fields(self) -> tuple[str, ...]: ...
+    @property
+    def coefficient_names(self) -> tuple[str, ...]: ...
+    @property
+    def coefficients(self) -> NDArray[np.float64]:
+        """(N, K), columns in the order of `coefficient_names`, which is the family's."""
+        ...
+
+    @property
+    def grid(self) -> Grid: ...
+    @property
+    def times(self) -> NDArray[np.float64]: ...
+    @property
+    def boundary(self) -> BoundaryCondition: ...
+    @property
+    def n_trajectories(self) -> int: ...
+    @property
+    def chunk_rows(self) -> int:
+        """Rows that are stored together: streams read multiples of it."""
+        ...
+
+    def read(self, rows: Rows, frames: Frames = slice(None), stride: int = 1, first: int = 0) -> NDArray[np.float32]:
+        """(len(rows), len(frames), X..., C) in physical units, every `stride`-th point from point `first` on."""
+        ...
+
+    def trajectory(self, index: int) -> Trajectory:
+        """One row with all that is needed to read it."""
+        ...
+
+    def close(self) -> None:
+        """Release the file."""
+        ...
+
+
+def open_source(
+    path: str | os.PathLike[str], family: str | None = None, coefficients: Mapping[str, float] | None = None
+) -> TrajectorySource:
+    """Open a file or store of trajectories.
+
+    The layout is recognised by its structure; the family is what the user, the file's attributes and its name say,
+    which must agree with one another and with the structure.
+
+    Args:
+        family: its id, needed where the file does not say.
+        coefficients: needed where the file does not say.
+
+    Raises:
+        UserError: one clear sentence about what is missing, contradictory or broken.
+    """
+    file = Path(path)
+    if not file.exists():
+        raise UserError("not_found", f"there is no file {file}")
+    if file.is_dir():
+        store = Store.open(file)
+        if family is not None and family != store.family:
+            raise UserError("family_mismatch", f"{file.name} holds another family", got=family, expected=store.family)
+        return store
+    from ups_server.data.pdebench import open_pdebench
+
+    return open_pdebench(file, family, coefficients)
+
+
+def blocks(source: TrajectorySource, bytes_at_most: int = BLOCK_BYTES) -> Iterator[tuple[range, NDArray[np.float32]]]:
+    """All rows in order, in blocks (rows, values (n, T, X..., C)) of bounded size, aligned with the file's chunks."""
+    for rows in block_rows(source, bytes_at_most):
+        yield rows, source.read(rows)
+
+
+def block_rows(source: TrajectorySource, bytes_at_most: int = BLOCK_BYTES) -> Iterator[range]:
+    """The rows of each block."""
+    row_bytes = 4 * len(source.times) * int(np.prod(source.grid.n)) * len(source.fields)
+    count = max(1, bytes_at_most // row_bytes)
+    if count > source.chunk_rows:
+        count -= count % source.chunk_rows
+    for start in range(0, source.n_trajectories, count):
+        yield range(start, min(start + count, source.n_trajectories))

@@ -1,0 +1,196 @@
+"""Training windows (u_t, u_{t+dt}, ...) cut from a store, augmented by the equation's exact symmetries."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ups_server.data.splits import Split, split_rows
+from ups_server.data.store import Rows, Store
+from ups_server.errors import UserError
+from ups_server.pde import registry
+from ups_server.pde.grid import Grid
+
+UNIFORM_TOLERANCE = 1e-3
+"""How far a frame may lie from its place on the uniform time axis, in frame spacings (float32 files round)."""
+
+
+@dataclass(frozen=True)
+class WindowBatch:
+    """W windows of each of R trajectories.
+
+    Attributes:
+        frames: (R, W, unroll + 1, X..., C), consecutive at dt.
+        context: (R, X..., C), the first frame of the trajectory under the same augmentation as its windows.
+        coefficients: (R, K).
+        static: (R, X..., S) under the same augmentation, or None.
+        grid: the nominal grid of n points; a subsample offset by an augmentation keeps it.
+    """
+
+    family: str
+    frames: NDArray[np.float32]
+    context: NDArray[np.float32]
+    coefficients: NDArray[np.float64]
+    static: NDArray[np.float32] | None
+    grid: Grid
+
+
+@dataclass(frozen=True)
+class _Symmetry:
+    """One exact symmetry, drawn per trajectory: subsample offset, circular shift, mirrored axes."""
+
+    first: tuple[int, ...]
+    shift: tuple[int, ...]
+    mirrored: tuple[int, ...]
+
+
+def frame_stride(times: NDArray[np.float64], dt: float) -> int:
+    """How many frames make one dt.
+
+    Raises:
+        UserError: ``dt_mismatch`` where the frames are not equally spaced or dt is no multiple of their spacing.
+    """
+    if len(times) < 2:
+        raise UserError("dt_mismatch", "one frame has no time step", got=len(times), expected="at least 2 frames")
+    spacing = float(times[-1] - times[0]) / (len(times) - 1)
+    uniform = times[0] + spacing * np.arange(len(times))
+    if spacing <= 0 or np.abs(times - uniform).max() > UNIFORM_TOLERANCE * spacing:
+        raise UserError("dt_mismatch", "the frames are not equally spaced in time")
+    stride = round(dt / spacing)
+    if stride < 1 or abs(stride * spacing - dt) > UNIFORM_TOLERANCE * spacing:
+        raise UserError(
+            "dt_mismatch", "dt is no multiple of the frame spacing", got=dt, expected=f"a multiple of {spacing:.6g}"
+        )
+    return stride
+
+
+class Windows:
+    """The windows of one split of one store.
+
+    Args:
+        dt: time between two frames of a window.
+        n: points along the first axis; the others follow by the same stride.
+        augment: draw subsample offsets and circular shifts on periodic axes, and the family's reflections.
+
+    Raises:
+        UserError: ``dt_mismatch`` or ``resolution_mismatch``.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        dt: float,
+        n: int,
+        split: Split | None = Split.TRAIN,
+        augment: bool = True,
+        seed_of_split: int = 0,
+    ) -> None:
+        self.store = store
+        self.dt = dt
+        self.augment = augment
+        self.frame_stride = frame_stride(store.times, dt)
+        self.stride = store.grid.stride_to(n)
+        self.grid = store.grid.subsample(self.stride)
+        self.rows: NDArray[np.int64] = (
+            np.arange(len(store), dtype=np.int64) if split is None else split_rows(len(store), split, seed_of_split)
+        )
+        self._periodic = store.boundary.periodic
+        self._signs = self._reflection_signs() if augment else {}
+
+    @property
+    def n_trajectories(self) -> int:
+        return len(self.rows)
+
+    @property
+    def coefficients(self) -> NDArray[np.float64]:
+        """(N, K) of the rows of this split."""
+        return self.store.coefficients[self.rows]
+
+    def sample(self, rng: np.random.Generator, trajectories: int, windows: int, unroll: int = 1) -> WindowBatch:
+        """`windows` random windows of each of `trajectories` random trajectories (without repetition if enough).
+
+        Raises:
+            UserError: ``empty_split``, or ``too_few_frames`` where no window of `unroll` steps fits.
+        """
+        starts = self._starts(unroll)
+        picked = rng.choice(self.rows, trajectories, replace=trajectories > len(self.rows))
+        offsets = np.arange(unroll + 1) * self.frame_stride
+        times = rng.integers(0, starts, (trajectories, windows))[..., None] + offsets
+        shape = (*self.grid.n, len(self.store.fields))
+        frames = np.empty((trajectories, windows * (unroll + 1), *shape), np.float32)
+        context = np.empty((trajectories, *shape), np.float32)
+        static = self._static_buffer(trajectories)
+        for index, row in enumerate(picked):
+            view = self.store.view(int(row))
+            symmetry = self._draw(rng)
+            frames[index] = self._apply(view, times[index].ravel(), symmetry)
+            context[index] = self._apply(view, np.zeros(1, np.int64), symmetry)[0]
+            fixed = self.store.static_view(int(row))
+            if static is not None and fixed is not None:
+                static[index] = self._apply(fixed[None], np.zeros(1, np.int64), symmetry)[0]
+        return WindowBatch(
+            self.store.family,
+            frames.reshape(trajectories, windows, unroll + 1, *shape),
+            context,
+            self.store.coefficients[picked],
+            static,
+            self.grid,
+        )
+
+    def trajectories(self, rows: Rows | None = None) -> NDArray[np.float32]:
+        """(N, T', X..., C): the frames at multiples of dt from frame 0 on, not augmented."""
+        chosen = self.rows if rows is None else rows
+        return self.store.read(chosen, slice(0, None, self.frame_stride), self.stride)
+
+    def _starts(self, unroll: int) -> int:
+        starts = len(self.store.times) - unroll * self.frame_stride
+        if starts < 1:
+            raise UserError(
+                "too_few_frames",
+                "the trajectories are shorter than the window",
+                got=len(self.store.times),
+                expected=f"at least {unroll * self.frame_stride + 1} frames",
+            )
+        if not len(self.rows):
+            raise UserError("empty_split", f"no trajectory of {self.store.path.name} is in this split")
+        return starts
+
+    def _static_buffer(self, count: int) -> NDArray[np.float32] | None:
+        names = self.store.manifest.layout.static_fields
+        return np.empty((count, *self.grid.n, len(names)), np.float32) if names else None
+
+    def _reflection_signs(self) -> dict[int, NDArray[np.float32]]:
+        """Signs per axis that can be mirrored exactly on this grid.
+
+        Off-centre points of a bounded axis do not map onto themselves. How static fields transform is not declared.
+        """
+        if self.store.manifest.layout.static_fields:
+            return {}
+        signs = registry.family(self.store.family).reflections
+        return {
+            axis: np.asarray(sign, np.float32)
+            for axis, sign in enumerate(signs)
+            if sign and (self._periodic[axis] or np.isclose(self.grid.offset[axis], 0.5))
+        }
+
+    def _draw(self, rng: np.random.Generator) -> _Symmetry:
+        if not self.augment:
+            zeros = (0,) * self.grid.ndim
+            return _Symmetry(zeros, zeros, ())
+        bounds = [(self.stride, n) if wraps else (1, 1) for wraps, n in zip(self._periodic, self.grid.n, strict=True)]
+        first = tuple(int(rng.integers(stride)) for stride, _ in bounds)
+        shift = tuple(int(rng.integers(points)) for _, points in bounds)
+        mirrored = tuple(axis for axis in self._signs if rng.random() < 0.5)
+        return _Symmetry(first, shift, mirrored)
+
+    def _apply(self, view: NDArray[np.float32], frames: NDArray[np.int64], symmetry: _Symmetry) -> NDArray[np.float32]:
+        """(len(frames), X..., C) of `view` (T, X..., C), subsampled, shifted and mirrored."""
+        index: tuple[Any, ...] = (frames, *(slice(first, None, self.stride) for first in symmetry.first))
+        out: NDArray[np.float32] = view[index]
+        for axis, shift in enumerate(symmetry.shift, start=1):
+            if shift:
+                out = np.roll(out, shift, axis)
+        for axis in symmetry.mirrored:
+            out = np.flip(out, axis + 1) * self._signs[axis]
+        return out

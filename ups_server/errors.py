@@ -1,0 +1,73 @@
+"""The user's mistakes.
+
+A `UserError` is the fault of whoever asked; every other exception is ours. The API renders it as an RFC 9457
+problem document, the command line as one sentence and exit code 2.
+"""
+
+from typing import Any
+
+HTTP_STATUS = {
+    "invalid_json": 400,
+    "invalid_body": 400,
+    "unknown_family": 404,
+    "unknown_model": 404,
+    "not_found": 404,
+    "body_too_large": 413,
+    "unsupported_media_type": 415,
+    "not_acceptable": 406,
+    "queue_full": 429,
+    "engine_unavailable": 503,
+}
+"""Error codes with a status of their own; all others are 422."""
+
+EXIT_CODE = 2
+
+
+class UserError(Exception):
+    """A request that cannot be answered as it stands.
+
+    Args:
+        code: stable snake_case identifier, part of the public interface.
+        message: one clear sentence.
+        got: what was received.
+        expected: what would have been accepted.
+        hint: what to do next.
+    """
+
+    def __init__(
+        self, code: str, message: str, *, got: Any = None, expected: Any = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.got = got
+        self.expected = expected
+        self.hint = hint
+
+    @property
+    def status(self) -> int:
+        return HTTP_STATUS.get(self.code, 422)
+
+    def __str__(self) -> str:
+        parts = [self.message]
+        if self.got is not None:
+            parts.append(f"got {self.got}")
+        if self.expected is not None:
+            parts.append(f"expected {self.expected}")
+        if self.hint:
+            parts.append(self.hint)
+        return "; ".join(parts)
+
+    def problem(self) -> dict[str, Any]:
+        """The RFC 9457 problem document."""
+        document = {
+            "type": f"urn:ups:error:{self.code}",
+            "title": self.code.replace("_", " "),
+            "status": self.status,
+            "detail": self.message,
+            "code": self.code,
+            "got": self.got,
+            "expected": self.expected,
+            "hint": self.hint,
+        }
+        return {key: value for key, value in document.items() if value is not None}

@@ -1,0 +1,9 @@
+"""The equations, one file each. A new family is a new file and one line here."""
+
+from ups_server.pde.families.advection import Advection
+from ups_server.pde.families.burgers import Burgers
+from ups_server.pde.families.diffusion_reaction_1d import DiffusionReaction1D
+from ups_server.pde.families.diffusion_sorption import DiffusionSorption
+from ups_server.pde.family import Family
+
+FAMILIES: tuple[Family, ...] = (Advection(), Burgers(), DiffusionSorption(), DiffusionReaction1D())

@@ -1,0 +1,98 @@
+"""Fisher's equation: diffusion and logistic growth.
+
+    u_t = nu u_xx + rho u (1 - u)    on [0, 1], periodic
+
+Shapes: states (N, X, 1), trajectories (N, T, X, 1). Diffusion flattens the state within ~ 1 / (4 pi^2 nu), 0.05 for
+nu = 0.5, and its level then climbs a logistic curve towards 1. States start in [0, 1] and stay there. PDEBench has
+nu in {0.5, 1, 2, 5} and rho in {1, 2, 5, 10}. The equation is symmetric under x -> -x.
+
+The solver is Strang's splitting of two exact flows, the logistic curve at each point and heat in Fourier space:
+second order in the step, with an error below 1e-6 at the step limits below.
+
+Source: Takamoto et al., PDEBench (2022), D.4. PDEBench's float32 files at 1024 cells are up to 26 % wrong at t = 1
+(increments round away); at 256 cells they are right to 2e-4.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
+from ups_server.pde.families.multi_sine import sample_multi_sine
+from ups_server.pde.family import Array, Coefficient, Family, Field
+from ups_server.pde.grid import Grid
+
+GROWTH_PER_STEP = 0.01
+"""Largest rho times step."""
+DECAY_PER_STEP = 0.005
+"""Largest decay of the longest wave in a step, as long as the state is not `FLAT`."""
+FLAT = 1e-4
+"""max u - min u below which diffusion and growth commute: no splitting error is left."""
+
+
+class DiffusionReaction1D(Family):
+    id = "diffusion_reaction_1d"
+    name = "1D Diffusion-Reaction Equation"
+    equation = "u_t = nu u_xx + rho u (1 - u)"
+    fields = (Field("u", slot=0, description="concentration", positive=True),)
+    coefficients = (
+        Coefficient(
+            "nu",
+            "Nu",
+            "diffusion coefficient",
+            default=0.5,
+            domain=(0.0, np.inf),
+            length_power=-2,
+            aliases=("diffusion",),
+        ),
+        Coefficient(
+            "rho", "Rho", "growth rate", default=1.0, domain=(0.0, np.inf), length_power=0, aliases=("growth_rate",)
+        ),
+    )
+    extent = ((0.0, 1.0),)
+    boundary = BoundaryCondition.uniform(BoundaryKind.PERIODIC, 1)
+    dt = 0.05
+    frame_dt = 0.01
+    t_final = 1.0
+    n = 1024
+    reflections = ((1,),)
+
+    def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
+        return sample_multi_sine(rng, count, grid, unit_range=True)[..., None]
+
+    def solve(
+        self,
+        initial: Array,
+        times: Array,
+        grid: Grid,
+        coefficients: Mapping[str, Array],
+        static: Array | None = None,
+    ) -> Array:
+        n = grid.n[0]
+        nu, rho = coefficients["nu"][:, None], coefficients["rho"][:, None]
+        rate = nu * (2.0 * np.pi / grid.length[0] * np.arange(n // 2 + 1)) ** 2
+        u: Array = initial[..., 0]
+        solution = np.empty((len(u), len(times), n, 1))
+        solution[:, 0, :, 0] = u
+        for frame, interval in enumerate(np.diff(times), start=1):
+            count = _count_steps(u, nu * (2.0 * np.pi / grid.length[0]) ** 2, rho, interval)
+            step = interval / count
+            decay = np.exp(-rate * step)
+            u = _grow(u, 0.5 * rho * step)
+            for remaining in reversed(range(count)):
+                u = np.fft.irfft(decay * np.fft.rfft(u, axis=-1), n=n, axis=-1)
+                u = _grow(u, rho * step if remaining else 0.5 * rho * step)
+            solution[:, frame, :, 0] = u
+        return solution
+
+
+def _count_steps(u: Array, slowest_decay: Array, rho: Array, interval: float) -> int:
+    uneven = np.ptp(u, axis=-1, keepdims=True) > FLAT
+    needed = np.maximum(rho / GROWTH_PER_STEP, np.where(uneven, slowest_decay / DECAY_PER_STEP, 0.0))
+    return max(1, int(np.ceil(interval * needed.max(initial=0.0))))
+
+
+def _grow(u: Array, growth: Array) -> Array:
+    """The logistic curve through u, `growth` = rate times time later."""
+    factor = np.exp(growth)
+    return u * factor / (1.0 + u * (factor - 1.0))

@@ -1,0 +1,166 @@
+"""A PDE family: an equation with its fields, coefficients, boundary, initial states and reference solver."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ups_server.errors import UserError
+from ups_server.pde.boundary import BoundaryCondition
+from ups_server.pde.grid import Extent, Grid
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Field:
+    """A physical quantity.
+
+    Attributes:
+        slot: its place in the superspace (0 Vx or scalar, 1 Vy or second scalar, 2 density or tracer, 3 pressure).
+        length_power: a field scales as ``L ** length_power`` when the box is rescaled by L to the family's own.
+    """
+
+    name: str
+    slot: int
+    unit: str = "1"
+    description: str = ""
+    positive: bool = False
+    length_power: int = 0
+
+
+@dataclass(frozen=True)
+class Coefficient:
+    """A number in the equation.
+
+    Attributes:
+        default: the value PDEBench (or the paper) uses first.
+        domain: (low, high) where the equation makes sense physically; closed at finite ends, `low_open` excludes low.
+        length_power: scales as ``L ** length_power`` under rescaling of the box (advection speed -1, viscosity -2);
+            None where rescaling is not possible.
+        aliases: other spellings in file names and attributes.
+    """
+
+    name: str
+    symbol: str
+    description: str
+    default: float
+    domain: tuple[float, float] = (-math.inf, math.inf)
+    low_open: bool = False
+    unit: str = "1"
+    length_power: int | None = None
+    aliases: tuple[str, ...] = ()
+
+    def check(self, value: float) -> None:
+        """Raises UserError ``coefficient_out_of_domain`` outside the physical domain."""
+        low, high = self.domain
+        inside = math.isfinite(value) and (low < value if self.low_open else low <= value) and value <= high
+        if not inside:
+            raise UserError(
+                "coefficient_out_of_domain",
+                f"{self.name} is outside its physical domain",
+                got=value,
+                expected=f"{'(' if self.low_open else '['}{low:g}, {high:g}]",
+            )
+
+
+class Family(ABC):
+    """One equation. Concrete families are stateless; all arrays are batched: (N, X..., C).
+
+    Class attributes describe the equation; `sample_initial` and `solve` are its mathematics.
+    """
+
+    id: ClassVar[str]
+    name: ClassVar[str]
+    equation: ClassVar[str]
+    fields: ClassVar[tuple[Field, ...]]
+    coefficients: ClassVar[tuple[Coefficient, ...]] = ()
+    static_fields: ClassVar[tuple[Field, ...]] = ()
+    extent: ClassVar[Extent]
+    boundary: ClassVar[BoundaryCondition]
+    dt: ClassVar[float]
+    """The step of the learned operator (the paper's protocol)."""
+    frame_dt: ClassVar[float]
+    """Spacing of the frames in PDEBench's files."""
+    t_final: ClassVar[float]
+    n: ClassVar[int]
+    """PDEBench's resolution per axis."""
+    time_unit: ClassVar[str] = "1"
+    length_unit: ClassVar[str] = "1"
+    reflections: ClassVar[tuple[tuple[int, ...], ...]] = ()
+    """Exact reflection symmetries, one per axis that has one: the sign each field takes when that axis is mirrored."""
+    conserved: ClassVar[tuple[str, ...]] = ()
+    """Fields whose integral over the box is constant in time."""
+    full_state: ClassVar[bool] = True
+    """Do the fields determine their own future? False where files leave out part of the state."""
+
+    @property
+    @final
+    def ndim(self) -> int:
+        return len(self.extent)
+
+    @final
+    def default_grid(self, n: int | None = None) -> Grid:
+        return Grid((n or self.n,) * self.ndim, self.extent)
+
+    @final
+    def frame_times(self) -> Array:
+        """Times of PDEBench's frames."""
+        return np.arange(round(self.t_final / self.frame_dt) + 1, dtype=np.float64) * self.frame_dt
+
+    @final
+    def complete(self, coefficients: Mapping[str, float] | None) -> dict[str, float]:
+        """All coefficients in declared order, defaults filled in, aliases resolved, domains checked.
+
+        Raises:
+            UserError: ``unknown_coefficient`` or ``coefficient_out_of_domain``.
+        """
+        names = {alias.lower(): c.name for c in self.coefficients for alias in (c.name, *c.aliases)}
+        given: dict[str, float] = {}
+        for key, value in (coefficients or {}).items():
+            if key.lower() not in names:
+                raise UserError(
+                    "unknown_coefficient",
+                    f"{self.id} has no coefficient {key}",
+                    got=key,
+                    expected=[c.name for c in self.coefficients],
+                )
+            given[names[key.lower()]] = float(value)
+        complete = {c.name: given.get(c.name, c.default) for c in self.coefficients}
+        for coefficient in self.coefficients:
+            coefficient.check(complete[coefficient.name])
+        return complete
+
+    @final
+    def metadata_text(self, coefficients: Mapping[str, float]) -> str:
+        """The text "[PDE family][coefficients]" that becomes the metadata tokens (thesis 6.1.3)."""
+        numbers = " ".join(f"{c.symbol}={coefficients[c.name]:g}" for c in self.coefficients)
+        return f"{self.name} {numbers}".strip()
+
+    @abstractmethod
+    def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
+        """`count` initial states (N, X..., C) from PDEBench's distribution, evaluated at the grid's points."""
+
+    @abstractmethod
+    def solve(
+        self,
+        initial: Array,
+        times: Array,
+        grid: Grid,
+        coefficients: Mapping[str, Array],
+        static: Array | None = None,
+    ) -> Array:
+        """The reference solution (N, T, X..., C) at `times`, from `initial` (N, X..., C) at times[0].
+
+        Args:
+            coefficients: one array (N,) per coefficient: every trajectory may have its own.
+            static: (N, X..., S) static fields, for families that have them.
+        """
+
+    def sample_static(self, rng: np.random.Generator, count: int, grid: Grid) -> Array | None:
+        """(N, X..., S) static fields such as forcing; None for families without."""
+        return None

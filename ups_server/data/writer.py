@@ -7,7 +7,7 @@ final name is complete. The manifest is written after all of them, so a store wi
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -91,6 +91,38 @@ class StoreWriter:
             done = part.stop
             if self._current.count == self.rows_per_shard:
                 self._finish_shard()
+
+    def append_pieces(
+        self,
+        pieces: Iterable[NDArray[np.floating]],
+        coefficients: NDArray[np.floating],
+        static: NDArray[np.floating] | None = None,
+    ) -> None:
+        """Add one row whose frames come in consecutive pieces (F, X..., C), so that it never lies in memory whole.
+
+        Args:
+            coefficients: (K,)
+            static: (X..., S) for families that have it.
+
+        Raises:
+            UserError: ``wrong_shape``; whatever it was, the shard being written is lost.
+        """
+        _check_shape("coefficients", coefficients, (len(self.layout.coefficients),))
+        if self.layout.static_fields:
+            _check_shape("static", static, self.layout.static_shape)
+        if self._current is None:
+            self._current = _ShardFiles(self.path, len(self._shards), bool(self.layout.static_fields))
+        frames, *state = self.layout.row_shape
+        done = 0
+        for piece in pieces:
+            _check_shape("values", piece, (min(len(piece), frames - done), *state))
+            self._current.write_part(piece)
+            done += len(piece)
+        if done != frames:
+            raise UserError("wrong_shape", "values do not fit the store", got=done, expected=frames)
+        self._current.finish_row(coefficients, static)
+        if self._current.count == self.rows_per_shard:
+            self._finish_shard()
 
     def close(self) -> Store:
         """Finish the last shard and write the manifest."""
@@ -176,17 +208,27 @@ class _ShardFiles:
         coefficients: NDArray[np.floating],
         static: NDArray[np.floating] | None,
     ) -> None:
-        arrays: list[NDArray[Any]] = [
-            np.ascontiguousarray(values, VALUE),
-            np.ascontiguousarray(coefficients, COEFFICIENT),
-        ]
-        if len(self.names) > 2:
-            arrays.append(np.ascontiguousarray(static, VALUE))
-        for array, file, digest in zip(arrays, self._files, self._hashes, strict=True):
-            content = array.tobytes()
-            file.write(content)
-            digest.update(content)
+        self._write(0, values, VALUE)
+        self._write(1, coefficients, COEFFICIENT)
+        if static is not None and len(self.names) > 2:
+            self._write(2, static, VALUE)
         self.count += len(values)
+
+    def write_part(self, values: NDArray[np.floating]) -> None:
+        """Some frames (F, X..., C) of a row."""
+        self._write(0, values, VALUE)
+
+    def finish_row(self, coefficients: NDArray[np.floating], static: NDArray[np.floating] | None) -> None:
+        """The rest of a row whose frames are all written."""
+        self._write(1, coefficients, COEFFICIENT)
+        if static is not None and len(self.names) > 2:
+            self._write(2, static, VALUE)
+        self.count += 1
+
+    def _write(self, which: int, array: NDArray[np.floating], dtype: np.dtype[Any]) -> None:
+        content = np.ascontiguousarray(array, dtype).data
+        self._files[which].write(content)
+        self._hashes[which].update(content)
 
     def finish(self) -> Shard:
         for file in self._files:

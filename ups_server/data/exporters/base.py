@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ups_server.errors import UserError
+from ups_server.pde.boundary import BoundaryCondition
 from ups_server.pde.family import Family
 from ups_server.pde.grid import Grid
 
@@ -28,6 +29,7 @@ class Header:
         count: trajectories B.
         attributes: whatever else belongs to the result (model, flags, ...); JSON values.
         batched: whether the trajectory axis is kept; dropping it needs B = 1.
+        boundary: where it is not the family's own.
     """
 
     family: Family
@@ -37,6 +39,12 @@ class Header:
     count: int
     attributes: Mapping[str, Any] = field(default_factory=dict)
     batched: bool = True
+    boundary: BoundaryCondition | None = None
+
+    @property
+    def sides(self) -> list[list[str]]:
+        """The boundary condition by name."""
+        return (self.boundary or self.family.boundary).as_names()
 
     @property
     def step_shape(self) -> tuple[int, ...]:
@@ -63,7 +71,7 @@ class Header:
                 "extent": [list(side) for side in self.grid.extent],
                 "offset": list(self.grid.offset),
             },
-            "boundary": self.family.boundary.as_names(),
+            "boundary": self.sides,
             **self.attributes,
         }
 

@@ -34,8 +34,13 @@ def to_dataset(
     return build_dataset(header, values, times)
 
 
-def build_dataset(header: Header, values: NDArray[np.floating[Any]], times: NDArray[np.float64]) -> xr.Dataset:
-    """The dataset of values ([B,] T, X..., C)."""
+def build_dataset(
+    header: Header,
+    values: NDArray[np.floating[Any]],
+    times: NDArray[np.float64],
+    static: NDArray[np.floating[Any]] | None = None,
+) -> xr.Dataset:
+    """The dataset of values ([B,] T, X..., C) and static fields ([B,] X..., S)."""
     family = header.family
     leading = ("trajectory",) if header.batched else ()
     dimensions = (*leading, "time", *AXIS_NAMES[: header.grid.ndim])
@@ -43,6 +48,15 @@ def build_dataset(header: Header, values: NDArray[np.floating[Any]], times: NDAr
         field.name: (dimensions, values[..., channel], _described(field.unit, field.description or field.name))
         for channel, field in enumerate(family.fields)
     }
+    if static is not None:
+        variables |= {
+            field.name: (
+                (*leading, *AXIS_NAMES[: header.grid.ndim]),
+                static[..., channel],
+                _described(field.unit, field.description or field.name),
+            )
+            for channel, field in enumerate(family.static_fields)
+        }
     coordinates: dict[str, Any] = {"time": ("time", times, _described(family.time_unit, "time", "time", "T"))}
     for name, axis in header.axes().items():
         coordinates[name] = (name, axis, _described(family.length_unit, f"{name} coordinate", axis=name.upper()))
@@ -72,7 +86,7 @@ def _attributes(header: Header) -> dict[str, Any]:
         "family": family.id,
         "equation": family.equation,
         "extent": np.array(grid.extent).ravel(),
-        "boundary": family.boundary.as_names(),
+        "boundary": header.sides,
         **header.attributes,
     }
     plain = (str, int, float, np.ndarray, np.generic)

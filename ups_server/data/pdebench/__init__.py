@@ -1,17 +1,23 @@
 """PDEBench's files: one reader a layout."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import h5py
 
 from ups_server.data import hdf5
-from ups_server.data.pdebench import grouped, single
+from ups_server.data.pdebench import batched, grouped, single
 from ups_server.data.pdebench.reading import PdebenchSource
 from ups_server.errors import UserError
 
-LAYOUTS = ((single.matches, single.SingleFile), (grouped.matches, grouped.GroupedFile))
-"""How a layout is recognised, and its reader."""
+Reader = Callable[[Path, h5py.File, str | None, Mapping[str, float] | None], PdebenchSource]
+
+LAYOUTS: tuple[tuple[Callable[[h5py.File], bool], Reader], ...] = (
+    (batched.matches, batched.BatchedFile),
+    (single.matches, single.SingleFile),
+    (grouped.matches, grouped.GroupedFile),
+)
+"""How a layout is recognised, and its reader; the first that matches."""
 
 
 def open_pdebench(path: Path, family: str | None, coefficients: Mapping[str, float] | None) -> PdebenchSource:
@@ -28,7 +34,7 @@ def open_pdebench(path: Path, family: str | None, coefficients: Mapping[str, flo
         raise
 
 
-def _reader(path: Path, file: h5py.File) -> type[single.SingleFile] | type[grouped.GroupedFile]:
+def _reader(path: Path, file: h5py.File) -> Reader:
     for matches, reader in LAYOUTS:
         if matches(file):
             return reader
@@ -36,5 +42,6 @@ def _reader(path: Path, file: h5py.File) -> type[single.SingleFile] | type[group
         "unknown_layout",
         f"{path.name} is in no known layout",
         got=sorted(file)[:8],
-        expected="datasets with t-coordinate beside them, or one group a trajectory with data and grid",
+        expected="datasets with t-coordinate beside them, one group a trajectory with data and grid, or velocity, "
+        "particles, force and t",
     )

@@ -4,11 +4,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
+from ups_server.pde.family import Family
+
 NUMBER = r"([0-9]+\.?[0-9]*(?:e-?[0-9]+)?)"
 """As file names spell numbers: 0.001, 1e-08, 1.e-8."""
 
 SINGLE = "single"
 GROUPED = "grouped"
+BATCHED = "batched"
 
 
 @dataclass(frozen=True)
@@ -17,33 +21,61 @@ class Card:
 
     Attributes:
         family: its id.
-        layout: `SINGLE` (datasets over all trajectories) or `GROUPED` (one group a trajectory).
-        file_name: template over coefficient names; also recognises files.
-        datasets: SINGLE: one dataset per field, in the family's order.
+        layout: `SINGLE` (datasets over all trajectories), `GROUPED` (one group a trajectory) or `BATCHED` (vector
+            datasets over a batch).
+        file_name: template that also recognises files: `{coefficient}`, `#` for an integer, `[this|that]`.
+        datasets: SINGLE: one dataset per field, in the family's order. BATCHED: datasets whose last axes, one after
+            the other, are the family's fields.
+        static: datasets of the static fields, as `datasets`.
         attributes: SINGLE: coefficient name -> attribute; every one must be known.
         config_name: GROUPED: the `name` of the YAML configuration.
-        config: GROUPED: coefficient name -> key of the configuration.
-        constants: GROUPED: what the configuration must say for the family's equation to hold.
+        config: GROUPED, BATCHED: coefficient name -> key of the configuration.
+        constants: GROUPED, BATCHED: what the configuration must say for the family's equation to hold.
         axes: name of the axis of each spatial dimension, in the order of the stored array.
+        boundaries: word in a file's name or attribute `boundary` -> kind on all sides, where files differ in it.
+        steady: one state a trajectory, no times.
     """
 
     family: str
     layout: str
     file_name: str
     datasets: tuple[str, ...] = ()
+    static: tuple[str, ...] = ()
     attributes: Mapping[str, str] = field(default_factory=dict)
     config_name: str = ""
     config: Mapping[str, str] = field(default_factory=dict)
     constants: Mapping[str, float] = field(default_factory=dict)
     axes: tuple[str, ...] = ("x",)
+    boundaries: Mapping[str, BoundaryKind] = field(default_factory=dict)
+    steady: bool = False
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Where the axes x, y, z stand among the stored ones."""
+        return tuple(self.axes.index(name) for name in sorted(self.axes))
 
     def name_coefficients(self, file_name: str) -> dict[str, float] | None:
         """The coefficients a file name tells, None if the name is not of this family."""
         names = re.findall(r"\{(\w+)\}", self.file_name)
-        stem = re.escape(self.file_name.rsplit(".", 1)[0])
-        found = re.search(re.sub(r"\\\{\w+\\\}", NUMBER, stem), file_name, re.IGNORECASE)
+        pattern = re.escape(self.file_name.rsplit(".", 1)[0])
+        pattern = re.sub(r"\\\{\w+\\\}", NUMBER, pattern).replace(r"\#", "[0-9]+")
+        pattern = pattern.replace(r"\[", "(?:").replace(r"\]", ")").replace(r"\|", "|")
+        found = re.search(pattern, file_name, re.IGNORECASE)
         return None if found is None else {name: float(found[i]) for i, name in enumerate(names, start=1)}
 
+    def boundary(self, equation: Family, file_name: str, attribute: str | None) -> BoundaryCondition:
+        """What holds on the sides: the file's attribute or name, else the family's own."""
+        words = [attribute] if attribute is not None else re.split(r"[_.]", file_name)
+        kinds = [self.boundaries[word] for word in words if word in self.boundaries]
+        return BoundaryCondition.uniform(kinds[0], equation.ndim) if kinds else equation.boundary
+
+    def boundary_word(self, boundary: BoundaryCondition) -> str | None:
+        """How files spell a boundary condition; None where they have no word for it."""
+        kinds = {kind for sides in boundary.sides for kind in sides}
+        return next((word for word, kind in self.boundaries.items() if kinds == {kind}), None)
+
+
+GAS_BOUNDARIES = {"periodic": BoundaryKind.PERIODIC, "trans": BoundaryKind.OUTFLOW}
 
 CARDS: tuple[Card, ...] = (
     Card(
@@ -68,11 +100,73 @@ CARDS: tuple[Card, ...] = (
         attributes={"nu": "Nu", "rho": "rho"},
     ),
     Card(
+        "compressible_ns_1d",
+        SINGLE,
+        "1D_CFD_[Rand|Shock]_Eta{eta}_Zeta{zeta}_[periodic|trans]_Train.hdf5",
+        datasets=("Vx", "density", "pressure"),
+        attributes={"eta": "eta", "zeta": "zeta"},
+        boundaries=GAS_BOUNDARIES,
+    ),
+    Card(
+        "compressible_ns_2d",
+        SINGLE,
+        "2D_CFD_[Rand|Turb]_M{M}_Eta{eta}_Zeta{zeta}_[periodic|trans]_#_Train.hdf5",
+        datasets=("Vx", "Vy", "density", "pressure"),
+        attributes={"M": "M", "eta": "eta", "zeta": "zeta"},
+        axes=("x", "y"),
+        boundaries=GAS_BOUNDARIES,
+    ),
+    Card(
+        "compressible_ns_3d",
+        SINGLE,
+        "3D_CFD_[Rand|Turb]_M{M}_Eta{eta}_Zeta{zeta}_[periodic|trans]_Train.hdf5",
+        datasets=("Vx", "Vy", "Vz", "density", "pressure"),
+        attributes={"M": "M", "eta": "eta", "zeta": "zeta"},
+        axes=("x", "y", "z"),
+        boundaries=GAS_BOUNDARIES,
+    ),
+    Card(
+        "darcy",
+        SINGLE,
+        "2D_DarcyFlow_beta{beta}_Train.hdf5",
+        datasets=("tensor",),
+        static=("nu",),
+        attributes={"beta": "beta"},
+        axes=("x", "y"),
+        steady=True,
+    ),
+    Card(
         "diffusion_sorption",
         GROUPED,
         "1D_diff-sorp_NA_NA.h5",
         config_name="1d_diff-sorp",
         constants={"D": 5e-4, "por": 0.29, "rho_s": 2880.0, "k_f": 3.5e-4, "n_f": 0.874, "sol": 1.0},
+    ),
+    Card(
+        "shallow_water",
+        GROUPED,
+        "2D_rdb_NA_NA.h5",
+        config_name="2d_rdb",
+        constants={"gravity": 1.0},
+        axes=("x", "y"),
+    ),
+    Card(
+        "diffusion_reaction_2d",
+        GROUPED,
+        "2D_diff-react_NA_NA.h5",
+        config_name="2d_diff-react",
+        config={"D_u": "Du", "D_v": "Dv", "k": "k"},
+        axes=("y", "x"),
+    ),
+    Card(
+        "incompressible_ns_2d",
+        BATCHED,
+        "ns_incom_inhom_2d_#-#.h5",
+        datasets=("velocity", "particles"),
+        static=("force",),
+        config_name="ns_sim_2d",
+        config={"nu": "NU"},
+        axes=("x", "y"),
     ),
 )
 

@@ -2,10 +2,20 @@
 
 from collections.abc import Iterable, Mapping
 
-from ups_server.data.pdebench.card import Card
+from ups_server.data.pdebench.card import CARDS, Card
 from ups_server.errors import UserError
+from ups_server.pde.described import described
 from ups_server.pde.family import Family
-from ups_server.pde.registry import families
+
+FAMILY = "family"
+"""Attribute that files of our own carry: the family's id."""
+
+
+def named_card(file_name: str, told: Mapping[str, str | None], cards: Iterable[Card]) -> Card | None:
+    """The card that somebody names, whatever the structure says; None where nobody does."""
+    names = {family for family in told.values() if family is not None}
+    names |= {card.family for card in CARDS if card.name_coefficients(file_name) is not None}
+    return next((card for card in cards if card.family in names), None)
 
 
 def choose_card(
@@ -21,7 +31,7 @@ def choose_card(
         UserError: ``family_mismatch`` or ``family_unknown``.
     """
     voices = {who: family for who, family in told.items() if family is not None}
-    by_name = [card.family for card in candidates if card.name_coefficients(file_name) is not None]
+    by_name = [card.family for card in CARDS if card.name_coefficients(file_name) is not None]
     if len(by_name) == 1:
         voices["the file's name"] = by_name[0]
     if not voices:
@@ -49,14 +59,14 @@ def choose_card(
 
 
 def family_of(card: Card) -> Family:
-    """The registered family of a card.
+    """The family of a card, solved here or only described.
 
     Raises:
-        UserError: ``unknown_family``: PDEBench publishes it, this installation does not solve it.
+        UserError: ``unknown_family``: PDEBench publishes it, this installation does not know it.
     """
-    if card.family not in families():
+    if card.family not in described():
         raise UserError("unknown_family", f"{card.family} is not among the families known here", got=card.family)
-    return families()[card.family]
+    return described()[card.family]
 
 
 def same_number(first: float, second: float) -> bool:
@@ -88,7 +98,7 @@ def merge_coefficients(
                     expected=known[name],
                 )
             known.setdefault(name, complete[name])
-    missing = [name for name in required if name not in known]
+    missing = [name for name in required if canonical(family, name) not in known]
     if missing:
         raise UserError(
             "coefficient_missing", f"the file does not say {' and '.join(missing)}", hint="give the coefficients"

@@ -12,15 +12,20 @@ from numpy.typing import NDArray
 
 from ups_server import __version__
 from ups_server.data.atomic import replacing
-from ups_server.data.pdebench.card import SINGLE, Card, card_of
-from ups_server.data.pdebench.grouped import CONFIG
-from ups_server.data.pdebench.single import FAMILY
+from ups_server.data.pdebench.card import BATCHED, GROUPED, SINGLE, Card, card_of
+from ups_server.data.pdebench.configuration import CONFIG
+from ups_server.data.pdebench.identify import FAMILY
+from ups_server.data.pdebench.single import BOUNDARY
 from ups_server.errors import UserError
+from ups_server.pde.boundary import BoundaryCondition
 from ups_server.pde.family import Family
 from ups_server.pde.grid import Grid
 
 CHUNK_BYTES = 2**20
 GENERATOR = "generator"
+
+Batch = tuple["NDArray[np.floating[Any]]", "NDArray[np.floating[Any]] | None"]
+"""Values (n, T, X..., C) and static fields (n, X..., S), None for families without."""
 
 Coefficients = Mapping[str, "float | NDArray[np.float64]"]
 """By name: one number, or one a trajectory (N,)."""
@@ -32,6 +37,10 @@ class LayoutFile(ABC):
     Args:
         target: a path or a binary stream.
         count: trajectories to make space for.
+        boundary: default: the family's.
+
+    Raises:
+        UserError: ``no_layout`` where files of the family cannot say that boundary condition.
     """
 
     def __init__(
@@ -43,7 +52,13 @@ class LayoutFile(ABC):
         times: NDArray[np.float64],
         grid: Grid,
         count: int,
+        boundary: BoundaryCondition | None = None,
     ) -> None:
+        word = None if boundary in (None, family.boundary) else card.boundary_word(boundary or family.boundary)
+        if word is None and boundary not in (None, family.boundary):
+            raise UserError(
+                "no_layout", f"files of {family.id} cannot say that boundary condition", expected=list(card.boundaries)
+            )
         self.file = h5py.File(target, "w")
         self.card = card
         self.family = family
@@ -55,11 +70,17 @@ class LayoutFile(ABC):
         }
         self.file.attrs[FAMILY] = family.id
         self.file.attrs[GENERATOR] = f"ups_server {__version__}"
+        if word is not None:
+            self.file.attrs[BOUNDARY] = word
         self._allocate()
 
     @abstractmethod
     def put(self, values: NDArray[np.floating[Any]], rows: slice, frames: slice) -> None:
         """Store values (n, T', X..., C) of `rows` at `frames`."""
+
+    def put_static(self, static: NDArray[np.floating[Any]], rows: slice) -> None:
+        """Store static fields (n, X..., S) of `rows`, for families that have them."""
+        raise UserError("no_layout", f"files of {self.family.id} hold no static fields")
 
     @abstractmethod
     def keep_frames(self, count: int) -> None:
@@ -73,10 +94,22 @@ class LayoutFile(ABC):
         """Finish the file."""
         self.file.close()
 
+    def _stored(self, values: NDArray[np.floating[Any]], leading: int) -> NDArray[np.floating[Any]]:
+        """`values` with its spatial axes, after `leading` others, in the order of the file."""
+        places = [leading + sorted(self.card.axes).index(name) for name in self.card.axes]
+        return values.transpose(*range(leading), *places, *range(leading + len(places), values.ndim))
+
+    def _axes(self) -> dict[str, NDArray[np.float32]]:
+        """Coordinates by name."""
+        return {
+            name: axis.astype(np.float32) for name, axis in zip(sorted(self.card.axes), self.grid.axes, strict=True)
+        }
+
     def _values(
         self, group: h5py.Group, name: str, leading: tuple[int, ...], trailing: tuple[int, ...]
     ) -> h5py.Dataset:
-        frame = (*self.grid.n, *trailing)
+        points = dict(zip(sorted(self.card.axes), self.grid.n, strict=True))
+        frame = (*(points[axis] for axis in self.card.axes), *trailing)
         frames = max(1, min(len(self.times), CHUNK_BYTES // (4 * int(np.prod(frame)))))
         shape = (*leading, len(self.times), *frame)
         return group.create_dataset(
@@ -89,7 +122,11 @@ class SingleLayout(LayoutFile):
 
     def put(self, values: NDArray[np.floating[Any]], rows: slice, frames: slice) -> None:
         for channel, name in enumerate(self.card.datasets):
-            self.file[name][rows, frames] = values[..., channel]
+            self.file[name][rows, frames] = self._stored(values[..., channel], 2)
+
+    def put_static(self, static: NDArray[np.floating[Any]], rows: slice) -> None:
+        for channel, name in enumerate(self.card.static):
+            self.file[name][rows] = self._stored(static[..., channel], 1)
 
     def keep_frames(self, count: int) -> None:
         for name in self.card.datasets:
@@ -99,8 +136,11 @@ class SingleLayout(LayoutFile):
     def _allocate(self) -> None:
         for name in self.card.datasets:
             self._values(self.file, name, (self.count,), ())
-        for name, axis in zip(self.card.axes, self.grid.axes, strict=True):
-            self.file[f"{name}-coordinate"] = axis.astype(np.float32)
+        for name in self.card.static:
+            shape = (self.count, *self.file[self.card.datasets[0]].shape[2:])
+            self.file.create_dataset(name, shape, "f4", chunks=(1, *shape[1:]), track_times=False)
+        for name, axis in self._axes().items():
+            self.file[f"{name}-coordinate"] = axis
         self._write_times(self.times)
         for name, values in self.coefficients.items():
             constant = (values == values[0]).all()
@@ -108,6 +148,8 @@ class SingleLayout(LayoutFile):
 
     def _write_times(self, times: NDArray[np.float64]) -> None:
         """With one time too many, as in the published files."""
+        if self.card.steady:
+            return
         if "t-coordinate" in self.file:
             del self.file["t-coordinate"]
         step = times[-1] - times[-2] if len(times) > 1 else self.family.frame_dt
@@ -119,7 +161,7 @@ class GroupedLayout(LayoutFile):
 
     def put(self, values: NDArray[np.floating[Any]], rows: slice, frames: slice) -> None:
         for row, trajectory in zip(range(self.count)[rows], values, strict=True):
-            self.file[self._name(row)]["data"][frames] = trajectory
+            self.file[self._name(row)]["data"][frames] = self._stored(trajectory, 1)
 
     def keep_frames(self, count: int) -> None:
         for group in self.file.values():
@@ -134,20 +176,59 @@ class GroupedLayout(LayoutFile):
         for row in range(self.count):
             group = self.file.create_group(self._name(row))
             self._values(group, "data", (), (len(self.family.fields),))
-            for name, axis in zip(self.card.axes, self.grid.axes, strict=True):
-                group[f"grid/{name}"] = axis.astype(np.float32)
+            for name, axis in self._axes().items():
+                group[f"grid/{name}"] = axis
             group["grid/t"] = self.times.astype(np.float32)
             group.attrs[CONFIG] = self._config(row)
 
     def _config(self, row: int) -> str:
         numbers = {self.card.config.get(name, name): float(values[row]) for name, values in self.coefficients.items()}
         box: dict[str, float] = {}
-        for name, points, (low, high) in zip(self.card.axes, self.grid.n, self.grid.extent, strict=True):
+        for name, points, (low, high) in zip(sorted(self.card.axes), self.grid.n, self.grid.extent, strict=True):
             sides = ("bottom", "top") if name == "y" else ("left", "right")
             box |= {f"{name}_{sides[0]}": low, f"{name}_{sides[1]}": high, f"{name}dim": points}
         span = {"t": float(self.times[-1]), "tdim": len(self.times)}
         sim = {**self.card.constants, **numbers, **box, **span, "seed": row}
         return str(yaml.safe_dump({"name": self.card.config_name, "sim": sim}))
+
+
+class BatchedLayout(LayoutFile):
+    """Vector datasets over a batch."""
+
+    def put(self, values: NDArray[np.floating[Any]], rows: slice, frames: slice) -> None:
+        stored, channel = self._stored(values, 2), 0
+        for name in self.card.datasets:
+            width = self.file[name].shape[-1]
+            self.file[name][rows, frames] = stored[..., channel : channel + width]
+            channel += width
+
+    def put_static(self, static: NDArray[np.floating[Any]], rows: slice) -> None:
+        self.file[self.card.static[0]][rows] = self._stored(static, 1)
+
+    def keep_frames(self, count: int) -> None:
+        for name in self.card.datasets:
+            self.file[name].resize(count, axis=1)
+        del self.file["t"]
+        self._write_times(self.times[:count])
+
+    def _allocate(self) -> None:
+        vectors, scalars = self.card.datasets
+        self._values(self.file, vectors, (self.count,), (self.grid.ndim,))
+        self._values(self.file, scalars, (self.count,), (len(self.family.fields) - self.grid.ndim,))
+        shape = (self.count, *self.file[vectors].shape[2:-1], len(self.family.static_fields))
+        self.file.create_dataset(self.card.static[0], shape, "f4", chunks=(1, *shape[1:]), track_times=False)
+        if any(offset != 0.5 for offset in self.grid.offset):
+            for name, axis in self._axes().items():
+                self.file[f"{name}-coordinate"] = axis
+        self._write_times(self.times)
+        for name, values in self.coefficients.items():
+            self.file.attrs[name] = values[0] if (values == values[0]).all() else values
+
+    def _write_times(self, times: NDArray[np.float64]) -> None:
+        self.file["t"] = np.broadcast_to(times.astype(np.float32), (self.count, len(times)))
+
+
+LAYOUTS: dict[str, type[LayoutFile]] = {SINGLE: SingleLayout, GROUPED: GroupedLayout, BATCHED: BatchedLayout}
 
 
 def layout_file(
@@ -157,44 +238,55 @@ def layout_file(
     times: NDArray[np.float64],
     grid: Grid,
     count: int,
+    boundary: BoundaryCondition | None = None,
 ) -> LayoutFile:
     """The file of `family`, in the layout PDEBench publishes it in.
 
     Raises:
-        UserError: ``no_layout`` for a family PDEBench does not publish.
+        UserError: ``no_layout`` for a family PDEBench does not publish, or not with that boundary condition.
     """
     card = card_of(family.id)
     if card is None:
         raise UserError("no_layout", f"PDEBench has no layout for {family.id}")
-    kind = SingleLayout if card.layout == SINGLE else GroupedLayout
-    return kind(target, card, family, coefficients, times, grid, count)
+    return LAYOUTS[card.layout](target, card, family, coefficients, times, grid, count, boundary)
 
 
 def write_pdebench(
     path: Path,
     family: Family,
     coefficients: Coefficients,
-    batches: Iterable[NDArray[np.floating[Any]]],
+    batches: Iterable[Batch],
     times: NDArray[np.float64],
     grid: Grid,
     count: int,
+    boundary: BoundaryCondition | None = None,
 ) -> None:
-    """Write `count` trajectories that come in batches (n, T, X..., C). The file appears when it is whole.
+    """Write `count` trajectories that come in batches. The file appears when it is whole.
 
     Raises:
         UserError: ``no_layout``, or ``wrong_shape`` where the batches are not `count` trajectories.
     """
     with replacing(path) as partial:
-        file = layout_file(partial, family, coefficients, times, grid, count)
+        file = layout_file(partial, family, coefficients, times, grid, count, boundary)
         try:
             done = 0
-            for values in batches:
+            for values, static in batches:
                 expected = (len(values), len(times), *grid.n, len(family.fields))
                 if values.shape != expected or done + len(values) > count:
                     raise UserError("wrong_shape", "a batch does not fit the file", got=values.shape, expected=expected)
-                file.put(values, slice(done, done + len(values)), slice(None))
+                rows = slice(done, done + len(values))
+                file.put(values, rows, slice(None))
+                if family.static_fields:
+                    file.put_static(_checked(static, (len(values), *grid.n, len(family.static_fields))), rows)
                 done += len(values)
             if done != count:
                 raise UserError("wrong_shape", "there are fewer trajectories than announced", got=done, expected=count)
         finally:
             file.close()
+
+
+def _checked(static: NDArray[np.floating[Any]] | None, expected: tuple[int, ...]) -> NDArray[np.floating[Any]]:
+    if static is None or static.shape != expected:
+        got = None if static is None else static.shape
+        raise UserError("wrong_shape", "the static fields do not fit the file", got=got, expected=expected)
+    return static

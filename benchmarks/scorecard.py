@@ -1,0 +1,106 @@
+"""The scores on the card of a shipped model: fresh trajectories of the reference solvers, one-step and rollout.
+
+The initial states are drawn with a seed of their own, at PDEBench's resolution and coefficients and at coefficients
+kept out of training; every score stands beside persistence and beside the same model without its language model.
+
+    python benchmarks/scorecard.py models/ups-mini [-n 32] [--json models/ups-mini/scores.json]
+"""
+
+import argparse
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from ups_server.data.generate import generate
+from ups_server.pde import family
+from ups_server.solve.evaluate import evaluate
+from ups_server.solve.neural import UPSSolver, load_neural
+from ups_server.solve.scores import FileScores
+
+SEED = 7_000_001
+RESOLUTION = 128
+FRAME_DT = 0.05
+
+
+@dataclass(frozen=True)
+class Case:
+    family: str
+    coefficients: dict[str, float]
+    role: str = "trained"
+
+
+CASES = (
+    *(Case("advection", {"beta": beta}) for beta in (0.1, 0.4, 1.0, 4.0)),
+    Case("advection", {"beta": 0.7}, "gap"),
+    *(Case("burgers", {"nu": nu}) for nu in (0.001, 0.01, 0.1, 0.4)),
+    Case("burgers", {"nu": 0.004}, "gap"),
+    Case("burgers", {"nu": 1.0}, "beyond the range"),
+    Case("diffusion_sorption", {}),
+)
+
+
+def test_file(case: Case, count: int, folder: Path) -> Path:
+    """A file of fresh trajectories in PDEBench's layout; its name carries the coefficients."""
+    entry = family(case.family)
+    name = "_".join([case.family, *(f"{key}{value:g}" for key, value in case.coefficients.items())])
+    frame_dt = FRAME_DT if case.family != "diffusion_sorption" else None
+    path = folder / f"{name}.hdf5"
+    return generate(entry, case.coefficients, count, entry.n, path, SEED, frame_dt=frame_dt)
+
+
+def scores(solver: UPSSolver, file: Path) -> FileScores:
+    return evaluate(solver, [file], resolution=RESOLUTION)[0]
+
+
+def row(case: Case, full: FileScores, without: FileScores) -> list[str]:
+    one, stand = full.one_step, full.persistence
+    bare = without.one_step
+    if one is None or bare is None:
+        raise TypeError("a trained model always predicts one step")
+    figures = (one.nrmse, bare.nrmse, stand.one_step.nrmse, one.skill)
+    rolled = (full.rollout.nrmse_trajectory, without.rollout.nrmse_trajectory, stand.rollout.nrmse_trajectory)
+    name = " ".join([case.family, *(f"{key}={value:g}" for key, value in case.coefficients.items())])
+    return [name, case.role, *(("-" if value is None else f"{value:.4f}") for value in (*figures, *rolled))]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("-n", "--count", type=int, default=32)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    solver, bare = load_neural(options.model, "cpu"), load_neural(options.model, "cpu")
+    bare.model.use_body = False
+    compared = ["no body", "persistence"]
+    heading = ["equation", "coefficient", "one-step", *compared, "skill", "rollout", *compared]
+    rows, results, diverged = [], [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for case in track(CASES, "scoring", console=Console(stderr=True)):
+            file = test_file(case, options.count, Path(folder))
+            full, without = scores(solver, file), scores(bare, file)
+            results.append({"role": case.role, "model": full.as_dict(), "without_body": without.as_dict()})
+            rows.append(row(case, full, without))
+            if not full.rollout.finite:
+                diverged.append(file.stem)
+    title = f"{solver.name} at n = {RESOLUTION}, {options.count} trajectories a row; rollout over the trajectory norm"
+    table = Table(*heading, title=title)
+    for cells in rows:
+        table.add_row(*cells)
+    console = Console(width=140)
+    console.print(table)
+    print("\n| " + " | ".join(heading) + " |\n|" + "---|" * len(heading))
+    print("\n".join("| " + " | ".join(cells) + " |" for cells in rows))
+    if options.json:
+        command = f"python benchmarks/scorecard.py models/{options.model.name} -n {options.count}"
+        record = {"command": command, "resolution": RESOLUTION, "seed": SEED, "cases": results}
+        options.json.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+    print(f"\nrollouts that diverged: {', '.join(diverged) or 'none'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""A real service: uvicorn in a thread on a free port, the engine in its own process."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+
+from ups_server.api.app import create_app
+from ups_server.api.server import base_url
+from ups_server.settings import Settings
+from ups_server.solve.engine import Engine
+
+DEADLINE_S = 60.0
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Polls until a condition holds."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"timed out waiting until {what}")
+        time.sleep(0.02)
+
+
+@dataclass(frozen=True)
+class RunningService:
+    url: str
+    engine: Engine
+
+    def post(self, document: object, **headers: str) -> httpx.Response:
+        """A rollout request; header names with underscores."""
+        return httpx.post(
+            f"{self.url}/v1/rollouts",
+            json=document,
+            headers={name.replace("_", "-"): value for name, value in headers.items()},
+            timeout=DEADLINE_S,
+        )
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(self.url + path, timeout=DEADLINE_S)
+
+
+@contextmanager
+def running_service(settings: Settings) -> Iterator[RunningService]:
+    """Serves until the block ends."""
+    app = create_app(settings)
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        service = RunningService(base_url(listening), app.state.service.engine)
+        wait_until(lambda: server.started, "the server accepts connections")
+        wait_until(lambda: service.get("/readyz").status_code == 200, "the engine is ready")
+        yield service
+    finally:
+        server.should_exit = True
+        thread.join()
+        listening.close()
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """One service for all tests that do not disturb it; its largest body is 1 MiB."""
+    data_dir: Path = tmp_path_factory.mktemp("service")
+    with running_service(
+        Settings(default_model="persistence", data_dir=data_dir, device="cpu", threads=1, max_body_bytes=2**20)
+    ) as running:
+        yield running
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """For services of one test."""
+    return Settings(default_model="persistence", data_dir=tmp_path, device="cpu", threads=1)

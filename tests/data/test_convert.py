@@ -1,0 +1,185 @@
+"""Between PDEBench's HDF5, NetCDF-CF, Zarr and npz nothing is lost."""
+
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import xarray as xr
+
+from tests.pdebench_files import COUNT, FAMILIES, static_of, values_of, write
+from ups_server.cli import main
+from ups_server.data.convert import convert
+from ups_server.data.exporters import export
+from ups_server.data.preview import preview
+from ups_server.data.source import TrajectorySource, open_source
+from ups_server.errors import UserError
+from ups_server.pde.described import describe
+
+FORMATS = (".h5", ".nc", ".zarr", ".npz")
+
+
+def same(first: TrajectorySource, second: TrajectorySource) -> None:
+    assert first.family == second.family
+    assert first.grid == second.grid
+    assert first.boundary == second.boundary
+    assert np.allclose(first.times, second.times)
+    assert np.allclose(first.coefficients, second.coefficients, rtol=1e-12)
+    assert np.array_equal(first.read(range(first.n_trajectories)), second.read(range(second.n_trajectories)))
+    fixed, other = first.read_static([2, 0]), second.read_static([2, 0])
+    assert (fixed is None) == (other is None)
+    assert fixed is None or other is None or np.array_equal(fixed, other)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_there_and_back(tmp_path: Path, name: str, suffix: str) -> None:
+    drawn = {c.name: 1.25 * c.default + 0.01 for c in describe(name).coefficients}
+    original = open_source(write(tmp_path / "file.h5", name, None, **drawn))
+    assert np.allclose(original.coefficients, [list(drawn.values())] * COUNT)
+    there = open_source(convert(original, tmp_path / f"there{suffix}"))
+    same(original, there)
+    back = open_source(convert(there, tmp_path / "back.hdf5"))
+    same(original, back)
+    for source in (original, there, back):
+        source.close()
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_parts_are_read_as_indexing(tmp_path: Path, suffix: str) -> None:
+    source = open_source(write(tmp_path / "file.h5", "incompressible_ns_2d"))
+    other = open_source(convert(source, tmp_path / f"other{suffix}"))
+    values, static = values_of("incompressible_ns_2d"), static_of("incompressible_ns_2d")
+    assert static is not None
+    assert np.array_equal(other.read([2, 0], [3, 1], 4, 1), values[[2, 0]][:, [3, 1], 1::4, 1::4])
+    fixed = other.read_static([1], 2)
+    assert fixed is not None
+    assert np.array_equal(fixed, static[[1], ::2, ::2])
+    with pytest.raises(UserError, match="no trajectory 3"):
+        other.read([3])
+    source.close()
+    other.close()
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_coefficients_may_differ_between_trajectories(tmp_path: Path, suffix: str) -> None:
+    source = open_source(write(tmp_path / "file.h5", "burgers", nu=np.array([0.1, 0.2, 0.3])))
+    other = open_source(convert(source, tmp_path / f"other{suffix}"))
+    assert other.coefficients[:, 0].tolist() == [0.1, 0.2, 0.3]
+    source.close()
+    other.close()
+
+
+@pytest.mark.parametrize("suffix", [".nc", ".zarr"])
+def test_xarray_reads_it(tmp_path: Path, suffix: str) -> None:
+    source = open_source(write(tmp_path / "file.h5", "darcy"))
+    path = convert(source, tmp_path / f"file{suffix}")
+    source.close()
+    engine = "h5netcdf" if suffix == ".nc" else "zarr"
+    options = {"consolidated": False} if suffix == ".zarr" else {}
+    with xr.open_dataset(path, engine=engine, backend_kwargs=options) as file:
+        assert file.u.dims == ("trajectory", "time", "x", "y")
+        assert file.nu.dims == ("trajectory", "x", "y")
+        assert file.attrs["Conventions"].startswith("CF")
+        assert file.u.attrs["units"] == "1"
+    if suffix == ".zarr":
+        assert json.loads((path / "zarr.json").read_text())["zarr_format"] == 3
+
+
+@pytest.mark.parametrize("suffix", [".nc", ".npz"])
+def test_results_of_the_exporters_can_be_read(tmp_path: Path, suffix: str) -> None:
+    source = open_source(write(tmp_path / "file.h5", "burgers"))
+    one = source.trajectory(1)
+    export(one, tmp_path / f"one{suffix}")
+    export([one, source.trajectory(2)], tmp_path / f"two{suffix}")
+    for name, rows in (("one", [1]), ("two", [1, 2])):
+        other = open_source(tmp_path / f"{name}{suffix}", "burgers")
+        assert np.array_equal(other.read(range(len(rows))), source.read(rows))
+        assert other.coefficients.tolist() == source.coefficients[rows].tolist()
+        other.close()
+    source.close()
+
+
+@pytest.mark.parametrize("suffix", [".nc", ".zarr", ".npz"])
+def test_broken_files_are_one_clear_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str) -> None:
+    source = open_source(write(tmp_path / "file.h5", "burgers"))
+    path = convert(source, tmp_path / f"file{suffix}")
+    source.close()
+    if path.is_dir():
+        (path / "zarr.json").write_text("{")
+    else:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(SystemExit) as ended:
+        main(["data", "check", str(path)])
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("ups: ")
+    assert len(error.splitlines()) == 1
+
+
+def test_another_family_is_refused(tmp_path: Path) -> None:
+    source = open_source(write(tmp_path / "file.h5", "burgers"))
+    path = convert(source, tmp_path / "file.npz")
+    with pytest.raises(UserError) as caught:
+        open_source(path, "advection")
+    assert caught.value.code == "family_mismatch"
+    with pytest.raises(UserError) as caught:
+        convert(source, tmp_path / "file.csv")
+    assert caught.value.code == "unknown_format"
+    source.close()
+
+
+def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
+    path = write(tmp_path / "file.h5", "diffusion_sorption")
+    with h5py.File(path, "a") as file:
+        del file["0002/data"]
+    source = open_source(path)
+    for suffix in FORMATS:
+        with pytest.raises(UserError) as caught:
+            convert(source, tmp_path / f"out{suffix}")
+        assert caught.value.code == "missing_dataset"
+    source.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["file.h5"]
+
+
+def test_the_boundary_of_a_file_is_kept(tmp_path: Path) -> None:
+    path = write(tmp_path / "1D_CFD_Rand_Eta0.1_Zeta0.1_trans_Train.hdf5", "compressible_ns_1d")
+    source = open_source(path)
+    assert source.boundary.as_names() == [["outflow", "outflow"]]
+    for suffix in FORMATS:
+        other = open_source(convert(source, tmp_path / f"renamed{suffix}"))
+        same(source, other)
+        other.close()
+    source.close()
+
+
+def test_convert_and_show_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / "file.h5", "darcy")
+    for words in (
+        ("convert", path, tmp_path / "file.zarr"),
+        ("check", tmp_path / "file.zarr"),
+        ("show", tmp_path / "file.zarr", "-o", tmp_path / "file.png", "--trajectory", "2"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(["data", *map(str, words)])
+        assert not ended.value.code, capsys.readouterr().err
+    assert (tmp_path / "file.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if describe(name).ndim < 3])
+def test_every_family_can_be_drawn(tmp_path: Path, name: str) -> None:
+    from ups_server.pictures import save_picture
+
+    source = open_source(write(tmp_path / "file.h5", name))
+    save_picture(preview(source, COUNT - 1), tmp_path / "file.png")
+    assert (tmp_path / "file.png").stat().st_size > 0
+    source.close()
+
+
+def test_three_dimensions_cannot_be_drawn(tmp_path: Path) -> None:
+    source = open_source(write(tmp_path / "file.h5", "compressible_ns_3d"))
+    with pytest.raises(UserError) as caught:
+        preview(source, 0)
+    assert caught.value.code == "picture_not_available"
+    source.close()

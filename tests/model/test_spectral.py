@@ -1,0 +1,77 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ups_server.model.spectral import SpectralConv, propagate, truncated_dft
+
+
+@pytest.mark.parametrize(("points", "modes"), [(32, 12), (32, 17), (33, 17), (48, 8)])
+def test_agrees_with_neuraloperator(points: int, modes: int) -> None:
+    from neuralop.layers.spectral_convolution import SpectralConv as Reference
+
+    torch.manual_seed(0)
+    ours = SpectralConv(channels=5, n_modes=modes, ndim=1)
+    # Its n_modes counts both signs of the wave number; an odd count keeps modes 0 … (count - 1) / 2.
+    reference = Reference(5, 5, (2 * modes - 1,), bias=False)
+    with torch.no_grad():
+        weight = torch.view_as_complex(ours.weights[0].detach().movedim(2, -1).contiguous())
+        reference.weight.tensor.copy_(weight.permute(1, 2, 0)) if hasattr(
+            reference.weight, "tensor"
+        ) else reference.weight.copy_(weight.permute(1, 2, 0))
+    x = torch.randn(3, 5, points)
+    torch.testing.assert_close(ours(x), reference(x), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("points", [16, 17])
+def test_transform_is_inverted_by_its_inverse(points: int) -> None:
+    forward, inverse = truncated_dft(points, points // 2 + 1, torch.device("cpu"), torch.float64)
+    x = torch.randn(4, points, dtype=torch.float64)
+    torch.testing.assert_close(x @ forward @ inverse, x)
+
+
+def test_strip_equals_its_broadcast() -> None:
+    torch.manual_seed(0)
+    layer = SpectralConv(channels=4, n_modes=6, ndim=2)
+    strip = torch.randn(2, 4, 24)
+    broadcast = layer(strip[..., None].expand(-1, -1, -1, 24))
+    torch.testing.assert_close(broadcast, layer(strip)[..., None].expand_as(broadcast), atol=1e-5, rtol=1e-4)
+
+
+def test_band_limited_input_gives_the_same_function_at_every_resolution() -> None:
+    layer = SpectralConv(channels=1, n_modes=5, ndim=1)
+    coarse, fine = (torch.arange(n) / n for n in (16, 96))
+    out = [layer((torch.sin(2 * math.pi * 3 * x) + 0.5)[None, None]) for x in (coarse, fine)]
+    torch.testing.assert_close(out[0], out[1][..., ::6], atol=1e-5, rtol=1e-4)
+
+
+@given(st.floats(-0.5, 0.5), st.floats(0.0, 0.01))
+def test_propagator_is_exact_for_transport_and_diffusion(velocity: float, diffusivity: float) -> None:
+    x = np.arange(64) / 64
+    k = 2 * np.pi * 3
+    u = torch.tensor(np.sin(k * x))[None, None]
+    exact = np.exp(-diffusivity * k**2) * np.sin(k * (x - velocity))
+    v, d = (torch.full((1, 1, 1), value, dtype=torch.float64) for value in (velocity, diffusivity))
+    np.testing.assert_allclose(propagate(u, v, d, (True,))[0, 0], exact, atol=1e-12)
+
+
+def test_propagator_composes_and_conserves_the_mean() -> None:
+    torch.manual_seed(0)
+    u = torch.randn(2, 3, 20, 24, dtype=torch.float64)
+    v, d = 0.3 * torch.randn(2, 3, 2, dtype=torch.float64), 0.001 * torch.rand(2, 3, 2, dtype=torch.float64)
+    # The sign of the highest mode of an even grid is lost; without it the halves make the whole.
+    u = propagate(u, torch.zeros_like(v), torch.full_like(d, 1e-2), (True, True))
+    once = propagate(u, v, d, (True, True))
+    twice = propagate(propagate(u, v / 2, d / 2, (True, True)), v / 2, d / 2, (True, True))
+    torch.testing.assert_close(once, twice, atol=1e-9, rtol=0)
+    torch.testing.assert_close(once.mean((2, 3)), u.mean((2, 3)))
+
+
+def test_axes_that_do_not_wrap_are_left_alone() -> None:
+    u = torch.randn(1, 1, 12, 16)
+    rates = torch.full((1, 1, 2), 0.25), torch.zeros(1, 1, 2)
+    torch.testing.assert_close(propagate(u, *rates, (False, False)), u)
+    torch.testing.assert_close(propagate(u, *rates, (False, True)), u.roll(4, -1), atol=1e-5, rtol=1e-4)

@@ -1,0 +1,211 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.small_models import SMALL, card, make
+from ups_server.errors import UserError
+from ups_server.model.body import load_tokenizer, pretrained_body
+from ups_server.model.checkpoint import from_pretrained, save_pretrained
+from ups_server.model.conditioning import Conditions, conditions, value_features
+from ups_server.model.config import UPS_PAPER, FamilyCard, UPSConfig
+from ups_server.model.superspace import check_card, lift, lower, nrmse
+from ups_server.model.ups import UPS, UPSModel
+from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
+
+PERIODIC = BoundaryCondition.uniform(BoundaryKind.PERIODIC, 1)
+WALLS = BoundaryCondition(((BoundaryKind.DIRICHLET, BoundaryKind.CAUCHY),))
+PAPER = UPS_PAPER.model_copy(update={"hidden_channels": 8, "n_layers": 2, "n_modes": 4, "tokens": 6, "resolution": 32})
+
+
+def given(
+    count: int, nu: list[float] | None = None, boundary: BoundaryCondition = PERIODIC, entry: FamilyCard | None = None,
+    config: UPSConfig = SMALL,
+) -> Conditions:  # fmt: skip
+    return conditions(config, entry or card(), {"nu": nu or [0.01] * count}, boundary, count)
+
+
+def state(count: int, n: int = 32) -> Tensor:
+    torch.manual_seed(3)
+    x = torch.arange(n) / n
+    waves = torch.stack([torch.sin(2 * torch.pi * (k % 3 + 1) * x + k) for k in range(count)])
+    return torch.nn.functional.pad(waves[:, None], (0, 0, 0, 3))
+
+
+@torch.no_grad()
+def step(model: UPSModel, u: Tensor, conditioned: Conditions) -> Tensor:
+    following: Tensor = model(u, model.read(u, conditioned))
+    return following
+
+
+def test_new_operator_is_persistence(language_model: Path) -> None:
+    model = UPS(SMALL, pretrained_body(language_model), load_tokenizer(language_model))
+    u = state(2)
+    torch.testing.assert_close(step(model, u, given(2)), u, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("boundary", [PERIODIC, WALLS])
+def test_batched_equals_single(small: UPSModel, boundary: BoundaryCondition) -> None:
+    u, nu = state(3), [0.001, 0.01, 0.5]
+    batched = step(small, u, given(3, nu, boundary))
+    singles = [step(small, u[i : i + 1], given(1, nu[i : i + 1], boundary)) for i in range(3)]
+    torch.testing.assert_close(batched, torch.cat(singles), atol=1e-5, rtol=1e-4)
+
+
+def test_equivariant_under_shifts_of_a_periodic_box(small: UPSModel) -> None:
+    u, conditioned = state(2), given(2)
+    with torch.no_grad():
+        # One context for both: its patch tokens see where a shifted state lies.
+        context = small.read(u, conditioned)
+        torch.testing.assert_close(small(u.roll(5, -1), context), small(u, context).roll(5, -1), atol=1e-5, rtol=1e-4)
+
+
+def test_walls_break_the_symmetry(small: UPSModel) -> None:
+    u, conditioned = state(1), given(1, boundary=WALLS)
+    with torch.no_grad():
+        context = small.read(u, conditioned)
+        assert not torch.allclose(small(u.roll(5, -1), context), small(u, context).roll(5, -1), atol=1e-3)
+
+
+def test_missing_slots_stay_zero(small: UPSModel) -> None:
+    assert step(small, state(2), given(2))[:, 1:].abs().max() == 0
+
+
+def test_coefficient_text_boundary_and_state_are_heard(small: UPSModel) -> None:
+    u = state(1)
+    with torch.no_grad():
+        base = small(u, small.read(u, given(1)))
+        changed = [
+            given(1, [0.3]),
+            replace(given(1), texts=("1D advection",)),
+            replace(given(1), boundary=given(1).boundary * 0),
+        ]
+        outputs = [small(u, small.read(u, conditioned)) for conditioned in changed]
+        outputs.append(small(u, small.read(0.5 * u, given(1))))
+    assert all((output - base).abs().max() > 1e-6 for output in outputs)
+
+
+def test_body_is_left_out_when_it_does_not_take_part(small: UPSModel) -> None:
+    u, other = state(1), replace(given(1), texts=("1D advection",))
+    small.use_body = False
+    try:
+        torch.testing.assert_close(step(small, u, given(1)), step(small, u, other))
+    finally:
+        small.use_body = True
+
+
+@pytest.mark.parametrize("n", [16, 40, 64, 96])
+def test_other_resolutions(small: UPSModel, n: int) -> None:
+    out = step(small, state(2, n), given(2))
+    assert out.shape == (2, 4, n)
+    assert out.isfinite().all()
+
+
+def test_finer_grid_gives_the_same_smooth_function(small: UPSModel) -> None:
+    with torch.no_grad():
+        coarse, fine = state(1, 32), state(1, 96)
+        # Only the state tokens' averages differ between the grids.
+        context = small.read(coarse, given(1))
+        torch.testing.assert_close(small(coarse, context), small(fine, context)[..., ::3], atol=2e-3, rtol=1e-2)
+
+
+def test_two_dimensions_with_several_fields(small: UPSModel) -> None:
+    entry = card(ndim=2, slots=(0, 1, 2, 3))
+    walls = BoundaryCondition.uniform(BoundaryKind.NO_SLIP, 2)
+    for boundary in (BoundaryCondition.uniform(BoundaryKind.PERIODIC, 2), walls):
+        conditioned = conditions(SMALL, entry, {"nu": [0.1, 0.2]}, boundary, 2)
+        out = step(small, torch.randn(2, 4, 32, 24), conditioned)
+        assert out.shape == (2, 4, 32, 24)
+        assert out.isfinite().all()
+
+
+def test_strip_equals_broadcast(small: UPSModel) -> None:
+    u = state(2)
+    both = BoundaryCondition.uniform(BoundaryKind.PERIODIC, 2)
+    with torch.no_grad():
+        context = small.read(u, given(2))
+        square = replace(context, periodic=both.periodic)
+        wide = small(u[..., None].expand(-1, -1, -1, 32), square)
+        torch.testing.assert_close(wide, small(u, context)[..., None].expand_as(wide), atol=1e-4, rtol=1e-3)
+
+
+def test_lower_undoes_lift() -> None:
+    entry = card(slots=(0, 2))
+    fields = torch.randn(3, 32, 2)
+    conditioned = given(3, entry=entry)
+    lifted = lift(fields, entry, conditioned)
+    assert lifted[:, [1, 3]].abs().max() == 0
+    torch.testing.assert_close(lower(lifted, entry, conditioned), fields)
+
+
+def test_a_family_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(UserError, match="superspace"):
+        check_card(SMALL, card(slots=(0, 4)))
+
+
+def test_loss_is_relative_per_field_and_masked() -> None:
+    target = torch.ones(2, 4, 8)
+    prediction = target.clone()
+    prediction[:, 0] *= 1.1
+    prediction[:, 3] = 1e6
+    mask = torch.tensor([[1.0, 1.0, 0.0, 0.0]]).expand(2, -1)
+    assert nrmse(prediction, target, mask).item() == pytest.approx(0.05, rel=1e-4)
+    prediction.requires_grad_()
+    nrmse(prediction, prediction.detach(), mask).backward()
+    assert prediction.grad is not None
+    assert prediction.grad.isfinite().all()
+
+
+def test_value_features_tell_zero_sign_and_size_apart() -> None:
+    features = value_features(torch.tensor([0.0, 1.0, -1.0, 0.1, 1000.0]))
+    assert features.isfinite().all()
+    assert torch.cdist(features, features).fill_diagonal_(1).min() > 0.1
+
+
+def test_checkpoint_round_trip(small: UPSModel, tmp_path: Path) -> None:
+    save_pretrained(small, tmp_path / "model")
+    loaded = from_pretrained(tmp_path / "model")
+    u = state(2)
+    # The language model is kept in half precision.
+    torch.testing.assert_close(step(loaded, u, given(2)), step(small, u, given(2)), atol=1e-2, rtol=1e-2)
+    save_pretrained(loaded, tmp_path / "again")
+    first, second = (from_pretrained(tmp_path / name) for name in ("model", "again"))
+    torch.testing.assert_close(step(first, u, given(2)), step(second, u, given(2)), atol=0, rtol=0)
+    assert {path.suffix for path in (tmp_path / "model").rglob("*") if path.is_file()} <= {
+        ".json",
+        ".safetensors",
+        ".txt",
+    }
+
+
+def test_foreign_weights_are_refused(small: UPSModel, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no model"):
+        from_pretrained(tmp_path)
+    save_pretrained(small, tmp_path)
+    SMALL.model_copy(update={"n_layers": 1}).save(tmp_path)
+    with pytest.raises(UserError, match="weights"):
+        from_pretrained(tmp_path)
+
+
+def test_paper_preset(language_model: Path, tmp_path: Path) -> None:
+    model = make(PAPER, language_model)
+    u, conditioned = state(2), given(2, config=PAPER)
+    out = step(model, u, conditioned)
+    assert out.shape == u.shape
+    with torch.no_grad():
+        context = model.read(u, conditioned)
+        _, tokens = model.advance(u, context)
+    assert tokens.shape == (2, PAPER.tokens, 32)
+    singles = [step(model, u[i : i + 1], given(1, config=PAPER)) for i in range(2)]
+    torch.testing.assert_close(out, torch.cat(singles), atol=1e-5, rtol=1e-4)
+    save_pretrained(model, tmp_path)
+    torch.testing.assert_close(step(from_pretrained(tmp_path), u, conditioned), out, atol=1e-2, rtol=1e-2)
+
+
+def test_padding_of_the_text_is_masked(small: UPSModel) -> None:
+    u = state(2)
+    mixed = replace(given(2), texts=("1D Burgers", "1D Burgers equation nu = 0.01"))
+    short = replace(given(1), texts=("1D Burgers",))
+    torch.testing.assert_close(step(small, u, mixed)[:1], step(small, u[:1], short), atol=1e-5, rtol=1e-4)

@@ -1,0 +1,55 @@
+"""A small model around a small random language model: real code paths, seconds instead of minutes."""
+
+from pathlib import Path
+
+import torch
+from transformers import BertConfig, BertModel, BertTokenizer
+
+from ups_server.data.statistics import FamilyStatistics
+from ups_server.model.body import load_tokenizer, pretrained_body
+from ups_server.model.config import UPS_MINI, FamilyCard, UPSConfig
+from ups_server.model.ups import UPSModel, build
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "1d", "2d", "burgers", "advection", "equation", "nu", "beta"]
+WORDS += [mark + letter for letter in "abcdefghijklmnopqrstuvwxyz0123456789.=" for mark in ("", "##")] + [*"',-"]
+
+
+def card(name: str = "1D Burgers' Equation", ndim: int = 1, slots: tuple[int, ...] = (0,)) -> FamilyCard:
+    fields = tuple(f"field{slot}" for slot in slots)
+    one = (1.0,) * len(slots)
+    statistics = FamilyStatistics(
+        family="burgers", fields=fields, dt=0.05, n=32, trajectories=1,
+        mean=(0.25,) * len(slots), std=(2.0,) * len(slots), increment_std=(0.5,) * len(slots), min=one, max=one,
+    )  # fmt: skip
+    return FamilyCard(
+        dt=0.05, name=name, ndim=ndim, fields=fields, slots=slots, symbols={"nu": "Nu"}, statistics=statistics
+    )
+
+
+def write_language_model(folder: Path) -> Path:
+    """A folder with a two-layer random BERT and a tiny vocabulary, in the Hugging Face layout."""
+    (folder / "vocab.txt").write_text("\n".join(WORDS))
+    BertTokenizer(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(WORDS), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        max_position_embeddings=96,
+    )  # fmt: skip
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    return folder
+
+
+def make(config: UPSConfig, language_model: Path) -> UPSModel:
+    """A model whose zero-initialised layers are filled, so that every path is heard."""
+    torch.manual_seed(1)
+    model = build(config, pretrained_body(language_model), load_tokenizer(language_model))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not name.startswith("body.") and parameter.abs().max() == 0:
+                parameter.normal_(std=0.05)
+    return model.eval()
+
+
+SMALL = UPS_MINI.model_copy(
+    update={"hidden_channels": 8, "n_layers": 2, "n_modes": 12, "tokens": 4, "condition_size": 16, "resolution": 32}
+)

@@ -1,0 +1,162 @@
+"""The scheduler of the engine process: turns, windows, cancellation, failures that stay with their request."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ups_server.errors import UserError
+from ups_server.pde import Grid, family
+from ups_server.solve.engine import RolloutSpec
+from ups_server.solve.engine_process import Scheduler
+from ups_server.solve.solver import Frames, Problem, Session, Solver
+
+
+class Counting:
+    """Adds one in every step; goes wrong at step `bad`: `nan`, or `raise`."""
+
+    name = "counting"
+
+    def __init__(self, mode: str, bad: int) -> None:
+        self.mode, self.bad = mode, bad
+
+    def dt(self, family: str) -> float:
+        return 1.0
+
+    def session(self, problem: Problem, initial: Frames, static: Frames | None = None) -> Session:
+        if self.mode == "refuse":
+            raise UserError("dt_mismatch", "no", got=problem.dt, expected=[1.0])
+        return CountingSession(self, initial)
+
+    def one_step(self, problem: Problem, truth: Frames, static: Frames | None = None) -> Frames | None:
+        return None
+
+
+class CountingSession:
+    def __init__(self, solver: Counting, initial: Frames) -> None:
+        self.solver, self.state, self.steps = solver, initial.copy(), 0
+
+    def step(self) -> Frames:
+        self.steps += 1
+        self.state = self.state + 1
+        if self.steps == self.solver.bad:
+            if self.solver.mode == "raise":
+                raise RuntimeError("broken")
+            self.state[1, 2, 0] = np.nan
+        return self.state
+
+
+SOLVERS: Mapping[str, Callable[[], Solver]] = {
+    "good": lambda: Counting("good", -1),
+    "nan": lambda: Counting("nan", 3),
+    "raise": lambda: Counting("raise", 2),
+    "refuse": lambda: Counting("refuse", 0),
+}
+
+
+def load(model: str) -> Solver:
+    if model not in SOLVERS:
+        raise UserError("unknown_model", "no such model")
+    return SOLVERS[model]()
+
+
+class Wire:
+    """A scheduler and what it sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[dict[str, Any], list[Frames]]] = []
+        self.scheduler = Scheduler(load, self.send)
+
+    def send(self, header: dict[str, Any], arrays: Sequence[Frames]) -> None:
+        self.sent.append((header, [array.copy() for array in arrays]))
+
+    def start(self, rollout_id: int, model: str, n_steps: int, save_every: int = 1, window: int = 100) -> None:
+        burgers = family("burgers")
+        problem = Problem("burgers", {"nu": 0.1}, Grid((8,), burgers.extent), burgers.boundary, 0.05)
+        spec = RolloutSpec(model, problem, n_steps, save_every)
+        header = {"op": "rollout", "id": rollout_id, "spec": spec.as_json(), "window": window}
+        self.scheduler.handle(header, [np.zeros((2, 8, 1), dtype=np.float32)])
+
+    def ops(self, rollout_id: int) -> list[str]:
+        return [header["op"] for header, _ in self.sent if header.get("id") == rollout_id]
+
+    def frames(self, rollout_id: int) -> list[int]:
+        return [header["step"] for header, _ in self.sent if header["op"] == "frame" and header["id"] == rollout_id]
+
+    def run(self) -> None:
+        while not self.scheduler.idle:
+            self.scheduler.step_all()
+
+
+@pytest.fixture
+def wire() -> Wire:
+    return Wire()
+
+
+def test_every_kept_step_is_a_frame(wire: Wire) -> None:
+    wire.start(1, "good", n_steps=6, save_every=2)
+    wire.run()
+    assert wire.ops(1) == ["started", "frame", "frame", "frame", "end"]
+    assert wire.frames(1) == [2, 4, 6]
+    values = [arrays[0][0, 0, 0] for header, arrays in wire.sent if header["op"] == "frame"]
+    assert values == [2, 4, 6]
+
+
+def test_rollouts_take_turns_and_join_at_any_step(wire: Wire) -> None:
+    wire.start(1, "good", n_steps=4)
+    wire.scheduler.step_all()
+    wire.start(2, "good", n_steps=2)
+    wire.run()
+    order = [(header["id"], header["step"]) for header, _ in wire.sent if header["op"] == "frame"]
+    assert order == [(1, 1), (1, 2), (2, 1), (1, 3), (2, 2), (1, 4)]
+
+
+def test_a_slow_reader_pauses_its_rollout_only(wire: Wire) -> None:
+    wire.start(1, "good", n_steps=5, window=2)
+    wire.start(2, "good", n_steps=4)
+    wire.run()
+    assert wire.frames(1) == [1, 2]
+    assert wire.frames(2) == [1, 2, 3, 4]
+    wire.scheduler.handle({"op": "more", "id": 1, "frames": 10}, [])
+    wire.run()
+    assert wire.frames(1) == [1, 2, 3, 4, 5]
+
+
+def test_cancel(wire: Wire) -> None:
+    wire.start(1, "good", n_steps=5)
+    wire.scheduler.step_all()
+    wire.scheduler.handle({"op": "cancel", "id": 1}, [])
+    assert wire.scheduler.idle
+    assert wire.ops(1) == ["started", "frame"]
+    wire.scheduler.handle({"op": "cancel", "id": 1}, [])
+    wire.scheduler.handle({"op": "more", "id": 1, "frames": 1}, [])
+
+
+def test_what_is_not_finite_ends_the_rollout(wire: Wire) -> None:
+    wire.start(1, "nan", n_steps=5)
+    wire.run()
+    assert wire.ops(1) == ["started", "frame", "frame", "blow_up"]
+    header, _ = wire.sent[-1]
+    assert (header["step"], header["fields"], header["states"]) == (3, [0], [1])
+
+
+def test_a_failure_stays_with_its_request(wire: Wire) -> None:
+    wire.start(1, "raise", n_steps=5)
+    wire.start(2, "good", n_steps=3)
+    wire.start(3, "refuse", n_steps=3)
+    wire.start(4, "absent", n_steps=3)
+    wire.run()
+    assert wire.ops(1) == ["started", "frame", "problem"]
+    assert wire.ops(2) == ["started", "frame", "frame", "frame", "end"]
+    problems = {header["id"]: header["problem"]["code"] for header, _ in wire.sent if header["op"] == "problem"}
+    assert problems == {1: "internal_error", 3: "dt_mismatch", 4: "unknown_model"}
+
+
+def test_preload_says_what_happened(wire: Wire) -> None:
+    wire.scheduler.handle({"op": "load", "model": "good"}, [])
+    wire.scheduler.handle({"op": "load", "model": "absent"}, [])
+    assert [(header["op"], header["model"]) for header, _ in wire.sent] == [
+        ("loaded", "good"),
+        ("load_failed", "absent"),
+    ]

@@ -1,0 +1,59 @@
+"""A trained model behind the solver interface."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.small_models import SMALL, card, make
+from ups_server.errors import UserError
+from ups_server.model.checkpoint import save_pretrained
+from ups_server.pde import BoundaryCondition, BoundaryKind, Grid
+from ups_server.solve.neural import UPSSolver
+from ups_server.solve.solver import Problem, load, rollout
+
+PERIODIC = BoundaryCondition.uniform(BoundaryKind.PERIODIC, 1)
+
+
+@pytest.fixture(scope="module")
+def solver(language_model: Path) -> UPSSolver:
+    return UPSSolver(make(SMALL.model_copy(update={"families": {"burgers": card()}}), language_model))
+
+
+def problem(nu: float | list[float] = 0.01, dt: float = 0.05, n: int = 32) -> Problem:
+    return Problem("burgers", {"nu": nu}, Grid((n,), ((0.0, 1.0),)), PERIODIC, dt)
+
+
+def states(count: int, n: int = 32) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    x = np.arange(n) / n
+    return np.stack([np.sin(2 * np.pi * (x + k / 7)) for k in range(count)]).astype(np.float32)[..., None]
+
+
+def test_rollout_agrees_with_one_step(solver: UPSSolver) -> None:
+    initial = states(2)
+    frames = np.stack([initial, *rollout(solver.session(problem(), initial), 3)], axis=1)
+    again = solver.one_step(problem(), frames)
+    assert again is not None
+    np.testing.assert_allclose(again, frames[:, 1:], atol=1e-5)
+
+
+def test_batched_equals_single(solver: UPSSolver) -> None:
+    initial, nu = states(3), [0.001, 0.02, 0.4]
+    together = list(rollout(solver.session(problem(nu), initial), 4))[-1]
+    alone = [list(rollout(solver.session(problem(nu[i]), initial[i : i + 1]), 4))[-1] for i in range(3)]
+    np.testing.assert_allclose(together, np.concatenate(alone), atol=1e-4)
+
+
+def test_what_it_does_not_know_is_refused(solver: UPSSolver) -> None:
+    with pytest.raises(UserError, match="not trained on heat"):
+        solver.dt("heat")
+    with pytest.raises(UserError, match="own dt"):
+        solver.session(problem(dt=0.1), states(1))
+
+
+def test_loads_from_a_folder(solver: UPSSolver, tmp_path: Path) -> None:
+    save_pretrained(solver.model, tmp_path / "small")
+    loaded = load(tmp_path / "small", device="cpu")
+    initial = states(1)
+    expected, got = (next(rollout(s.session(problem(), initial), 1)) for s in (solver, loaded))
+    np.testing.assert_allclose(got, expected, atol=2e-2)

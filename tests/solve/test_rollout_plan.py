@@ -1,0 +1,121 @@
+"""From a request to a plan, for a learned model: defaults, multiples of its dt, flags, rescaling."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ups_server.catalog import Catalog
+from ups_server.errors import UserError
+from ups_server.pde import family
+from ups_server.settings import Settings
+from ups_server.solve.engine import BlowUp
+from ups_server.solve.rollout import Plan, plan
+from ups_server.specs import RolloutRequest
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Catalog:
+    """One model, trained on Burgers with nu in [0.001, 0.5] at 128 points and dt 0.05."""
+    folder = tmp_path / "models" / "small"
+    folder.mkdir(parents=True)
+    trained = {"dt": 0.05, "coefficients": {"nu": {"low": 0.001, "high": 0.5}}}
+    (folder / "config.json").write_text(
+        json.dumps({"name": "small", "resolution": 128, "families": {"burgers": trained}})
+    )
+    return Catalog(tmp_path, tmp_path / "none")
+
+
+def planned(catalog: Catalog, **changes: Any) -> Plan:
+    document = {
+        "model": "small",
+        "family": "burgers",
+        "initial_condition": {"sample": {"seed": 3}},
+        "n_steps": 12,
+        **changes,
+    }
+    return plan(RolloutRequest.from_json(json.dumps(document)), catalog, Settings())
+
+
+def refused(catalog: Catalog, **changes: Any) -> UserError:
+    with pytest.raises(UserError) as caught:
+        planned(catalog, **changes)
+    return caught.value
+
+
+def codes(todo: Plan) -> list[str]:
+    return [flag.code for flag in todo.flags]
+
+
+def test_defaults(catalog: Catalog) -> None:
+    todo = planned(catalog)
+    assert todo.shape == (1, 13, 128, 1)
+    assert todo.coefficients == family("burgers").complete({})
+    assert (todo.spec.n_steps, todo.stride, todo.spec.problem.dt) == (12, 1, 0.05)
+    assert todo.times()[:4].tolist() == [0.0, 0.05, 0.1, 0.15]
+    assert codes(todo) == []
+
+
+def test_dt_is_a_multiple_of_the_models(catalog: Catalog) -> None:
+    todo = planned(catalog, dt=0.15, n_steps=5, save_every=2)
+    assert (todo.spec.n_steps, todo.stride, todo.n_frames) == (12, 6, 3)
+    assert todo.spec.problem.dt == pytest.approx(0.05)
+    assert todo.times().tolist() == [0.0, 0.3, 0.6]
+    for dt in (0.07, 0.01, 0.051):
+        assert refused(catalog, dt=dt).code == "dt_mismatch"
+
+
+def test_the_limit_counts_model_steps(catalog: Catalog) -> None:
+    assert refused(catalog, n_steps=5_001, dt=0.1).code == "too_many_steps"
+
+
+def test_families_it_was_not_trained_on(catalog: Catalog) -> None:
+    error = refused(catalog, family="advection")
+    assert (error.code, error.expected) == ("family_not_in_model", ["burgers"])
+
+
+def test_coefficients_outside_the_trained_range_are_flagged(catalog: Catalog) -> None:
+    (flag,) = planned(catalog, coefficients={"nu": 0.9}).flags
+    assert flag.code == "coefficient_outside_trained_range"
+    assert flag.model_dump()["value"] == 0.9
+    assert codes(planned(catalog, coefficients={"nu": 0.001})) == []
+
+
+def test_the_range_is_that_of_the_rescaled_problem(catalog: Catalog) -> None:
+    """nu = 0.9 on a box of length 2 is nu = 0.225 on the family's own."""
+    todo = planned(catalog, coefficients={"nu": 0.9}, grid={"extent": [[0.0, 2.0]]})
+    assert codes(todo) == []
+    assert todo.spec.problem.coefficients["nu"] == pytest.approx(0.225)
+    assert todo.coefficients == {"nu": 0.9}
+    assert todo.grid.extent == ((0.0, 2.0),)
+    assert todo.spec.problem.grid.extent == family("burgers").extent
+    own = planned(catalog)
+    np.testing.assert_array_equal(todo.initial, own.initial)
+    np.testing.assert_allclose(todo.answer_values(todo.initial), 2 * own.initial)
+
+
+def test_a_moved_box_changes_nothing(catalog: Catalog) -> None:
+    todo = planned(catalog, grid={"extent": [[5.0, 6.0]]})
+    np.testing.assert_array_equal(todo.scale, 1)
+    assert todo.spec.problem.coefficients == todo.coefficients
+
+
+def test_another_resolution_is_flagged(catalog: Catalog) -> None:
+    assert codes(planned(catalog, grid={"n": [256]})) == ["resolution_differs_from_training"]
+    from_values = planned(catalog, initial_condition={"values": [0.0] * 64})
+    assert from_values.grid.n == (64,)
+    assert codes(from_values) == ["resolution_differs_from_training"]
+
+
+def test_the_seed_decides(catalog: Catalog) -> None:
+    first, again = planned(catalog), planned(catalog)
+    other = planned(catalog, initial_condition={"sample": {"seed": 4}})
+    np.testing.assert_array_equal(first.initial, again.initial)
+    assert not np.array_equal(first.initial, other.initial)
+
+
+def test_blow_up_flag(catalog: Catalog) -> None:
+    flag = planned(catalog).blow_up_flag(BlowUp(4, fields=(0,), states=(0,))).model_dump()
+    assert (flag["code"], flag["step"], flag["time"], flag["fields"]) == ("blow_up", 4, pytest.approx(0.2), ["u"])

@@ -1,0 +1,116 @@
+"""The house rules that a reviewer should not have to remember."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PACKAGE = REPOSITORY / "ups_server"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+SOURCES = [*MODULES, *sorted((REPOSITORY / "tests").rglob("*.py")), *sorted((REPOSITORY / "benchmarks").rglob("*.py"))]
+
+ORDER = (
+    "errors",
+    "settings",
+    "pde",
+    "tensors",
+    "specs",
+    "catalog",
+    "pictures",
+    "data",
+    "model",
+    "solve",
+    "align",
+    "train",
+    "jobs",
+    "client",
+    "api",
+    "cli",
+)
+"""A unit imports itself and what stands before it."""
+
+TORCH_FREE = ("errors", "settings", "pde", "tensors", "specs", "catalog", "pictures", "data", "client", "api", "cli")
+HEAVY = ("torch", "transformers", "neuralop", "tensorboard", "wandb")
+MOST_LINES = 400
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(REPOSITORY).as_posix()
+
+
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
+
+
+def unit_of(module: str) -> str | None:
+    """`ups_server.pde.grid` to `pde`; None for the package itself and for others."""
+    parts = module.split(".")
+    return parts[1] if parts[0] == "ups_server" and len(parts) > 1 else None
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Every module a file imports, at its top or inside functions."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name_of(path)}: imports are absolute"
+            module = node.module or ""
+            if module == "ups_server":
+                yield from (f"ups_server.{alias.name}" for alias in node.names)
+            else:
+                yield module
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_point_one_way(path: Path) -> None:
+    unit = unit_of(dotted(path))
+    if unit is None:
+        return
+    assert unit in ORDER, f"{unit} has no place in the order of imports"
+    for module in imported(path):
+        other = unit_of(module)
+        if other is not None and other in ORDER:
+            assert ORDER.index(other) <= ORDER.index(unit), f"{name_of(path)} imports {module}"
+
+
+@pytest.mark.parametrize("unit", TORCH_FREE)
+def test_starts_without_torch(unit: str) -> None:
+    modules = [dotted(path) for path in MODULES if unit_of(dotted(path)) == unit]
+    if not modules:
+        pytest.skip(f"there is no {unit}")
+    program = f"import sys, {', '.join(modules)}; print([m for m in {HEAVY} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_files_stay_small(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MOST_LINES
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_no_path_of_one_machine(path: Path) -> None:
+    absolute = re.compile(r"/(home|root|work|usr|opt|mnt|Users|tmp)/")
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and absolute.match(node.value)
+    ]
+    assert not found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_no_pickle_and_no_bare_except(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert not {"pickle", "dill", "cloudpickle"} & set(imported(path))
+    for node in ast.walk(tree):
+        assert not (isinstance(node, ast.ExceptHandler) and node.type is None), f"bare except, line {node.lineno}"
+        if isinstance(node, ast.keyword) and isinstance(node.value, ast.Constant):
+            assert (node.arg, node.value.value) not in {("allow_pickle", True), ("weights_only", False)}

@@ -1,0 +1,84 @@
+"""Model folders as the catalog sees them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ups_server.catalog import Catalog, shipped_folder
+from ups_server.errors import UserError
+from ups_server.pde import families
+
+
+def write_model(folder: Path, **changes: object) -> None:
+    folder.mkdir(parents=True)
+    config = {
+        "model_type": "ups",
+        "name": folder.name,
+        "version": 3,
+        "resolution": 128,
+        "hidden_channels": 48,
+        "families": {"burgers": {"dt": 0.05, "coefficients": {"nu": {"low": 0.001, "high": 0.5}}, "ndim": 1}},
+        **changes,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Catalog:
+    write_model(tmp_path / "shipped" / "alpha")
+    (tmp_path / "shipped" / "alpha" / "README.md").write_text("# alpha")
+    (tmp_path / "shipped" / "alpha" / "scores.json").write_text('{"nrmse": 0.1}')
+    write_model(tmp_path / "data" / "models" / "beta")
+    write_model(tmp_path / "data" / "models" / "alpha", version=9)
+    (tmp_path / "data" / "models" / "empty").mkdir()
+    return Catalog(tmp_path / "data", tmp_path / "shipped")
+
+
+def test_both_folders_are_listed_and_the_shipped_one_wins(catalog: Catalog) -> None:
+    assert [card.id for card in catalog.models()] == ["alpha", "beta", "numerical", "persistence"]
+    alpha = catalog.model("alpha")
+    assert (alpha.version, alpha.readme, alpha.scores, alpha.kind) == ("3", "# alpha", {"nrmse": 0.1}, "learned")
+    assert Path(alpha.source).is_dir()
+    assert alpha.support("burgers").coefficients["nu"].contains(0.5)
+    assert not alpha.support("burgers").coefficients["nu"].contains(0.6)
+
+
+def test_a_model_appears_without_a_restart(catalog: Catalog, tmp_path: Path) -> None:
+    write_model(tmp_path / "data" / "models" / "gamma")
+    assert catalog.model("gamma").name == "gamma"
+
+
+@pytest.mark.parametrize("model_id", ["absent", "empty", "", ".", "..", "../shipped/alpha", "/etc", "alpha/../beta"])
+def test_an_id_is_never_a_path(catalog: Catalog, model_id: str) -> None:
+    with pytest.raises(UserError) as caught:
+        catalog.model(model_id)
+    assert caught.value.code == "unknown_model"
+    assert "alpha" in caught.value.expected
+
+
+def test_a_family_it_does_not_know(catalog: Catalog) -> None:
+    with pytest.raises(UserError) as caught:
+        catalog.model("alpha").support("advection")
+    assert caught.value.code == "family_not_in_model"
+
+
+def test_a_broken_folder_is_left_out(catalog: Catalog, tmp_path: Path) -> None:
+    for name, text in {"torn": "{", "list": "[]", "bare": "{}"}.items():
+        (tmp_path / "data" / "models" / name).mkdir()
+        (tmp_path / "data" / "models" / name / "config.json").write_text(text)
+    assert [card.id for card in catalog.models()] == ["alpha", "beta", "numerical", "persistence"]
+    with pytest.raises(UserError) as caught:
+        catalog.model("torn")
+    assert caught.value.code == "invalid_model"
+
+
+def test_built_in_solvers_know_every_family(catalog: Catalog) -> None:
+    for model_id in ("numerical", "persistence"):
+        card = catalog.model(model_id)
+        assert set(card.families) == set(families())
+        assert card.support("burgers").dt == families()["burgers"].dt
+
+
+def test_the_shipped_folder_exists() -> None:
+    assert shipped_folder().is_dir()

@@ -1,0 +1,220 @@
+"""The command line, as a person at a terminal meets it."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from PIL import Image
+
+from ups_server.cli import main
+from ups_server.cli.data import parse_draws
+from ups_server.cli.options import parse_coefficients
+from ups_server.data.draw import CoefficientDraw
+from ups_server.errors import UserError
+from ups_server.pde import families
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+Ups = Callable[..., Ran]
+
+
+@pytest.fixture
+def ups(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Ups:
+    """Runs a command in this process."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*words: str | Path) -> Ran:
+        with pytest.raises(SystemExit) as ended:
+            main([str(word) for word in words])
+        captured = capsys.readouterr()
+        code = ended.value.code
+        return Ran(code if isinstance(code, int) else 0, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def burgers(ups: Ups, tmp_path: Path) -> Path:
+    """A small file made by the command itself."""
+    path = tmp_path / "burgers.hdf5"
+    made = ups("data", "generate", "burgers", "--coef", "nu=0.02", "-n", "2", "--resolution", "64", "-o", path)
+    assert made.code == 0, made.err
+    return path
+
+
+def test_help_starts_quickly_and_without_torch() -> None:
+    program = (
+        "import sys; from ups_server.cli import main\ntry: main(['--help'])\nfinally: assert 'torch' not in sys.modules"
+    )
+    before = os.times()
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    elapsed = time.perf_counter() - started
+    after = os.times()
+    assert done.returncode == 0, done.stderr
+    assert {"serve", "solve", "evaluate", "train", "data", "families", "models"} <= set(done.stdout.split())
+    # On a busy machine the wall clock measures the others.
+    processor = after.children_user - before.children_user + after.children_system - before.children_system
+    assert min(elapsed, processor) < 1.0
+
+
+@pytest.mark.parametrize(
+    "command", ["serve", "solve", "evaluate", "train", "families", "models", "data generate", "data check"]
+)
+def test_every_command_has_help(ups: Ups, command: str) -> None:
+    shown = ups(*command.split(), "--help")
+    assert shown.code == 0
+    assert len(shown.out.splitlines()) > 4
+
+
+def test_version(ups: Ups) -> None:
+    assert ups("--version").out.startswith("ups-server ")
+
+
+def test_families(ups: Ups) -> None:
+    assert all(name in ups("families").out for name in families())
+    assert "(nu / pi) u_xx" in ups("families", "burgers").out
+    listed = json.loads(ups("families", "--json").out)
+    assert [entry["id"] for entry in listed] == list(families())
+    assert json.loads(ups("families", "burgers", "--json").out)["coefficients"][0]["name"] == "nu"
+
+
+def test_models(ups: Ups, tmp_path: Path) -> None:
+    assert "persistence" in ups("models", "--data-dir", tmp_path).out
+    listed = json.loads(ups("models", "--data-dir", tmp_path, "--json").out)
+    assert {"numerical", "persistence"} <= {entry["id"] for entry in listed}
+    assert json.loads(ups("models", "numerical", "--json").out)["kind"] == "builtin"
+    assert "reference solver" in ups("models", "numerical").out
+
+
+@pytest.mark.parametrize(
+    ("words", "mentions"),
+    [
+        (["families", "heat"], ["heat", "burgers"]),
+        (["models", "gpt"], ["gpt", "persistence"]),
+        (["data", "check", "absent.h5"], ["absent.h5"]),
+        (["data", "generate", "burgers", "-n", "1", "-o", "nowhere/x.h5"], ["nowhere"]),
+        (["data", "generate", "burgers", "-n", "1", "--coef", "nu", "-o", "x.h5"], ["nu=0.001"]),
+        (["data", "generate", "burgers", "-n", "1", "--coef", "mu=1", "-o", "x.h5"], ["mu", "nu"]),
+        (["data", "generate", "burgers", "-n", "1", "--coef", "nu=-1", "-o", "x.h5"], ["domain"]),
+        (["solve", "burgers", "--method", "numerical", "-o", "x.jpg"], [".jpg", ".nc", ".png"]),
+        (["solve", "burgers", "--model", "a", "--method", "numerical", "-o", "x.nc"], ["--model", "--method"]),
+        (["solve", "burgers", "--method", "numerical", "--dt", "-1", "-o", "x.nc"], ["dt"]),
+        (["solve", "burgers", "--method", "numerical", "--initial", "absent.h5", "-o", "x.nc"], ["absent.h5"]),
+        (["evaluate", "numerical", "absent.h5"], ["absent.h5"]),
+        (["train", "absent.yaml"], ["absent.yaml"]),
+        (["serve", "--host", "0.0.0.0"], ["0.0.0.0", "loopback"]),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(
+    ups: Ups, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], mentions: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = ups(*words)
+    assert ran.code == 2
+    assert ran.out == ""
+    assert ran.err.startswith("ups: ")
+    assert len(ran.err.splitlines()) == 1
+    assert all(word in ran.err for word in mentions)
+    assert not [path for path in tmp_path.iterdir() if path.is_file()], "a mistake leaves no file"
+
+
+def test_generate_is_reproducible_and_checked(ups: Ups, burgers: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again.hdf5"
+    ups("data", "generate", "burgers", "--coef", "Nu=0.02", "-n", "2", "--resolution", "64", "-o", again, "--seed", "0")
+    report, repeated = (json.loads(ups("data", "check", path, "--json").out) for path in (burgers, again))
+    assert report["fields"] == repeated["fields"]
+    assert (report["family"], report["trajectories"], report["usable"]) == ("burgers", 2, 2)
+    text = ups("data", "check", burgers)
+    assert text.code == 0
+    assert "nu = 0.02" in text.out
+
+
+def test_a_file_with_unusable_values_fails_the_check(ups: Ups, burgers: Path) -> None:
+    import h5py
+
+    with h5py.File(burgers, "r+") as file:
+        file["tensor"][1, 3, 5] = np.nan
+    checked = ups("data", "check", burgers)
+    assert checked.code == 2
+    assert "not finite" in checked.out
+
+
+def test_evaluate_prints_a_table_and_writes_every_score(ups: Ups, burgers: Path, tmp_path: Path) -> None:
+    scores, predictions = tmp_path / "scores.json", tmp_path / "predictions.h5"
+    ran = ups(
+        *("evaluate", "persistence", burgers, "--resolution", "32", "--trajectories", "1"),
+        *("--json", scores, "--predictions", predictions),
+    )
+    assert ran.code == 0, ran.err
+    assert "burgers.hdf5" in ran.out
+    (entry,) = json.loads(scores.read_text())
+    assert entry["trajectories"] == 1
+    assert entry["one_step"]["skill"] == pytest.approx(1.0)
+    assert predictions.stat().st_size > 0
+    printed = ups("evaluate", "numerical", burgers, "--trajectories", "1", "--json", "-")
+    assert json.loads(printed.out)[0]["one_step"]["nrmse"] < 1e-3
+
+
+def test_solve_from_a_drawn_state(ups: Ups, tmp_path: Path) -> None:
+    path = tmp_path / "wave.nc"
+    words = ("solve", "advection", "--coef", "beta=1", "--seed", "3", "--method", "numerical", "--resolution", "64")
+    ran = ups(*words, "--n-steps", "20", "-o", path)
+    assert ran.code == 0, ran.err
+    with xr.open_dataset(path, engine="h5netcdf") as solution:
+        assert dict(solution.sizes) == {"time": 21, "x": 64}
+        # After one time unit at speed one the wave is back where it was, but for the Nyquist mode.
+        np.testing.assert_allclose(solution.u[20], solution.u[0], atol=1e-3)
+
+
+def test_solve_from_a_file_follows_the_file(ups: Ups, burgers: Path, tmp_path: Path) -> None:
+    import h5py
+
+    path = tmp_path / "again.npz"
+    ran = ups("solve", "burgers", "--method", "numerical", "--initial", burgers, "--trajectory", "1", "-o", path)
+    assert ran.code == 0, ran.err
+    with np.load(path, allow_pickle=False) as solution, h5py.File(burgers) as file:
+        truth = file["tensor"][1, ::5]
+        assert np.abs(solution["data"][..., 0] - truth).max() < 1e-3 * np.abs(truth).max()
+    missing = ups("solve", "burgers", "--method", "numerical", "--initial", burgers, "--trajectory", "2", "-o", path)
+    assert missing.code == 2
+    assert "0 to 1" in missing.err
+
+
+@pytest.mark.parametrize("suffix", [".png", ".gif", ".h5", ".json", ".safetensors"])
+def test_solve_writes_by_suffix(ups: Ups, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"solution{suffix}"
+    words = ("solve", "burgers", "--coef", "nu=0.1", "--method", "numerical", "--resolution", "32", "--n-steps", "4")
+    ran = ups(*words, "-o", path)
+    assert ran.code == 0, ran.err
+    assert path.stat().st_size > 0
+    if suffix in {".png", ".gif"}:
+        with Image.open(path) as picture:
+            assert picture.format == suffix[1:].upper()
+
+
+def test_coefficients() -> None:
+    assert parse_coefficients(["nu=0.001", " rho = 2"]) == {"nu": 0.001, "rho": 2.0}
+    assert parse_draws(["nu=0.001:0.1", "rho=1"]) == {"nu": CoefficientDraw(low=0.001, high=0.1), "rho": 1.0}
+    for wrong in (["nu"], ["nu=a"], ["nu=1", "nu=2"]):
+        with pytest.raises(UserError) as error:
+            parse_coefficients(wrong)
+        assert error.value.code == "invalid_coefficient"
+    with pytest.raises(UserError):
+        parse_draws(["nu=2:1"])

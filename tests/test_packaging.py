@@ -1,0 +1,138 @@
+"""What is installed, pinned and shipped agrees."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+MOST_MODEL_BYTES = 60 * 2**20
+
+
+@pytest.fixture(scope="module")
+def project() -> dict[str, Any]:
+    text = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+    return dict(tomllib.loads(text)["project"])
+
+
+@pytest.fixture(scope="module")
+def pinned() -> dict[str, Version]:
+    lines = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    entries = [Requirement(line) for line in lines if not line.startswith("#")]
+    versions: dict[str, Version] = {}
+    for entry in entries:
+        (specifier,) = entry.specifier
+        assert specifier.operator == "==", f"{entry} is not pinned"
+        versions[canonicalize_name(entry.name)] = Version(specifier.version)
+    return versions
+
+
+def requirements(project: dict[str, Any]) -> list[Requirement]:
+    extras = [line for lines in project["optional-dependencies"].values() for line in lines]
+    return [Requirement(line) for line in (*project["dependencies"], *extras) if not line.startswith("ups-server")]
+
+
+def test_every_dependency_is_pinned_inside_its_range(project: dict[str, Any], pinned: dict[str, Version]) -> None:
+    for requirement in requirements(project):
+        name = canonicalize_name(requirement.name)
+        assert name in pinned, f"{name} is not in constraints.txt"
+        assert requirement.specifier.contains(pinned[name], prereleases=True), f"{name} {pinned[name]}"
+
+
+def test_the_environment_holds_what_is_pinned(pinned: dict[str, Version]) -> None:
+    for name, expected in pinned.items():
+        try:
+            installed = Version(version(name))
+        except PackageNotFoundError:
+            continue  # a dependency on other platforms or Python versions only
+        assert installed.public == expected.public, name
+
+
+def test_constraints_name_nothing_of_one_machine() -> None:
+    text = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8")
+    assert not re.search(r"@|file:|\+", text)
+
+
+def test_the_version_is_the_packages(project: dict[str, Any]) -> None:
+    import ups_server
+
+    assert project["dynamic"] == ["version"]
+    changes = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"## {ups_server.__version__}" in changes
+
+
+def test_containers_agree_with_the_makefile() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    dockerfile = (REPOSITORY / "Dockerfile").read_text(encoding="utf-8")
+    (index,) = set(re.findall(r"--extra-index-url (\S+)", makefile))
+    assert f'"--extra-index-url {index}"' in dockerfile
+    compose = yaml.safe_load((REPOSITORY / "docker/compose.yaml").read_text(encoding="utf-8"))
+    assert {service["build"]["args"]["TORCH"] for service in compose["services"].values()} == {"cpu", "cuda"}
+    for service in compose["services"].values():
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"]), "published on loopback only"
+    copied = re.findall(r"^COPY (.+) \S+$", dockerfile, flags=re.MULTILINE)
+    for name in " ".join(copied).split():
+        assert (REPOSITORY / name).exists(), f"the Dockerfile copies {name}"
+    subprocess.run(["sh", "-n", REPOSITORY / "docker/entrypoint"], check=True)
+    assert os.access(REPOSITORY / "docker/entrypoint", os.X_OK)
+
+
+def test_ci_runs_everything() -> None:
+    script = (REPOSITORY / ".ci/run").read_text(encoding="utf-8")
+    assert "set -euo pipefail" in script
+    assert all(f"make {target}" in script for target in ("test-all", "lint", "types"))
+    assert os.access(REPOSITORY / ".ci/run", os.X_OK)
+
+
+def test_licences() -> None:
+    assert "Apache License" in (REPOSITORY / "LICENSE").read_text(encoding="utf-8")
+    notice = (REPOSITORY / "NOTICE").read_text(encoding="utf-8")
+    assert "all-MiniLM-L6-v2" in notice
+    assert "CHANGED" in notice
+
+
+def test_the_shipped_model_is_self_contained() -> None:
+    from ups_server.catalog import Catalog, shipped_folder
+
+    card = Catalog().model("ups-mini")
+    folder = Path(card.source)
+    assert folder.parent == shipped_folder().resolve()
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= MOST_MODEL_BYTES
+    assert {path.suffix for path in files} <= {".json", ".safetensors", ".txt", ".md", ".yaml"}, "no pickle"
+    assert card.version == "1"
+    assert {"advection", "burgers", "diffusion_sorption"} == set(card.families)
+    assert "diffusion_reaction_1d" not in json.loads((folder / "config.json").read_text())["families"], "held out"
+    assert card.readme, "a shipped model has a card"
+
+
+@pytest.mark.slow
+def test_the_wheel_carries_code_and_models(tmp_path: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(REPOSITORY)]
+    subprocess.run(pip, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
+    assert {"ups_server/cli/app.py", "ups_server/_models/README.md"} <= names
+    for path in (REPOSITORY / "models").rglob("*"):
+        if path.is_file():
+            assert f"ups_server/_models/{path.relative_to(REPOSITORY / 'models').as_posix()}" in names
+    for path in (REPOSITORY / "ups_server").rglob("*"):
+        if path.is_file() and "__pycache__" not in path.parts:
+            assert path.relative_to(REPOSITORY).as_posix() in names
+    assert not [name for name in names if name.startswith(("tests/", "data/", "benchmarks/"))]
+    large = {name for name, size in sizes.items() if size > 2**20}
+    assert all(name.startswith("ups_server/_models/") for name in large)

@@ -1,0 +1,98 @@
+"""Pictures show what the trajectory holds."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ups_server.errors import UserError
+from ups_server.pde import BoundaryCondition, BoundaryKind, Family, Field, Grid, Trajectory, family
+from ups_server.pde.family import Array
+from ups_server.pictures import GIF_FRAMES, save_picture
+
+
+def travelling_wave(steps: int = 9, n: int = 64) -> Trajectory:
+    equation = family("advection")
+    grid = equation.default_grid(n)
+    times = np.linspace(0, equation.dt * (steps - 1), steps)
+    values = np.sin(2 * np.pi * (grid.axes[0][None] - 0.4 * times[:, None]))[..., None]
+    return Trajectory("advection", values, times, grid, equation.boundary, {"beta": 0.4})
+
+
+def test_png_is_a_picture_of_sensible_size(tmp_path: Path) -> None:
+    save_picture(travelling_wave(), tmp_path / "wave.png")
+    with Image.open(tmp_path / "wave.png") as picture:
+        assert picture.format == "PNG"
+        assert min(picture.size) > 300
+        assert len(set(picture.convert("RGB").resize((200, 80)).get_flattened_data())) > 100
+
+
+@pytest.mark.parametrize(("steps", "frames"), [(9, 9), (400, GIF_FRAMES)])
+def test_gif_has_one_frame_a_step_up_to_a_limit(tmp_path: Path, steps: int, frames: int) -> None:
+    save_picture(travelling_wave(steps, 16), tmp_path / "wave.gif")
+    with Image.open(tmp_path / "wave.gif") as picture:
+        assert (picture.format, picture.n_frames) == ("GIF", frames)  # type: ignore[attr-defined]
+
+
+class TwoFields(Family):
+    """A family that exists for its pictures."""
+
+    id = "two_fields"
+    name = "Two fields"
+    equation = "u_t = 0"
+    fields = (Field("u", slot=0, unit="m/s"), Field("v", slot=1))
+    extent = ((0.0, 2.0), (0.0, 1.0))
+    boundary = BoundaryCondition.uniform(BoundaryKind.PERIODIC, 2)
+    dt = frame_dt = t_final = 1.0
+    n = 16
+
+    def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
+        return rng.normal(size=(count, *grid.n, 2))
+
+    def solve(
+        self, initial: Array, times: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None
+    ) -> Array:
+        return np.repeat(initial[:, None], len(times), axis=1)
+
+
+def test_two_dimensions_are_drawn_as_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    equation = TwoFields()
+    monkeypatch.setattr("ups_server.pictures.describe", lambda _: equation)
+    grid, times = Grid((24, 12), equation.extent), np.linspace(0.0, 3.0, 4)
+    values = equation.solve(equation.sample_initial(np.random.default_rng(0), 1, grid), times, grid, {})[0]
+    solution = Trajectory(equation.id, values, times, grid, equation.boundary)
+    for suffix, frames in ((".png", 1), (".gif", 4)):
+        save_picture(solution, tmp_path / f"maps{suffix}")
+        with Image.open(tmp_path / f"maps{suffix}") as picture:
+            assert getattr(picture, "n_frames", 1) <= frames
+            assert min(picture.size) > 150
+
+
+def test_a_single_or_constant_frame_can_be_drawn(tmp_path: Path) -> None:
+    wave = travelling_wave(1)
+    flat = Trajectory(wave.family, np.ones_like(wave.values), wave.times, wave.grid, wave.boundary)
+    save_picture(flat, tmp_path / "flat.png")
+    assert (tmp_path / "flat.png").stat().st_size > 1000
+
+
+def test_a_diverged_rollout_is_drawn_up_to_its_last_finite_step(tmp_path: Path) -> None:
+    wave = travelling_wave()
+    wave.values[5:] = np.nan
+    save_picture(wave, tmp_path / "diverged.png")
+    wave.values[:] = np.nan
+    with pytest.raises(UserError, match="no finite value"):
+        save_picture(wave, tmp_path / "nothing.png")
+
+
+def test_what_cannot_be_drawn_is_the_users_mistake(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as unknown:
+        save_picture(travelling_wave(), tmp_path / "wave.jpg")
+    assert unknown.value.code == "unknown_format"
+    box = Grid((2, 2, 2), ((0.0, 1.0),) * 3)
+    boundary = BoundaryCondition.uniform(BoundaryKind.PERIODIC, 3)
+    cube = Trajectory("advection", np.zeros((1, 2, 2, 2, 1)), np.zeros(1), box, boundary)
+    with pytest.raises(UserError) as solid:
+        save_picture(cube, tmp_path / "cube.png")
+    assert solid.value.code == "picture_not_available"

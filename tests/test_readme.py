@@ -1,0 +1,107 @@
+"""The README's blocks do what they say, against a real server."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from ups_server.cli.serve import EXAMPLE, curl_line
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+URL = "http://127.0.0.1:8000"
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def blocks(language: str) -> list[str]:
+    return [text for name, text in BLOCKS if name == language]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a running service."""
+    command = [sys.executable, "-m", "ups_server.cli", "serve", "--port", "0"]
+    process = subprocess.Popen(
+        [*command, "--data-dir", str(tmp_path_factory.mktemp("service"))],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        url = re.findall(r"http://127\.0\.0\.1:\d+", process.stdout.readline())[0]
+        threading.Thread(target=process.stdout.read, daemon=True).start()
+        with httpx.Client(transport=httpx.HTTPTransport(retries=8)) as client:
+            client.get(f"{url}/healthz").raise_for_status()
+        yield url
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+        process.stdout.close()
+
+
+def test_the_example_is_one_everywhere() -> None:
+    (curl,) = [block for block in blocks("sh") if block.startswith("curl")]
+    words = shlex.split(curl)
+    assert json.loads(words[words.index("-d") + 1]) == EXAMPLE
+    assert json.loads(shlex.split(curl_line(URL))[-1]) == EXAMPLE
+
+
+@pytest.mark.slow
+def test_the_curl_line_returns_a_rollout(server: str, tmp_path: Path) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("there is no curl on this machine")
+    (curl,) = [block for block in blocks("sh") if block.startswith("curl")]
+    done = run_shell(curl.replace(URL, server), tmp_path)
+    answer = json.loads(done)
+    assert answer["family"] == "burgers"
+    assert len(answer["data"]) == len(answer["times"]) == 21
+    assert len(answer["data"][0]) == 128
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", [text for text in blocks("sh") if not text.startswith("curl")])
+def test_shell_blocks(block: str, tmp_path: Path) -> None:
+    run_shell(block, tmp_path)
+    outputs = re.findall(r"-o (\S+)", block)
+    assert outputs
+    assert all((tmp_path / name).stat().st_size > 0 for name in outputs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", blocks("python"))
+def test_python_blocks(block: str, server: str, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-W", "error", "-c", block.replace(URL, server)], check=True, cwd=tmp_path)
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (REPOSITORY / target).exists(), target
+
+
+def test_named_commands_and_targets_exist() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"`?make ([a-z-]+)`?", README):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), f"make {target}"
+    for path in re.findall(r"(?:models|benchmarks|docker)/[\w./-]+\w", README):
+        assert (REPOSITORY / path).exists(), path
+
+
+def run_shell(script: str, folder: Path) -> str:
+    """Runs a block with `ups` being this checkout's command."""
+    command = f'ups() {{ {shlex.quote(sys.executable)} -m ups_server.cli "$@"; }}\n{script}'
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

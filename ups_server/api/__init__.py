@@ -1,0 +1,1 @@
+"""The HTTP service. Imports no torch: models live in the engine process."""

@@ -1,0 +1,68 @@
+"""Finished rollouts: collected from the engine, encoded by the exporters."""
+
+import math
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import numpy as np
+
+from ups_server.api.negotiation import JSON
+from ups_server.data.exporters import encode as export_bytes
+from ups_server.errors import UserError
+from ups_server.settings import Settings
+from ups_server.solve.engine import BlowUp, Engine, Frame
+from ups_server.solve.rollout import Plan
+from ups_server.solve.solver import Frames
+from ups_server.specs import Flag
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A finished rollout: values (B, T, X..., C) in the units of the request's box."""
+
+    plan: Plan
+    values: Frames
+    flags: list[Flag]
+
+
+async def collect(plan: Plan, engine: Engine) -> Answer:
+    """Runs a plan to its end, or to where it blows up."""
+    values = np.empty(plan.shape, dtype=np.float32)
+    values[:, 0] = plan.answer_values(plan.initial)
+    frames, flags = 1, list(plan.flags)
+    async with aclosing(engine.rollout(plan.spec, plan.initial, plan.static)) as events:
+        async for event in events:
+            if isinstance(event, Frame):
+                values[:, frames] = plan.answer_values(event.values)
+                frames += 1
+            elif isinstance(event, BlowUp):
+                flags.append(plan.blow_up_flag(event))
+    return Answer(plan, values[:, :frames], flags)
+
+
+def check_size(plan: Plan, output: str, settings: Settings) -> None:
+    """Raises UserError ``not_acceptable`` for JSON answers that belong into a binary format."""
+    values = math.prod(plan.shape)
+    if output == JSON and values > settings.max_json_values:
+        raise UserError(
+            "not_acceptable",
+            "the answer is too large for JSON",
+            got=values,
+            expected=f"at most {settings.max_json_values} values",
+            hint="send Accept: application/vnd.safetensors, application/x-npz or application/x-netcdf",
+        )
+
+
+def encode(answer: Answer, output: str) -> bytes:
+    """The answer as the bytes of a format."""
+    plan = answer.plan
+    return export_bytes(
+        output,
+        answer.values,
+        plan.times()[: answer.values.shape[1]],
+        plan.family,
+        plan.grid,
+        plan.coefficients,
+        plan.attributes(answer.flags),
+        plan.batched,
+    )

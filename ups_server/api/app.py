@@ -1,0 +1,70 @@
+"""The application: routes, problem documents, and an engine that starts and ends with it."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from ups_server import __version__
+from ups_server.api.problems import Problem, install
+from ups_server.api.routes import ROUTERS
+from ups_server.api.service import Service
+from ups_server.catalog import Catalog
+from ups_server.settings import Settings
+from ups_server.solve.engine import Engine
+from ups_server.solve.engine_local import LocalEngine
+from ups_server.specs import RolloutRequest
+
+logger = logging.getLogger(__name__)
+
+DESCRIPTION = "One model for many partial differential equations."
+
+
+def create_app(settings: Settings | None = None, engine: Engine | None = None) -> FastAPI:
+    """The service as an ASGI application.
+
+    Args:
+        engine: the engine of this machine by default; started and closed with the application.
+    """
+    settings = settings or Settings()
+    catalog = Catalog(settings.data_dir)
+    service = Service(settings, catalog, engine or LocalEngine(settings, catalog))
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await service.engine.start()
+        try:
+            yield
+        finally:
+            await service.engine.close()
+
+    app = FastAPI(
+        title="UPS",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,  # its pages load scripts from elsewhere
+        redoc_url=None,
+    )
+    app.state.service = service
+    install(app, settings)
+    for router in ROUTERS:
+        app.include_router(router)
+    app.openapi = lambda: openapi_document(app)  # type: ignore[method-assign]
+    return app
+
+
+def openapi_document(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document, with the schemas of bodies that the routes read themselves."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        for model in (Problem, RolloutRequest):
+            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas.update(schema.pop("$defs", {}))
+            schemas[model.__name__] = schema
+        app.openapi_schema = document
+    return app.openapi_schema

@@ -1,0 +1,107 @@
+"""Everything that goes wrong, as RFC 9457 problem documents."""
+
+import logging
+import math
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from ups_server.errors import UserError
+from ups_server.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+RETRY = frozenset({"queue_full", "engine_unavailable"})
+"""Errors that go away by themselves: their answers carry Retry-After."""
+
+
+class Problem(BaseModel):
+    """A problem document (RFC 9457). `code` is stable; `got`, `expected` and `hint` are there where they help."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    got: Any = None
+    expected: Any = None
+    hint: str | None = None
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that answers with problem documents."""
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {
+        status: {"description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {"schema": schema}}}
+        for status in statuses
+    }
+
+
+def problem_document(error: Exception) -> dict[str, Any]:
+    """Any exception as a problem document; what is not a UserError says nothing about our insides."""
+    if isinstance(error, UserError):
+        return {key: _finite(value) for key, value in error.problem().items()}
+    return _plain_problem(500, "internal_error", "the service failed; its log says why")
+
+
+def install(app: FastAPI, settings: Settings) -> None:
+    """Makes every error answer of the app a problem document."""
+
+    async def user_error(request: Request, error: Exception) -> JSONResponse:
+        document = problem_document(error)
+        headers = {"Retry-After": str(settings.retry_after_s)} if document["code"] in RETRY else None
+        return JSONResponse(document, document["status"], headers, MEDIA_TYPE)
+
+    async def http_error(request: Request, error: Exception) -> JSONResponse:
+        if not isinstance(error, HTTPException):
+            raise error
+        phrase = HTTPStatus(error.status_code).phrase
+        code = phrase.lower().replace(" ", "_")
+        detail = f"{phrase}: {request.method} {request.url.path}"
+        return JSONResponse(
+            _plain_problem(error.status_code, code, detail), error.status_code, error.headers, MEDIA_TYPE
+        )
+
+    async def validation_error(request: Request, error: Exception) -> JSONResponse:
+        if not isinstance(error, RequestValidationError):
+            raise error
+        places = {".".join(map(str, entry["loc"])): entry["msg"] for entry in error.errors()}
+        return await user_error(
+            request, UserError("invalid_request", "the request does not follow the specification", expected=places)
+        )
+
+    async def failure(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse(problem_document(error), 500, media_type=MEDIA_TYPE)
+
+    app.add_exception_handler(UserError, user_error)
+    app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(RequestValidationError, validation_error)
+    app.add_exception_handler(Exception, failure)
+
+
+def _plain_problem(status: int, code: str, detail: str) -> dict[str, Any]:
+    return {
+        "type": f"urn:ups:error:{code}",
+        "title": code.replace("_", " "),
+        "status": status,
+        "detail": detail,
+        "code": code,
+    }
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they become words."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return value

@@ -1,0 +1,52 @@
+"""Is the service alive, and can it answer rollouts?"""
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel
+
+from ups_server import __version__
+from ups_server.api.service import CurrentService
+
+router = APIRouter(tags=["health"])
+
+
+class Alive(BaseModel):
+    """The API process answers."""
+
+    status: str = "ok"
+    version: str = __version__
+
+
+class Readiness(BaseModel):
+    """State of the engine: `starting`, `loading` (the default model), `ready` or `down`."""
+
+    status: str
+    reason: str | None
+    device: str | None
+    models: list[str]
+    restarts: int
+    active: int
+    queued: int
+
+
+@router.get("/healthz")
+async def healthz() -> Alive:
+    """200 as long as the API process answers."""
+    return Alive()
+
+
+@router.get("/readyz", responses={503: {"model": Readiness, "description": "Not ready yet, or the engine is down."}})
+async def readyz(service: CurrentService, response: Response) -> Readiness:
+    """200 once the engine holds the default model; 503 until then."""
+    health = service.engine.health()
+    if health.state != "ready":
+        response.status_code = 503
+        response.headers["Retry-After"] = str(service.settings.retry_after_s)
+    return Readiness(
+        status=health.state,
+        reason=health.reason,
+        device=health.device,
+        models=list(health.models),
+        restarts=health.restarts,
+        active=health.active,
+        queued=health.queued,
+    )

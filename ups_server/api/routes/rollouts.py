@@ -1,0 +1,110 @@
+"""Rollouts: from an initial condition to its future."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from starlette.requests import ClientDisconnect
+
+from ups_server.api.answers import check_size, collect, encode
+from ups_server.api.body import JSON, decode, media_type, read_body
+from ups_server.api.events import Encoding, stream
+from ups_server.api.negotiation import EVENTS, OFFERED, choose
+from ups_server.api.negotiation import JSON as JSON_FORMAT
+from ups_server.api.problems import documented
+from ups_server.api.service import CurrentService, Service
+from ups_server.solve.rollout import Plan, plan
+from ups_server.specs import RolloutAnswer
+from ups_server.tensors import NPZ, SAFETENSORS
+
+router = APIRouter(prefix="/v1/rollouts", tags=["rollouts"])
+
+EXAMPLE = {
+    "family": "burgers",
+    "coefficients": {"nu": 0.001},
+    "grid": {"n": [128]},
+    "initial_condition": {"sample": {"seed": 7}},
+    "n_steps": 20,
+}
+
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+
+REQUEST_BODY = {
+    "required": True,
+    "description": "JSON; or safetensors / npz with an array `initial_condition` and the JSON as text: metadata key "
+    "`request` of safetensors, entry `request` of npz.",
+    "content": {
+        JSON: {"schema": {"$ref": "#/components/schemas/RolloutRequest"}, "example": EXAMPLE},
+        SAFETENSORS: BINARY,
+        NPZ: BINARY,
+    },
+}
+
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": RolloutAnswer,
+        "description": "The rollout, in the format of the Accept header. Binary formats hold arrays `data`, `times` "
+        "and the coordinates `x`, `y`, `z`, and the rest as JSON in metadata key or entry `header`.",
+        "content": {
+            name: {"schema": {"type": "string"}} if output == EVENTS else BINARY
+            for name, output in OFFERED.items()
+            if output != JSON_FORMAT
+        },
+    },
+    **documented(400, 404, 406, 413, 415, 422, 429, 503),
+}
+
+
+@router.post("", responses=ANSWERS, response_model=None, openapi_extra={"requestBody": REQUEST_BODY})
+async def create_rollout(
+    request: Request,
+    service: CurrentService,
+    encoding: Annotated[Encoding, Query(description="How an event stream writes its states.")] = Encoding.LIST,
+) -> Response:
+    """Advances initial conditions `n_steps` steps and returns every `save_every`-th state, the first one included."""
+    output, content_type = choose(request.headers.get("accept"))
+    kind = media_type(request)
+    body = await read_body(request, service.settings.max_body_bytes)
+    todo = await asyncio.to_thread(_prepare, body, kind, output, service)
+    try:
+        return await _while_connected(request, _answer(todo, output, content_type, encoding, service))
+    except ClientDisconnect:
+        return Response(status_code=499)
+
+
+def _prepare(body: bytes, kind: str, output: str, service: Service) -> Plan:
+    rollout_request, arrays = decode(body, kind, service.settings.max_body_bytes)
+    todo = plan(rollout_request, service.catalog, service.settings, arrays)
+    check_size(todo, output, service.settings)
+    return todo
+
+
+async def _answer(todo: Plan, output: str, content_type: str, encoding: Encoding, service: Service) -> Response:
+    if output == EVENTS:
+        return await stream(todo, service.engine, encoding, service.settings.keep_alive_s)
+    answer = await collect(todo, service.engine)
+    return Response(await asyncio.to_thread(encode, answer, output), media_type=content_type)
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
+    """The result of `work`, which is cancelled when the client goes away: its place in the engine is free again.
+
+    Raises:
+        ClientDisconnect: the client went away.
+    """
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_disconnect(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect()
+        return working.result()
+    finally:
+        leaving.cancel()
+        working.cancel()
+
+
+async def _disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

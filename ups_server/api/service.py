@@ -1,0 +1,27 @@
+"""What every route works with."""
+
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+
+from ups_server.catalog import Catalog
+from ups_server.settings import Settings
+from ups_server.solve.engine import Engine
+
+
+@dataclass(frozen=True)
+class Service:
+    """The parts of a running service."""
+
+    settings: Settings
+    catalog: Catalog
+    engine: Engine
+
+
+def _service(request: Request) -> Service:
+    return cast(Service, request.app.state.service)
+
+
+CurrentService = Annotated[Service, Depends(_service)]
+"""The service, as a parameter of a route."""

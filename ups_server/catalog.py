@@ -1,0 +1,177 @@
+"""The models of this installation: cards read from model folders, and the two built-in solvers. Imports no torch.
+
+An id is looked up in the listing and never becomes a path.
+"""
+
+import json
+import logging
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ups_server import __version__
+from ups_server.errors import UserError
+from ups_server.pde import families
+
+logger = logging.getLogger(__name__)
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+class Range(BaseModel):
+    """Values of a coefficient a model was trained on; null where there is no limit."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    low: float | None = None
+    high: float | None = None
+
+    def contains(self, value: float) -> bool:
+        return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
+
+
+class FamilySupport(BaseModel):
+    """What a model knows of one family."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    dt: float = Field(description="Time between two states of the model.")
+    coefficients: dict[str, Range] = Field(default_factory=dict, description="Trained range of each coefficient.")
+
+
+class ModelCard(BaseModel):
+    """One model: `config.json`, `scores.json` and `README.md` of its folder, or a built-in solver."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    id: str
+    kind: Literal["learned", "builtin"] = "learned"
+    name: str
+    version: str = "1"
+    description: str = ""
+    resolution: int | None = Field(
+        default=None, description="Points per axis it was trained at; null: any, as the family's."
+    )
+    base: str | None = Field(default=None, description="The language model of its body, where it has one.")
+    families: dict[str, FamilySupport]
+    scores: Any = None
+    readme: str | None = Field(default=None, description="The model card, Markdown.")
+    source: str = Field(exclude=True, description="What the solver is loaded from: a folder or a built-in id.")
+
+    def support(self, family_id: str) -> FamilySupport:
+        """Raises UserError ``family_not_in_model``."""
+        try:
+            return self.families[family_id]
+        except KeyError:
+            raise UserError(
+                "family_not_in_model",
+                f"{self.id} was not trained on {family_id}",
+                got=family_id,
+                expected=sorted(self.families),
+                hint="choose another model; the built-in `numerical` solves every family",
+            ) from None
+
+
+BUILTIN = {
+    "numerical": "The family's own reference solver: accurate, usually slower than a trained model.",
+    "persistence": "Repeats the initial condition: the baseline every model has to beat.",
+}
+
+
+def shipped_folder() -> Path:
+    """The models that come with the package: inside the wheel, or beside the package in a checkout."""
+    inside = PACKAGE / "_models"
+    return inside if inside.is_dir() else PACKAGE.parent / "models"
+
+
+class Catalog:
+    """Lists models; reads the folders anew on every call, so that a finished training shows up at once."""
+
+    def __init__(self, data_dir: Path | None = None, shipped: Path | None = None) -> None:
+        self._folders = [shipped or shipped_folder()]
+        if data_dir is not None:
+            self._folders.append(data_dir / "models")
+
+    def models(self) -> list[ModelCard]:
+        """All cards, learned models first, each id once; a shipped model wins over one of the data folder."""
+        cards = {folder.name: folder for folder in reversed(list(self._model_folders())) if folder.name not in BUILTIN}
+        learned = [card for model_id in sorted(cards) if (card := _readable_card(cards[model_id])) is not None]
+        return learned + [builtin_card(model_id) for model_id in BUILTIN]
+
+    def model(self, model_id: str) -> ModelCard:
+        """The card of that id.
+
+        Raises:
+            UserError: ``unknown_model``, ``invalid_model`` where the folder cannot be read.
+        """
+        if model_id in BUILTIN:
+            return builtin_card(model_id)
+        listing = {folder.name: folder for folder in reversed(list(self._model_folders()))}
+        if model_id not in listing:
+            raise UserError(
+                "unknown_model",
+                f"there is no model {model_id!r}",
+                got=model_id,
+                expected=sorted(listing) + list(BUILTIN),
+            )
+        return read_card(listing[model_id])
+
+    def _model_folders(self) -> Iterator[Path]:
+        for parent in self._folders:
+            if parent.is_dir():
+                yield from (folder for folder in sorted(parent.iterdir()) if (folder / "config.json").is_file())
+
+
+def read_card(folder: Path) -> ModelCard:
+    """The card of one model folder.
+
+    Raises:
+        UserError: ``invalid_model``.
+    """
+    scores, readme = folder / "scores.json", folder / "README.md"
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return ModelCard.model_validate(
+            {
+                **config,
+                "id": folder.name,
+                "kind": "learned",
+                "name": config.get("name", folder.name),
+                "version": str(config.get("version", 1)),
+                "scores": json.loads(scores.read_text(encoding="utf-8")) if scores.is_file() else None,
+                "readme": readme.read_text(encoding="utf-8") if readme.is_file() else None,
+                "source": str(folder.resolve()),
+            }
+        )
+    except (ValidationError, ValueError, OSError, AttributeError, TypeError) as error:
+        raise UserError("invalid_model", f"the folder of model {folder.name} cannot be read", got=str(error)) from error
+
+
+def _readable_card(folder: Path) -> ModelCard | None:
+    """The card, or None with a warning in the log: one broken folder does not hide the others."""
+    try:
+        return read_card(folder)
+    except UserError as error:
+        logger.warning("left out of the catalog: %s", error)
+        return None
+
+
+def builtin_card(model_id: str) -> ModelCard:
+    """The card of a built-in solver: every family, at the family's own dt."""
+    return ModelCard(
+        id=model_id,
+        kind="builtin",
+        name=model_id,
+        version=__version__,
+        description=BUILTIN[model_id],
+        families={
+            entry.id: FamilySupport(dt=entry.dt, coefficients={c.name: _domain(c.domain) for c in entry.coefficients})
+            for entry in families().values()
+        },
+        source=model_id,
+    )
+
+
+def _domain(domain: tuple[float, float]) -> Range:
+    low, high = (value if math.isfinite(value) else None for value in domain)
+    return Range(low=low, high=high)

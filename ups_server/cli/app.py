@@ -1,0 +1,56 @@
+"""The command line as a whole: its commands, and the one place where a user's mistake becomes an exit code."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from ups_server import __version__
+from ups_server.cli import data, evaluate, listings, serve, solve, train
+from ups_server.cli.output import print_error
+from ups_server.errors import EXIT_CODE, UserError
+
+app = typer.Typer(
+    name="ups",
+    help="One model for many partial differential equations: generate data, train, evaluate, solve, serve.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("serve")(serve.serve)
+app.command("solve")(solve.solve)
+app.command("evaluate")(evaluate.evaluate)
+app.command("train")(train.train)
+app.add_typer(data.app, name="data")
+app.command("families")(listings.list_families)
+app.command("models")(listings.list_models)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs `arguments` (the process's own when None) and exits: 0 done, 2 the user's mistake, 1 ours."""
+    # Read when torch and neuraloperator are first imported: spinning OpenMP threads collapse on a busy machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("WANDB_MODE", "disabled")
+    try:
+        app(args=arguments, prog_name="ups")
+    except UserError as error:
+        print_error(error)
+        sys.exit(EXIT_CODE)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ups-server {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """One model for many partial differential equations: generate data, train, evaluate, solve, serve."""

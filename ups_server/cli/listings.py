@@ -1,0 +1,83 @@
+"""`ups families` and `ups models`."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ups_server.cli.options import AsJson, DataDir
+from ups_server.cli.output import print_facts, print_json, print_line, print_table
+
+if TYPE_CHECKING:
+    from ups_server.catalog import ModelCard
+    from ups_server.pde import Coefficient, Family
+
+
+def list_families(
+    family: Annotated[str | None, typer.Argument(metavar="[FAMILY]", help="One family, in full.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the equations this installation knows, or describe one."""
+    from ups_server.pde import families
+    from ups_server.pde import family as find
+
+    chosen = list(families().values()) if family is None else [find(family)]
+    if as_json:
+        from ups_server.api.routes.families import family_card
+
+        documents = [family_card(entry).model_dump(mode="json") for entry in chosen]
+        print_json(documents if family is None else documents[0])
+    elif family is None:
+        rows = [(entry.id, entry.equation, _coefficients(entry), f"{entry.dt:g}", str(entry.n)) for entry in chosen]
+        print_table(("family", "equation", "coefficients", "dt", "n"), rows)
+    else:
+        print_facts(_facts(chosen[0]))
+
+
+def list_models(
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="One model: its card.")] = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the models of this installation, or show one card."""
+    from ups_server.catalog import Catalog
+
+    catalog = Catalog(data_dir)
+    chosen = catalog.models() if model is None else [catalog.model(model)]
+    if as_json:
+        documents = [entry.model_dump(mode="json") for entry in chosen]
+        print_json(documents if model is None else documents[0])
+    elif model is None:
+        rows = [
+            (entry.id, entry.version, str(entry.resolution or "any"), ", ".join(entry.families)) for entry in chosen
+        ]
+        print_table(("model", "version", "n", "families"), rows)
+    else:
+        print_line(_card(chosen[0]))
+
+
+def _coefficients(equation: "Family") -> str:
+    return ", ".join(f"{entry.name}={entry.default:g}" for entry in equation.coefficients) or "-"
+
+
+def _facts(equation: "Family") -> dict[str, str]:
+    sides = ", ".join("/".join(dict.fromkeys(axis)) for axis in equation.boundary.as_names())
+    return {
+        "family": equation.id,
+        "name": equation.name,
+        "equation": equation.equation,
+        "fields": ", ".join(f"{entry.name} ({entry.description or entry.unit})" for entry in equation.fields),
+        "coefficients": "; ".join(map(_coefficient, equation.coefficients)) or "-",
+        "box": " x ".join(f"[{low:g}, {high:g}]" for low, high in equation.extent),
+        "boundary": sides,
+        "time": f"0 to {equation.t_final:g}, dt {equation.dt:g}, frames every {equation.frame_dt:g}",
+        "resolution": str(equation.n),
+    }
+
+
+def _coefficient(entry: "Coefficient") -> str:
+    low, high = entry.domain
+    return f"{entry.name}: {entry.description}, default {entry.default:g}, domain {low:g} to {high:g}"
+
+
+def _card(card: "ModelCard") -> str:
+    return card.readme or f"{card.name} {card.version}: {card.description}"

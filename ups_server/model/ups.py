@@ -1,0 +1,224 @@
+"""The models: the conditioned operator (`ups-mini`) and the paper's architecture (`ups-paper`).
+
+Both read a problem once into a `Context` and then advance normalised superspace states (B, N, X...). The conditioned
+operator puts the language model into the reading; the paper's puts it into every step.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ups_server.model.body import LLMBody, masked_mean
+from ups_server.model.conditioning import MAX_SHIFT, Conditioner, Conditions
+from ups_server.model.config import UPSConfig
+from ups_server.model.embedder import FNOEmbedder
+from ups_server.model.metadata import MetadataEncoder
+from ups_server.model.spectral import propagate
+from ups_server.model.superspace import coordinates
+
+
+@dataclass(frozen=True)
+class Context:
+    """What was read of each problem, one row per sample: all a step needs besides the state."""
+
+    rows: dict[str, Tensor]
+    periodic: tuple[bool, ...]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.rows[name]
+
+    def repeat(self, times: int) -> "Context":
+        """Each row `times` times in succession: one trajectory's context for many of its windows."""
+        return Context({name: rows.repeat_interleave(times, 0) for name, rows in self.rows.items()}, self.periodic)
+
+
+class UPSModel(nn.Module, ABC):
+    """Unified PDE solver: ``u_{t+1} = G(u_t, metadata)`` on normalised superspace states."""
+
+    def __init__(self, config: UPSConfig, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__()
+        self.config = config
+        self.body = LLMBody(encoder)
+        words = encoder.get_input_embeddings()
+        if not isinstance(words, nn.Embedding):
+            raise TypeError(f"{type(encoder).__name__} has no word embeddings")
+        self.metadata = MetadataEncoder(tokenizer, words)
+        self.use_body = config.body
+
+    @abstractmethod
+    def read(self, initial: Tensor, given: Conditions) -> Context:
+        """Reads problems once: initial states (B, N, X...) and conditions -> their context."""
+
+    @abstractmethod
+    def advance(self, u: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """One step: states (B, N, X...) -> (next states (B, N, X...), state tokens (B, l, E) for the alignment)."""
+
+    def forward(self, u: Tensor, context: Context) -> Tensor:
+        """One step: states (B, N, X...) -> next states (B, N, X...)."""
+        return self.advance(u, context)[0]
+
+    @final
+    def sequence_features(self, tokens: Tensor, context: Context) -> Tensor:
+        """Sequence-mean features (B, E) of the mixed sequence as it enters the body, metadata tokens excluded.
+
+        These are matched to the features of reference text in stage 1; the metadata tokens are text already and
+        would match trivially.
+        """
+        embedded = self.body.embed(*self.mixed_sequence(tokens, context))
+        return embedded[:, -tokens.shape[1] :].mean(1)
+
+    @final
+    def mixed_sequence(self, tokens: Tensor, context: "Context") -> tuple[Tensor, Tensor]:
+        """Metadata tokens in front of the state tokens (B, l, E), and the mask of the whole."""
+        mask = torch.cat([context["metadata_mask"], tokens.new_ones(tokens.shape[:2])], dim=1)
+        return torch.cat([context["metadata"], tokens], dim=1), mask
+
+    @final
+    def text_features(self, texts: tuple[str, ...]) -> Tensor:
+        """Sequence-mean features (B, E) of texts as they enter the body, padding excluded."""
+        tokens, mask = self.metadata.tokens(texts)
+        return masked_mean(self.body.embed(tokens, mask), mask)
+
+
+class UPS(UPSModel):
+    """The conditioned operator: the language model reads once, a conditioned FNO steps.
+
+    One step is a symmetric splitting, ``u_{t+1} = P(1/2) (I + N) P(1/2) u_t``: P is the exact solution operator of
+    transport and diffusion with constant coefficients that are learned functions of the conditions; N is the FNO
+    embedder with a linear predictor at every point (a local one, no bottleneck), in units of the family's increment.
+    """
+
+    def __init__(self, config: UPSConfig, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__(config, encoder, tokenizer)
+        width, size = config.hidden_channels, self.body.size
+        self.conditioner = Conditioner(config, size)
+        self.embedder = FNOEmbedder(config)
+        self.modulation = nn.Linear(config.condition_size, config.n_layers * 2 * width)
+        self.tokenise = nn.Linear(width, size)
+        heard = nn.Linear(size, config.condition_size)
+        self.read_out = nn.Sequential(nn.LayerNorm(size), heard)
+        self.predictor = nn.Linear(width, config.slots)
+        # Start as the unconditioned operator, persistence, and a body that is not heard yet.
+        for layer in (self.modulation, self.predictor, heard):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def read(self, initial: Tensor, given: Conditions) -> Context:
+        names, symbols = self.metadata.mean(given.names), self._symbols(given)
+        vector = self.conditioner(names, symbols, given)
+        tokens, mask = self.metadata.tokens(given.texts)
+        rows = {"mask": given.mask, "increment": given.increment, "metadata": tokens, "metadata_mask": mask}
+        if given.static is not None:
+            rows["static"] = given.static
+        if self.use_body:
+            context = Context({**rows, **self._conditioned(vector, names, symbols, given)}, given.periodic)
+            _, state_tokens = self.advance(initial, context)
+            sequence, sequence_mask = self.mixed_sequence(state_tokens, context)
+            hidden = self.body(sequence, sequence_mask)
+            vector = vector + self.read_out(masked_mean(hidden, sequence_mask))
+        return Context({**rows, **self._conditioned(vector, names, symbols, given)}, given.periodic)
+
+    def _symbols(self, given: Conditions) -> Tensor:
+        if given.coefficient_names:
+            return self.metadata.mean(given.coefficient_names)
+        return given.mask.new_zeros(0, self.body.size)
+
+    def _conditioned(self, vector: Tensor, names: Tensor, symbols: Tensor, given: Conditions) -> dict[str, Tensor]:
+        config = self.config
+        modulation = self.modulation(vector).reshape(-1, config.n_layers, 2, config.hidden_channels)
+        velocity, diffusivity, drift = self.conditioner.rates(vector, names, symbols, given)
+        return {"modulation": modulation, "velocity": velocity, "diffusivity": diffusivity, "drift": drift}
+
+    def advance(self, u: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        spread = (..., *(None,) * (u.ndim - 2))
+        rates = self._half_rates(u, context)
+        v = propagate(u, *rates, context.periodic) if rates else u
+        features = self.embedder(self._inputs(v, context), context["modulation"], context.periodic)
+        step = self.predictor(features.movedim(1, -1)).movedim(-1, 1)
+        if self.config.increment:
+            step = v + step * context["increment"][spread]
+        if rates:
+            step = propagate(step, *rates, context.periodic)
+        return step * context["mask"][spread], self._tokens(features)
+
+    def _half_rates(self, u: Tensor, context: Context) -> tuple[Tensor, Tensor] | None:
+        """Velocity and diffusivity (B, N, d) of half a step, None without the propagator."""
+        if not self.config.propagator:
+            return None
+        means = u.mean(tuple(range(2, u.ndim)))
+        velocity = context["velocity"] + torch.einsum("bndm,bm->bnd", context["drift"], means)
+        return velocity.clamp(-MAX_SHIFT, MAX_SHIFT) / 2, context["diffusivity"] / 2
+
+    def _inputs(self, v: Tensor, context: Context) -> Tensor:
+        points = tuple(v.shape[2:])
+        static = v.new_zeros(v.shape[0], self.config.static_slots, *points)
+        if "static" in context.rows:
+            static[:, : context["static"].shape[1]] = context["static"]
+        place = coordinates(points, context.periodic, self.config.max_dimensions, v)
+        return torch.cat([v, static, place.expand(v.shape[0], *place.shape)], dim=1)
+
+    def _tokens(self, features: Tensor) -> Tensor:
+        """Patch tokens: the means of the features over equal parts of the box, (B, l, E); any resolution."""
+        ndim = features.ndim - 2
+        if ndim == 1:
+            pooled = F.adaptive_avg_pool1d(features, self.config.tokens)
+        else:
+            side = round(self.config.tokens**0.5)
+            pooled = F.adaptive_avg_pool2d(features, (side, side))
+        tokens: Tensor = self.tokenise(pooled.flatten(2).movedim(1, -1))
+        return tokens
+
+
+class UPSPaper(UPSModel):
+    """The paper's architecture: FNO channels are the tokens, the body runs in every step, a mean-pooled linear
+    predictor gives the absolute next state. A 1-D state is broadcast to n x n; the weights are tied to n.
+
+    Source: thesis 6.1.3. Metadata in front, positions and layer norm once, padding masked.
+    """
+
+    def __init__(self, config: UPSConfig, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        from neuralop.models import FNO
+
+        super().__init__(config, encoder, tokenizer)
+        ndim, points = config.max_dimensions, config.resolution**config.max_dimensions
+        self.embedder = FNO(
+            n_modes=(2 * config.n_modes,) * ndim,
+            in_channels=config.slots + ndim,
+            out_channels=config.tokens,
+            hidden_channels=config.hidden_channels,
+            n_layers=config.n_layers,
+            positional_embedding=None,
+        )
+        self.tokenise = nn.Linear(points, self.body.size)
+        self.predictor = nn.Linear(self.body.size, config.slots * points)
+
+    def read(self, initial: Tensor, given: Conditions) -> Context:
+        tokens, mask = self.metadata.tokens(given.texts)
+        return Context({"metadata": tokens, "metadata_mask": mask, "mask": given.mask}, given.periodic)
+
+    def advance(self, u: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        n, ndim = self.config.resolution, self.config.max_dimensions
+        missing = ndim - (u.ndim - 2)
+        square = u[(..., *(None,) * missing)].expand(*u.shape, *(n,) * missing)
+        place = coordinates((n,) * (ndim - missing), (False,) * (ndim - missing), ndim, u)
+        place = place[(..., *(None,) * missing)].expand(ndim, *(n,) * ndim)
+        features = self.embedder(torch.cat([square, place.expand(u.shape[0], *place.shape)], dim=1))
+        tokens = self.tokenise(features.flatten(2))
+        sequence, mask = self.mixed_sequence(tokens, context)
+        hidden = self.body(sequence, mask) if self.use_body else self.body.embed(sequence, mask)
+        step = self.predictor(masked_mean(hidden, mask)).reshape(-1, self.config.slots, *(n,) * ndim)
+        step = step[(slice(None), slice(None), *(slice(None),) * (ndim - missing), *(0,) * missing)]
+        return step * context["mask"][(..., *(None,) * (step.ndim - 2))], tokens
+
+
+OPERATORS: dict[str, type[UPSModel]] = {"conditioned": UPS, "paper": UPSPaper}
+
+
+def build(config: UPSConfig, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> UPSModel:
+    """The model a config describes."""
+    return OPERATORS[config.operator](config, encoder, tokenizer)

@@ -1,0 +1,220 @@
+"""Pictures of a trajectory: PNG (curves and space-time maps in 1-D, maps in 2-D) and GIF.
+
+Axes carry units, colour maps are perceptually uniform, and one colour scale holds for all times of a field.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ups_server.errors import UserError
+from ups_server.pde import Family, Trajectory
+from ups_server.pde.described import describe
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOUR_MAP = "viridis"
+CURVES = 6
+MAPS = 5
+GIF_FRAMES = 100
+"""A longer trajectory is thinned evenly to this many frames."""
+FRAMES_PER_SECOND = 12
+DPI = 110
+
+
+def save_picture(trajectory: Trajectory, path: Path) -> None:
+    """Writes a `.png` or an animated `.gif`, by the suffix of `path`.
+
+    Raises:
+        UserError: ``unknown_format``; ``picture_not_available`` for 3-D states or without one finite value.
+    """
+    draw = {".png": save_png, ".gif": save_gif}.get(path.suffix.lower())
+    if draw is None:
+        raise UserError("unknown_format", "pictures are .png or .gif", got=path.suffix, expected=[".png", ".gif"])
+    draw(trajectory, path)
+
+
+def save_png(trajectory: Trajectory, path: Path) -> None:
+    """One row a field. 1-D: curves at several times beside the space-time map; 2-D: maps at several times."""
+    draw = _curves_and_map if _ndim(trajectory) == 1 else _maps
+    figure = draw(trajectory, describe(trajectory.family))
+    figure.savefig(path, dpi=DPI)
+
+
+def save_gif(trajectory: Trajectory, path: Path) -> None:
+    """An animation with fixed scales; frames are evenly spaced in the trajectory."""
+    from matplotlib.animation import PillowWriter
+
+    start = _animated_curves if _ndim(trajectory) == 1 else _animated_maps
+    figure, show = start(trajectory, describe(trajectory.family))
+    show(0)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # the layout of the first frame holds for all: half the time
+    writer = PillowWriter(fps=FRAMES_PER_SECOND)
+    with writer.saving(figure, str(path), dpi=80):
+        for step in _evenly(len(trajectory), GIF_FRAMES):
+            show(step)
+            writer.grab_frame()
+
+
+def _ndim(trajectory: Trajectory) -> int:
+    ndim = trajectory.grid.ndim
+    if ndim > 2:
+        raise UserError("picture_not_available", "only 1-D and 2-D states can be drawn", got=f"{ndim}-D")
+    return ndim
+
+
+def _figure(width: float, height: float, trajectory: Trajectory, equation: Family) -> "Figure":
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    numbers = ", ".join(f"{name} = {value:g}" for name, value in trajectory.coefficients.items())
+    figure.suptitle(f"{equation.name}  {numbers}".strip())
+    return figure
+
+
+def _curves_and_map(trajectory: Trajectory, equation: Family) -> "Figure":
+    fields = equation.fields
+    figure = _figure(10, 3.4 * len(fields), trajectory, equation)
+    panels = figure.subplots(len(fields), 2, squeeze=False)
+    x, times = trajectory.grid.axes[0], trajectory.times
+    for row, (curves, space_time) in enumerate(panels):
+        values, label = trajectory.values[..., row], _label(fields[row].name, fields[row].unit)
+        low, high = _limits(values)
+        for step in _evenly(len(times), CURVES):
+            curves.plot(x, values[step], color=_colour(step, len(times)), label=f"t = {times[step]:.4g}")
+        curves.set(xlabel=_label("x", equation.length_unit), ylabel=label, ylim=_margin(low, high))
+        curves.legend(fontsize="small")
+        image = space_time.imshow(
+            values,
+            origin="lower",
+            aspect="auto",
+            extent=(*trajectory.grid.extent[0], *_time_edges(times)),
+            vmin=low,
+            vmax=high,
+            cmap=COLOUR_MAP,
+            interpolation="nearest",
+        )
+        space_time.set(xlabel=_label("x", equation.length_unit), ylabel=_label("t", equation.time_unit))
+        figure.colorbar(image, ax=space_time, label=label)
+    return figure
+
+
+def _maps(trajectory: Trajectory, equation: Family) -> "Figure":
+    fields, steps = equation.fields, _evenly(len(trajectory), MAPS)
+    figure = _figure(2.6 * len(steps) + 1, 2.6 * len(fields) + 0.6, trajectory, equation)
+    panels = figure.subplots(len(fields), len(steps), squeeze=False, sharex=True, sharey=True)
+    for row, entry in enumerate(fields):
+        limits = _limits(trajectory.values[..., row])
+        for panel, step in zip(panels[row], steps, strict=True):
+            image = _map(panel, trajectory, equation, trajectory.values[step, ..., row], limits)
+            if row == 0:
+                panel.set_title(f"t = {trajectory.times[step]:.4g}", fontsize="medium")
+            panel.label_outer()
+        figure.colorbar(image, ax=panels[row].tolist(), label=_label(entry.name, entry.unit))
+    return figure
+
+
+def _map(
+    panel: "Axes", trajectory: Trajectory, equation: Family, values: NDArray[Any], limits: tuple[float, float]
+) -> Any:
+    """Draws (X, Y) `values` with x to the right and y upwards."""
+    (x_low, x_high), (y_low, y_high) = trajectory.grid.extent
+    panel.set(xlabel=_label("x", equation.length_unit), ylabel=_label("y", equation.length_unit))
+    return panel.imshow(
+        values.T,
+        origin="lower",
+        extent=(x_low, x_high, y_low, y_high),
+        vmin=limits[0],
+        vmax=limits[1],
+        cmap=COLOUR_MAP,
+        interpolation="nearest",
+    )
+
+
+def _animated_curves(trajectory: Trajectory, equation: Family) -> tuple["Figure", Callable[[int], None]]:
+    fields = equation.fields
+    figure = _figure(6.5, 3.2 * len(fields), trajectory, equation)
+    panels = figure.subplots(len(fields), 1, squeeze=False)[:, 0]
+    x, lines = trajectory.grid.axes[0], []
+    for row, panel in enumerate(panels):
+        values = trajectory.values[..., row]
+        panel.plot(x, values[0], color="0.75", label=f"t = {trajectory.times[0]:.4g}")
+        lines.append(panel.plot(x, values[0], color=_colour(0, 2))[0])
+        panel.set(
+            xlabel=_label("x", equation.length_unit),
+            ylabel=_label(fields[row].name, fields[row].unit),
+            ylim=_margin(*_limits(values)),
+        )
+
+    def show(step: int) -> None:
+        for row, line in enumerate(lines):
+            line.set_ydata(trajectory.values[step, ..., row])
+        panels[0].set_title(_clock(trajectory, step, equation), fontsize="medium")
+
+    return figure, show
+
+
+def _animated_maps(trajectory: Trajectory, equation: Family) -> tuple["Figure", Callable[[int], None]]:
+    fields = equation.fields
+    figure = _figure(4.2 * len(fields), 4.2, trajectory, equation)
+    panels = figure.subplots(1, len(fields), squeeze=False)[0]
+    images = []
+    for row, panel in enumerate(panels):
+        values = trajectory.values[..., row]
+        images.append(_map(panel, trajectory, equation, values[0], _limits(values)))
+        figure.colorbar(images[-1], ax=panel, label=_label(fields[row].name, fields[row].unit))
+
+    def show(step: int) -> None:
+        for row, image in enumerate(images):
+            image.set_data(trajectory.values[step, ..., row].T)
+        panels[0].set_title(_clock(trajectory, step, equation), fontsize="medium")
+
+    return figure, show
+
+
+def _clock(trajectory: Trajectory, step: int, equation: Family) -> str:
+    unit = "" if equation.time_unit == "1" else f" {equation.time_unit}"
+    return f"t = {trajectory.times[step]:.4g}{unit}"
+
+
+def _label(name: str, unit: str) -> str:
+    return name if unit == "1" else f"{name} ({unit})"
+
+
+def _evenly(length: int, count: int) -> list[int]:
+    """At most `count` indices into `length`, evenly spaced, first and last included."""
+    return [int(i) for i in np.unique(np.linspace(0, length - 1, min(count, length)).round())]
+
+
+def _colour(step: int, length: int) -> tuple[float, float, float, float]:
+    from matplotlib import colormaps
+
+    # The last tenth of viridis is too pale for a line on white.
+    red, green, blue, alpha = colormaps[COLOUR_MAP](0.9 * step / max(length - 1, 1))
+    return float(red), float(green), float(blue), float(alpha)
+
+
+def _limits(values: NDArray[Any]) -> tuple[float, float]:
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        raise UserError("picture_not_available", "the trajectory holds no finite value")
+    low, high = float(finite.min()), float(finite.max())
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def _margin(low: float, high: float) -> tuple[float, float]:
+    return low - 0.05 * (high - low), high + 0.05 * (high - low)
+
+
+def _time_edges(times: NDArray[np.float64]) -> tuple[float, float]:
+    """Each frame fills one band of the map, centred on its time."""
+    half = 0.5 * float(times[-1] - times[0]) / max(len(times) - 1, 1) or 0.5
+    return float(times[0]) - half, float(times[-1]) + half

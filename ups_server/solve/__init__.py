@@ -1,0 +1,1 @@
+"""Solving: models and numerical methods behind one interface, rollouts, the engine, evaluation."""

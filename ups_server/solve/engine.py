@@ -1,0 +1,146 @@
+"""The engine: whatever owns the device and advances rollouts. What stands above it assumes no process or machine."""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ups_server.errors import UserError
+from ups_server.pde import BoundaryCondition, Grid
+from ups_server.solve.solver import Frames, Problem
+
+
+@dataclass(frozen=True)
+class RolloutSpec:
+    """One rollout as the engine sees it.
+
+    Attributes:
+        model: what the solver is loaded from (`ModelCard.source`).
+        n_steps: steps of `problem.dt`.
+        save_every: every so many steps become a frame.
+    """
+
+    model: str
+    problem: Problem
+    n_steps: int
+    save_every: int = 1
+
+    def as_json(self) -> dict[str, Any]:
+        grid = self.problem.grid
+        return {
+            "model": self.model,
+            "n_steps": self.n_steps,
+            "save_every": self.save_every,
+            "problem": {
+                "family": self.problem.family,
+                "coefficients": {name: value for name, value in self.problem.coefficients.items()},
+                "grid": {"n": grid.n, "extent": grid.extent, "offset": grid.offset},
+                "boundary": self.problem.boundary.as_names(),
+                "dt": self.problem.dt,
+            },
+        }
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> "RolloutSpec":
+        problem, grid = document["problem"], document["problem"]["grid"]
+        return cls(
+            model=document["model"],
+            problem=Problem(
+                family=problem["family"],
+                coefficients=problem["coefficients"],
+                grid=Grid(
+                    tuple(grid["n"]),
+                    tuple((low, high) for low, high in grid["extent"]),
+                    tuple(grid["offset"]),
+                ),
+                boundary=BoundaryCondition.from_names(problem["boundary"]),
+                dt=problem["dt"],
+            ),
+            n_steps=document["n_steps"],
+            save_every=document["save_every"],
+        )
+
+
+@dataclass(frozen=True)
+class Started:
+    """The engine accepted the rollout: model loaded, problem understood. Always the first event."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The states (B, X..., C) after `step` steps."""
+
+    step: int
+    values: Frames
+
+
+@dataclass(frozen=True)
+class BlowUp:
+    """The states after `step` steps were not finite; the rollout ended. `fields` and `states` are indices."""
+
+    step: int
+    fields: tuple[int, ...]
+    states: tuple[int, ...]
+
+
+Event = Started | Frame | BlowUp
+
+
+@dataclass(frozen=True)
+class Health:
+    """What the engine is doing.
+
+    Attributes:
+        state: `starting`, `loading` (up, the default model is not), `ready`, `down`.
+        reason: why it is not ready.
+        process_id: of the engine process, where there is one.
+        restarts: how often it was restarted.
+        active, queued: rollouts being stepped, rollouts waiting.
+    """
+
+    state: str
+    reason: str | None = None
+    device: str | None = None
+    models: tuple[str, ...] = ()
+    process_id: int | None = None
+    restarts: int = 0
+    active: int = 0
+    queued: int = 0
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+class EngineFailure(Exception):
+    """Our fault: a solver raised something other than a UserError. The traceback is in the engine's log."""
+
+
+def engine_unavailable(message: str) -> UserError:
+    """503: the engine is away; asking again later is worth it."""
+    return UserError("engine_unavailable", message, hint="the engine restarts by itself: ask again")
+
+
+class Engine(ABC):
+    """Runs rollouts of many requests at once."""
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Begins to start; returns at once. `health` tells when it is ready."""
+
+    @abstractmethod
+    def rollout(self, spec: RolloutSpec, initial: Frames, static: Frames | None = None) -> AsyncGenerator[Event]:
+        """Started, then each frame as it is computed; closing the generator frees the engine's place.
+
+        Args:
+            initial: (B, X..., C), finite, physical units.
+            static: (B, X..., S).
+
+        Raises:
+            UserError: ``queue_full``, ``engine_unavailable``, and what the solver objects to.
+            EngineFailure: the solver failed.
+        """
+
+    @abstractmethod
+    def health(self) -> Health: ...
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Ends the engine; rollouts in flight raise ``engine_unavailable``."""

@@ -1,0 +1,210 @@
+"""One life of the engine process, seen from the API process."""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ups_server.errors import UserError
+from ups_server.settings import Settings
+from ups_server.solve import engine_protocol as protocol
+from ups_server.solve.engine import BlowUp, EngineFailure, Event, Frame, RolloutSpec, Started, engine_unavailable
+from ups_server.solve.solver import Frames
+
+logger = logging.getLogger(__name__)
+
+PACKAGE_PARENT = Path(__file__).resolve().parent.parent.parent
+
+
+@dataclass
+class OpenRollout:
+    """Messages of one rollout that nobody has taken yet; None: the engine is gone. `owed` frames may still come."""
+
+    owed: int = 0
+    inbox: "asyncio.Queue[protocol.Message | None]" = field(default_factory=asyncio.Queue)
+
+
+class EngineConnection:
+    """The process and the messages to and from it. `listen` runs as long as it lives."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        process: asyncio.subprocess.Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self.process = process
+        self.device: str | None = None
+        self.loaded: set[str] = set()
+        self.failed: dict[str, str] = {}
+        self.ready = asyncio.Event()
+        self._settings = settings
+        self._reader = reader
+        self._writer = writer
+        self._open: dict[int, OpenRollout] = {}
+        self._ids = itertools.count(1)
+        self._alive = True
+        self._last_sign = time.monotonic()
+
+    @classmethod
+    async def launch(cls, settings: Settings) -> "EngineConnection":
+        """Starts the process; `ready` is set once it answers and somebody listens."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "ups_server.solve.engine_process",
+                str(theirs.fileno()),
+                settings.device,
+                str(settings.threads),
+                settings.log_level,
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                env=environment(settings),
+            )
+        reader, writer = await asyncio.open_connection(sock=ours)
+        return cls(settings, process, reader, writer)
+
+    async def listen(self) -> None:
+        """Takes in messages until the process dies, stalls or is closed; then every open rollout fails."""
+        watching = asyncio.create_task(self._watch())
+        try:
+            while True:
+                self._take(await protocol.read(self._reader))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            watching.cancel()
+            self._alive = False
+            for rollout in self._open.values():
+                rollout.inbox.put_nowait(None)
+
+    async def end(self) -> None:
+        """Closes the connection, which ends the process, and makes sure of it."""
+        self._writer.close()
+        self._kill()
+        await self.process.wait()
+
+    def preload(self, model: str) -> None:
+        self._send({"op": "load", "model": model})
+
+    async def rollout(self, spec: RolloutSpec, initial: Frames, static: Frames | None) -> AsyncGenerator[Event]:
+        """See `Engine.rollout`."""
+        rollout_id, window = next(self._ids), self._settings.stream_window
+        arrays = [initial] if static is None else [initial, static]
+        rollout = self._open[rollout_id] = OpenRollout()
+        self._owe(rollout, window)
+        finished, taken = False, 0
+        try:
+            self._send({"op": "rollout", "id": rollout_id, "spec": spec.as_json(), "window": window}, arrays)
+            while not finished:
+                header, values = await self._reply(rollout)
+                match header["op"]:
+                    case "started":
+                        yield Started()
+                    case "frame":
+                        yield Frame(header["step"], values[0])
+                        taken += 1
+                        if taken == max(1, window // 2):
+                            self._send({"op": "more", "id": rollout_id, "frames": taken})
+                            self._owe(rollout, taken)
+                            taken = 0
+                    case "problem":
+                        finished = True
+                        raise _error(header["problem"])
+                    case "blow_up":
+                        finished = True
+                        yield BlowUp(header["step"], tuple(header["fields"]), tuple(header["states"]))
+                    case "end":
+                        finished = True
+        finally:
+            del self._open[rollout_id]
+            if not finished and self._alive:
+                self._send({"op": "cancel", "id": rollout_id})
+
+    async def _reply(self, rollout: OpenRollout) -> protocol.Message:
+        message = await rollout.inbox.get()
+        if message is None:
+            raise engine_unavailable("the engine stopped in the middle of this rollout")
+        return message
+
+    def _send(self, header: dict[str, Any], arrays: list[Frames] | None = None) -> None:
+        """Never waits: what is underway is bounded by the number of open rollouts."""
+        if not self._alive:
+            raise engine_unavailable("the engine has just stopped")
+        self._writer.write(protocol.encode(header, arrays or []))
+
+    def _owe(self, rollout: OpenRollout, frames: int) -> None:
+        """From now on the engine may send so many more frames."""
+        if not self._owes():
+            self._last_sign = time.monotonic()
+        rollout.owed += frames
+
+    def _owes(self) -> bool:
+        return any(rollout.owed > 0 for rollout in self._open.values())
+
+    async def _watch(self) -> None:
+        """Kills a process that owes something and shows no sign of life."""
+        while True:
+            stall = self._settings.engine_stall_timeout_s
+            limit = stall if self.device else self._settings.engine_start_timeout_s
+            silence = time.monotonic() - self._last_sign
+            if silence < limit:
+                await asyncio.sleep(min(limit - silence, stall))
+            elif self.device and not self._owes():
+                self._last_sign = time.monotonic()
+            else:
+                logger.warning("the engine was silent for %.0f s and is killed", silence)
+                self._kill()
+                return
+
+    def _kill(self) -> None:
+        if self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.kill()
+
+    def _take(self, message: protocol.Message) -> None:
+        header = message[0]
+        self._last_sign = time.monotonic()
+        match header["op"]:
+            case "ready":
+                self.device = header["device"]
+                self.ready.set()
+            case "loaded":
+                self.loaded.add(header["model"])
+            case "load_failed":
+                self.failed[header["model"]] = header["reason"]
+            case "alive":
+                pass
+            case _ if rollout := self._open.get(header["id"]):
+                rollout.owed -= header["op"] == "frame"
+                rollout.inbox.put_nowait(message)
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """Of the engine process: explicit threads that do not spin, no network for the model hub, our own package."""
+    path = os.pathsep.join(filter(None, [str(PACKAGE_PARENT), os.environ.get("PYTHONPATH")]))
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": str(settings.threads),
+        "OMP_WAIT_POLICY": "passive",
+        "HF_HUB_OFFLINE": "1",
+        "WANDB_MODE": "disabled",
+        "PYTHONPATH": path,
+    }
+
+
+def _error(problem: dict[str, Any]) -> UserError | EngineFailure:
+    if problem["code"] == "internal_error":
+        return EngineFailure(problem["message"])
+    return protocol.problem_from_json(problem)

@@ -1,0 +1,292 @@
+"""From a request to a plan the engine can run: defaults, checks, rescaling, flags. Imports no torch."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ups_server.catalog import Catalog, FamilySupport, ModelCard
+from ups_server.errors import UserError
+from ups_server.pde import BoundaryCondition, Family, Grid, family
+from ups_server.settings import Settings
+from ups_server.solve.engine import BlowUp, RolloutSpec
+from ups_server.solve.initial import States, as_states, drawn_states, initial_array
+from ups_server.solve.solver import Frames, Problem
+from ups_server.specs import Flag, RolloutRequest
+
+MAX_RESCALING = 1e6
+"""Boxes up to so many times the family's own, or smaller, are rescaled: float32 still holds the values."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A rollout ready to run.
+
+    The engine works on the family's own box; `scale` (C,) turns its values into those of the request's box.
+
+    Attributes:
+        grid, coefficients: as the request has them.
+        initial: (B, X..., C) float32 on the family's own box.
+        stride: engine steps per frame.
+        dt: time between two steps of the request.
+        batched: does the answer have a batch axis?
+        flags: what is known before the first step.
+    """
+
+    request: RolloutRequest
+    card: ModelCard
+    family: Family
+    spec: RolloutSpec
+    grid: Grid
+    coefficients: dict[str, float]
+    initial: Frames
+    static: Frames | None
+    scale: NDArray[np.float32]
+    stride: int
+    dt: float
+    batched: bool
+    flags: list[Flag]
+
+    @property
+    def n_frames(self) -> int:
+        """Frames of the answer, the initial condition included."""
+        return self.spec.n_steps // self.stride + 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole answer: (B, T, X..., C)."""
+        return (len(self.initial), self.n_frames, *self.initial.shape[1:])
+
+    def times(self) -> NDArray[np.float64]:
+        """(T,), to 12 digits: 0.15 instead of 0.15000000000000002."""
+        frame_dt = self.dt * self.request.save_every
+        return np.array([float(f"{frame * frame_dt:.12g}") for frame in range(self.n_frames)])
+
+    def attributes(self, flags: list[Flag]) -> dict[str, Any]:
+        """What an answer says beside family, grid, coefficients and arrays."""
+        return {
+            "model": self.card.id,
+            "model_version": self.card.version,
+            "dt": self.dt,
+            "n_steps": self.request.n_steps,
+            "save_every": self.request.save_every,
+            "batched": self.batched,
+            "flags": [flag.model_dump(mode="json") for flag in flags],
+        }
+
+    def answer_values(self, values: Frames) -> Frames:
+        """Engine values (B, X..., C) in the units of the request's box."""
+        return values * self.scale
+
+    def blow_up_flag(self, event: BlowUp) -> Flag:
+        """What a reader has to know about a rollout that ended early."""
+        names = [self.family.fields[index].name for index in event.fields]
+        time = event.step * self.spec.problem.dt
+        return _flag(
+            "blow_up",
+            f"{', '.join(names)} stopped being finite at t = {time:g}; the answer ends before",
+            step=event.step,
+            time=time,
+            fields=names,
+            states=list(event.states),
+        )
+
+
+def plan(
+    request: RolloutRequest,
+    catalog: Catalog,
+    settings: Settings,
+    arrays: Mapping[str, NDArray[Any]] | None = None,
+) -> Plan:
+    """Checks a request against family, model and limits and fills in what it leaves open.
+
+    Args:
+        arrays: the arrays of a binary request: `initial_condition`, and `static` for families with static fields.
+
+    Raises:
+        UserError: everything that can be wrong with a request.
+    """
+    equation = family(request.family)
+    card = catalog.model(request.model or settings.default_model)
+    support = card.support(equation.id)
+    values = initial_array(request.initial_condition, arrays)
+    states = None if values is None else as_states(values, equation, request.grid.n)
+    grid = _grid(request, equation, card, states[0].shape[1:-1] if states else None)
+    dt, substeps = _time_step(request, card, support, equation.t_final)
+    stride = substeps * request.save_every
+    n_steps = request.n_steps // request.save_every * stride
+    count, batched = _batch(request, states)
+    _check_limits(settings, n_steps, (n_steps // stride + 1) * count * math.prod(grid.n) * len(equation.fields))
+
+    length = _rescaling(equation, grid)
+    coefficients = equation.complete(request.coefficients)
+    own = equation.complete(_rescaled(equation, coefficients, length))
+    own_grid = Grid(grid.n, equation.extent)
+    scale = np.array([length**-field.length_power for field in equation.fields], dtype=np.float32)
+    if states is None:
+        initial, static = drawn_states(request.initial_condition, equation, own_grid)
+    else:
+        initial, static = states[0] / scale, states[1]
+    problem = Problem(equation.id, own, own_grid, _boundary(request, equation), dt / substeps)
+    return Plan(
+        request=request,
+        card=card,
+        family=equation,
+        spec=RolloutSpec(card.source, problem, n_steps, stride),
+        grid=grid,
+        initial=initial,
+        static=static,
+        scale=scale,
+        stride=stride,
+        dt=dt,
+        coefficients=coefficients,
+        batched=batched,
+        flags=_flags(equation, card, support, own, grid, initial),
+    )
+
+
+def _grid(request: RolloutRequest, equation: Family, card: ModelCard, shape: tuple[int, ...] | None) -> Grid:
+    """The request's grid; points default to those of the given array, else to the model's resolution."""
+    n = request.grid.n or shape or (card.resolution or equation.n,) * equation.ndim
+    extent = request.grid.extent or equation.extent
+    if len(n) != equation.ndim or len(extent) != equation.ndim:
+        raise UserError(
+            "invalid_grid",
+            f"{equation.id} needs a grid of {equation.ndim} dimension(s)",
+            got={"n": n, "extent": extent},
+            expected=f"{equation.ndim} entries each",
+        )
+    return Grid(n, extent)
+
+
+def _time_step(request: RolloutRequest, card: ModelCard, support: FamilySupport, longest: float) -> tuple[float, int]:
+    """(time between two steps of the request, model steps in it). Built-in solvers take any step up to `longest`."""
+    if request.dt is None:
+        return support.dt, 1
+    if card.kind == "builtin":
+        if request.dt > longest:
+            raise UserError(
+                "dt_mismatch", "dt is longer than the family's whole time", got=request.dt, expected=f"≤ {longest:g}"
+            )
+        return request.dt, 1
+    substeps = round(request.dt / support.dt)
+    if substeps < 1 or not math.isclose(substeps * support.dt, request.dt, rel_tol=1e-6):
+        raise UserError(
+            "dt_mismatch",
+            f"dt must be a multiple of the step {card.id} was trained at",
+            got=request.dt,
+            expected=f"a multiple of {support.dt:g}",
+        )
+    return request.dt, substeps
+
+
+def _check_limits(settings: Settings, n_steps: int, values: int) -> None:
+    if n_steps > settings.max_steps:
+        raise UserError(
+            "too_many_steps",
+            "the rollout takes more model steps than this service allows",
+            got=n_steps,
+            expected=f"at most {settings.max_steps}",
+        )
+    if values > settings.max_points:
+        raise UserError(
+            "too_many_points",
+            "the answer would hold more values than this service allows",
+            got=values,
+            expected=f"at most {settings.max_points}",
+            hint="use a larger save_every, a coarser grid, fewer states or fewer steps",
+        )
+
+
+def _batch(request: RolloutRequest, states: States | None) -> tuple[int, bool]:
+    """(number of states, does the answer have a batch axis)."""
+    if states is not None:
+        return len(states[0]), states[2]
+    sample = request.initial_condition and request.initial_condition.sample
+    return (sample.count if sample else None) or 1, bool(sample and sample.count)
+
+
+def _boundary(request: RolloutRequest, equation: Family) -> BoundaryCondition:
+    if request.boundary is not None and request.boundary != equation.boundary.sides:
+        raise UserError(
+            "boundary_not_supported",
+            f"{equation.id} is solved with its own boundary condition only",
+            got=BoundaryCondition(request.boundary).as_names(),
+            expected=equation.boundary.as_names(),
+        )
+    return equation.boundary
+
+
+def _rescaling(equation: Family, grid: Grid) -> float:
+    """L: the length of the request's box over that of the family's own."""
+    ratios = [length / (high - low) for length, (low, high) in zip(grid.length, equation.extent, strict=True)]
+    if any(not math.isclose(ratio, ratios[0], rel_tol=1e-9) for ratio in ratios):
+        raise UserError(
+            "extent_not_rescalable",
+            "the box must have the proportions of the family's own",
+            got=grid.extent,
+            expected=equation.extent,
+        )
+    if not 1 / MAX_RESCALING <= ratios[0] <= MAX_RESCALING:
+        raise UserError(
+            "extent_not_rescalable",
+            "the box is too large or too small to be rescaled",
+            got=grid.extent,
+            expected=f"{1 / MAX_RESCALING:g} to {MAX_RESCALING:g} times {equation.extent}",
+        )
+    return 1.0 if math.isclose(ratios[0], 1.0, rel_tol=1e-9) else ratios[0]
+
+
+def _rescaled(equation: Family, coefficients: dict[str, float], length: float) -> dict[str, float]:
+    """The coefficients of the same problem on the family's own box."""
+    if length == 1.0:
+        return coefficients
+    powers = {coefficient.name: coefficient.length_power for coefficient in equation.coefficients}
+    fixed = [name for name, power in powers.items() if power is None]
+    if fixed or not powers:
+        raise UserError(
+            "extent_not_rescalable",
+            f"{equation.id} cannot be rescaled to another box: its numbers do not scale with length",
+            got=length,
+            expected=equation.extent,
+        )
+    return {name: coefficients[name] * length**power for name, power in powers.items() if power is not None}
+
+
+def _flags(
+    equation: Family, card: ModelCard, support: FamilySupport, own: Mapping[str, float], grid: Grid, initial: Frames
+) -> list[Flag]:
+    flags = [
+        _flag(
+            "coefficient_outside_trained_range",
+            f"{name} = {own[name]:g} is outside the range {card.id} was trained on",
+            coefficient=name,
+            value=own[name],
+            low=trained.low,
+            high=trained.high,
+        )
+        for name, trained in support.coefficients.items()
+        if name in own and not trained.contains(own[name])
+    ]
+    if card.resolution is not None and any(points != card.resolution for points in grid.n):
+        flags.append(
+            _flag(
+                "resolution_differs_from_training",
+                f"{card.id} was trained at {card.resolution} points per axis",
+                n=list(grid.n),
+                trained=card.resolution,
+            )
+        )
+    negative = [
+        field.name for index, field in enumerate(equation.fields) if field.positive and initial[..., index].min() < 0
+    ]
+    if negative:
+        flags.append(_flag("negative_initial_condition", "these fields are positive in nature", fields=negative))
+    return flags
+
+
+def _flag(code: str, message: str, **details: Any) -> Flag:
+    return Flag.model_validate({"code": code, "message": message, **details})

@@ -1,0 +1,123 @@
+"""One interface for everything that advances a state: trained models, persistence, numerical methods."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ups_server.errors import UserError
+from ups_server.pde import BoundaryCondition, Grid
+
+Frames = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is solved: one equation on one grid.
+
+    Attributes:
+        coefficients: every coefficient of the family: one number for the batch, or one per state.
+        dt: the time between two states.
+    """
+
+    family: str
+    coefficients: Mapping[str, float | Sequence[float]]
+    grid: Grid
+    boundary: BoundaryCondition
+    dt: float
+
+    def coefficient_arrays(self, count: int) -> dict[str, NDArray[np.float64]]:
+        """One array (count,) per coefficient."""
+        return {
+            name: np.broadcast_to(np.asarray(value, dtype=np.float64), (count,))
+            for name, value in self.coefficients.items()
+        }
+
+
+class Session(Protocol):
+    """One rollout in progress."""
+
+    def step(self) -> Frames:
+        """The next state (B, X..., C) in physical units, dt later."""
+        ...
+
+
+class Solver(Protocol):
+    """Advances states of a problem."""
+
+    name: str
+
+    def dt(self, family: str) -> float:
+        """The time step of this solver for a family.
+
+        Raises:
+            UserError: ``family_not_in_model``.
+        """
+        ...
+
+    def session(self, problem: Problem, initial: Frames, static: Frames | None = None) -> Session:
+        """Starts a rollout of `initial` (B, X..., C), physical units; `static` (B, X..., S).
+
+        Raises:
+            UserError: ``family_not_in_model``, ``dt_mismatch``.
+        """
+        ...
+
+    def one_step(self, problem: Problem, truth: Frames, static: Frames | None = None) -> Frames | None:
+        """Teacher-forced predictions (B, T-1, X..., C) of truth[:, 1:] from truth[:, :-1]; (B, T, X..., C) given.
+
+        What a solver reads once per rollout, it reads from truth[:, 0]. None where a visible state does not
+        determine the next one.
+        """
+        ...
+
+
+def rollout(session: Session, n_steps: int) -> Iterator[Frames]:
+    """The states after steps 1 … n_steps, one at a time."""
+    for _ in range(n_steps):
+        yield session.step()
+
+
+def load(model: str | Path, device: str = "auto") -> Solver:
+    """The solver of a model: `persistence`, `numerical`, a folder, or the id of a registered model.
+
+    Args:
+        device: "auto", "cpu" or "cuda"; the two built-in solvers always run on the CPU.
+
+    Raises:
+        UserError: ``unknown_model``, ``invalid_model``.
+    """
+    from ups_server.solve.classical import BUILTIN
+
+    if isinstance(model, str) and model in BUILTIN:
+        return BUILTIN[model]()
+    folder = _model_folder(model)
+    from ups_server.solve.neural import load_neural
+
+    return load_neural(folder, choose_device(device))
+
+
+def choose_device(wanted: str) -> str:
+    """`auto` becomes CUDA where there is one. Imports torch."""
+    if wanted != "auto":
+        return wanted
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _model_folder(model: str | Path) -> Path:
+    folder = Path(model)
+    if (folder / "config.json").is_file():
+        return folder
+    if isinstance(model, Path) or len(folder.parts) > 1:
+        raise UserError(
+            "unknown_model", "there is no model in this folder", got=str(model), expected="a folder with config.json"
+        )
+    from ups_server.catalog import Catalog
+    from ups_server.settings import Settings
+
+    return Path(Catalog(Settings().data_dir).model(model).source)

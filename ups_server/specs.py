@@ -1,0 +1,170 @@
+"""What a rollout request says and what its answer holds: one contract for API, client and command line.
+
+Arrays are channels last, in physical units: (B, X..., C) for states, (B, T, X..., C) for trajectories.
+"""
+
+import reprlib
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+
+from ups_server.errors import UserError
+from ups_server.pde import BoundaryKind
+
+MIN_POINTS = 8
+"""Fewest points per axis of a grid."""
+
+Points = Annotated[int, Field(ge=MIN_POINTS, le=2**20)]
+
+
+class Spec(BaseModel):
+    """Frozen, strict, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class GridSpec(Spec):
+    """The grid. Omitted parts default to the model's resolution and the family's box."""
+
+    n: tuple[Points, ...] | None = Field(default=None, min_length=1, max_length=3, description="Points per axis.")
+    extent: tuple[tuple[FiniteFloat, FiniteFloat], ...] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=3,
+        description="(low, high) per axis. Another box than the family's is rescaled where the equation allows.",
+    )
+
+
+class SampleSpec(Spec):
+    """Initial conditions drawn from the family's own distribution."""
+
+    seed: int = Field(default=0, ge=0, lt=2**63, description="The same seed draws the same states.")
+    count: int | None = Field(
+        default=None, ge=1, le=4096, description="How many; with a count the answer has a leading batch axis."
+    )
+
+
+class InitialConditionSpec(Spec):
+    """Where a rollout starts. Exactly one of `sample` and `values`; binary requests carry the array instead."""
+
+    sample: SampleSpec | None = None
+    values: list[Any] | None = Field(
+        default=None, description="Nested lists: (X..., C), or (X...) for a single field; a leading axis makes a batch."
+    )
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "InitialConditionSpec":
+        if (self.sample is None) == (self.values is None):
+            raise ValueError("give exactly one of sample and values")
+        return self
+
+
+class RolloutRequest(Spec):
+    """One rollout: what is solved, where it starts, how far it goes."""
+
+    model: str | None = Field(
+        default=None, max_length=128, description="A model id; default: the service's default model."
+    )
+    family: str = Field(max_length=128, description="A family id.", examples=["burgers"])
+    coefficients: dict[str, float] = Field(
+        default_factory=dict, description="Values of coefficients; the others keep the family's default."
+    )
+    grid: GridSpec = Field(default_factory=lambda: GridSpec())
+    boundary: tuple[tuple[BoundaryKind, BoundaryKind], ...] | None = Field(
+        default=None, min_length=1, max_length=3, description="(low, high) kind per axis; default: the family's."
+    )
+    initial_condition: InitialConditionSpec | None = Field(
+        default=None, description="Required, unless a binary body carries the array `initial_condition`."
+    )
+    n_steps: int = Field(ge=1, le=10**9, description="Steps of `dt`.")
+    dt: FiniteFloat | None = Field(
+        default=None, gt=0, description="Time between two steps: a multiple of the model's; default: the model's."
+    )
+    save_every: int = Field(
+        default=1, ge=1, le=10**9, description="Keep every so many steps; the initial condition is kept."
+    )
+
+    @model_validator(mode="after")
+    def _keeps_a_step(self) -> "RolloutRequest":
+        if self.save_every > self.n_steps:
+            raise ValueError("save_every must be at most n_steps")
+        return self
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "RolloutRequest":
+        """Reads a request.
+
+        Raises:
+            UserError: ``invalid_json`` or ``invalid_request``, with what is wrong per place.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise invalid_request(error) from None
+
+
+class GridAnswer(BaseModel):
+    """Points along an axis are at ``low + (i + offset) (high - low) / n``."""
+
+    n: list[int]
+    extent: list[tuple[float, float]]
+    offset: list[float]
+
+
+class Flag(BaseModel):
+    """Something to know before trusting an answer, such as `coefficient_outside_trained_range` or `blow_up`."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    code: str
+    message: str
+
+
+class RolloutAnswer(BaseModel):
+    """The JSON answer. Binary formats hold the same: `data`, `times` and coordinates as arrays, the rest as text."""
+
+    model: str
+    model_version: str
+    family: str
+    equation: str
+    fields: list[str] = Field(description="Names of the fields: the last axis of `data`.")
+    units: list[str] = Field(description="Unit of each field.")
+    coefficients: dict[str, float]
+    boundary: list[list[str]]
+    grid: GridAnswer
+    dt: float = Field(description="Time between two steps.")
+    n_steps: int
+    save_every: int
+    times: list[float] = Field(description="Time of each frame; the first is 0, the initial condition.")
+    time_unit: str
+    length_unit: str
+    batched: bool = Field(description="Has `data` a leading batch axis?")
+    flags: list[Flag]
+    data: list[Any] = Field(
+        description="(T, X..., C) nested lists in physical units, the initial condition first; (B, T, X..., C) "
+        "where the request had a batch axis."
+    )
+
+
+def invalid_request(error: ValidationError) -> UserError:
+    """The problem behind a failed validation, one entry per place."""
+    entries = error.errors(include_url=False, include_context=False)
+    if any(entry["type"] == "json_invalid" for entry in entries):
+        return UserError("invalid_json", "the request is not valid JSON", got=entries[0]["msg"])
+    problems = [
+        {"at": ".".join(map(str, entry["loc"])), "got": _short(entry["input"]), "expected": entry["msg"]}
+        for entry in entries
+    ]
+    return UserError(
+        "invalid_request",
+        "the request does not follow the specification",
+        got={problem["at"]: problem["got"] for problem in problems},
+        expected={problem["at"]: problem["expected"] for problem in problems},
+    )
+
+
+def _short(value: Any, limit: int = 80) -> Any:
+    """A value as a problem document may repeat it: never a whole array."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    text = value if isinstance(value, str) else reprlib.repr(value)
+    return text if len(text) <= limit else text[:limit] + "…"

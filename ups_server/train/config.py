@@ -1,0 +1,96 @@
+"""What a training run is: data, model, two stages. One YAML file, checked before anything starts."""
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ups_server.data.draw import CoefficientDraw
+from ups_server.errors import UserError
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FamilyData(Section):
+    """The trajectories of one family and its share of a batch.
+
+    Attributes:
+        count: trajectories to generate, all splits together.
+        frame_dt: spacing of the stored frames; default the family's.
+        coefficients: how each coefficient is drawn per trajectory.
+        trajectories, windows: per training step, `windows` windows of each of `trajectories` trajectories.
+        validation: trajectories of the validation split that are scored.
+    """
+
+    count: int = Field(gt=0)
+    resolution: int = 1024
+    frame_dt: float | None = None
+    coefficients: dict[str, CoefficientDraw] = Field(default_factory=dict)
+    trajectories: int = 8
+    windows: int = 2
+    validation: int = 32
+
+
+class Stage(Section):
+    """One stage of training.
+
+    Attributes:
+        steps: optimiser steps; 0 leaves the stage out.
+        body: does the LLM body take part? It is trained where its learning rate is positive, else frozen.
+        alignment: the alignment loss added to the task loss, by name.
+        schedule: of the learning rates after warm-up, down to zero.
+        noise: standard deviation of Gaussian noise on the input, in units of the family's increment.
+        unroll: steps rolled out in training; from fraction `from_` of the stage on, the last entry holds.
+    """
+
+    steps: int = Field(ge=0)
+    learning_rate: float = 1e-3
+    body_learning_rate: float = 5e-5
+    body: bool = False
+    alignment: str = "none"
+    alignment_weight: float = 1.0
+    schedule: Literal["cosine", "linear"] = "cosine"
+    warmup: int = 200
+    weight_decay: float = 1e-5
+    betas: tuple[float, float] = (0.9, 0.98)
+    noise: float = 0.0
+    unroll: tuple[tuple[float, int], ...] = ((0.0, 1),)
+    """(fraction of the stage, steps) pairs: from that fraction on, so many steps are unrolled."""
+
+
+class TrainConfig(Section):
+    """A training run.
+
+    Attributes:
+        preset: "ups-mini" or "ups-paper"; `model` overrides single fields of it.
+        out: the model folder to write, relative to the configuration file.
+        init: a model folder to start from (weights alone); default the pretrained language model and a new operator.
+        language_model: folder of the Hugging Face encoder to start from; default the pinned package.
+        ema: decay of the averaged weights that are validated and shipped.
+    """
+
+    name: str
+    preset: str = "ups-mini"
+    model: dict[str, object] = Field(default_factory=dict)
+    seed: int = 0
+    families: dict[str, FamilyData]
+    stage1: Stage
+    stage2: Stage
+    ema: float = 0.999
+    clip: float = 1.0
+    validate_every: int = 1000
+    save_minutes: float = 3.0
+    init: Path | None = None
+    language_model: Path | None = None
+    out: Path = Path(".")
+
+    @classmethod
+    def load(cls, path: Path) -> "TrainConfig":
+        """Raises UserError ``invalid_config``."""
+        try:
+            return cls.model_validate(yaml.safe_load(path.read_text()))
+        except (ValidationError, yaml.YAMLError, OSError) as error:
+            raise UserError("invalid_config", f"{path.name} is no training configuration: {error}") from error

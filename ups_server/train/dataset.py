@@ -1,0 +1,119 @@
+"""The training data of a run: generated stores, their statistics, and mixed batches in the superspace."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ups_server.data.build import build_store
+from ups_server.data.splits import Split
+from ups_server.data.statistics import compute
+from ups_server.data.store import Store
+from ups_server.data.windows import Windows
+from ups_server.model.conditioning import Conditions, conditions
+from ups_server.model.config import CoefficientRange, FamilyCard, UPSConfig
+from ups_server.model.superspace import lift
+from ups_server.pde import family
+from ups_server.solve.neural import as_static
+from ups_server.train.config import FamilyData, TrainConfig
+
+Progress = Callable[[str, int, int], None]
+"""Called with (family, trajectories done, trajectories in all)."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows of one family in the superspace, on the device.
+
+    Attributes:
+        frames: (R W, unroll + 1, N, X...).
+        context: (R, N, X...) first frames of the trajectories.
+        conditions: of the R trajectories.
+        windows: W, windows per trajectory.
+    """
+
+    frames: Tensor
+    context: Tensor
+    conditions: Conditions
+    windows: int
+
+
+class FamilyWindows:
+    """One family of a run: its store, its card, its windows."""
+
+    def __init__(self, family_id: str, data: FamilyData, store: Store, n: int) -> None:
+        entry = family(family_id)
+        self.id = family_id
+        self.data = data
+        self.boundary = store.boundary
+        self.card = make_card(family_id, data, store, n)
+        self.training = Windows(store, entry.dt, n, Split.TRAIN)
+        self.validation = Windows(store, entry.dt, n, Split.VALIDATION, augment=False)
+
+    def batch(self, rng: np.random.Generator, unroll: int, config: UPSConfig, device: torch.device) -> Batch:
+        """A random batch of training windows."""
+        drawn = self.training.sample(rng, self.data.trajectories, self.data.windows, unroll)
+        values = dict(zip(self.training.store.coefficient_names, drawn.coefficients.T.tolist(), strict=True))
+        count = len(drawn.context)
+        static = as_static(drawn.static, self.card)
+        given = conditions(config, self.card, values, self.boundary, count, static).to(device)
+        frames = torch.from_numpy(drawn.frames).to(device)
+        windows = frames.shape[1]
+        # Every frame is normalised under its trajectory's conditions.
+        flat = lift(frames.flatten(0, 2), self.card, repeat(given, windows * (unroll + 1)))
+        context = lift(torch.from_numpy(drawn.context).to(device), self.card, given)
+        return Batch(flat.unflatten(0, (count * windows, unroll + 1)), context, given, windows)
+
+
+def repeat(given: Conditions, times: int) -> Conditions:
+    """The statistics rows of `given`, each `times` times in succession (all that `lift` reads)."""
+    return replace(
+        given,
+        mask=given.mask.repeat_interleave(times, 0),
+        mean=given.mean.repeat_interleave(times, 0),
+        std=given.std.repeat_interleave(times, 0),
+    )
+
+
+def make_card(family_id: str, data: FamilyData, store: Store, n: int) -> FamilyCard:
+    """The family as the checkpoint will know it; statistics of the training split."""
+    entry = family(family_id)
+    statistics = compute(store, entry.dt, n)
+    ranges = {
+        name: CoefficientRange(low=statistics.coefficient_low[name], high=statistics.coefficient_high[name])
+        for name in store.coefficient_names
+    }
+    return FamilyCard(
+        dt=entry.dt,
+        name=entry.name,
+        ndim=entry.ndim,
+        fields=store.fields,
+        slots=tuple(field.slot for field in entry.fields),
+        symbols={coefficient.name: coefficient.symbol for coefficient in entry.coefficients},
+        static_fields=tuple(field.name for field in entry.static_fields),
+        coefficients=ranges,
+        statistics=statistics,
+    )
+
+
+def prepare(config: TrainConfig, folder: Path, n: int, progress: Progress, workers: int = 1) -> list[FamilyWindows]:
+    """Generates (or opens) the stores of a run below `folder` and computes their statistics."""
+    out = []
+    for family_id, data in config.families.items():
+        store = build_store(
+            family(family_id),
+            data.coefficients,
+            data.count,
+            data.resolution,
+            config.seed,
+            folder / family_id,
+            progress=partial(progress, family_id),
+            frame_dt=data.frame_dt,
+            workers=workers,
+        )
+        out.append(FamilyWindows(family_id, data, store, n))
+    return out

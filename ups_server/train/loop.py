@@ -1,0 +1,178 @@
+"""The training loop: one step, and all that must survive it.
+
+Everything random in step s is drawn from (seed, stage, s), so that a run resumed from its state on disk is the run that
+was never interrupted.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ups_server.align.base import Alignment
+from ups_server.model.superspace import nrmse
+from ups_server.model.ups import UPSModel
+from ups_server.train.config import Stage, TrainConfig
+from ups_server.train.dataset import Batch, FamilyWindows
+
+MAX_BAD_STEPS = 20
+"""Steps in succession with a loss or gradient that is not finite before a run is given up."""
+
+
+class Diverged(RuntimeError):
+    """Training produced nothing finite for too long."""
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """Task loss per family, alignment loss, gradient norm; `skipped` where the step was not taken."""
+
+    losses: dict[str, float]
+    alignment: float
+    gradient: float
+    skipped: bool
+
+
+class StageTrainer:
+    """One stage in progress: model, averaged weights, optimiser, alignment."""
+
+    def __init__(
+        self,
+        model: UPSModel,
+        families: Sequence[FamilyWindows],
+        config: TrainConfig,
+        stage_index: int,
+        alignment: Alignment,
+    ) -> None:
+        self.model = model
+        self.families = families
+        self.config = config
+        self.index = stage_index
+        self.stage: Stage = (config.stage1, config.stage2)[stage_index]
+        self.alignment = alignment
+        self.device = next(model.parameters()).device
+        self.step = 0
+        self._bad = 0
+        model.use_body = self.stage.body and model.config.body
+        self.trained = trained_parameters(model, train_body=model.use_body and self.stage.body_learning_rate > 0)
+        self.optimiser = torch.optim.AdamW(
+            parameter_groups(self.trained, self.stage),
+            betas=self.stage.betas,
+            weight_decay=self.stage.weight_decay,
+            fused=True,
+        )
+        self.average = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
+        alignment.prepare(model)
+
+    def run_step(self) -> StepReport:
+        """One optimiser step on a batch of every family.
+
+        Raises:
+            Diverged: after `MAX_BAD_STEPS` steps in succession that were not finite.
+        """
+        rng = np.random.default_rng([self.config.seed, self.index, self.step])
+        torch.manual_seed(int(rng.integers(2**62)))
+        unroll = scheduled_unroll(self.stage, self.step)
+        self._set_learning_rates()
+        self.optimiser.zero_grad(set_to_none=True)
+        losses, aligned = {}, []
+        for entry in self.families:
+            batch = entry.batch(rng, unroll, self.model.config, self.device)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+                loss, features = self._losses(batch)
+            losses[entry.id] = loss.item()
+            if self.stage.alignment == "none":
+                (loss / len(self.families)).backward()
+            else:
+                aligned.append((loss, features))
+        alignment = self._backward_aligned(aligned) if aligned else 0.0
+        gradient = float(nn.utils.clip_grad_norm_(self.trained.values(), self.config.clip))
+        skipped = not math.isfinite(gradient) or not all(map(math.isfinite, losses.values()))
+        self._bad = self._bad + 1 if skipped else 0
+        if self._bad > MAX_BAD_STEPS:
+            raise Diverged(f"no finite step since step {self.step - MAX_BAD_STEPS}")
+        if not skipped:
+            self.optimiser.step()
+        self.step += 1
+        self._update_average()
+        return StepReport(losses, alignment, gradient, skipped)
+
+    def _backward_aligned(self, aligned: list[tuple[Tensor, Tensor]]) -> float:
+        task = torch.stack([loss for loss, _ in aligned]).mean()
+        distance = self.alignment.loss(torch.cat([features for _, features in aligned]))
+        (task + self.stage.alignment_weight * distance).backward()
+        return float(distance.detach())
+
+    def _losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Task loss of a batch, averaged over unrolled steps, and the sequence features of its first step."""
+        context = self.model.read(batch.context, batch.conditions).repeat(batch.windows)
+        u = batch.frames[:, 0]
+        if self.stage.noise:
+            spread = (..., *(None,) * (u.ndim - 2))
+            scale = self.stage.noise * batch.conditions.increment.repeat_interleave(batch.windows, 0)
+            u = u + torch.randn_like(u) * (scale * context["mask"])[spread]
+        task, features = u.new_zeros(()), None
+        steps = batch.frames.shape[1] - 1
+        for step in range(steps):
+            u, tokens = self.model.advance(u, context)
+            if features is None:
+                features = self.model.sequence_features(tokens, context)
+            task = task + nrmse(u, batch.frames[:, step + 1], context["mask"]) / steps
+        assert features is not None
+        return task, features
+
+    def _set_learning_rates(self) -> None:
+        factor = schedule(self.stage, self.step)
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["peak"] * factor
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        # The average forgets its start quickly: its decay grows with the steps made.
+        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        for name, parameter in self.trained.items():
+            self.average[name].lerp_(parameter.detach(), 1 - decay)
+
+    @torch.no_grad()
+    def swap_average(self) -> None:
+        """Exchanges the trained weights with their average (call again to undo)."""
+        for name, parameter in self.trained.items():
+            kept = parameter.detach().clone()
+            parameter.copy_(self.average[name])
+            self.average[name] = kept
+
+
+def trained_parameters(model: UPSModel, *, train_body: bool) -> dict[str, nn.Parameter]:
+    """What a stage trains: all but the word embeddings, and the body only where it is not frozen."""
+    for name, parameter in model.named_parameters():
+        # Positions and layer norm of the body stay as the reference text meets them while it is frozen.
+        parameter.requires_grad_(not name.startswith("body.") or train_body)
+    model.metadata.embeddings.requires_grad_(False)
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def parameter_groups(trained: dict[str, nn.Parameter], stage: Stage) -> list[dict[str, object]]:
+    """Body and operator, each with its peak learning rate."""
+    body = [parameter for name, parameter in trained.items() if name.startswith("body.")]
+    rest = [parameter for name, parameter in trained.items() if not name.startswith("body.")]
+    groups: list[dict[str, object]] = [{"params": rest, "peak": stage.learning_rate}]
+    if body:
+        groups.append({"params": body, "peak": stage.body_learning_rate})
+    return groups
+
+
+def schedule(stage: Stage, step: int) -> float:
+    """Linear warm-up to one, then cosine or linear to zero at the last step."""
+    if step < stage.warmup:
+        return (step + 1) / stage.warmup
+    done = (step - stage.warmup) / max(stage.steps - stage.warmup, 1)
+    return 0.5 * (1 + math.cos(math.pi * done)) if stage.schedule == "cosine" else 1 - done
+
+
+def scheduled_unroll(stage: Stage, step: int) -> int:
+    """Steps unrolled at `step`."""
+    fraction = step / max(stage.steps, 1)
+    return [steps for start, steps in stage.unroll if start <= fraction][-1]

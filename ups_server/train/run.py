@@ -1,0 +1,157 @@
+"""A training run from start to finish: data, stage 1, stage 2, the model folder; resumable at any moment."""
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from ups_server.align.registry import ALIGNMENTS
+from ups_server.errors import UserError
+from ups_server.model.checkpoint import create, from_pretrained, save_pretrained
+from ups_server.model.config import PRESETS, UPSConfig
+from ups_server.model.superspace import check_card
+from ups_server.model.ups import UPSModel
+from ups_server.train.config import TrainConfig
+from ups_server.train.dataset import prepare
+from ups_server.train.loop import StageTrainer, StepReport
+from ups_server.train.state import STATE_FILE, Progress, load_state, read_progress, save_state
+from ups_server.train.validate import Score, total, validate
+
+LOG_EVERY = 20
+STAGES = 2
+
+
+class Listener(Protocol):
+    """Who follows a run: the terminal, TensorBoard, a job's events."""
+
+    def data(self, family: str, done: int, count: int) -> None: ...
+    def step(self, stage: int, step: int, steps: int, report: StepReport) -> None: ...
+    def validation(self, stage: int, step: int, scores: dict[str, Score], best: bool) -> None: ...
+
+
+class TrainingRun:
+    """One run in its folder: ``data/`` stores, ``state.safetensors``, ``best/`` model."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: Path,
+        listener: Listener,
+        device: str | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
+        workers: int = 1,
+    ) -> None:
+        self.config, self.folder, self.listener, self.cancelled = config, folder, listener, cancelled
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        folder.mkdir(parents=True, exist_ok=True)
+        self._pin_config()
+        shape = UPSConfig.model_validate({**PRESETS[config.preset].model_dump(), **config.model, "name": config.name})
+        self.families = prepare(config, folder / "data", shape.resolution, listener.data, workers)
+        self.shape = shape.model_copy(update={"families": {entry.id: entry.card for entry in self.families}})
+        for card in self.shape.families.values():
+            check_card(self.shape, card)
+
+    def _pin_config(self) -> None:
+        """A run folder belongs to one configuration."""
+        pinned, text = self.folder / "train.json", self.config.model_dump_json(indent=2)
+        if pinned.exists() and pinned.read_text() != text:
+            raise UserError(
+                "run_exists",
+                f"{self.folder} holds a run of another configuration",
+                hint="give the run another name, or start it afresh with --fresh",
+            )
+        pinned.write_text(text)
+
+    def train(self) -> bool:
+        """Trains to the end or until cancelled; True where the run is complete. The best model is in ``best/``."""
+        model = self._initial_model().to(self.device)
+        progress = read_progress(self.folder) or Progress()
+        trainer = self._trainer(model, progress.stage)
+        if (self.folder / STATE_FILE).exists():
+            load_state(self.folder, trainer)
+        while self._run_stage(trainer, progress):
+            if progress.stage + 1 == STAGES:
+                return True
+            # The next stage starts from the averaged weights.
+            trainer.swap_average()
+            progress.stage += 1
+            trainer = self._trainer(model, progress.stage)
+            save_state(self.folder, trainer, progress)
+        return False
+
+    def _initial_model(self) -> UPSModel:
+        torch.manual_seed(self.config.seed)
+        model = create(self.shape, language_model=self.config.language_model)
+        if self.config.init is not None:
+            warm_start(model, self.config.init)
+        return model
+
+    def _trainer(self, model: UPSModel, stage: int) -> StageTrainer:
+        method = (self.config.stage1, self.config.stage2)[stage].alignment
+        if method not in ALIGNMENTS:
+            raise UserError("unknown_alignment", "no such alignment", got=method, expected=sorted(ALIGNMENTS))
+        return StageTrainer(model, self.families, self.config, stage, ALIGNMENTS[method]())
+
+    def _run_stage(self, trainer: StageTrainer, progress: Progress) -> bool:
+        steps, saved = trainer.stage.steps, time.monotonic()
+        while trainer.step < steps:
+            if self.cancelled():
+                save_state(self.folder, trainer, progress)
+                return False
+            started = time.monotonic()
+            report = trainer.run_step()
+            progress.seconds += time.monotonic() - started
+            if trainer.step % LOG_EVERY == 0:
+                self.listener.step(trainer.index, trainer.step, steps, report)
+            due = trainer.step == steps
+            if due or trainer.step % self.config.validate_every == 0:
+                self._validate(trainer, progress)
+            if due or time.monotonic() - saved > 60 * self.config.save_minutes:
+                save_state(self.folder, trainer, progress)
+                saved = time.monotonic()
+        return True
+
+    def _validate(self, trainer: StageTrainer, progress: Progress) -> None:
+        trainer.swap_average()
+        scores = validate(trainer.model, self.families)
+        value = total(scores)
+        best = value < progress.best
+        if best:
+            progress.best, progress.best_at = value, f"stage {trainer.index + 1}, step {trainer.step}"
+            publish(trainer.model, self.folder / "best")
+        trainer.swap_average()
+        self.listener.validation(trainer.index, trainer.step, scores, best)
+
+
+def warm_start(model: UPSModel, folder: Path) -> None:
+    """Takes the weights of a model folder; shapes must agree.
+
+    Raises:
+        UserError: ``not_a_model``, ``shape_mismatch``.
+    """
+    try:
+        model.load_state_dict(from_pretrained(folder).state_dict())
+    except RuntimeError as error:
+        raise UserError("shape_mismatch", f"the weights of {folder.name} do not fit: {error}") from error
+
+
+def publish(model: UPSModel, folder: Path) -> None:
+    """Replaces a model folder as a whole: readers see the old or the new one."""
+    part, old = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
+    for stale in (part, old):
+        shutil.rmtree(stale, ignore_errors=True)
+    save_pretrained(model, part)
+    if folder.exists():
+        folder.rename(old)
+    part.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def publish_best(best: Path, out: Path) -> Path:
+    """Copies the files of the best model into `out`, beside what else is there (card, recipe)."""
+    out.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(best, out, dirs_exist_ok=True)
+    return out

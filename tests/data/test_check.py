@@ -4,6 +4,8 @@ import h5py
 import numpy as np
 import pytest
 
+from tests.pdebench_files import static_of, values_of, write
+from ups_server.data import source as source_module
 from ups_server.data.check import check_file, report_text
 from ups_server.data.generate import generate
 from ups_server.data.source import open_source
@@ -114,3 +116,20 @@ def test_transcoding_keeps_everything(file: Path) -> None:
     with pytest.raises(UserError) as caught:
         open_source(file.with_name("store"), "burgers")
     assert caught.value.code == "family_mismatch"
+
+
+@pytest.mark.parametrize("limit", [1, 2**20])
+def test_transcoding_keeps_static_fields_and_rows_larger_than_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    for function in (source_module.block_rows, source_module.frame_slices):
+        monkeypatch.setattr(function, "__defaults__", (limit,))
+    source = open_source(write(tmp_path / "file.h5", "incompressible_ns_2d"))
+    store = transcode(source, tmp_path / "store")
+    assert np.array_equal(store.read(range(3)), values_of("incompressible_ns_2d"))
+    static, expected = store.read_static([2, 0]), static_of("incompressible_ns_2d")
+    assert static is not None
+    assert expected is not None
+    assert np.array_equal(static, expected[[2, 0]])
+    source.close()
+    assert check_file(tmp_path / "store").ok

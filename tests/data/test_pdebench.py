@@ -283,3 +283,13 @@ def test_published_gas_conserves_mass_along_its_axes(pdebench: Path) -> None:
             np.roll(density * speed, -1, axis) - np.roll(density * speed, 1, axis) for axis, speed in ((1, vx), (2, vy))
         )
         assert np.corrcoef((density[1] - density[0]).ravel(), -np.sum(outflow, axis=0).ravel())[0, 1] > 0.95
+
+
+def test_three_dimensions_are_read_and_refused_where_something_must_be_solved(tmp_path: Path) -> None:
+    for source in opened(write(tmp_path / "file.h5", "compressible_ns_3d")):
+        assert source.read([1], [2]).shape == (1, 1, *grid_for("compressible_ns_3d").n, 5)
+        with pytest.raises(UserError, match="at most 2 dimensions"):
+            family(source.family)
+    with pytest.raises(UserError) as caught:
+        describe("compressible_ns_3d").sample_initial(np.random.default_rng(), 1, grid_for("compressible_ns_3d"))
+    assert caught.value.code == "no_solver"

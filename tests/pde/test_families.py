@@ -59,16 +59,18 @@ def test_any_increasing_times_will_do(entry: Family) -> None:
     initial, grid, chosen = start(entry, 1, 2, 64), entry.default_grid(64), defaults(entry, 2)
     times = entry.dt * np.array([1.0, 1.3, 2.7, 3.0])
     whole = entry.solve(initial, times, grid, chosen)
-    np.testing.assert_allclose(entry.solve(initial, times[[0, 3]], grid, chosen)[:, 1], whole[:, 3], atol=5e-5)
+    scale = np.maximum(1.0, np.abs(whole).max(axis=tuple(range(whole.ndim - 1))))
+    again = entry.solve(initial, times[[0, 3]], grid, chosen)[:, 1]
+    np.testing.assert_allclose(again / scale, whole[:, 3] / scale, atol=5e-5)
     np.testing.assert_array_equal(entry.solve(initial, times[:1], grid, chosen)[:, 0], initial)
 
 
 @ALL
 def test_conserved_fields_are(entry: Family) -> None:
     # A coarse subsample of a shock does not show its mass.
-    n = entry.n if entry.ndim == 1 else 64
-    initial, grid = start(entry, 2, 4, n), entry.default_grid(n)
-    solution = entry.solve(initial, np.array([0.0, entry.dt, 3.0 * entry.dt]), grid, defaults(entry, 4))
+    n, count = (entry.n, 4) if entry.ndim == 1 else (64, 2)
+    initial, grid = start(entry, 2, count, n), entry.default_grid(n)
+    solution = entry.solve(initial, np.array([0.0, entry.dt, 3.0 * entry.dt]), grid, defaults(entry, count))
     total = solution.mean(axis=tuple(range(2, solution.ndim - 1)))
     for index, field in enumerate(entry.fields):
         if field.name in entry.conserved:

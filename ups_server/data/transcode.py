@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ups_server.data.build import Progress
 from ups_server.data.manifest import GridRecord, Layout
-from ups_server.data.source import TrajectorySource, frame_slices
+from ups_server.data.source import TrajectorySource, block_rows, frame_slices
 from ups_server.data.store import Store
 from ups_server.data.writer import StoreWriter
 from ups_server.errors import UserError
@@ -36,23 +36,37 @@ def transcode(
         static_fields=source.static_fields,
     )
     with StoreWriter(path, layout, provenance) as writer:
-        for row in range(writer.written, source.n_trajectories):
-            static = source.read_static([row])
+        done = writer.written
+        for block in block_rows(source):
+            rows = range(max(done, block.start), block.stop)
+            if not rows:
+                continue
+            static = source.read_static(rows)
             if static is not None:
-                _refuse_unless_finite(static, row)
-            writer.append_pieces(_frames(source, row), source.coefficients[row], None if static is None else static[0])
+                _refuse_unless_finite(static, rows)
+            coefficients = source.coefficients[rows.start : rows.stop]
+            if len(rows) > 1:
+                values = source.read(rows)
+                _refuse_unless_finite(values, rows)
+                writer.append(values, coefficients, static)
+            else:
+                frames = _frames(source, rows)
+                writer.append_pieces(frames, coefficients[0], None if static is None else static[0])
             if progress is not None:
-                progress(row + 1, source.n_trajectories)
+                progress(rows.stop, source.n_trajectories)
         return writer.close()
 
 
-def _frames(source: TrajectorySource, row: int) -> Iterator[NDArray[np.float32]]:
+def _frames(source: TrajectorySource, rows: range) -> Iterator[NDArray[np.float32]]:
+    """The frames of one row in pieces of bounded size."""
     for frames in frame_slices(source):
-        values = source.read([row], frames)
-        _refuse_unless_finite(values, row)
+        values = source.read(rows, frames)
+        _refuse_unless_finite(values, rows)
         yield values[0]
 
 
-def _refuse_unless_finite(values: NDArray[np.float32], row: int) -> None:
-    if not np.isfinite(values).all():
-        raise UserError("non_finite", f"trajectory {row} holds values that are not finite")
+def _refuse_unless_finite(values: NDArray[np.float32], rows: range) -> None:
+    finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    if not finite.all():
+        bad = rows[int(np.flatnonzero(~finite)[0])]
+        raise UserError("non_finite", f"trajectory {bad} holds values that are not finite")

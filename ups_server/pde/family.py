@@ -161,6 +161,10 @@ class Family(ABC):
             static: (N, X..., S) static fields, for families that have them.
         """
 
+    def fit_initial(self, initial: Array, coefficients: Mapping[str, Array]) -> Array:
+        """Sampled states (N, X..., C) as they start at these coefficients, each (N,): most families ignore them."""
+        return initial
+
     def sample_static(self, rng: np.random.Generator, count: int, grid: Grid) -> Array | None:
         """(N, X..., S) static fields such as forcing; None for families without."""
         return None

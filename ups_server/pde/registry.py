@@ -23,6 +23,16 @@ def family(family_id: str) -> Family:
     try:
         return families()[family_id]
     except KeyError:
-        raise UserError(
-            "unknown_family", f"there is no family {family_id!r}", got=family_id, expected=sorted(families())
-        ) from None
+        raise _unknown(family_id) from None
+
+
+def _unknown(family_id: str) -> UserError:
+    from ups_server.pde.described import DESCRIBED
+
+    message, hint = f"there is no family {family_id!r}", None
+    for entry in DESCRIBED:
+        if entry.id == family_id:
+            reason = "solvers and models have at most 2 dimensions" if entry.ndim > 2 else "it has no solver here"
+            message = f"{family_id} is known from files only: {reason}"
+            hint = "its files can be checked and converted"
+    return UserError("unknown_family", message, got=family_id, expected=sorted(families()), hint=hint)

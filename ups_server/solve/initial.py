@@ -73,13 +73,16 @@ def as_states(given: Mapping[str, NDArray[Any]], equation: Family, n: tuple[int,
     return values, np.ascontiguousarray(np.broadcast_to(static, (len(values), *static.shape[1:]))), batched
 
 
-def drawn_states(initial: InitialConditionSpec | None, equation: Family, grid: Grid) -> tuple[Frames, Frames | None]:
+def drawn_states(
+    initial: InitialConditionSpec | None, equation: Family, grid: Grid, coefficients: Mapping[str, float]
+) -> tuple[Frames, Frames | None]:
     """(B, X..., C) states, and static fields, of the family's own distribution on its own box; the seed decides."""
     sample = initial and initial.sample
     if not sample:
         raise UserError("missing_initial_condition", "the rollout has no initial condition")
     rng = np.random.default_rng(sample.seed)
     states = equation.sample_initial(rng, sample.count or 1, grid)
+    states = equation.fit_initial(states, {name: np.full(len(states), value) for name, value in coefficients.items()})
     static = equation.sample_static(rng, sample.count or 1, grid)
     return states.astype(np.float32), None if static is None else static.astype(np.float32)
 

@@ -127,7 +127,7 @@ def plan(
     own_grid = Grid(grid.n, equation.extent)
     scale = np.array([length**-field.length_power for field in equation.fields], dtype=np.float32)
     if states is None:
-        initial, static = drawn_states(request.initial_condition, equation, own_grid)
+        initial, static = drawn_states(request.initial_condition, equation, own_grid, own)
     else:
         initial, static = states[0] / scale, states[1]
     problem = Problem(equation.id, own, own_grid, _boundary(request, equation), dt / substeps)

@@ -42,4 +42,4 @@ def run(config: Path, *, fresh: bool = False, device: str | None = None, workers
         raise UserError(
             "training_interrupted", "the run was interrupted and its state saved", hint="the same command resumes it"
         )
-    return publish_best(folder / "best", config.parent / settings.out)
+    return publish_best(folder / "best", settings.out)

@@ -67,7 +67,8 @@ class TrainConfig(Section):
     Attributes:
         preset: "ups-mini" or "ups-paper"; `model` overrides single fields of it.
         out: the model folder to write, relative to the configuration file.
-        init: a model folder to start from (weights alone); default the pretrained language model and a new operator.
+        init: a model folder to start from, relative to the configuration file: its weights, and its statistics of
+            families that are trained on here too; default the pretrained language model and a new operator.
         language_model: folder of the Hugging Face encoder to start from; default the pinned package.
         ema: decay of the averaged weights that are validated and shipped.
     """
@@ -91,6 +92,8 @@ class TrainConfig(Section):
     def load(cls, path: Path) -> "TrainConfig":
         """Raises UserError ``invalid_config``."""
         try:
-            return cls.model_validate(yaml.safe_load(path.read_text()))
+            config = cls.model_validate(yaml.safe_load(path.read_text()))
         except (ValidationError, yaml.YAMLError, OSError) as error:
             raise UserError("invalid_config", f"{path.name} is no training configuration: {error}") from error
+        here = {name: path.parent / value for name in ("out", "init") if (value := getattr(config, name)) is not None}
+        return config.model_copy(update=here)

@@ -1,6 +1,6 @@
 """The training data of a run: generated stores, their statistics, and mixed batches in the superspace."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -45,12 +45,14 @@ class Batch:
 class FamilyWindows:
     """One family of a run: its store, its card, its windows."""
 
-    def __init__(self, family_id: str, data: FamilyData, store: Store, n: int) -> None:
+    def __init__(self, family_id: str, data: FamilyData, store: Store, n: int, known: FamilyCard | None = None) -> None:
         entry = family(family_id)
         self.id = family_id
         self.data = data
         self.boundary = store.boundary
-        self.card = make_card(family_id, data, store, n)
+        self.card = make_card(family_id, store, n)
+        if known is not None:
+            self.card = joined(known, self.card)
         self.training = Windows(store, entry.dt, n, Split.TRAIN)
         self.validation = Windows(store, entry.dt, n, Split.VALIDATION, augment=False)
 
@@ -79,7 +81,19 @@ def repeat(given: Conditions, times: int) -> Conditions:
     )
 
 
-def make_card(family_id: str, data: FamilyData, store: Store, n: int) -> FamilyCard:
+def joined(known: FamilyCard, new: FamilyCard) -> FamilyCard:
+    """The card of weights that go on training: their own statistics, the ranges of both trainings."""
+    ranges = {
+        name: CoefficientRange(
+            low=min(new.coefficients[name].low, known.coefficients[name].low),
+            high=max(new.coefficients[name].high, known.coefficients[name].high),
+        )
+        for name in new.coefficients
+    }
+    return known.model_copy(update={"coefficients": ranges})
+
+
+def make_card(family_id: str, store: Store, n: int) -> FamilyCard:
     """The family as the checkpoint will know it; statistics of the training split."""
     entry = family(family_id)
     statistics = compute(store, entry.dt, n)
@@ -100,8 +114,19 @@ def make_card(family_id: str, data: FamilyData, store: Store, n: int) -> FamilyC
     )
 
 
-def prepare(config: TrainConfig, folder: Path, n: int, progress: Progress, workers: int = 1) -> list[FamilyWindows]:
-    """Generates (or opens) the stores of a run below `folder` and computes their statistics."""
+def prepare(
+    config: TrainConfig,
+    folder: Path,
+    n: int,
+    known: Mapping[str, FamilyCard],
+    progress: Progress,
+    workers: int = 1,
+) -> list[FamilyWindows]:
+    """Generates (or opens) the stores of a run below `folder` and computes their statistics.
+
+    Args:
+        known: cards of the families that the weights to start from were trained on.
+    """
     out = []
     for family_id, data in config.families.items():
         store = build_store(
@@ -115,5 +140,5 @@ def prepare(config: TrainConfig, folder: Path, n: int, progress: Progress, worke
             frame_dt=data.frame_dt,
             workers=workers,
         )
-        out.append(FamilyWindows(family_id, data, store, n))
+        out.append(FamilyWindows(family_id, data, store, n, known.get(family_id)))
     return out

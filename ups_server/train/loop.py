@@ -62,7 +62,8 @@ class StageTrainer:
             parameter_groups(self.trained, self.stage),
             betas=self.stage.betas,
             weight_decay=self.stage.weight_decay,
-            fused=True,
+            # PyTorch has no fused update for complex weights (neuraloperator's).
+            fused=not any(parameter.is_complex() for parameter in self.trained.values()),
         )
         self.average = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
         alignment.prepare(model)

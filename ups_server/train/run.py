@@ -48,8 +48,9 @@ class TrainingRun:
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         folder.mkdir(parents=True, exist_ok=True)
         self._pin_config()
-        shape = UPSConfig.model_validate({**PRESETS[config.preset].model_dump(), **config.model, "name": config.name})
-        self.families = prepare(config, folder / "data", shape.resolution, listener.data, workers)
+        shape = UPSConfig.model_validate({**PRESETS[config.preset].model_dump(), "name": config.name, **config.model})
+        known = UPSConfig.load(config.init).families if config.init else {}
+        self.families = prepare(config, folder / "data", shape.resolution, known, listener.data, workers)
         self.shape = shape.model_copy(update={"families": {entry.id: entry.card for entry in self.families}})
         for card in self.shape.families.values():
             check_card(self.shape, card)

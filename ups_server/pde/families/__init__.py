@@ -2,8 +2,21 @@
 
 from ups_server.pde.families.advection import Advection
 from ups_server.pde.families.burgers import Burgers
+from ups_server.pde.families.compressible_ns_1d import CompressibleNs1D
+from ups_server.pde.families.compressible_ns_2d import CompressibleNs2D
 from ups_server.pde.families.diffusion_reaction_1d import DiffusionReaction1D
+from ups_server.pde.families.diffusion_reaction_2d import DiffusionReaction2D
 from ups_server.pde.families.diffusion_sorption import DiffusionSorption
+from ups_server.pde.families.shallow_water import ShallowWater
 from ups_server.pde.family import Family
 
-FAMILIES: tuple[Family, ...] = (Advection(), Burgers(), DiffusionSorption(), DiffusionReaction1D())
+FAMILIES: tuple[Family, ...] = (
+    Advection(),
+    Burgers(),
+    DiffusionSorption(),
+    DiffusionReaction1D(),
+    CompressibleNs1D(),
+    ShallowWater(),
+    CompressibleNs2D(),
+    DiffusionReaction2D(),
+)

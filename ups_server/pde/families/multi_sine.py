@@ -33,7 +33,14 @@ LEFT_EDGE = (0.1, 0.45)
 WINDOW = 0.45
 
 
-def sample_multi_sine(rng: np.random.Generator, count: int, grid: Grid, *, unit_range: bool = False) -> Array:
+def sample_multi_sine(
+    rng: np.random.Generator,
+    count: int,
+    grid: Grid,
+    *,
+    unit_range: bool = False,
+    window_extent: tuple[float, float] = (0.0, 1.0),
+) -> Array:
     """`count` initial states (N, X) at the points of a 1-D grid.
 
     One row of random numbers makes one function: the same generator gives the same functions on every grid, and the
@@ -41,18 +48,19 @@ def sample_multi_sine(rng: np.random.Generator, count: int, grid: Grid, *, unit_
 
     Args:
         unit_range: map each function onto [0, 1].
+        window_extent: where the window, which has its own units, has the ends of the box.
     """
     draws = rng.random((count, N_DRAWN + 2 * N_MODES + 4))
     (lo, _), length = grid.extent[0], grid.length[0]
-    values = _evaluate(draws, (grid.axes[0] - lo) / length)
+    values = _evaluate(draws, (grid.axes[0] - lo) / length, window_extent)
     if unit_range:
-        base = _evaluate(draws, (np.arange(BASE_POINTS) + 0.5) / BASE_POINTS)
+        base = _evaluate(draws, (np.arange(BASE_POINTS) + 0.5) / BASE_POINTS, window_extent)
         low, high = base.min(axis=1, keepdims=True), base.max(axis=1, keepdims=True)
         values = (values - low) / (high - low)
     return values
 
 
-def _evaluate(draws: Array, position: Array) -> Array:
+def _evaluate(draws: Array, position: Array, window_extent: tuple[float, float]) -> Array:
     """Functions (N, X) from uniform draws (N, 14), at positions (X,) in units of the box."""
     drawn, amplitude, phase, rest = np.split(draws, np.cumsum([N_DRAWN, N_MODES, N_MODES]), axis=1)
     picked = np.floor(drawn * N_MODES)[:, :, None] == np.arange(N_MODES)
@@ -63,6 +71,7 @@ def _evaluate(draws: Array, position: Array) -> Array:
 
     rectified, sign, windowed, left = (column[:, None] for column in rest.T)
     values = np.where(rectified < P_RECTIFIED, np.where(sign < 0.5, -1.0, 1.0) * np.abs(values), values)
-    inside = position - (LEFT_EDGE[0] + (LEFT_EDGE[1] - LEFT_EDGE[0]) * left)
+    low, high = window_extent
+    inside = low + (high - low) * position - (LEFT_EDGE[0] + (LEFT_EDGE[1] - LEFT_EDGE[0]) * left)
     window = 0.5 * (np.tanh(inside / EDGE_WIDTH) - np.tanh((inside - WINDOW) / EDGE_WIDTH))
     return np.where(windowed < P_WINDOWED, values * window, values)

@@ -1,0 +1,133 @@
+"""Problems that PDEBench publishes and this installation reads, checks, draws and converts, but does not solve.
+
+A family of the registry takes precedence: once an equation has a solver, its description here is not used.
+"""
+
+from collections.abc import Mapping
+from typing import NoReturn, final
+
+import numpy as np
+
+from ups_server.errors import UserError
+from ups_server.pde import registry
+from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
+from ups_server.pde.family import Array, Coefficient, Family, Field
+from ups_server.pde.grid import Grid
+
+ETA = Coefficient("eta", "eta", "shear viscosity", 0.1, (0.0, float("inf")), aliases=("Eta",))
+ZETA = Coefficient("zeta", "zeta", "bulk viscosity", 0.1, (0.0, float("inf")), aliases=("Zeta",))
+MACH = Coefficient("M", "M", "Mach number of the initial velocity", 0.1, (0.0, float("inf")), low_open=True)
+
+
+class DescribedFamily(Family):
+    """A family without a solver."""
+
+    @final
+    def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
+        """Raises UserError ``no_solver``."""
+        self._refuse()
+
+    @final
+    def solve(
+        self,
+        initial: Array,
+        times: Array,
+        grid: Grid,
+        coefficients: Mapping[str, Array],
+        static: Array | None = None,
+    ) -> Array:
+        """Raises UserError ``no_solver``."""
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise UserError(
+            "no_solver",
+            f"{self.id} has no solver here",
+            got=self.id,
+            expected=sorted(registry.families()),
+            hint="its files can be read, checked and converted",
+        )
+
+
+class CompressibleNs3D(DescribedFamily):
+    """Conservation of mass, momentum and energy of a viscous ideal gas, periodic box; no slot holds Vz."""
+
+    id = "compressible_ns_3d"
+    name = "3D Compressible Navier-Stokes Equation"
+    equation = "r_t + div(r v) = 0, (r v)_t + div(r v v) + grad p = div sigma, E_t + div((E + p) v - v sigma) = 0"
+    fields = (
+        Field("Vx", slot=0, description="velocity along x"),
+        Field("Vy", slot=1, description="velocity along y"),
+        Field("Vz", slot=4, description="velocity along z"),
+        Field("density", slot=2, description="mass density", positive=True),
+        Field("pressure", slot=3, description="pressure", positive=True),
+    )
+    coefficients = (MACH, ETA, ZETA)
+    extent = ((0.0, 1.0),) * 3
+    boundary = BoundaryCondition.uniform(BoundaryKind.PERIODIC, 3)
+    dt = 0.05
+    frame_dt = 0.05
+    t_final = 1.0
+    n = 128
+    conserved = ("density",)
+
+
+class IncompressibleNs2D(DescribedFamily):
+    """v_t + v . grad v = -grad p + nu lap v + force, div v = 0, with passive particles, in a box with walls."""
+
+    id = "incompressible_ns_2d"
+    name = "2D Incompressible Navier-Stokes Equation"
+    equation = "v_t + v . grad v = -grad p + nu lap v + f, div v = 0, c_t + v . grad c = 0"
+    fields = (
+        Field("Vx", slot=0, description="velocity along x"),
+        Field("Vy", slot=1, description="velocity along y"),
+        Field("particles", slot=2, description="density of passive particles"),
+    )
+    static_fields = (
+        Field("force_x", slot=0, description="force along x"),
+        Field("force_y", slot=1, description="force along y"),
+    )
+    coefficients = (
+        Coefficient("nu", "nu", "kinematic viscosity", 0.01, (0.0, float("inf")), length_power=-2, aliases=("NU",)),
+    )
+    extent = ((0.0, 1.0), (0.0, 1.0))
+    boundary = BoundaryCondition.uniform(BoundaryKind.NO_SLIP, 2)
+    dt = 0.05
+    frame_dt = 0.005
+    t_final = 5.0
+    n = 512
+
+
+class Darcy2D(DescribedFamily):
+    """-div(nu grad u) = beta in the unit square, u = 0 on its sides: steady, nu in, u out."""
+
+    id = "darcy"
+    name = "2D Darcy Flow"
+    equation = "-div(nu grad u) = beta"
+    fields = (Field("u", slot=0, description="pressure head"),)
+    static_fields = (Field("nu", slot=0, description="permeability", positive=True),)
+    coefficients = (Coefficient("beta", "beta", "constant force", 1.0),)
+    extent = ((0.0, 1.0), (0.0, 1.0))
+    boundary = BoundaryCondition.uniform(BoundaryKind.DIRICHLET, 2)
+    dt = 1.0
+    frame_dt = 1.0
+    t_final = 0.0
+    n = 128
+
+
+DESCRIBED: tuple[Family, ...] = (CompressibleNs3D(), IncompressibleNs2D(), Darcy2D())
+
+
+def described() -> dict[str, Family]:
+    """All families that can be read, by id: the registered ones, and those described here."""
+    return {entry.id: entry for entry in DESCRIBED} | registry.families()
+
+
+def describe(family_id: str) -> Family:
+    """What is known of a family, solved here or not.
+
+    Raises:
+        UserError: ``unknown_family``.
+    """
+    known = described()
+    return known[family_id] if family_id in known else registry.family(family_id)

@@ -33,6 +33,15 @@ def test_transform_is_inverted_by_its_inverse(points: int) -> None:
     torch.testing.assert_close(x @ forward @ inverse, x)
 
 
+def test_trains_after_inference_on_the_same_grid() -> None:
+    layer = SpectralConv(channels=3, n_modes=5, ndim=1)
+    x = torch.randn(1, 3, 22)
+    with torch.inference_mode():
+        layer(x)
+    layer(x).square().sum().backward()
+    assert layer.weights[0].grad is not None
+
+
 def test_strip_equals_its_broadcast() -> None:
     torch.manual_seed(0)
     layer = SpectralConv(channels=4, n_modes=6, ndim=2)

@@ -57,6 +57,7 @@ class SpectralConv(nn.Module):
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # what is kept must serve training too, wherever it was first asked for
 def truncated_dft(points: int, modes: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Matrices of the real DFT with `modes` non-negative wave numbers and of its inverse, norm "forward".
 

@@ -98,7 +98,7 @@ def main() -> None:
     if options.json:
         command = f"python benchmarks/scorecard.py models/{options.model.name} -n {options.count}"
         record = {"command": command, "resolution": RESOLUTION, "seed": SEED, "cases": results}
-        options.json.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+        options.json.write_text(json.dumps(record, allow_nan=False) + "\n")
     print(f"\nrollouts that diverged: {', '.join(diverged) or 'none'}")
 
 

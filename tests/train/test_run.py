@@ -194,8 +194,9 @@ def test_faulty_configuration_is_the_user_s_mistake(tmp_path: Path) -> None:
         TrainConfig.load(path)
 
 
-def test_shipped_recipe_keeps_the_held_out_values_out(repository: Path) -> None:
-    config = TrainConfig.load(repository / "models" / "ups-mini" / "train.yaml")
+@pytest.mark.parametrize("part", ["train", "refine", "stage2"])
+def test_shipped_recipe_keeps_the_held_out_values_out(repository: Path, part: str) -> None:
+    config = TrainConfig.load(repository / "models" / "ups-mini" / f"{part}.yaml")
     nu, beta = config.families["burgers"].coefficients["nu"], config.families["advection"].coefficients["beta"]
     assert nu.high < 0.8
     assert (0.003, 0.006) in nu.gaps

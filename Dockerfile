@@ -21,11 +21,11 @@ RUN case "$TORCH" in \
     && pip install --constraint constraints.txt $index .
 
 COPY docker/entrypoint /usr/local/bin/entrypoint
-RUN useradd --create-home --uid 10001 ups \
+RUN useradd --create-home --home-dir /srv/ups --uid 10001 ups \
     && install -d -o ups -g ups /data \
     && chmod 0755 /usr/local/bin/entrypoint
 USER ups
-WORKDIR /home/ups
+WORKDIR /srv/ups
 VOLUME /data
 EXPOSE 8000
 

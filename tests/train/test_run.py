@@ -181,6 +181,12 @@ def test_other_configuration_in_the_same_folder_is_refused(language_model: Path,
         train(recipe(language_model, seed=5), tmp_path)
 
 
+def test_unknown_alignment_is_refused_before_any_data_is_made(language_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="alignment"):
+        train(recipe(language_model, stage2={"steps": 1, "alignment": "magic"}), tmp_path / "run")
+    assert not (tmp_path / "run" / "data").exists()
+
+
 def test_gives_up_where_nothing_is_finite(language_model: Path, tmp_path: Path) -> None:
     config = recipe(language_model, stage1={"steps": 40, "noise": float("inf"), "warmup": 1})
     with pytest.raises(Diverged):

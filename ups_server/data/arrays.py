@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ups_server.data.pdebench.axes import grid_of
+from ups_server.data.rows import trajectory_of
 from ups_server.data.store import Frames, Rows
 from ups_server.errors import UserError
 from ups_server.pde.boundary import BoundaryCondition
@@ -119,16 +120,7 @@ class ArraySource(ABC):
     @final
     def trajectory(self, index: int) -> Trajectory:
         """Row `index` with all that is needed to read it."""
-        static = self.read_static([index])
-        return Trajectory(
-            self.family,
-            self.read([index])[0],
-            self.times,
-            self.grid,
-            self.boundary,
-            dict(zip(self.coefficient_names, self.coefficients[index].tolist(), strict=True)),
-            None if static is None else static[0],
-        )
+        return trajectory_of(self, index)
 
     @abstractmethod
     def close(self) -> None:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from ups_server.data.manifest import FORMAT_VERSION, MANIFEST, Shard, StoreManifest
+from ups_server.data.rows import trajectory_of
 from ups_server.errors import UserError
 from ups_server.pde.boundary import BoundaryCondition
 from ups_server.pde.grid import Grid
@@ -142,16 +143,7 @@ class Store:
 
     def trajectory(self, index: int) -> Trajectory:
         """Row `index` with all that is needed to read it."""
-        static = self.static_view(index)
-        return Trajectory(
-            self.family,
-            self.read([index])[0],
-            self.times,
-            self.grid,
-            self.boundary,
-            dict(zip(self.coefficient_names, self.coefficients[index].tolist(), strict=True)),
-            None if static is None else np.array(static),
-        )
+        return trajectory_of(self, index)
 
     def close(self) -> None:
         """Release the open descriptors; a later read opens them again."""

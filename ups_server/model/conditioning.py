@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ups_server.model.config import FamilyCard, UPSConfig
 from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
+from ups_server.pde.family import metadata_text
 
 FREQUENCIES = (0.25, 0.5, 1.0, 2.0)
 """Cycles per four decades of a coefficient: low enough to interpolate."""
@@ -73,9 +74,7 @@ def conditions(
     """
     symbols = [card.symbols[name] for name in coefficients]
     values = torch.tensor([list(coefficients[name]) for name in coefficients], dtype=torch.float64).reshape(-1, count).T
-    texts = tuple(
-        " ".join([card.name, *(f"{s}={v:g}" for s, v in zip(symbols, row, strict=True))]) for row in values.tolist()
-    )
+    texts = tuple(metadata_text(card.name, dict(zip(symbols, row, strict=True))) for row in values.tolist())
     sides = torch.zeros(config.max_dimensions, 2, len(KINDS))
     for axis, pair in enumerate(boundary.sides):
         for side, kind in enumerate(pair):

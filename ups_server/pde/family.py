@@ -68,6 +68,11 @@ class Coefficient:
             )
 
 
+def metadata_text(name: str, values: Mapping[str, float]) -> str:
+    """The text "[PDE family][coefficients]" that becomes the metadata tokens (thesis 6.1.3); values by symbol."""
+    return " ".join([name, *(f"{symbol}={value:g}" for symbol, value in values.items())])
+
+
 class Family(ABC):
     """One equation. Concrete families are stateless; all arrays are batched: (N, X..., C).
 
@@ -137,9 +142,8 @@ class Family(ABC):
 
     @final
     def metadata_text(self, coefficients: Mapping[str, float]) -> str:
-        """The text "[PDE family][coefficients]" that becomes the metadata tokens (thesis 6.1.3)."""
-        numbers = " ".join(f"{c.symbol}={coefficients[c.name]:g}" for c in self.coefficients)
-        return f"{self.name} {numbers}".strip()
+        """The text of this family with these coefficients."""
+        return metadata_text(self.name, {c.symbol: coefficients[c.name] for c in self.coefficients})
 
     @abstractmethod
     def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:

@@ -43,7 +43,7 @@ class Stage(Section):
         alignment: the alignment loss added to the task loss, by name.
         schedule: of the learning rates after warm-up, down to zero.
         noise: standard deviation of Gaussian noise on the input, in units of the family's increment.
-        unroll: steps rolled out in training; from fraction `from_` of the stage on, the last entry holds.
+        unroll: (fraction, steps) pairs: from that fraction of the stage on, so many steps are rolled out.
     """
 
     steps: int = Field(ge=0)
@@ -58,7 +58,6 @@ class Stage(Section):
     betas: tuple[float, float] = (0.9, 0.98)
     noise: float = 0.0
     unroll: tuple[tuple[float, int], ...] = ((0.0, 1),)
-    """(fraction of the stage, steps) pairs: from that fraction on, so many steps are unrolled."""
 
 
 class TrainConfig(Section):
@@ -95,5 +94,9 @@ class TrainConfig(Section):
             config = cls.model_validate(yaml.safe_load(path.read_text()))
         except (ValidationError, yaml.YAMLError, OSError) as error:
             raise UserError("invalid_config", f"{path.name} is no training configuration: {error}") from error
-        here = {name: path.parent / value for name in ("out", "init") if (value := getattr(config, name)) is not None}
+        here = {
+            name: (path.parent / value).resolve()
+            for name in ("out", "init")
+            if (value := getattr(config, name)) is not None
+        }
         return config.model_copy(update=here)

@@ -45,6 +45,7 @@ class TrainingRun:
         workers: int = 1,
     ) -> None:
         self.config, self.folder, self.listener, self.cancelled = config, folder, listener, cancelled
+        check_alignments(config)
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         folder.mkdir(parents=True, exist_ok=True)
         self._pin_config()
@@ -92,8 +93,6 @@ class TrainingRun:
 
     def _trainer(self, model: UPSModel, stage: int) -> StageTrainer:
         method = (self.config.stage1, self.config.stage2)[stage].alignment
-        if method not in ALIGNMENTS:
-            raise UserError("unknown_alignment", "no such alignment", got=method, expected=sorted(ALIGNMENTS))
         return StageTrainer(model, self.families, self.config, stage, ALIGNMENTS[method]())
 
     def _run_stage(self, trainer: StageTrainer, progress: Progress) -> bool:
@@ -125,6 +124,13 @@ class TrainingRun:
             publish(trainer.model, self.folder / "best")
         trainer.swap_average()
         self.listener.validation(trainer.index, trainer.step, scores, best)
+
+
+def check_alignments(config: TrainConfig) -> None:
+    """Raises UserError ``unknown_alignment``, before any data is made."""
+    for stage in (config.stage1, config.stage2):
+        if stage.alignment not in ALIGNMENTS:
+            raise UserError("unknown_alignment", "no such alignment", got=stage.alignment, expected=sorted(ALIGNMENTS))
 
 
 def warm_start(model: UPSModel, folder: Path) -> None:

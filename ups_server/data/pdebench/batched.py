@@ -18,7 +18,7 @@ from ups_server.data.pdebench.card import BATCHED, CARDS, Card
 from ups_server.data.pdebench.coefficients import coefficient_table
 from ups_server.data.pdebench.configuration import config_coefficients, read_config
 from ups_server.data.pdebench.identify import FAMILY, choose_card, family_of
-from ups_server.data.pdebench.reading import Block, PdebenchSource
+from ups_server.data.pdebench.reading import Block, StackedSource
 from ups_server.errors import UserError
 from ups_server.pde.family import Family
 from ups_server.pde.grid import Grid
@@ -32,7 +32,7 @@ def matches(file: h5py.File) -> bool:
     return any(len({*card.datasets, *card.static, TIMES} & set(file)) >= 2 for card in BATCHED_CARDS)
 
 
-class BatchedFile(PdebenchSource):
+class BatchedFile(StackedSource):
     """The layout of incompressible Navier-Stokes."""
 
     layout = "batch of vector fields"
@@ -55,23 +55,6 @@ class BatchedFile(PdebenchSource):
         super().__init__(path, file, card, equation, equation.boundary, grid, _times(file, count, frames), count)
         told = {"the user": dict(given or {}), "the configuration": config_coefficients(config, card, path.name)}
         self._table = coefficient_table(equation, card, (), count, file.attrs, told)
-
-    @property
-    def coefficients(self) -> NDArray[np.float64]:
-        return self._table
-
-    @property
-    def chunk_rows(self) -> int:
-        chunks = self._datasets[0].chunks
-        return int(chunks[0]) if chunks else 1
-
-    @property
-    def chunk_frames(self) -> int:
-        chunks = self._datasets[0].chunks
-        return int(chunks[1]) if chunks else 1
-
-    def datasets(self) -> list[h5py.Dataset]:
-        return [*self._datasets, *self._static]
 
     def _blocks(self, start: int, stop: int, frames: slice) -> Iterator[Block]:
         channel = 0

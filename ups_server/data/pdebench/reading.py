@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ups_server.data.pdebench.card import Card
+from ups_server.data.rows import trajectory_of
 from ups_server.data.store import Frames, Rows
 from ups_server.errors import UserError
 from ups_server.pde.boundary import BoundaryCondition
@@ -125,16 +126,7 @@ class PdebenchSource(ABC):
     @final
     def trajectory(self, index: int) -> Trajectory:
         """Row `index` with all that is needed to read it."""
-        static = self.read_static([index])
-        return Trajectory(
-            self.family,
-            self.read([index])[0],
-            self.times,
-            self.grid,
-            self.boundary,
-            dict(zip(self.coefficient_names, self.coefficients[index].tolist(), strict=True)),
-            None if static is None else static[0],
-        )
+        return trajectory_of(self, index)
 
     @final
     def close(self) -> None:
@@ -176,6 +168,38 @@ class PdebenchSource(ABC):
                     f"{self.path.name} has no trajectory {row}",
                     expected=f"0 to {self.n_trajectories - 1}",
                 )
+
+
+class StackedSource(PdebenchSource):
+    """A layout whose datasets hold all trajectories, (N, T, ...).
+
+    Attributes set by the layout: the datasets of the fields and of the static fields, the coefficients (N, K).
+    """
+
+    _datasets: list[h5py.Dataset]
+    _static: list[h5py.Dataset]
+    _table: NDArray[np.float64]
+
+    @property
+    @final
+    def coefficients(self) -> NDArray[np.float64]:
+        return self._table
+
+    @property
+    @final
+    def chunk_rows(self) -> int:
+        chunks = self._datasets[0].chunks
+        return int(chunks[0]) if chunks else 1
+
+    @property
+    @final
+    def chunk_frames(self) -> int:
+        chunks = self._datasets[0].chunks
+        return int(chunks[1]) if chunks else 1
+
+    @final
+    def datasets(self) -> list[h5py.Dataset]:
+        return [*self._datasets, *self._static]
 
 
 def _pieces(chosen: NDArray[np.int64], frame_bytes: int, chunk: int) -> Iterator[tuple[slice, slice]]:

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
 
 from ups_server.data import hdf5
 from ups_server.data.pdebench.axes import grid_of, times_of
 from ups_server.data.pdebench.card import CARDS, SINGLE, Card
 from ups_server.data.pdebench.coefficients import coefficient_table
 from ups_server.data.pdebench.identify import FAMILY, choose_card, family_of, named_card
-from ups_server.data.pdebench.reading import Block, PdebenchSource
+from ups_server.data.pdebench.reading import Block, StackedSource
 from ups_server.errors import UserError
 
 BOUNDARY = "boundary"
@@ -32,7 +31,7 @@ def matches(file: h5py.File) -> bool:
     return any(name.endswith("-coordinate") for name in names) or any(names >= set(c.datasets) for c in SINGLE_CARDS)
 
 
-class SingleFile(PdebenchSource):
+class SingleFile(StackedSource):
     """The layout of advection, Burgers, 1-D reaction-diffusion, compressible Navier-Stokes and Darcy."""
 
     layout = "single file"
@@ -61,23 +60,6 @@ class SingleFile(PdebenchSource):
         super().__init__(path, file, card, equation, boundary, grid, times, shape[0])
         told = {"the user": dict(given or {}), "the file's name": card.name_coefficients(path.name) or {}}
         self._table = coefficient_table(equation, card, card.attributes, shape[0], file.attrs, told)
-
-    @property
-    def coefficients(self) -> NDArray[np.float64]:
-        return self._table
-
-    @property
-    def chunk_rows(self) -> int:
-        chunks = self._datasets[0].chunks
-        return int(chunks[0]) if chunks else 1
-
-    @property
-    def chunk_frames(self) -> int:
-        chunks = self._datasets[0].chunks
-        return int(chunks[1]) if chunks else 1
-
-    def datasets(self) -> list[h5py.Dataset]:
-        return [*self._datasets, *self._static]
 
     def _blocks(self, start: int, stop: int, frames: slice) -> Iterator[Block]:
         for channel, source in enumerate(self._datasets):

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ups_server.model.spectral import SpectralConv, propagate, truncated_dft
+from ups_server.model.spectral import JointSpectralConv, SpectralConv, propagate, truncated_dft
 
 
 @pytest.mark.parametrize(("points", "modes"), [(32, 12), (32, 17), (33, 17), (48, 8)])
@@ -48,6 +48,45 @@ def test_strip_equals_its_broadcast() -> None:
     strip = torch.randn(2, 4, 24)
     broadcast = layer(strip[..., None].expand(-1, -1, -1, 24))
     torch.testing.assert_close(broadcast, layer(strip)[..., None].expand_as(broadcast), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(12, 10), (9, 24), (6, 5)])
+def test_joint_layer_is_a_matrix_for_every_wave_vector(shape: tuple[int, int]) -> None:
+    """Against sums of plane waves, from NumPy's transform."""
+    torch.manual_seed(0)
+    layer = JointSpectralConv(channels=3, modes=3)
+    with torch.no_grad():
+        layer.weight.normal_()
+    x = torch.randn(2, 3, *shape)
+    spectrum = np.fft.fft2(x.numpy(), norm="forward")
+    weight = layer.weight.detach().numpy()
+    matrices = weight[:, :, :, 0] + 1j * weight[:, :, :, 1]
+    i, j = (np.arange(n) / n for n in shape)
+    expected = np.zeros(x.shape)
+    for kx in range(3):
+        for column, ky in enumerate(range(-2, 3)):
+            amplitude = spectrum[:, :, kx, ky] @ matrices[kx, column]
+            wave = np.exp(2j * np.pi * (kx * i[:, None] + ky * j))
+            expected += (1 if kx == 0 else 2) * (amplitude[..., None, None] * wave).real
+    torch.testing.assert_close(layer(x), torch.from_numpy(expected).float(), atol=1e-4, rtol=1e-4)
+
+
+def test_joint_layer_on_a_strip_equals_its_broadcast() -> None:
+    torch.manual_seed(0)
+    layer = JointSpectralConv(channels=4, modes=4)
+    with torch.no_grad():
+        layer.weight.normal_()
+    strip = torch.randn(2, 4, 24)
+    broadcast = layer(strip[..., None].expand(-1, -1, -1, 16))
+    torch.testing.assert_close(broadcast, layer(strip)[..., None].expand_as(broadcast), atol=1e-5, rtol=1e-4)
+
+
+def test_modes_beyond_the_training_grid_are_left_out() -> None:
+    layer = SpectralConv(channels=2, n_modes=12, ndim=1)
+    x = torch.arange(64) / 64
+    waves = torch.stack([torch.sin(2 * math.pi * k * x) for k in (3, 9)])[None]
+    low = torch.stack([waves[0, 0], torch.zeros(64)])[None]
+    torch.testing.assert_close(layer(waves, (8,)), layer(low), atol=1e-5, rtol=1e-4)
 
 
 def test_band_limited_input_gives_the_same_function_at_every_resolution() -> None:

@@ -24,7 +24,7 @@ def given(
     count: int, nu: list[float] | None = None, boundary: BoundaryCondition = PERIODIC, entry: FamilyCard | None = None,
     config: UPSConfig = SMALL,
 ) -> Conditions:  # fmt: skip
-    return conditions(config, entry or card(), {"nu": nu or [0.01] * count}, boundary, count)
+    return conditions(config, entry or card(), {"nu": nu or [0.01] * count}, boundary, torch.ones(count, 8, 1))
 
 
 def state(count: int, n: int = 32) -> Tensor:
@@ -115,10 +115,41 @@ def test_two_dimensions_with_several_fields(small: UPSModel) -> None:
     entry = card(ndim=2, slots=(0, 1, 2, 3))
     walls = BoundaryCondition.uniform(BoundaryKind.NO_SLIP, 2)
     for boundary in (BoundaryCondition.uniform(BoundaryKind.PERIODIC, 2), walls):
-        conditioned = conditions(SMALL, entry, {"nu": [0.1, 0.2]}, boundary, 2)
+        conditioned = conditions(SMALL, entry, {"nu": [0.1, 0.2]}, boundary, torch.ones(2, 8, 8, 4))
         out = step(small, torch.randn(2, 4, 32, 24), conditioned)
         assert out.shape == (2, 4, 32, 24)
         assert out.isfinite().all()
+
+
+def test_fields_relative_to_their_level_are_measured_in_it() -> None:
+    entry = card(slots=(0, 2))
+    statistics = entry.statistics.model_copy(update={"relative": (entry.fields[1],)})
+    entry = entry.model_copy(update={"statistics": statistics})
+    physical = torch.rand(3, 16, 2) + 1.0
+    scale = torch.tensor([1.0, 3.0, 50.0])
+    scaled = physical * torch.stack([torch.ones(3), scale], dim=-1)[:, None]
+    plain = conditions(SMALL, entry, {"nu": [0.1] * 3}, PERIODIC, physical)
+    other = conditions(SMALL, entry, {"nu": [0.1] * 3}, PERIODIC, scaled)
+    lifted = lift(scaled, entry, other)
+    torch.testing.assert_close(lifted, lift(physical, entry, plain))
+    torch.testing.assert_close(lower(lifted, entry, other), scaled)
+    torch.testing.assert_close(other.levels - plain.levels, torch.stack([scale.log() * (k == 2) for k in range(4)], 1))
+    with pytest.raises(UserError, match="positive"):
+        conditions(SMALL, entry, {"nu": [0.1] * 3}, PERIODIC, -physical)
+
+
+def test_levels_are_heard(small: UPSModel) -> None:
+    u = state(1)
+    louder = replace(given(1), levels=torch.tensor([[0.0, 0.0, 1.0, 2.0]]))
+    assert (step(small, u, louder) - step(small, u, given(1))).abs().max() > 1e-6
+
+
+def test_the_defect_of_the_mean_is_heard(small: UPSModel) -> None:
+    u = state(1)
+    with torch.no_grad():
+        context = small.read(u, given(1))
+        moved = replace(context, rows={**context.rows, "means": context["means"] + 0.01})
+        assert (small(u, context) - small(u, moved)).abs().max() > 1e-6
 
 
 def test_strip_equals_broadcast(small: UPSModel) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from ups_server.data.splits import Split, split_rows
 from ups_server.data.store import Store
 from ups_server.data.windows import frame_stride
 from ups_server.errors import UserError
+from ups_server.pde.described import describe
 
 INCREMENT_FLOOR = 1e-3
 """Smallest increment scale, relative to the field's std: a field that stands still is not divided by zero."""
@@ -21,6 +23,8 @@ class FamilyStatistics(BaseModel):
 
     Attributes:
         increment_std: root mean square of u(t + dt) - u(t), at least `INCREMENT_FLOOR` times `std`.
+        relative: fields whose figures (all but the range) are in units of their level, the mean over the box of the
+            trajectory's first frame: where the equation lets a field be rescaled, its level says nothing else.
         coefficient_low, coefficient_high: range the training trajectories cover, by coefficient name.
         trajectories: how many entered.
     """
@@ -37,6 +41,7 @@ class FamilyStatistics(BaseModel):
     increment_std: tuple[float, ...]
     min: tuple[float, ...]
     max: tuple[float, ...]
+    relative: tuple[str, ...] = ()
     static_mean: tuple[float, ...] = ()
     static_std: tuple[float, ...] = ()
     coefficient_low: dict[str, float] = {}
@@ -92,7 +97,8 @@ def compute(stores: Store | Sequence[Store], dt: float, n: int, seed_of_split: i
     first = group[0]
     if any((store.family, store.fields) != (first.family, first.fields) for store in group):
         raise UserError("mixed_families", "statistics are per family", got=[store.family for store in group])
-    values, increments = Moments(len(first.fields)), Moments(len(first.fields))
+    relative = [field.relative for field in describe(first.family).fields]
+    measured, values, increments = (Moments(len(first.fields)) for _ in range(3))
     static = Moments(len(first.manifest.layout.static_fields))
     coefficients = Moments(len(first.coefficient_names))
     trajectories = 0
@@ -102,6 +108,9 @@ def compute(stores: Store | Sequence[Store], dt: float, n: int, seed_of_split: i
         trajectories += len(rows)
         for row in rows:
             frames = store.read([row], stride=stride)[0]
+            measured.add(frames)
+            level = frames[0].reshape(-1, frames.shape[-1]).mean(0)
+            frames = frames / np.where(relative, level, 1.0)
             values.add(frames)
             increments.add(frames[lag:] - frames[:-lag])
             if (fixed := store.static_view(row)) is not None:
@@ -120,8 +129,9 @@ def compute(stores: Store | Sequence[Store], dt: float, n: int, seed_of_split: i
         mean=tuple(values.mean.tolist()),
         std=tuple(std.tolist()),
         increment_std=tuple(np.maximum(increments.rms, INCREMENT_FLOOR * std).tolist()),
-        min=tuple(values.low.tolist()),
-        max=tuple(values.high.tolist()),
+        min=tuple(measured.low.tolist()),
+        max=tuple(measured.high.tolist()),
+        relative=tuple(compress(first.fields, relative)),
         static_mean=tuple(static.mean.tolist()),
         static_std=tuple(static.std.tolist()),
         coefficient_low=dict(zip(first.coefficient_names, coefficients.low.tolist(), strict=True)),

@@ -107,8 +107,12 @@ class Windows:
         """(N, K) of the rows of this split."""
         return self.store.coefficients[self.rows]
 
-    def sample(self, rng: np.random.Generator, trajectories: int, windows: int, unroll: int = 1) -> WindowBatch:
+    def sample(
+        self, rng: np.random.Generator, trajectories: int, windows: int, unroll: int = 1, early: float = 1.0
+    ) -> WindowBatch:
         """`windows` random windows of each of `trajectories` random trajectories (without repetition if enough).
+
+        A window starts at U(0, 1) ** early of what the trajectory allows.
 
         Raises:
             UserError: ``empty_split``, or ``too_few_frames`` where no window of `unroll` steps fits.
@@ -116,7 +120,8 @@ class Windows:
         starts = self._starts(unroll)
         picked = rng.choice(self.rows, trajectories, replace=trajectories > len(self.rows))
         offsets = np.arange(unroll + 1) * self.frame_stride
-        times = rng.integers(0, starts, (trajectories, windows))[..., None] + offsets
+        begin = (starts * rng.random((trajectories, windows)) ** early).astype(np.int64)
+        times = begin[..., None] + offsets
         shape = (*self.grid.n, len(self.store.fields))
         frames = np.empty((trajectories, windows * (unroll + 1), *shape), np.float32)
         context = np.empty((trajectories, *shape), np.float32)

@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from ups_server.errors import UserError
 from ups_server.model.config import FamilyCard, UPSConfig
 from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
 from ups_server.pde.family import metadata_text
@@ -36,9 +37,12 @@ class Conditions:
         coefficients: (B, K) values.
         boundary: (B, d_max * 2 * kinds) one-hot kinds per side, zero for absent axes.
         mask: (B, N) one for the slots the family has.
-        mean, std, increment: (B, N) statistics of the family, zero / one / one in slots it lacks.
+        mean, std, increment: (B, N) statistics of the family, zero / one / one in slots it lacks; for fields that
+            are measured relative to their level, times that level.
+        levels: (B, N) natural logarithm of the level of such fields, the mean of their initial state; zero elsewhere.
         static: (B, S, X...) static fields, normalised, zero where absent; None where the family has none.
         periodic: per axis, the same for the batch.
+        trained: points per axis of the grid the family was trained on, the same for the batch.
     """
 
     texts: tuple[str, ...]
@@ -50,8 +54,10 @@ class Conditions:
     mean: Tensor
     std: Tensor
     increment: Tensor
+    levels: Tensor
     static: Tensor | None
     periodic: tuple[bool, ...]
+    trained: int
 
     def to(self, device: torch.device) -> Self:
         moved: dict[str, Any] = {
@@ -65,13 +71,20 @@ def conditions(
     card: FamilyCard,
     coefficients: Mapping[str, Sequence[float]],
     boundary: BoundaryCondition,
-    count: int,
+    initial: Tensor,
     static: Tensor | None = None,
 ) -> Conditions:
-    """The conditions of `count` states of one family; `coefficients` has `count` values each.
+    """The conditions of trajectories of one family.
 
-    Static fields (B, S, X...) are given normalised.
+    Args:
+        coefficients: one value a trajectory each.
+        initial: (B, X..., C) initial states in physical units, from which levels are taken.
+        static: (B, S, X...) static fields, normalised.
+
+    Raises:
+        UserError: ``level_not_positive`` where a field that is measured relative to its mean has none.
     """
+    count = len(initial)
     symbols = [card.symbols[name] for name in coefficients]
     values = torch.tensor([list(coefficients[name]) for name in coefficients], dtype=torch.float64).reshape(-1, count).T
     texts = tuple(metadata_text(card.name, dict(zip(symbols, row, strict=True))) for row in values.tolist())
@@ -87,6 +100,7 @@ def conditions(
         return out.expand(count, -1)
 
     statistics = card.statistics
+    levels = levels_of(config, card, initial)
     return Conditions(
         texts=texts,
         names=(card.name,) * count,
@@ -94,12 +108,31 @@ def conditions(
         coefficients=values.float(),
         boundary=sides.flatten().expand(count, -1),
         mask=scattered([1.0] * len(card.slots), 0.0),
-        mean=scattered(statistics.mean, 0.0),
-        std=scattered(statistics.std, 1.0),
+        mean=scattered(statistics.mean, 0.0) * levels,
+        std=scattered(statistics.std, 1.0) * levels,
         increment=scattered(statistics.increment_std, 1.0) / scattered(statistics.std, 1.0),
+        levels=levels.log(),
         static=static,
         periodic=boundary.periodic,
+        trained=statistics.n,
     )
+
+
+def levels_of(config: UPSConfig, card: FamilyCard, initial: Tensor) -> Tensor:
+    """(B, N) means of the initial states (B, X..., C) of the fields that are relative to them, one elsewhere."""
+    levels = torch.ones(len(initial), config.slots)
+    means = initial.float().mean(tuple(range(1, initial.ndim - 1))).cpu()
+    for index, (name, slot) in enumerate(zip(card.fields, card.slots, strict=True)):
+        if name in card.statistics.relative:
+            levels[:, slot] = means[:, index]
+    if not (levels > 0).all():
+        raise UserError(
+            "level_not_positive",
+            "fields that are measured relative to their mean need a positive one",
+            got=float(levels.min()),
+            expected=f"positive means of {', '.join(card.statistics.relative)}",
+        )
+    return levels
 
 
 def value_features(values: Tensor) -> Tensor:
@@ -128,22 +161,24 @@ class Conditioner(nn.Module):
         self.name = nn.Linear(text_size, size)
         self.symbol = nn.Linear(text_size, 32)
         self.coefficient = nn.Sequential(nn.Linear(32 + VALUE_FEATURES, size), nn.GELU(), nn.Linear(size, size))
+        self.level = nn.Sequential(nn.Linear(slots, size), nn.GELU(), nn.Linear(size, size)) if config.levels else None
         flags = ndim * 2 * len(KINDS) + slots
         self.vector = nn.Sequential(nn.Linear(2 * size + flags, 2 * size), nn.GELU(), nn.Linear(2 * size, size))
         rates = slots * ndim * 2
         self.rate_of_value = nn.Linear(32 + size, rates)
         self.rate = nn.Linear(size, rates)
         self.drift = nn.Linear(size, slots * ndim * slots)
-        for layer in (self.rate_of_value, self.rate, self.drift):
+        starts_at_zero = [self.rate_of_value, self.rate, self.drift, *(self.level[-1:] if self.level else ())]
+        for layer in starts_at_zero:
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
     def forward(self, names: Tensor, symbols: Tensor, given: Conditions) -> Tensor:
         """Args: names (B, E), symbols (K, E) mean word embeddings. Returns the vector (B, size)."""
         name = self.name(names)
-        total = torch.zeros_like(name)
+        total = torch.zeros_like(name) if self.level is None else self.level(given.levels)
         if given.coefficients.shape[1]:
-            total = self.coefficient(self._coefficient_inputs(symbols, given)).sum(1)
+            total = total + self.coefficient(self._coefficient_inputs(symbols, given)).sum(1)
         vector: Tensor = self.vector(torch.cat([name, total, given.boundary, given.mask], dim=-1))
         return vector
 

@@ -46,6 +46,10 @@ class UPSConfig(Frozen):
         operator: "conditioned" (the body reads once, a conditioned FNO steps) or "paper" (the body in every step).
         slots: physical quantities of the superspace (N). Dimensions: d_max.
         n_modes: Fourier modes per axis that a spectral layer keeps (positive ones).
+        joint_modes: wave numbers below this are mixed over both axes jointly (0: along each axis only).
+        defect: feed, per slot, how far the mean over the grid has moved from the initial state's. Where the integral
+            is conserved, this is the part of a front inside a cell, which the samples do not tell.
+        levels: condition on the levels of fields that are measured relative to their mean.
         local_width: points of the local convolution beside the spectral one (1 is the plain FNO).
         padding: cells added along a non-periodic axis, as a fraction of n.
         propagator: the linear, exactly integrated part of the step (constant-coefficient transport and diffusion).
@@ -67,6 +71,9 @@ class UPSConfig(Frozen):
     hidden_channels: int = 48
     n_layers: int = 4
     n_modes: int = 40
+    joint_modes: int = 0
+    defect: bool = False
+    levels: bool = False
     local_width: int = 3
     padding: float = 0.25
     propagator: bool = True
@@ -85,7 +92,7 @@ class UPSConfig(Frozen):
         return cls.model_validate_json((folder / CONFIG_FILE).read_text())
 
 
-UPS_MINI = UPSConfig()
+UPS_MINI = UPSConfig(version=2, joint_modes=8, defect=True, levels=True)
 """The default: read once, step many."""
 
 UPS_PAPER = UPSConfig(

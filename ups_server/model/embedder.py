@@ -1,5 +1,7 @@
 """The FNO embedder: a state in the superspace becomes features at every point, from which tokens and steps are read."""
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,21 +17,18 @@ class LocalConv(nn.Module):
     At a resolution other than the trained one the stencil is dilated, so that it spans the same part of the box.
     """
 
-    def __init__(self, channels: int, width: int, ndim: int, resolution: int) -> None:
+    def __init__(self, channels: int, width: int, ndim: int) -> None:
         super().__init__()
-        self.resolution = resolution
         self.width = width
         weight = torch.empty(channels, channels, *(width,) * ndim)
         bound = (channels * width**ndim) ** -0.5
         self.weight = nn.Parameter(nn.init.uniform_(weight, -bound, bound))
 
-    def forward(self, x: Tensor, points: tuple[int, ...]) -> Tensor:
-        """Args: x (B, C, X...), padded or not; points: the unpadded grid, which sets the dilation."""
+    def forward(self, x: Tensor, dilation: tuple[int, ...]) -> Tensor:
         present = x.ndim - 2
         weight: Tensor = self.weight
         while weight.ndim - 2 > present:
             weight = weight.sum(-1)
-        dilation = [max(1, round(n / self.resolution)) for n in points]
         reach = [d * (self.width // 2) for d in dilation]
         if any(reach):
             x = F.pad(x, [side for r in reversed(reach) for side in (r, r)], mode="circular")
@@ -43,24 +42,45 @@ class FourierLayer(nn.Module):
     def __init__(self, config: UPSConfig) -> None:
         super().__init__()
         channels, ndim = config.hidden_channels, config.max_dimensions
-        self.spectral = SpectralConv(channels, config.n_modes, ndim)
-        self.local = LocalConv(channels, config.local_width, ndim, config.resolution)
+        self.spectral = SpectralConv(channels, config.n_modes, ndim, config.joint_modes)
+        self.local = LocalConv(channels, config.local_width, ndim)
         self.bias = nn.Parameter(torch.zeros(channels))
         self.mix = nn.Linear(channels, channels)
         nn.init.normal_(self.mix.weight, std=0.5 / channels**0.5)
 
-    def forward(self, h: Tensor, modulation: Tensor, points: tuple[int, ...]) -> Tensor:
+    def forward(self, h: Tensor, modulation: Tensor, scales: "Scales") -> Tensor:
         """Args: h (B, C, X...); modulation (B, 2, C)."""
         spread = (..., *(None,) * (h.ndim - 2))
         scale, shift = modulation[:, 0][spread], (modulation[:, 1] + self.bias)[spread]
-        mixed = F.gelu(torch.addcmul(shift, 1 + scale, self.spectral(h) + self.local(h, points)))
+        mixed = F.gelu(torch.addcmul(shift, 1 + scale, self.spectral(h, scales.modes) + self.local(h, scales.dilation)))
         weight = self.mix.weight[(..., *(None,) * (h.ndim - 2))]
         convolve = F.conv1d if h.ndim == 3 else F.conv2d
         return h + convolve(mixed, weight, self.mix.bias)
 
 
+@dataclass(frozen=True)
+class Scales:
+    """How layers trained on one grid act on another: the same wave numbers, the same stencil in physical units.
+
+    Attributes:
+        modes: per axis, the wave numbers that the training grid resolves.
+        dilation: per axis, of the local stencil.
+    """
+
+    modes: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+    @classmethod
+    def of(cls, points: tuple[int, ...], trained: int, cells: tuple[int, ...]) -> "Scales":
+        """Args: points of the grid; trained: points per axis in training; cells: padding per axis in training."""
+        return cls(
+            tuple((trained + added + 1) // 2 for added in cells),
+            tuple(max(1, round(n / trained)) for n in points),
+        )
+
+
 class FNOEmbedder(nn.Module):
-    """Lift and `n_layers` conditioned Fourier layers: (B, N + S + d_max, X...) -> features (B, C, X...).
+    """Lift and `n_layers` conditioned Fourier layers: (B, I, X...) -> features (B, C, X...).
 
     Along an axis that is not periodic the lifted features are continued by a cross-fade from the last cell back to
     the first, so that what the spectral layers see is continuous and periodic; the continuation is cut off at the end.
@@ -69,20 +89,26 @@ class FNOEmbedder(nn.Module):
     def __init__(self, config: UPSConfig) -> None:
         super().__init__()
         self.padding = config.padding
-        self.lift = nn.Linear(config.slots + config.static_slots + config.max_dimensions, config.hidden_channels)
+        self.lift = nn.Linear(input_channels(config), config.hidden_channels)
         self.layers = nn.ModuleList(FourierLayer(config) for _ in range(config.n_layers))
 
-    def forward(self, inputs: Tensor, modulation: Tensor, periodic: tuple[bool, ...]) -> Tensor:
-        """Args: inputs (B, N + S + d_max, X...); modulation (B, L, 2, C); periodic: per axis."""
+    def forward(self, inputs: Tensor, modulation: Tensor, periodic: tuple[bool, ...], trained: int) -> Tensor:
+        """Args: inputs (B, I, X...); modulation (B, L, 2, C); periodic: per axis; trained: points per axis then."""
         points = tuple(inputs.shape[2:])
+        scales = Scales.of(points, trained, tuple(0 if wraps else round(trained * self.padding) for wraps in periodic))
         h = self.lift(inputs.movedim(1, -1)).movedim(-1, 1).contiguous()
         for axis, wraps in enumerate(periodic):
             if not wraps:
                 h = crossfade(h, 2 + axis, round(points[axis] * self.padding))
         for index, layer in enumerate(self.layers):
-            h = layer(h, modulation[:, index], points)
+            h = layer(h, modulation[:, index], scales)
         unpadded: Tensor = h[(..., *(slice(n) for n in points))]
         return unpadded
+
+
+def input_channels(config: UPSConfig) -> int:
+    """I: the state, static fields, coordinates, and the defect of each slot where the config has it."""
+    return config.slots * (2 if config.defect else 1) + config.static_slots + config.max_dimensions
 
 
 def crossfade(h: Tensor, axis: int, cells: int) -> Tensor:

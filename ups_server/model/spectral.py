@@ -12,40 +12,48 @@ from torch import Tensor, nn
 
 
 class SpectralConv(nn.Module):
-    """Spectral convolution along each axis, summed over the axes: ``y = sum_a F_a^-1 [ R_a(k) F_a x ]``.
+    """Spectral convolution: along each axis with many modes, and jointly over both axes with few.
 
-    In one dimension this is the layer of the FNO (Li et al. 2021) with `n_modes` non-negative wave numbers; in more,
-    its factorised form (Tran et al. 2023). Weights belong to wave numbers of the box, not to grid points: any
-    resolution works, modes beyond the grid's are left out. Agrees with neuraloperator's `SpectralConv`; it is ours
-    because its weights are real, which the optimiser's fused update needs: `benchmarks/spectral_layer.py` compares
-    whole training steps.
+    ``y = sum_a F_a^-1 [ R_a(k_a) F_a x ] + F^-1 [ R(k_x, k_y) F x ]``, the last sum over |k_x|, |k_y| < `joint_modes`.
+    In one dimension this is the layer of the FNO (Li et al. 2021) with `n_modes` non-negative wave numbers; the sum
+    over axes is its factorised form (Tran et al. 2023), which is cheap and reaches fine scales; the joint part is the
+    full two-dimensional FNO layer on the large scales, where sound waves and pressure projections couple the axes.
+    Weights belong to wave numbers of the box, not to grid points: any resolution works, modes beyond the grid's are
+    left out. Agrees with neuraloperator's `SpectralConv`; it is ours because its weights are real, which the
+    optimiser's fused update needs: `benchmarks/spectral_layer.py` compares whole training steps.
 
     Shapes:
         x: (B, C, X...) with 1 … `ndim` axes; missing axes contribute their zero mode.
     """
 
-    def __init__(self, channels: int, n_modes: int, ndim: int) -> None:
+    def __init__(self, channels: int, n_modes: int, ndim: int, joint_modes: int = 0) -> None:
         super().__init__()
+        if joint_modes and ndim != 2:
+            raise ValueError("joint modes are those of two axes")
         self.n_modes = n_modes
+        self.joint = JointSpectralConv(channels, joint_modes) if joint_modes else None
         # (mode, input, real or imaginary part, output)
         self.weights = nn.ParameterList(
             torch.randn(n_modes, channels, 2, channels) / (channels * math.sqrt(2)) for _ in range(ndim)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, limits: tuple[int, ...] | None = None) -> Tensor:
+        """Args: limits: modes per axis that take part at most (those that training has seen); default all."""
         present = x.ndim - 2
-        out = self._along(x, 2, self.weights[0])
+        limits = limits or (self.n_modes,) * present
+        out = self._along(x, 0, limits)
         for axis in range(1, len(self.weights)):
             if axis < present:
-                out = out + self._along(x, 2 + axis, self.weights[axis])
+                out = out + self._along(x, axis, limits)
             else:
                 out = out + torch.einsum("bi...,io->bo...", x, self.weights[axis][0, :, 0])
-        return out
+        return out if self.joint is None else out + self.joint(x)
 
-    def _along(self, x: Tensor, axis: int, weight: Tensor) -> Tensor:
-        x = x.movedim(axis, -1)
+    def _along(self, x: Tensor, axis: int, limits: tuple[int, ...]) -> Tensor:
+        weight = self.weights[axis]
+        x = x.movedim(2 + axis, -1)
         points, channels = x.shape[-1], x.shape[1]
-        modes = min(self.n_modes, points // 2 + 1)
+        modes = min(self.n_modes, points // 2 + 1, limits[axis])
         forward, inverse = truncated_dft(points, modes, x.device, x.dtype)
         spectrum = (x @ forward).unflatten(-1, (2, modes))
         # One product per mode, both parts of all rows at once: (2 B Y, C) @ (C, 2 C).
@@ -53,7 +61,50 @@ class SpectralConv(nn.Module):
         products = torch.bmm(rows.reshape(modes, -1, channels), weight[:modes].flatten(2))
         real, imaginary = products.reshape(*rows.shape[:-1], 2, channels).unbind(1)
         mixed = torch.stack([real[..., 0, :] - imaginary[..., 1, :], real[..., 1, :] + imaginary[..., 0, :]], dim=1)
-        return (mixed.movedim(-1, 3).movedim((0, 1), (-1, -2)).flatten(-2) @ inverse).movedim(-1, axis)
+        return (mixed.movedim(-1, 3).movedim((0, 1), (-1, -2)).flatten(-2) @ inverse).movedim(-1, 2 + axis)
+
+
+class JointSpectralConv(nn.Module):
+    """The FNO layer over two axes at once: a matrix for every wave vector with |k_x|, |k_y| < `modes`.
+
+    Half of the k_x suffice, the state being real. A strip (one axis) has k_y = 0 only.
+
+    Shapes:
+        x: (B, C, X) or (B, C, X, Y).
+    """
+
+    def __init__(self, channels: int, modes: int) -> None:
+        super().__init__()
+        self.modes = modes
+        # (k_x, k_y, input, real or imaginary part, output)
+        weight = torch.randn(modes, 2 * modes - 1, channels, 2, channels) / (2 * channels * math.sqrt(2))
+        # What the layers along the axes do already starts at zero.
+        weight[:, modes - 1] = 0
+        weight[0] = 0
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        strip = x.ndim == 3
+        if strip:
+            x = x[..., None]
+        rows, channels, points_x, points_y = x.shape
+        modes_x, half_y = min(self.modes, points_x // 2 + 1), min(self.modes, (points_y + 1) // 2)
+        modes_y = 2 * half_y - 1
+        forward, inverse = truncated_dft(points_x, modes_x, x.device, x.dtype)
+        cos, sin = two_sided_dft(points_y, half_y, x.device, x.dtype)
+        real, imaginary = (x.movedim(2, -1) @ forward).unflatten(-1, (2, modes_x)).movedim(2, -1).unbind(2)
+        spectrum = torch.stack([real @ cos + imaginary @ sin, imaginary @ cos - real @ sin]) / points_y
+        # (part, B, C, k_x, k_y) -> one product per wave vector
+        flat = spectrum.permute(3, 4, 0, 1, 2).reshape(modes_x * modes_y, 2 * rows, channels)
+        first = self.modes - half_y
+        weight = self.weight[:modes_x, first : first + modes_y].reshape(modes_x * modes_y, channels, 2 * channels)
+        products = torch.bmm(flat, weight).reshape(modes_x, modes_y, 2, rows, 2, channels)
+        real = products[:, :, 0, :, 0] - products[:, :, 1, :, 1]
+        imaginary = products[:, :, 1, :, 0] + products[:, :, 0, :, 1]
+        real, imaginary = (part.permute(2, 3, 0, 1) for part in (real, imaginary))
+        along_y = torch.stack([real @ cos.T - imaginary @ sin.T, imaginary @ cos.T + real @ sin.T], dim=2)
+        out = (along_y.flatten(2, 3).movedim(2, -1) @ inverse).movedim(-1, 2)
+        return out[..., 0] if strip else out
 
 
 @lru_cache(maxsize=64)
@@ -72,6 +123,14 @@ def truncated_dft(points: int, modes: int, device: torch.device, dtype: torch.dt
         weight[-1] = 1.0
     inverse = (transform * weight.repeat(2)).T.contiguous()
     return (transform / points).to(device, dtype), inverse.to(device, dtype)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)
+def two_sided_dft(points: int, half: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosine and sine (points, 2 half - 1) of the wave numbers -half + 1 … half - 1."""
+    angle = 2 * math.pi * torch.outer(torch.arange(points), torch.arange(1 - half, half)).double() / points
+    return angle.cos().to(device, dtype), angle.sin().to(device, dtype)
 
 
 def propagate(u: Tensor, velocity: Tensor, diffusivity: Tensor, periodic: tuple[bool, ...]) -> Tensor:

@@ -5,7 +5,7 @@ operator puts the language model into the reading; the paper's puts it into ever
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -21,6 +21,9 @@ from ups_server.model.metadata import MetadataEncoder
 from ups_server.model.spectral import propagate
 from ups_server.model.superspace import coordinates
 
+DEFECT_SCALE = 100.0
+"""A front that moves by a hundredth of the box moves the mean by a hundredth of its height."""
+
 
 @dataclass(frozen=True)
 class Context:
@@ -28,13 +31,17 @@ class Context:
 
     rows: dict[str, Tensor]
     periodic: tuple[bool, ...]
+    trained: int
+    """Points per axis of the grid the family was trained on."""
 
     def __getitem__(self, name: str) -> Tensor:
         return self.rows[name]
 
     def repeat(self, times: int) -> "Context":
         """Each row `times` times in succession: one trajectory's context for many of its windows."""
-        return Context({name: rows.repeat_interleave(times, 0) for name, rows in self.rows.items()}, self.periodic)
+        return Context(
+            {name: rows.repeat_interleave(times, 0) for name, rows in self.rows.items()}, self.periodic, self.trained
+        )
 
 
 class UPSModel(nn.Module, ABC):
@@ -115,30 +122,35 @@ class UPS(UPSModel):
         rows = {"mask": given.mask, "increment": given.increment, "metadata": tokens, "metadata_mask": mask}
         if given.static is not None:
             rows["static"] = given.static
+        if self.config.defect:
+            rows["means"] = initial.mean(tuple(range(2, initial.ndim)))
         if self.use_body:
-            context = Context({**rows, **self._conditioned(vector, names, symbols, given)}, given.periodic)
+            context = self._context(rows, vector, names, symbols, given)
             _, state_tokens = self.advance(initial, context)
             sequence, sequence_mask = self.mixed_sequence(state_tokens, context)
             hidden = self.body(sequence, sequence_mask)
             vector = vector + self.read_out(masked_mean(hidden, sequence_mask))
-        return Context({**rows, **self._conditioned(vector, names, symbols, given)}, given.periodic)
+        return self._context(rows, vector, names, symbols, given)
 
     def _symbols(self, given: Conditions) -> Tensor:
         if given.coefficient_names:
             return self.metadata.mean(given.coefficient_names)
         return given.mask.new_zeros(0, self.body.size)
 
-    def _conditioned(self, vector: Tensor, names: Tensor, symbols: Tensor, given: Conditions) -> dict[str, Tensor]:
+    def _context(
+        self, rows: dict[str, Tensor], vector: Tensor, names: Tensor, symbols: Tensor, given: Conditions
+    ) -> Context:
         config = self.config
         modulation = self.modulation(vector).reshape(-1, config.n_layers, 2, config.hidden_channels)
         velocity, diffusivity, drift = self.conditioner.rates(vector, names, symbols, given)
-        return {"modulation": modulation, "velocity": velocity, "diffusivity": diffusivity, "drift": drift}
+        operator = {"modulation": modulation, "velocity": velocity, "diffusivity": diffusivity, "drift": drift}
+        return Context({**rows, **operator}, given.periodic, given.trained)
 
     def advance(self, u: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         spread = (..., *(None,) * (u.ndim - 2))
         rates = self._half_rates(u, context)
         v = propagate(u, *rates, context.periodic) if rates else u
-        features = self.embedder(self._inputs(v, context), context["modulation"], context.periodic)
+        features = self.embedder(self._inputs(v, context), context["modulation"], context.periodic, context.trained)
         step = self.predictor(features.movedim(1, -1)).movedim(-1, 1)
         if self.config.increment:
             step = v + step * context["increment"][spread]
@@ -160,7 +172,11 @@ class UPS(UPSModel):
         if "static" in context.rows:
             static[:, : context["static"].shape[1]] = context["static"]
         place = coordinates(points, context.periodic, self.config.max_dimensions, v)
-        return torch.cat([v, static, place.expand(v.shape[0], *place.shape)], dim=1)
+        channels = [v, static, place.expand(v.shape[0], *place.shape)]
+        if self.config.defect:
+            moved = (context["means"] - v.mean(tuple(range(2, v.ndim)))) * DEFECT_SCALE
+            channels.append(moved[(..., *(None,) * len(points))].expand(-1, -1, *points))
+        return torch.cat(channels, dim=1)
 
     def _tokens(self, features: Tensor) -> Tensor:
         """Patch tokens: the means of the features over equal parts of the box, (B, l, E); any resolution."""
@@ -199,7 +215,7 @@ class UPSPaper(UPSModel):
 
     def read(self, initial: Tensor, given: Conditions) -> Context:
         tokens, mask = self.metadata.tokens(given.texts)
-        return Context({"metadata": tokens, "metadata_mask": mask, "mask": given.mask}, given.periodic)
+        return Context({"metadata": tokens, "metadata_mask": mask, "mask": given.mask}, given.periodic, given.trained)
 
     def advance(self, u: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         n, ndim = self.config.resolution, self.config.max_dimensions

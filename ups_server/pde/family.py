@@ -22,6 +22,8 @@ class Field:
 
     Attributes:
         slot: its place in the superspace (0 Vx or scalar, 1 Vy or second scalar, 2 density or tracer, 3 pressure).
+        relative: multiplying it by a constant (and the other relative fields by the same) leaves the equation as it is,
+            so that it is best measured in units of its mean.
         length_power: a field scales as ``L ** length_power`` when the box is rescaled by L to the family's own.
     """
 
@@ -30,6 +32,7 @@ class Field:
     unit: str = "1"
     description: str = ""
     positive: bool = False
+    relative: bool = False
     length_power: int = 0
 
 

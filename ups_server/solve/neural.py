@@ -61,23 +61,25 @@ class UPSSolver:
                 expected=sorted(self.model.config.families),
             ) from None
 
-    def _conditions(self, problem: Problem, count: int, static: Frames | None) -> tuple[FamilyCard, Conditions]:
+    def _conditions(self, problem: Problem, initial: Tensor, static: Frames | None) -> tuple[FamilyCard, Conditions]:
         card = self._card(problem.family)
         if not np.isclose(problem.dt, card.dt, rtol=1e-6):
             raise UserError("dt_mismatch", f"{self.name} steps by its own dt", got=problem.dt, expected=card.dt)
-        values = {name: array.tolist() for name, array in problem.coefficient_arrays(count).items()}
-        given = conditions(self.model.config, card, values, problem.boundary, count, as_static(static, card))
+        values = {name: array.tolist() for name, array in problem.coefficient_arrays(len(initial)).items()}
+        given = conditions(self.model.config, card, values, problem.boundary, initial, as_static(static, card))
         return card, given.to(self._device)
 
     @torch.inference_mode()
     def session(self, problem: Problem, initial: Frames, static: Frames | None = None) -> UPSSession:
-        card, given = self._conditions(problem, len(initial), static)
-        return UPSSession(self.model, card, given, self._tensor(initial))
+        state = self._tensor(initial)
+        card, given = self._conditions(problem, state, static)
+        return UPSSession(self.model, card, given, state)
 
     @torch.inference_mode()
     def one_step(self, problem: Problem, truth: Frames, static: Frames | None = None) -> Frames | None:
-        card, given = self._conditions(problem, len(truth), static)
-        context = self.model.read(lift(self._tensor(truth[:, 0]), card, given), given)
+        initial = self._tensor(truth[:, 0])
+        card, given = self._conditions(problem, initial, static)
+        context = self.model.read(lift(initial, card, given), given)
         out = np.empty_like(truth[:, 1:])
         for step in range(truth.shape[1] - 1):
             out[:, step] = self._advance(truth[:, step], card, given, context)

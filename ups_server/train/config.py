@@ -21,7 +21,12 @@ class FamilyData(Section):
         count: trajectories to generate, all splits together.
         frame_dt: spacing of the stored frames; default the family's.
         coefficients: how each coefficient is drawn per trajectory.
+        n: points per axis to train at; default the model's resolution.
         trajectories, windows: per training step, `windows` windows of each of `trajectories` trajectories.
+        every: takes part in every so many-th step.
+        early: exponent of the distribution of window starts, U(0, 1) ** early of the trajectory; above 1 prefers its
+            beginning, where a decaying solution changes most.
+        unroll: steps unrolled at most, whatever the stage says.
         validation: trajectories of the validation split that are scored.
     """
 
@@ -29,8 +34,12 @@ class FamilyData(Section):
     resolution: int = 1024
     frame_dt: float | None = None
     coefficients: dict[str, CoefficientDraw] = Field(default_factory=dict)
+    n: int | None = None
     trajectories: int = 8
     windows: int = 2
+    every: int = Field(default=1, gt=0)
+    early: float = Field(default=1.0, gt=0)
+    unroll: int = Field(default=8, gt=0)
     validation: int = 32
 
 

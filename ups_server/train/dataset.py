@@ -58,16 +58,18 @@ class FamilyWindows:
 
     def batch(self, rng: np.random.Generator, unroll: int, config: UPSConfig, device: torch.device) -> Batch:
         """A random batch of training windows."""
-        drawn = self.training.sample(rng, self.data.trajectories, self.data.windows, unroll)
+        unroll = min(unroll, self.data.unroll)
+        drawn = self.training.sample(rng, self.data.trajectories, self.data.windows, unroll, self.data.early)
         values = dict(zip(self.training.store.coefficient_names, drawn.coefficients.T.tolist(), strict=True))
         count = len(drawn.context)
         static = as_static(drawn.static, self.card)
-        given = conditions(config, self.card, values, self.boundary, count, static).to(device)
+        first = torch.from_numpy(drawn.context)
+        given = conditions(config, self.card, values, self.boundary, first, static).to(device)
         frames = torch.from_numpy(drawn.frames).to(device)
         windows = frames.shape[1]
         # Every frame is normalised under its trajectory's conditions.
         flat = lift(frames.flatten(0, 2), self.card, repeat(given, windows * (unroll + 1)))
-        context = lift(torch.from_numpy(drawn.context).to(device), self.card, given)
+        context = lift(first.to(device), self.card, given)
         return Batch(flat.unflatten(0, (count * windows, unroll + 1)), context, given, windows)
 
 
@@ -140,5 +142,5 @@ def prepare(
             frame_dt=data.frame_dt,
             workers=workers,
         )
-        out.append(FamilyWindows(family_id, data, store, n, known.get(family_id)))
+        out.append(FamilyWindows(family_id, data, store, data.n or n, known.get(family_id)))
     return out

@@ -81,6 +81,8 @@ class StageTrainer:
         self.optimiser.zero_grad(set_to_none=True)
         losses, aligned = {}, []
         for entry in self.families:
+            if self.step % entry.data.every:
+                continue
             batch = entry.batch(rng, unroll, self.model.config, self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
                 loss, features = self._losses(batch)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 
 from ups_server.align.registry import ALIGNMENTS
 from ups_server.errors import UserError
@@ -21,6 +22,7 @@ from ups_server.train.state import STATE_FILE, Progress, load_state, read_progre
 from ups_server.train.validate import Score, total, validate
 
 LOG_EVERY = 20
+LIFT = "embedder.lift.weight"
 STAGES = 2
 
 
@@ -133,16 +135,22 @@ def check_alignments(config: TrainConfig) -> None:
             raise UserError("unknown_alignment", "no such alignment", got=stage.alignment, expected=sorted(ALIGNMENTS))
 
 
+@torch.no_grad()
 def warm_start(model: UPSModel, folder: Path) -> None:
-    """Takes the weights of a model folder; shapes must agree.
+    """Takes the weights of a model folder, which may lack what this model has more: parts, and inputs of the lifting.
+
+    What it lacks stays as it was initialised; new inputs start at zero.
 
     Raises:
         UserError: ``not_a_model``, ``shape_mismatch``.
     """
-    try:
-        model.load_state_dict(from_pretrained(folder).state_dict())
-    except RuntimeError as error:
-        raise UserError("shape_mismatch", f"the weights of {folder.name} do not fit: {error}") from error
+    own, old = model.state_dict(), from_pretrained(folder).state_dict()
+    for name, value in old.items():
+        if name == LIFT and name in own and own[name].shape[1] > value.shape[1]:
+            value = F.pad(value, (0, own[name].shape[1] - value.shape[1]))
+        if name not in own or own[name].shape != value.shape:
+            raise UserError("shape_mismatch", f"the weights of {folder.name} do not fit", got=name)
+        own[name].copy_(value)
 
 
 def publish(model: UPSModel, folder: Path) -> None:

@@ -43,8 +43,8 @@ BASE_TEMPERATURE = (0.5, 10.0)
 """Pressure over density."""
 
 VELOCITY_X = Field("Vx", slot=0, description="velocity along x", length_power=-1)
-DENSITY = Field("density", slot=2, description="mass density", positive=True)
-PRESSURE = Field("pressure", slot=3, description="pressure", positive=True, length_power=-2)
+DENSITY = Field("density", slot=2, description="mass density", positive=True, relative=True)
+PRESSURE = Field("pressure", slot=3, description="pressure", positive=True, relative=True, length_power=-2)
 ETA = Coefficient(
     "eta", "eta", "shear viscosity, multiplied by the density", 0.1, (0.0, np.inf), length_power=-2, aliases=("Eta",)
 )

@@ -16,19 +16,21 @@ Source: Stam, Stable Fluids (1999); Harlow and Welch, Phys. Fluids 8 (1965) 2182
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ups_server.errors import UserError
 from ups_server.pde.family import Array
 from ups_server.pde.grid import Grid
+from ups_server.pde.ring import Ring
 from ups_server.pde.semi_lagrangian import upstream
-from ups_server.pde.staggered import Projection, sine_waves, to_centres, to_faces
+from ups_server.pde.staggered import PressureSolver, sine_waves, to_centres, to_faces
 
 STEP = 0.001
 """The generator's step. Frames do not change the steps between them."""
 MAX_EXPLICIT = 0.5
 """Largest nu dt (1 / dx^2 + 1 / dy^2) of an explicit step of diffusion; beyond, it is implicit."""
-ROWS = 4
-"""Trajectories advanced together: their intermediates fit a core's cache."""
+POINTS = 2**14
+"""Cells advanced together, in whole trajectories: their intermediates fit a core's cache."""
 
 
 def solve_incompressible(
@@ -48,10 +50,11 @@ def solve_incompressible(
     elapsed = (times - times[0]) / step
     solution = np.empty((len(initial), len(times), *initial.shape[1:]))
     solution[:, 0] = initial
-    projection = Projection(grid)
-    for start in range(0, len(initial), ROWS):
-        rows = slice(start, start + ROWS)
-        flow = _Flow(projection, initial[rows], viscosity[rows], None if force is None else force[rows])
+    pressure = PressureSolver(grid)
+    at_once = max(1, POINTS // math.prod(grid.n))
+    for start in range(0, len(initial), at_once):
+        rows = slice(start, start + at_once)
+        flow = _Flow(pressure, grid, initial[rows], viscosity[rows], None if force is None else force[rows])
         done = 0
         for frame, steps in enumerate(elapsed[1:], start=1):
             whole = math.floor(steps + 1e-6)
@@ -63,32 +66,43 @@ def solve_incompressible(
 
 
 class _Flow:
-    """A few trajectories on their way.
+    """A few trajectories on their way, in flat arrays of `Ring`.
 
     Attributes:
-        u: (N, X + 1, Y + 2) velocity along x on all faces, and zeros beyond the other two walls.
-        v: (N, X + 2, Y + 1) the same along y.
-        particles: (N, X + 2, Y + 2) in the cells, repeated beyond the walls.
+        u: velocity along x on the faces after cells 0 (the ring, so a wall) to X; zero on walls and beyond.
+        v: the same along y.
+        particles: in the cells, repeated beyond the walls.
     """
 
-    def __init__(self, projection: Projection, initial: Array, viscosity: Array, force: Array | None) -> None:
-        count, n, m, _ = initial.shape
-        self.projection = projection
-        self.spacing = projection.grid.spacing
-        self.viscosity = viscosity[:, None, None]
-        self.force = None if force is None else (to_faces(force[..., 0], 1), to_faces(force[..., 1], 2))
-        self.u, self.v = np.zeros((count, n + 1, m + 2)), np.zeros((count, n + 2, m + 1))
-        self.particles = np.empty((count, n + 2, m + 2))
-        self._set(to_faces(initial[..., 0], 1), to_faces(initial[..., 1], 2), initial[..., 2])
+    def __init__(self, pressure: PressureSolver, grid: Grid, initial: Array, viscosity: Array, force: Array | None):
+        self.pressure = pressure
+        self.spacing = grid.spacing
+        self.viscosity = viscosity
+        self.ring = ring = Ring(len(initial), grid.n)
+        self.u, self.v, self.particles, self.rate = (ring.zeros() for _ in range(4))
+        self.inner_u, self.inner_v = ring.zeros(), ring.zeros()
+        ring.box(self.inner_u)[:, 1:-2, 1:-1] = 1.0
+        ring.box(self.inner_v)[:, 1:-1, 1:-2] = 1.0
+        ring.box(self.rate)[:] = viscosity[:, None, None]
+        ring.box(self.u)[:, 1:-2, 1:-1] = to_faces(initial[..., 0], 1)
+        ring.box(self.v)[:, 1:-1, 1:-2] = to_faces(initial[..., 1], 2)
+        ring.box(self.particles)[:, 1:-1, 1:-1] = initial[..., 2]
+        self._repeat_particles()
+        self.force: tuple[Array, Array] | None = None
+        if force is not None:
+            self.force = ring.zeros(), ring.zeros()
+            ring.box(self.force[0])[:, 1:-2, 1:-1] = to_faces(force[..., 0], 1)
+            ring.box(self.force[1])[:, 1:-1, 1:-2] = to_faces(force[..., 1], 2)
 
     def state(self) -> Array:
         """(N, X, Y, 3) in the cells."""
-        velocity = to_centres(self.u[:, 1:-1, 1:-1], self.v[:, 1:-1, 1:-1])
-        return np.concatenate([velocity, self.particles[:, 1:-1, 1:-1, None]], axis=-1)
+        u, v, c = (self.ring.box(field) for field in (self.u, self.v, self.particles))
+        velocity = to_centres(u[:, 1:-2, 1:-1], v[:, 1:-1, 1:-2])
+        return np.concatenate([velocity, c[:, 1:-1, 1:-1, None]], axis=-1)
 
     def after(self, step: float) -> Array:
         """The state a `step` later, without going there."""
-        here = tuple(array.copy() for array in (self.u, self.v, self.particles))
+        here = self.u.copy(), self.v.copy(), self.particles.copy()
         self.advance(step)
         found = self.state()
         self.u, self.v, self.particles = here
@@ -96,77 +110,102 @@ class _Flow:
 
     def advance(self, step: float) -> None:
         """Go on by one `step`."""
-        u, v = self._carry_velocity(step)
-        self._set(u, v, None)
-        u, v = self._diffuse(self.u, step), self._diffuse(self.v, step)
+        self._carry_velocity(step)
+        self._diffuse(step)
         if self.force is not None:
-            c = self.particles
-            u += (0.5 * step) * self.force[0] * (c[:, 1:-2, 1:-1] + c[:, 2:-1, 1:-1])
-            v += (0.5 * step) * self.force[1] * (c[:, 1:-1, 1:-2] + c[:, 1:-1, 2:-1])
-        self._set(u, v, None)
+            self._accelerate(step, *self.force)
         self._project()
-        self._set(None, None, self._carry_particles(step))
+        self._carry_particles(step)
 
-    def _set(self, u: Array | None, v: Array | None, particles: Array | None) -> None:
-        if u is not None:
-            self.u[:, 1:-1, 1:-1] = u
-        if v is not None:
-            self.v[:, 1:-1, 1:-1] = v
-        if particles is not None:
-            c = self.particles
-            c[:, 1:-1, 1:-1] = particles
-            c[:, 0], c[:, -1] = c[:, 1], c[:, -2]
-            c[:, :, 0], c[:, :, -1] = c[:, :, 1], c[:, :, -2]
-
-    def _carry_velocity(self, step: float) -> tuple[Array, Array]:
-        u, v = self.u, self.v
+    def _carry_velocity(self, step: float) -> None:
+        near, u, v = self.ring.near, self.u, self.v
         x, y = (step / spacing for spacing in self.spacing)
-        beside = v[:, :, :-1] + v[:, :, 1:]
-        v_at_u = beside[:, 1:-2] + beside[:, 2:-1]
-        beside = u[:, :-1] + u[:, 1:]
-        u_at_v = beside[:, :, 1:-2] + beside[:, :, 2:-1]
+        v_at_u = near(v) + near(v, 0, -1)
+        v_at_u += near(v, 1)
+        v_at_u += near(v, 1, -1)
         v_at_u *= 0.25 * y
+        u_at_v = near(u) + near(u, -1)
+        u_at_v += near(u, 0, 1)
+        u_at_v += near(u, -1, 1)
         u_at_v *= 0.25 * x
-        return upstream(u, x * u[:, 1:-1, 1:-1], v_at_u), upstream(v, u_at_v, y * v[:, 1:-1, 1:-1])
+        carried_u = upstream(self.ring, u, x * near(u), v_at_u)
+        carried_v = upstream(self.ring, v, u_at_v, y * near(v))
+        np.multiply(carried_u, near(self.inner_u), out=near(u))
+        np.multiply(carried_v, near(self.inner_v), out=near(v))
 
-    def _carry_particles(self, step: float) -> Array:
-        x, y = (0.5 * step / spacing for spacing in self.spacing)
-        u = self.u[:, :-1, 1:-1] + self.u[:, 1:, 1:-1]
-        v = self.v[:, 1:-1, :-1] + self.v[:, 1:-1, 1:]
-        u *= x
-        v *= y
-        return upstream(self.particles, u, v)
+    def _diffuse(self, step: float) -> None:
+        near = self.ring.near
+        rate_x, rate_y = (step / spacing**2 for spacing in self.spacing)
+        stiff = np.flatnonzero(self.viscosity * (rate_x + rate_y) > MAX_EXPLICIT)
+        implicit = [self._diffused_implicitly(field, stiff, step) for field in (self.u, self.v)]
+        for field, inner in ((self.u, self.inner_u), (self.v, self.inner_v)):
+            change = near(field, 1) + near(field, -1)
+            change *= rate_x
+            beside = near(field, 0, 1) + near(field, 0, -1)
+            beside *= rate_y
+            change += beside
+            change -= np.multiply(near(field), 2.0 * (rate_x + rate_y), out=beside)
+            change *= near(self.rate)
+            change *= near(inner)
+            near(field)[:] += change
+        for field, solved in zip((self.u, self.v), implicit, strict=True):
+            self.ring.box(field)[stiff] = solved
 
-    def _diffuse(self, field: Array, step: float) -> Array:
-        """Inner points of `field`, one step of diffusion later."""
-        number_x, number_y = (step * self.viscosity / spacing**2 for spacing in self.spacing)
-        inner = field[:, 1:-1, 1:-1]
-        result = field[:, :-2, 1:-1] + field[:, 2:, 1:-1]
-        result *= number_x
-        beside = field[:, 1:-1, :-2] + field[:, 1:-1, 2:]
-        beside *= number_y
-        result += beside
-        result += (1.0 - 2.0 * (number_x + number_y)) * inner
-        stiff = (number_x + number_y).ravel() > MAX_EXPLICIT
-        if stiff.any():
-            result[stiff] = _diffuse_implicitly(inner[stiff], number_x[stiff], number_y[stiff])
+    def _diffused_implicitly(self, field: Array, rows: NDArray[np.intp], step: float) -> Array:
+        """`rows` of `field` (R, X + 2, Y + 2) after Euler's implicit step."""
+        result = self.ring.box(field)[rows]
+        inner = result[:, 1:-2, 1:-1] if field is self.u else result[:, 1:-1, 1:-2]
+        if rows.size:
+            number = step * self.viscosity[rows, None, None]
+            along_x, along_y = (sine_waves(n) for n in inner.shape[1:])
+            stiff_x, stiff_y = (
+                4.0 * np.sin(0.5 * np.pi / (n + 1) * np.arange(1, n + 1)) ** 2 / spacing**2
+                for n, spacing in zip(inner.shape[1:], self.spacing, strict=True)
+            )
+            amplitude = along_x @ inner @ along_y
+            amplitude /= 1.0 + number * (stiff_x[:, None] + stiff_y)
+            inner[:] = along_x @ amplitude @ along_y
         return result
 
+    def _accelerate(self, step: float, force_x: Array, force_y: Array) -> None:
+        near, c = self.ring.near, self.particles
+        for velocity, force, beyond in ((self.u, force_x, near(c, 1)), (self.v, force_y, near(c, 0, 1))):
+            push = near(c) + beyond
+            push *= 0.5 * step
+            push *= near(force)
+            near(velocity)[:] += push
+
     def _project(self) -> None:
-        u, v = self.u[:, :, 1:-1], self.v[:, 1:-1]
+        near, u, v = self.ring.near, self.u, self.v
         dx, dy = self.spacing
-        divergence = (u[:, 1:] - u[:, :-1]) * (1.0 / dx)
-        divergence += (v[:, :, 1:] - v[:, :, :-1]) * (1.0 / dy)
-        pressure = self.projection.pressure(divergence)
-        u[:, 1:-1] -= (pressure[:, 1:] - pressure[:, :-1]) * (1.0 / dx)
-        v[:, :, 1:-1] -= (pressure[:, :, 1:] - pressure[:, :, :-1]) * (1.0 / dy)
+        divergence = self.ring.zeros()
+        inside = near(divergence)
+        np.subtract(near(u), near(u, -1), out=inside)
+        inside *= 1.0 / dx
+        beside = near(v) - near(v, 0, -1)
+        beside *= 1.0 / dy
+        inside += beside
+        pressure = self.pressure.solve(self.ring.box(divergence)).ravel()
+        for velocity, inner, beyond, spacing in (
+            (u, self.inner_u, near(pressure, 1), dx),
+            (v, self.inner_v, near(pressure, 0, 1), dy),
+        ):
+            slope = beyond - near(pressure)
+            slope *= 1.0 / spacing
+            slope *= near(inner)
+            near(velocity)[:] -= slope
 
+    def _carry_particles(self, step: float) -> None:
+        near = self.ring.near
+        x, y = (0.5 * step / spacing for spacing in self.spacing)
+        u = near(self.u) + near(self.u, -1)
+        v = near(self.v) + near(self.v, 0, -1)
+        u *= x
+        v *= y
+        near(self.particles)[:] = upstream(self.ring, self.particles, u, v)
+        self._repeat_particles()
 
-def _diffuse_implicitly(field: Array, number_x: Array, number_y: Array) -> Array:
-    """Euler's implicit step from (N, X, Y), zero on the ring around; numbers (N, 1, 1)."""
-    along_x, along_y = (sine_waves(n) for n in field.shape[1:])
-    stiff_x, stiff_y = (4.0 * np.sin(0.5 * np.pi / (n + 1) * np.arange(1, n + 1)) ** 2 for n in field.shape[1:])
-    amplitude = along_x @ field @ along_y
-    amplitude /= 1.0 + number_x * stiff_x[:, None] + number_y * stiff_y
-    result: Array = along_x @ amplitude @ along_y
-    return result
+    def _repeat_particles(self) -> None:
+        c = self.ring.box(self.particles)
+        c[:, 0], c[:, -1] = c[:, 1], c[:, -2]
+        c[:, :, 0], c[:, :, -1] = c[:, :, 1], c[:, :, -2]

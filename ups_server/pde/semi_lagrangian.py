@@ -10,53 +10,52 @@ import numpy as np
 from scipy.ndimage import map_coordinates
 
 from ups_server.pde.family import Array
+from ups_server.pde.ring import Ring
 
 
-def upstream(field: Array, x: Array, y: Array) -> Array:
-    """What stands `x` and `y` cells upstream of every inner point.
+def upstream(ring: Ring, field: Array, x: Array, y: Array) -> Array:
+    """What stands `x` and `y` cells upstream, at each point of the core; nothing lies beyond the ring.
 
     Args:
-        field: (N, X + 2, Y + 2), values with a ring of points around them; nothing lies beyond the ring.
-        x: (N, X, Y) the way that is walked back along x, in cells.
-        y: (N, X, Y) the same along y.
-
-    Returns:
-        (N, X, Y)
+        field: flat, with values on the ring.
+        x: over the core: the way that is walked back along x, in cells.
+        y: the same along y.
     """
     if _within_one_cell(x) and _within_one_cell(y):
-        return _neighbouring(field, x, y)
-    return _anywhere(field, x, y)
+        return _neighbouring(ring, field, x, y)
+    return _anywhere(ring, field, x, y)
 
 
 def _within_one_cell(way: Array) -> bool:
     return bool(way.max() <= 1.0 and way.min() >= -1.0)
 
 
-def _neighbouring(field: Array, x: Array, y: Array) -> Array:
-    """Where every way ends in one of the eight cells around: no table of positions."""
-    step_y = field[:, :, 1:] - field[:, :, :-1]
+def _neighbouring(ring: Ring, field: Array, x: Array, y: Array) -> Array:
+    """Where every way ends between a point and its neighbours: no table of positions."""
+    rise = field[1:] - field[:-1]
     below, above = np.maximum(y, 0.0), np.minimum(y, 0.0)
+    scratch = np.empty_like(x)
     lines = []
-    for rows in (slice(None, -2), slice(1, -1), slice(2, None)):
-        line = below * step_y[:, rows, :-1]
-        line += above * step_y[:, rows, 1:]
-        np.subtract(field[:, rows, 1:-1], line, out=line)
-        lines.append(line)
+    for i in (-1, 0, 1):
+        line = below * ring.near(rise, i, -1)
+        line += np.multiply(above, ring.near(rise, i), out=scratch)
+        lines.append(np.subtract(ring.near(field, i), line, out=line))
     before, here, after = lines
     before -= here
-    before *= np.maximum(x, 0.0)
+    before *= np.maximum(x, 0.0, out=scratch)
     after -= here
-    after *= np.minimum(x, 0.0)
+    after *= np.minimum(x, 0.0, out=scratch)
     here += before
     here -= after
     return here
 
 
-def _anywhere(field: Array, x: Array, y: Array) -> Array:
-    _, n, m = x.shape
-    across, along = np.arange(1.0, n + 1.0)[:, None], np.arange(1.0, m + 1.0)
+def _anywhere(ring: Ring, field: Array, x: Array, y: Array) -> Array:
+    n, m = ring.shape[1:]
+    row, across, along = np.unravel_index(np.arange(field.size)[ring.core], ring.shape)
+    place = [np.clip(across - x, 0.0, n - 1.0), np.clip(along - y, 0.0, m - 1.0)]
     found = np.empty_like(x)
-    for row, values in enumerate(field):
-        place = np.stack([np.clip(across - x[row], 0.0, n + 1.0), np.clip(along - y[row], 0.0, m + 1.0)])
-        map_coordinates(values, place, order=1, output=found[row], mode="nearest", prefilter=False)
+    for index, values in enumerate(ring.box(field)):
+        here = row == index
+        found[here] = map_coordinates(values, [axis[here] for axis in place], order=1, mode="nearest", prefilter=False)
     return found

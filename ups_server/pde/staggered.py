@@ -5,8 +5,6 @@ faces of a cell is the value at its centre. Faces to centres loses nothing: in s
 factor cos(k pi / 2X), so centres that come from faces give them back to rounding, amplified by at most 2X / pi.
 """
 
-from functools import cached_property
-
 import numpy as np
 from scipy.fft import dst, idst
 
@@ -25,8 +23,8 @@ def to_faces(centred: Array, axis: int) -> Array:
 
 def to_centres(u: Array, v: Array) -> Array:
     """Velocity (N, X, Y, 2) in the cells, from components on their inner faces (N, X - 1, Y) and (N, X, Y - 1)."""
-    count, cells, n = len(u), u.shape[2], v.shape[1]
-    centred = np.zeros((count, n, cells, 2))
+    count, m, n = len(u), u.shape[2], v.shape[1]
+    centred = np.zeros((count, n, m, 2))
     centred[:, :-1, :, 0] += u
     centred[:, 1:, :, 0] += u
     centred[:, :, :-1, 1] += v
@@ -35,48 +33,38 @@ def to_centres(u: Array, v: Array) -> Array:
     return centred
 
 
-class Projection:
-    """Removes the divergence of velocity on faces: v - grad p with lap p = div v, no flux through the walls.
+class PressureSolver:
+    """Solves lap p = d on the cells between walls that let nothing through, for the five-point Laplacian.
 
-    Directly, in cosine waves along each axis: the five-point Laplacian is diagonal in them.
+    Directly, in cosine waves along each axis: the Laplacian is diagonal in them.
     """
 
     def __init__(self, grid: Grid) -> None:
-        self.grid = grid
-
-    def pressure(self, divergence: Array) -> Array:
-        """p (N, X, Y) with zero mean and the five-point Laplacian lap p = `divergence` (N, X, Y)."""
-        along_x, along_y = self._waves
-        amplitude = along_x @ divergence @ along_y.T
-        amplitude *= self._inverse
-        result: Array = along_x.T @ amplitude @ along_y
-        return result
-
-    @cached_property
-    def _waves(self) -> tuple[Array, Array]:
-        along_x, along_y = (cosine_waves(n) for n in self.grid.n)
-        return along_x, along_y
-
-    @cached_property
-    def _inverse(self) -> Array:
-        """1 / eigenvalue (X, Y), 0 for the constant."""
+        waves = [np.pad(cosine_waves(n), ((0, 0), (1, 1))) for n in grid.n]
+        self._x, self._y = waves
         along_x, along_y = (
             -4.0 * np.sin(0.5 * np.pi / n * np.arange(n)) ** 2 / spacing**2
-            for n, spacing in zip(self.grid.n, self.grid.spacing, strict=True)
+            for n, spacing in zip(grid.n, grid.spacing, strict=True)
         )
         eigenvalue = along_x[:, None] + along_y
+        # p is known up to a constant; its mean is zero, and d has none between walls.
         eigenvalue[0, 0] = np.inf
-        result: Array = 1.0 / eigenvalue
+        self._inverse = 1.0 / eigenvalue
+
+    def solve(self, divergence: Array) -> Array:
+        """p (N, X + 2, Y + 2) for d (N, X + 2, Y + 2), both with a ring of points that does not count."""
+        amplitude = self._x @ divergence @ self._y.T
+        amplitude *= self._inverse
+        result: Array = self._x.T @ amplitude @ self._y
         return result
 
 
 def cosine_waves(n: int) -> Array:
     """Rows: orthonormal cosine waves (n, n) at cell centres between walls, constant first."""
     mode, cell = np.arange(n), np.arange(n) + 0.5
-    waves = np.sqrt(2.0 / n) * np.cos(np.pi / n * mode[:, None] * cell)
+    waves: Array = np.sqrt(2.0 / n) * np.cos(np.pi / n * mode[:, None] * cell)
     waves[0] = np.sqrt(1.0 / n)
-    result: Array = waves
-    return result
+    return waves
 
 
 def sine_waves(n: int) -> Array:

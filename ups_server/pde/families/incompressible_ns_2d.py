@@ -12,7 +12,7 @@ States are Gaussian random fields with zero mean, and so is the force, by amplit
 velocity and particles; |k|^-6 and none below |k|^2 = 5 for the force. Velocities live on the faces of the cells and
 are zero on the walls; each component has its own two-component field of mean square 1, of which it is one, so that its
 own varies. **A sampled velocity is not free of divergence**, as in PDEBench's frame 0: the first step of the solver
-projects it, which takes a quarter to a third of its norm. From the next frame on, ours and PDEBench's look alike.
+projects it, which leaves 0.4 to 0.8 of its norm. From the next frame on, ours and PDEBench's look alike.
 
 The solver is the generator's (see `ups_server.pde.incompressible`), on the given grid's cells, whatever the grid:
 linear interpolation diffuses like a viscosity of |v| dx / 2, at 64^2 and |v| = 1 nearly nu itself, so a converged

@@ -72,32 +72,6 @@ class CompressibleNs3D(DescribedFamily):
     conserved = ("density",)
 
 
-class IncompressibleNs2D(DescribedFamily):
-    """v_t + v . grad v = -grad p + nu lap v + force, div v = 0, with passive particles, in a box with walls."""
-
-    id = "incompressible_ns_2d"
-    name = "2D Incompressible Navier-Stokes Equation"
-    equation = "v_t + v . grad v = -grad p + nu lap v + f, div v = 0, c_t + v . grad c = 0"
-    fields = (
-        Field("Vx", slot=0, description="velocity along x"),
-        Field("Vy", slot=1, description="velocity along y"),
-        Field("particles", slot=2, description="density of passive particles"),
-    )
-    static_fields = (
-        Field("force_x", slot=0, description="force along x"),
-        Field("force_y", slot=1, description="force along y"),
-    )
-    coefficients = (
-        Coefficient("nu", "nu", "kinematic viscosity", 0.01, (0.0, float("inf")), length_power=-2, aliases=("NU",)),
-    )
-    extent = ((0.0, 1.0), (0.0, 1.0))
-    boundary = BoundaryCondition.uniform(BoundaryKind.NO_SLIP, 2)
-    dt = 0.05
-    frame_dt = 0.005
-    t_final = 5.0
-    n = 512
-
-
 class Darcy2D(DescribedFamily):
     """-div(nu grad u) = beta in the unit square, u = 0 on its sides: steady, nu in, u out."""
 
@@ -115,7 +89,7 @@ class Darcy2D(DescribedFamily):
     n = 128
 
 
-DESCRIBED: tuple[Family, ...] = (CompressibleNs3D(), IncompressibleNs2D(), Darcy2D())
+DESCRIBED: tuple[Family, ...] = (CompressibleNs3D(), Darcy2D())
 
 
 def described() -> dict[str, Family]:

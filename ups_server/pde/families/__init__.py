@@ -7,6 +7,7 @@ from ups_server.pde.families.compressible_ns_2d import CompressibleNs2D
 from ups_server.pde.families.diffusion_reaction_1d import DiffusionReaction1D
 from ups_server.pde.families.diffusion_reaction_2d import DiffusionReaction2D
 from ups_server.pde.families.diffusion_sorption import DiffusionSorption
+from ups_server.pde.families.incompressible_ns_2d import IncompressibleNs2D
 from ups_server.pde.families.shallow_water import ShallowWater
 from ups_server.pde.family import Family
 
@@ -18,5 +19,6 @@ FAMILIES: tuple[Family, ...] = (
     CompressibleNs1D(),
     ShallowWater(),
     CompressibleNs2D(),
+    IncompressibleNs2D(),
     DiffusionReaction2D(),
 )

@@ -5,7 +5,7 @@ operator puts the language model into the reading; the paper's puts it into ever
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import final
 
 import torch

@@ -21,7 +21,7 @@ from ups_server.model.checkpoint import create
 from ups_server.model.conditioning import conditions
 from ups_server.model.config import UPS_MINI, FamilyCard
 from ups_server.model.superspace import nrmse
-from ups_server.model.ups import Context, UPSModel
+from ups_server.model.ups import Context, Operator
 from ups_server.pde import family
 
 GOAL = 20.0
@@ -53,7 +53,7 @@ def burgers_card() -> FamilyCard:
     )
 
 
-def training_step(model: UPSModel, context: Context, u: Tensor, optimiser: torch.optim.Optimizer) -> None:
+def training_step(model: Operator, context: Context, u: Tensor, optimiser: torch.optim.Optimizer) -> None:
     optimiser.zero_grad(set_to_none=True)
     nrmse(model(u, context), u, context["mask"]).backward()
     optimiser.step()

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ups_server.model.ups import UPSModel
-from ups_server.pde import family
+from ups_server.data.windows import Windows
+from ups_server.model.ups import Operator
 from ups_server.solve.neural import UPSSolver
 from ups_server.solve.solver import Frames, Problem, rollout
 from ups_server.train.dataset import FamilyWindows
@@ -21,12 +21,12 @@ class Score:
     persistence: float
 
 
-def validate(model: UPSModel, families: Sequence[FamilyWindows]) -> dict[str, Score]:
+def validate(model: Operator, families: Sequence[FamilyWindows]) -> dict[str, Score]:
     """Scores of every family on its validation trajectories."""
     was_training = model.training
     model.eval()
     solver = UPSSolver(model)
-    scores = {entry.id: _score(solver, entry) for entry in families}
+    scores = {entry.id: score(solver, entry.id, entry.validation, entry.data.validation) for entry in families}
     model.train(was_training)
     return scores
 
@@ -37,12 +37,12 @@ def total(scores: dict[str, Score]) -> float:
     return float(np.log(values).mean()) if np.isfinite(values).all() else float("inf")
 
 
-def _score(solver: UPSSolver, entry: FamilyWindows) -> Score:
-    windows = entry.validation
-    rows = windows.rows[: entry.data.validation]
+def score(solver: UPSSolver, family_id: str, windows: Windows, count: int) -> Score:
+    """The scores of the first `count` trajectories of a split."""
+    rows = windows.rows[:count]
     truth = windows.trajectories(rows)
     coefficients = dict(zip(windows.store.coefficient_names, windows.store.coefficients[rows].T.tolist(), strict=True))
-    problem = Problem(entry.id, coefficients, windows.grid, entry.boundary, family(entry.id).dt)
+    problem = Problem(family_id, coefficients, windows.grid, windows.store.boundary, windows.dt)
     predicted = solver.one_step(problem, truth)
     if predicted is None:
         raise TypeError("a trained model always predicts one step")

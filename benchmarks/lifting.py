@@ -21,7 +21,7 @@ from ups_server.model.checkpoint import create
 from ups_server.model.conditioning import conditions
 from ups_server.model.config import UPS_MINI, FamilyCard
 from ups_server.model.superspace import nrmse
-from ups_server.model.ups import Context, UPSModel
+from ups_server.model.ups import Context, Operator
 from ups_server.pde import family
 
 GOAL = 20.0
@@ -53,7 +53,7 @@ def burgers_card() -> FamilyCard:
     )
 
 
-def training_step(model: UPSModel, context: Context, u: Tensor, optimiser: torch.optim.Optimizer) -> None:
+def training_step(model: Operator, context: Context, u: Tensor, optimiser: torch.optim.Optimizer) -> None:
     optimiser.zero_grad(set_to_none=True)
     nrmse(model(u, context), u, context["mask"]).backward()
     optimiser.step()
@@ -68,8 +68,9 @@ def main() -> None:
     model = create(UPS_MINI)
     model.use_body = False
     n, equation, count = UPS_MINI.resolution, family("burgers"), options.batch
-    given = conditions(UPS_MINI, burgers_card(), {"nu": [0.01] * count}, equation.boundary, count)
     strip = torch.nn.functional.pad(torch.randn(count, 1, n), (0, 0, 0, UPS_MINI.slots - 1))
+    physical = strip[:, :1].movedim(1, -1)
+    given = conditions(UPS_MINI, burgers_card(), {"nu": [0.01] * count}, equation.boundary, physical)
     square = strip[..., None].expand(-1, -1, -1, n).contiguous()
     with torch.no_grad():
         # A new operator is persistence; random weights let the two results differ if they can.

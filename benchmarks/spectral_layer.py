@@ -23,7 +23,7 @@ from ups_server.model.checkpoint import create
 from ups_server.model.conditioning import conditions
 from ups_server.model.config import UPS_MINI
 from ups_server.model.spectral import SpectralConv
-from ups_server.model.ups import Context, UPSModel
+from ups_server.model.ups import Context, Operator
 from ups_server.pde import family
 
 
@@ -57,14 +57,15 @@ class NeuralopAxes(nn.Module):
 class Side:
     """One of the two models, ready to train on `u`."""
 
-    model: UPSModel
+    model: Operator
     context: Context
     optimiser: torch.optim.Optimizer
 
 
-def prepare(model: UPSModel, u: Tensor, periodic: tuple[bool, ...]) -> Side:
+def prepare(model: Operator, u: Tensor, periodic: tuple[bool, ...]) -> Side:
     model.use_body = False
-    given = conditions(UPS_MINI, burgers_card(), {"nu": [0.01] * len(u)}, family("burgers").boundary, len(u))
+    physical = u[:, :1].movedim(1, -1)
+    given = conditions(UPS_MINI, burgers_card(), {"nu": [0.01] * len(u)}, family("burgers").boundary, physical)
     trained = [p for name, p in model.named_parameters() if name.startswith(("embedder.", "predictor."))]
     # As the trainer does; PyTorch has no fused update for complex weights.
     fused = not any(p.is_complex() for p in trained)

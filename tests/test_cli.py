@@ -75,7 +75,8 @@ def test_help_starts_quickly_and_without_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["serve", "solve", "evaluate", "train", "families", "models", "data generate", "data check"]
+    "command",
+    ["serve", "solve", "evaluate", "train", "train baseline", "families", "models", "data generate", "data check"],
 )
 def test_every_command_has_help(ups: Ups, command: str) -> None:
     shown = ups(*command.split(), "--help")
@@ -119,6 +120,7 @@ def test_models(ups: Ups, tmp_path: Path) -> None:
         (["solve", "burgers", "--method", "numerical", "--initial", "absent.h5", "-o", "x.nc"], ["absent.h5"]),
         (["evaluate", "numerical", "absent.h5"], ["absent.h5"]),
         (["train", "absent.yaml"], ["absent.yaml"]),
+        (["train", "baseline", "fno", "absent.yaml"], ["absent.yaml"]),
         (["serve", "--host", "0.0.0.0"], ["0.0.0.0", "loopback"]),
     ],
 )

@@ -12,11 +12,12 @@ from ups_server.model.checkpoint import from_pretrained, save_pretrained
 from ups_server.model.conditioning import Conditions, conditions, value_features
 from ups_server.model.config import UPS_PAPER, FamilyCard, UPSConfig
 from ups_server.model.superspace import check_card, lift, lower, nrmse
-from ups_server.model.ups import UPS, UPSModel
+from ups_server.model.ups import UPS, Operator, UPSModel
 from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
 
 PERIODIC = BoundaryCondition.uniform(BoundaryKind.PERIODIC, 1)
 WALLS = BoundaryCondition(((BoundaryKind.DIRICHLET, BoundaryKind.CAUCHY),))
+PLANE = BoundaryCondition.uniform(BoundaryKind.PERIODIC, 2)
 PAPER = UPS_PAPER.model_copy(update={"hidden_channels": 8, "n_layers": 2, "n_modes": 4, "tokens": 6, "resolution": 32})
 
 
@@ -35,7 +36,7 @@ def state(count: int, n: int = 32) -> Tensor:
 
 
 @torch.no_grad()
-def step(model: UPSModel, u: Tensor, conditioned: Conditions) -> Tensor:
+def step(model: Operator, u: Tensor, conditioned: Conditions) -> Tensor:
     following: Tensor = model(u, model.read(u, conditioned))
     return following
 
@@ -240,3 +241,68 @@ def test_padding_of_the_text_is_masked(small: UPSModel) -> None:
     mixed = replace(given(2), texts=("1D Burgers", "1D Burgers equation nu = 0.01"))
     short = replace(given(1), texts=("1D Burgers",))
     torch.testing.assert_close(step(small, u, mixed)[:1], step(small, u[:1], short), atol=1e-5, rtol=1e-4)
+
+
+def variant(language_model: Path, **changes: object) -> UPSModel:
+    return make(UPSConfig.model_validate(SMALL.model_dump() | changes), language_model)
+
+
+def test_channel_tokens_one_per_channel_at_any_resolution(language_model: Path) -> None:
+    model = variant(language_model, token_kind="channel")
+    for u, conditioned in (
+        (state(2), given(2)),
+        (state(2, 96), given(2)),
+        (torch.randn(2, 4, 32, 24), conditions(SMALL, card(ndim=2), {"nu": [0.1] * 2}, PLANE, torch.ones(2, 8, 8, 1))),
+    ):
+        with torch.no_grad():
+            _, tokens = model.advance(u, model.read(u, conditioned))
+        assert tokens.shape == (2, SMALL.hidden_channels, 32)
+        assert step(model, u, conditioned).isfinite().all()
+
+
+def test_channel_tokens_hold_the_places_of_a_channel(language_model: Path) -> None:
+    model, u = variant(language_model, token_kind="channel"), state(1, 64)
+    with torch.no_grad():
+        context = model.read(u, given(1))
+        tokens = [model.advance(shifted, context)[1] for shifted in (u, u.roll(7, -1))]
+    # A patch token would move to its neighbour; a channel's places move inside it.
+    assert (tokens[0] - tokens[1]).abs().max() > 1e-3
+
+
+def test_mean_pool_predictor_is_tied_to_its_grid_and_starts_as_persistence(language_model: Path) -> None:
+    config = UPSConfig.model_validate(SMALL.model_dump() | {"predictor": "mean_pool"})
+    model = UPS(config, pretrained_body(language_model), load_tokenizer(language_model))
+    torch.testing.assert_close(step(model, state(2), given(2)), state(2), atol=1e-6, rtol=1e-5)
+    filled = variant(language_model, predictor="mean_pool")
+    u = state(2)
+    changed = step(filled, u, given(2))
+    assert changed.shape == u.shape
+    assert (changed - u).abs().max() > 1e-4
+    with pytest.raises(UserError, match="tied to the grids"):
+        step(filled, state(2, 64), given(2))
+
+
+def test_mean_pool_predictor_has_the_grids_of_its_families(language_model: Path) -> None:
+    families = {"line": card().model_dump(), "plane": card(ndim=2).model_dump()}
+    model = variant(language_model, predictor="mean_pool", families=families)
+    conditioned = conditions(SMALL, card(ndim=2), {"nu": [0.1] * 2}, PLANE, torch.ones(2, 8, 8, 1))
+    assert step(model, torch.randn(2, 4, 32, 32), conditioned).shape == (2, 4, 32, 32)
+
+
+def test_paper_interpolates_other_grids_to_its_own_and_back(language_model: Path) -> None:
+    model = make(PAPER, language_model)
+    coarse, fine = state(2), state(2, 64)
+    on_own = step(model, coarse, given(2, config=PAPER))
+    on_fine = step(model, fine, given(2, config=PAPER))
+    assert on_fine.shape == fine.shape
+    # Both see nearly the same state on the model's own 32 points.
+    pairs = on_fine.unflatten(-1, (32, 2)).mean(-1)
+    torch.testing.assert_close(pairs, on_own, atol=0.2, rtol=0.1)
+
+
+def test_repeated_conditions_are_those_of_every_state() -> None:
+    one = given(2, [0.1, 0.2])
+    many = one.repeat(3)
+    assert many.texts == tuple(text for text in one.texts for _ in range(3))
+    torch.testing.assert_close(many.coefficients[:, 0], torch.tensor([0.1] * 3 + [0.2] * 3))
+    torch.testing.assert_close(many.mean, one.mean.repeat_interleave(3, 0))

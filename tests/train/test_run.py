@@ -212,7 +212,7 @@ def test_shipped_recipe_keeps_the_held_out_values_out(repository: Path, part: st
 
 def test_schedules() -> None:
     stage = Stage(steps=110, warmup=10, schedule="linear", unroll=((0.0, 1), (0.5, 3)))
-    assert [schedule(stage, step) for step in (0, 9, 60, 110)] == pytest.approx([0.1, 1.0, 0.5, 0.0])
-    assert [scheduled_unroll(stage, step) for step in (0, 54, 55, 109)] == [1, 1, 3, 3]
+    assert [schedule(stage, step, step / 110) for step in (0, 9, 60, 110)] == pytest.approx([0.1, 1.0, 0.5, 0.0])
+    assert [scheduled_unroll(stage, step / 110) for step in (0, 54, 55, 109)] == [1, 1, 3, 3]
     cosine = stage.model_copy(update={"schedule": "cosine"})
-    assert [schedule(cosine, step) for step in (10, 60, 110)] == pytest.approx([1.0, 0.5, 0.0])
+    assert [schedule(cosine, step, step / 110) for step in (10, 60, 110)] == pytest.approx([1.0, 0.5, 0.0])

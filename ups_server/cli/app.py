@@ -23,7 +23,7 @@ app = typer.Typer(
 app.command("serve")(serve.serve)
 app.command("solve")(solve.solve)
 app.command("evaluate")(evaluate.evaluate)
-app.command("train")(train.train)
+app.add_typer(train.app, name="train")
 app.add_typer(data.app, name="data")
 app.command("families")(listings.list_families)
 app.command("models")(listings.list_models)

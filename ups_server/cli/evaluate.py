@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -30,6 +30,10 @@ def evaluate(
         Path | None, typer.Option(metavar="OUT.h5", help="Write truth and predictions, to recompute any score.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    body: Annotated[
+        Literal["trained", "none", "random"],
+        typer.Option(help="A control: leave the language model out, or replace it by a random one."),
+    ] = "trained",
 ) -> None:
     """Score a model on files: one step ahead and full rollout, with persistence beside both (nRMSE)."""
     for file in files:
@@ -48,6 +52,7 @@ def evaluate(
             resolution=resolution,
             trajectories=trajectories,
             device=device,
+            body=body,
             predictions=predictions,
             progress=lambda file, done, total: advance(done, total, file),
         )

@@ -148,6 +148,10 @@ class Windows:
         chosen = self.rows if rows is None else rows
         return self.store.read(chosen, slice(0, None, self.frame_stride), self.stride)
 
+    def static(self, rows: Rows | None = None) -> NDArray[np.float32] | None:
+        """(N, X..., S) static fields of the same rows, None for families without."""
+        return self.store.read_static(self.rows if rows is None else rows, self.stride)
+
     def _starts(self, unroll: int) -> int:
         starts = len(self.store.times) - unroll * self.frame_stride
         if starts < 1:

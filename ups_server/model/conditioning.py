@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ FREQUENCIES = (0.25, 0.5, 1.0, 2.0)
 
 VALUE_FEATURES = 3 + 2 * len(FREQUENCIES)
 KINDS = tuple(BoundaryKind)
+NEUTRAL_NAME = "partial differential equation"
+"""What every equation is called where its name is withheld."""
+
 MAX_VALUE = 10.0
 RATE_SCALE = 0.01
 """Boxes per step: the unit of the propagator's rates. Small, because a shift by whole boxes is invisible to the loss
@@ -64,6 +67,34 @@ class Conditions:
             f.name: value.to(device) for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)
         }
         return replace(self, **moved)
+
+    def repeat(self, times: int) -> Self:
+        """Each sample `times` times in succession: one trajectory's conditions for many of its states."""
+        repeated: dict[str, Any] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Tensor):
+                repeated[f.name] = value.repeat_interleave(times, 0)
+        for name in ("texts", "names"):
+            repeated[name] = tuple(text for text in getattr(self, name) for _ in range(times))
+        return replace(self, **repeated)
+
+
+def shown(given: Conditions, metadata: Literal["both", "text", "numbers", "none"]) -> Conditions:
+    """What an operator is told of its equation.
+
+    "text": name and coefficients in words alone. "numbers": the name in words, the coefficients as numbers alone.
+    "none": neither, every equation is called the same. Boundary, slots, statistics and static fields are always told.
+    """
+    texts, names = given.texts, given.names
+    if metadata == "numbers":
+        texts = names
+    elif metadata == "none":
+        texts = names = (NEUTRAL_NAME,) * len(names)
+    if metadata in ("both", "numbers"):
+        return replace(given, texts=texts, names=names)
+    nothing = given.coefficients[:, :0]
+    return replace(given, texts=texts, names=names, coefficient_names=(), coefficients=nothing)
 
 
 def conditions(

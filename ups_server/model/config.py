@@ -43,7 +43,8 @@ class UPSConfig(Frozen):
     """Architecture. The presets below are the two points that matter; each field is an axis of the ablation.
 
     Attributes:
-        operator: "conditioned" (the body reads once, a conditioned FNO steps) or "paper" (the body in every step).
+        operator: "conditioned" (the body reads once, a conditioned FNO steps), "paper" (the body in every step), or a
+            baseline without a language model: "fno", "unet".
         slots: physical quantities of the superspace (N). Dimensions: d_max.
         n_modes: Fourier modes per axis that a spectral layer keeps (positive ones).
         joint_modes: wave numbers below this are mixed over both axes jointly (0: along each axis only).
@@ -55,6 +56,10 @@ class UPSConfig(Frozen):
         propagator: the linear, exactly integrated part of the step (constant-coefficient transport and diffusion).
         increment: predict u(t + dt) - u(t) instead of u(t + dt).
         tokens: state tokens that the body reads (paper: one per channel; else one per patch of the box).
+        token_kind: of the conditioned operator: a token per patch of the box, or per FNO channel as in the paper.
+        predictor: of the conditioned operator: linear at every point, or the paper's mean over the sequence.
+        metadata: what is shown of the equation (`conditioning.shown`): its text, its coefficients as numbers, both.
+        refresh: steps after which the problem is read again from the state reached; 0 reads once, 1 at every step.
         condition_size: width of the vector that conditions every Fourier layer.
         body: does the LLM body take part? (stage 1 of the conditioned operator runs without it).
         body_layers: layers of the LLM that are kept (0: all).
@@ -63,7 +68,7 @@ class UPSConfig(Frozen):
     model_type: Literal["ups"] = "ups"
     name: str = "ups-mini"
     version: int = 1
-    operator: Literal["conditioned", "paper"] = "conditioned"
+    operator: Literal["conditioned", "paper", "fno", "unet"] = "conditioned"
     resolution: int = 128
     slots: int = 4
     max_dimensions: int = 2
@@ -79,10 +84,25 @@ class UPSConfig(Frozen):
     propagator: bool = True
     increment: bool = True
     tokens: int = 16
+    token_kind: Literal["patch", "channel"] = "patch"
+    predictor: Literal["local", "mean_pool"] = "local"
+    metadata: Literal["both", "text", "numbers", "none"] = "both"
+    refresh: int = Field(default=0, ge=0)
     condition_size: int = 128
     body: bool = True
     body_layers: int = 0
     families: dict[str, FamilyCard] = Field(default_factory=dict)
+
+    @property
+    def has_language_model(self) -> bool:
+        """Is there a language model in it? The baselines have none."""
+        return self.operator in ("conditioned", "paper")
+
+    @property
+    def grids(self) -> list[tuple[int, int]]:
+        """(points per axis, dimensions) of the grids its families are trained on; without families, of any."""
+        known = {(card.statistics.n, card.ndim) for card in self.families.values()}
+        return sorted(known or {(self.resolution, ndim) for ndim in range(1, self.max_dimensions + 1)})
 
     def save(self, folder: Path) -> None:
         (folder / CONFIG_FILE).write_text(self.model_dump_json(indent=2) + "\n")
@@ -108,4 +128,16 @@ UPS_PAPER = UPSConfig(
 )
 """Exactly the paper: channel tokens, the body in every step, mean-pool predictor, 1-D broadcast to n x n."""
 
-PRESETS = {config.name: config for config in (UPS_MINI, UPS_PAPER)}
+FNO = UPSConfig(
+    name="fno", operator="fno", hidden_channels=20, n_modes=12, local_width=1, propagator=False, increment=False,
+    body=False,
+)  # fmt: skip
+"""The FNO of PDEBench: width 20, 12 modes, 4 layers, the absolute next state."""
+
+UNET = UPSConfig(
+    name="unet", operator="unet", hidden_channels=32, n_layers=5, padding=0.0, propagator=False, increment=False,
+    body=False,
+)  # fmt: skip
+"""A U-Net of PDEBench's size: 32 channels at the finest of 5 levels, doubled on the way down; absolute next state."""
+
+PRESETS = {config.name: config for config in (UPS_MINI, UPS_PAPER, FNO, UNET)}

@@ -1,10 +1,12 @@
 """The models: the conditioned operator (`ups-mini`) and the paper's architecture (`ups-paper`).
 
 Both read a problem once into a `Context` and then advance normalised superspace states (B, N, X...). The conditioned
-operator puts the language model into the reading; the paper's puts it into every step.
+operator puts the language model into the reading; the paper's puts it into every step. `baselines` are operators of
+the same interface without a language model.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import final
 
@@ -14,10 +16,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ups_server.model.body import LLMBody, masked_mean
-from ups_server.model.conditioning import MAX_SHIFT, Conditioner, Conditions
+from ups_server.model.conditioning import MAX_SHIFT, Conditioner, Conditions, shown
 from ups_server.model.config import UPSConfig
 from ups_server.model.embedder import FNOEmbedder
 from ups_server.model.metadata import MetadataEncoder
+from ups_server.model.predictor import CHANNEL_POINTS, MeanPoolPredictor, pooled
 from ups_server.model.spectral import propagate
 from ups_server.model.superspace import coordinates
 
@@ -44,12 +47,32 @@ class Context:
         )
 
 
-class UPSModel(nn.Module, ABC):
-    """Unified PDE solver: ``u_{t+1} = G(u_t, metadata)`` on normalised superspace states."""
+class Operator(nn.Module, ABC):
+    """One step of a PDE, ``u_{t+1} = G(u_t, metadata)``, on normalised superspace states.
 
-    def __init__(self, config: UPSConfig, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    Attributes:
+        use_body: does the language model take part? Never where there is none.
+    """
+
+    def __init__(self, config: UPSConfig) -> None:
         super().__init__()
         self.config = config
+        self.use_body = False
+
+    @abstractmethod
+    def read(self, initial: Tensor, given: Conditions) -> Context:
+        """Reads problems once: initial states (B, N, X...) and conditions -> their context."""
+
+    @abstractmethod
+    def forward(self, u: Tensor, context: Context) -> Tensor:
+        """One step: states (B, N, X...) -> next states (B, N, X...)."""
+
+
+class UPSModel(Operator):
+    """Unified PDE solver: an operator around a pretrained language model."""
+
+    def __init__(self, config: UPSConfig, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__(config)
         self.body = LLMBody(encoder)
         words = encoder.get_input_embeddings()
         if not isinstance(words, nn.Embedding):
@@ -58,15 +81,10 @@ class UPSModel(nn.Module, ABC):
         self.use_body = config.body
 
     @abstractmethod
-    def read(self, initial: Tensor, given: Conditions) -> Context:
-        """Reads problems once: initial states (B, N, X...) and conditions -> their context."""
-
-    @abstractmethod
     def advance(self, u: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """One step: states (B, N, X...) -> (next states (B, N, X...), state tokens (B, l, E) for the alignment)."""
 
     def forward(self, u: Tensor, context: Context) -> Tensor:
-        """One step: states (B, N, X...) -> next states (B, N, X...)."""
         return self.advance(u, context)[0]
 
     @final
@@ -98,6 +116,7 @@ class UPS(UPSModel):
     One step is a symmetric splitting, ``u_{t+1} = P(1/2) (I + N) P(1/2) u_t``: P is the exact solution operator of
     transport and diffusion with constant coefficients that are learned functions of the conditions; N is the FNO
     embedder with a linear predictor at every point (a local one, no bottleneck), in units of the family's increment.
+    Tokens and predictor of the paper can take the place of ours, to measure what each is worth.
     """
 
     def __init__(self, config: UPSConfig, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -106,16 +125,24 @@ class UPS(UPSModel):
         self.conditioner = Conditioner(config, size)
         self.embedder = FNOEmbedder(config)
         self.modulation = nn.Linear(config.condition_size, config.n_layers * 2 * width)
-        self.tokenise = nn.Linear(width, size)
+        self.tokenise = nn.Linear(width if config.token_kind == "patch" else CHANNEL_POINTS, size)
         heard = nn.Linear(size, config.condition_size)
         self.read_out = nn.Sequential(nn.LayerNorm(size), heard)
-        self.predictor = nn.Linear(width, config.slots)
+        local = config.predictor == "local"
+        self.predictor = nn.Linear(width, config.slots) if local else MeanPoolPredictor(config, size)
         # Start as the unconditioned operator, persistence, and a body that is not heard yet.
-        for layer in (self.modulation, self.predictor, heard):
+        for layer in (self.modulation, heard, *self._last_layers()):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
+    def _last_layers(self) -> Iterator[nn.Linear]:
+        if isinstance(self.predictor, MeanPoolPredictor):
+            yield from self.predictor.last_layers()
+        else:
+            yield self.predictor
+
     def read(self, initial: Tensor, given: Conditions) -> Context:
+        given = shown(given, self.config.metadata)
         names, symbols = self.metadata.mean(given.names), self._symbols(given)
         vector = self.conditioner(names, symbols, given)
         tokens, mask = self.metadata.tokens(given.texts)
@@ -151,12 +178,19 @@ class UPS(UPSModel):
         rates = self._half_rates(u, context)
         v = propagate(u, *rates, context.periodic) if rates else u
         features = self.embedder(self._inputs(v, context), context["modulation"], context.periodic, context.trained)
-        step = self.predictor(features.movedim(1, -1)).movedim(-1, 1)
+        step = self._predict(features)
         if self.config.increment:
             step = v + step * context["increment"][spread]
         if rates:
             step = propagate(step, *rates, context.periodic)
         return step * context["mask"][spread], self._tokens(features)
+
+    def _predict(self, features: Tensor) -> Tensor:
+        if isinstance(self.predictor, MeanPoolPredictor):
+            moved: Tensor = self.predictor(features)
+            return moved
+        step: Tensor = self.predictor(features.movedim(1, -1)).movedim(-1, 1)
+        return step
 
     def _half_rates(self, u: Tensor, context: Context) -> tuple[Tensor, Tensor] | None:
         """Velocity and diffusivity (B, N, d) of half a step, None without the propagator."""
@@ -179,20 +213,21 @@ class UPS(UPSModel):
         return torch.cat(channels, dim=1)
 
     def _tokens(self, features: Tensor) -> Tensor:
-        """Patch tokens: the means of the features over equal parts of the box, (B, l, E); any resolution."""
-        ndim = features.ndim - 2
-        if ndim == 1:
-            pooled = F.adaptive_avg_pool1d(features, self.config.tokens)
+        """The means of the features over equal parts of the box, at any resolution, as tokens (B, l, E).
+
+        A patch token holds all channels of one part, a channel token all parts of one channel.
+        """
+        if self.config.token_kind == "patch":
+            tokens: Tensor = self.tokenise(pooled(features, self.config.tokens).movedim(1, -1))
         else:
-            side = round(self.config.tokens**0.5)
-            pooled = F.adaptive_avg_pool2d(features, (side, side))
-        tokens: Tensor = self.tokenise(pooled.flatten(2).movedim(1, -1))
+            tokens = self.tokenise(pooled(features, CHANNEL_POINTS))
         return tokens
 
 
 class UPSPaper(UPSModel):
     """The paper's architecture: FNO channels are the tokens, the body runs in every step, a mean-pooled linear
-    predictor gives the absolute next state. A 1-D state is broadcast to n x n; the weights are tied to n.
+    predictor gives the absolute next state. A 1-D state is broadcast to n x n; the weights are tied to n, and states
+    on other grids are interpolated to it and back.
 
     Source: thesis 6.1.3. Metadata in front, positions and layer norm once, padding masked.
     """
@@ -214,12 +249,14 @@ class UPSPaper(UPSModel):
         self.predictor = nn.Linear(self.body.size, config.slots * points)
 
     def read(self, initial: Tensor, given: Conditions) -> Context:
+        given = shown(given, self.config.metadata)
         tokens, mask = self.metadata.tokens(given.texts)
         return Context({"metadata": tokens, "metadata_mask": mask, "mask": given.mask}, given.periodic, given.trained)
 
     def advance(self, u: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         n, ndim = self.config.resolution, self.config.max_dimensions
-        missing = ndim - (u.ndim - 2)
+        given, missing = tuple(u.shape[2:]), ndim - (u.ndim - 2)
+        u = interpolated(u, (n,) * len(given))
         square = u[(..., *(None,) * missing)].expand(*u.shape, *(n,) * missing)
         place = coordinates((n,) * (ndim - missing), (False,) * (ndim - missing), ndim, u)
         place = place[(..., *(None,) * missing)].expand(ndim, *(n,) * ndim)
@@ -229,12 +266,19 @@ class UPSPaper(UPSModel):
         hidden = self.body(sequence, mask) if self.use_body else self.body.embed(sequence, mask)
         step = self.predictor(masked_mean(hidden, mask)).reshape(-1, self.config.slots, *(n,) * ndim)
         step = step[(slice(None), slice(None), *(slice(None),) * (ndim - missing), *(0,) * missing)]
-        return step * context["mask"][(..., *(None,) * (step.ndim - 2))], tokens
+        return interpolated(step, given) * context["mask"][(..., *(None,) * (step.ndim - 2))], tokens
+
+
+def interpolated(u: Tensor, points: tuple[int, ...]) -> Tensor:
+    """Cell-centred values (B, C, X...) on another grid of the same box, linearly; as they are where it is theirs."""
+    if tuple(u.shape[2:]) == points:
+        return u
+    return F.interpolate(u, points, mode="linear" if len(points) == 1 else "bilinear")
 
 
 OPERATORS: dict[str, type[UPSModel]] = {"conditioned": UPS, "paper": UPSPaper}
 
 
 def build(config: UPSConfig, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> UPSModel:
-    """The model a config describes."""
+    """The model with a language model that a config describes."""
     return OPERATORS[config.operator](config, encoder, tokenizer)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -33,6 +33,7 @@ def evaluate(
     device: str = "auto",
     predictions: str | Path | None = None,
     progress: Progress | None = None,
+    body: Literal["trained", "none", "random"] = "trained",
 ) -> list[FileScores]:
     """Scores a model on each file.
 
@@ -41,6 +42,7 @@ def evaluate(
         dt: step in the file's time unit; default: the model's for the family, else the family's own.
         resolution: points along the first axis, an integer-stride subsample; default: the file's.
         trajectories: the first so many of each file, or all where it holds fewer.
+        body: control of the language model of a model that is loaded here (see `load`).
         predictions: HDF5 file to write truth and predictions to (see `solve.predictions`).
 
     Raises:
@@ -49,7 +51,7 @@ def evaluate(
     """
     if trajectories is not None and trajectories < 1:
         raise UserError("invalid_trajectories", "at least one trajectory is needed", got=trajectories)
-    solver = load(model, device) if isinstance(model, str | Path) else model
+    solver = load(model, device, body) if isinstance(model, str | Path) else model
     paths = [Path(file) for file in files]
     with predictions_file(None if predictions is None else Path(predictions), paths) as output:
         scores = []

@@ -11,8 +11,9 @@ from ups_server.errors import UserError
 from ups_server.model.checkpoint import from_pretrained
 from ups_server.model.conditioning import Conditions, conditions
 from ups_server.model.config import FamilyCard
+from ups_server.model.controls import BodyControl, control_body
 from ups_server.model.superspace import lift, lower
-from ups_server.model.ups import Context, UPSModel
+from ups_server.model.ups import Context, Operator
 from ups_server.solve.solver import Frames, Problem
 
 
@@ -24,16 +25,28 @@ def as_static(static: Frames | None, card: FamilyCard) -> Tensor | None:
     return torch.from_numpy(((static - mean) / std).astype(np.float32)).movedim(-1, 1)
 
 
-class UPSSession:
-    """One rollout of a trained model: the context is read once, then the state advances on the device."""
+def reads_again(model: Operator, step: int) -> bool:
+    """Is the problem read again before this step of a rollout?"""
+    return step > 0 and model.config.refresh > 0 and step % model.config.refresh == 0
 
-    def __init__(self, model: UPSModel, card: FamilyCard, given: Conditions, initial: Tensor) -> None:
+
+class UPSSession:
+    """One rollout of a trained model: the context is read once, then the state advances on the device.
+
+    A model with `refresh` reads again, from the state reached, after every so many steps.
+    """
+
+    def __init__(self, model: Operator, card: FamilyCard, given: Conditions, initial: Tensor) -> None:
         self._model, self._card, self._given = model, card, given
         self._u = lift(initial, card, given)
         self._context = model.read(self._u, given)
+        self._steps = 0
 
     @torch.inference_mode()
     def step(self) -> Frames:
+        if reads_again(self._model, self._steps):
+            self._context = self._model.read(self._u, self._given)
+        self._steps += 1
         self._u = self._model(self._u, self._context)
         frames: Frames = lower(self._u, self._card, self._given).cpu().numpy()
         return frames
@@ -42,7 +55,7 @@ class UPSSession:
 class UPSSolver:
     """A trained model behind the `Solver` interface."""
 
-    def __init__(self, model: UPSModel) -> None:
+    def __init__(self, model: Operator) -> None:
         self.model = model
         self.name = model.config.name
         self._device = next(model.parameters()).device
@@ -82,6 +95,8 @@ class UPSSolver:
         context = self.model.read(lift(initial, card, given), given)
         out = np.empty_like(truth[:, 1:])
         for step in range(truth.shape[1] - 1):
+            if reads_again(self.model, step):
+                context = self.model.read(lift(self._tensor(truth[:, step]), card, given), given)
             out[:, step] = self._advance(truth[:, step], card, given, context)
         return out
 
@@ -94,10 +109,14 @@ class UPSSolver:
         return torch.from_numpy(np.ascontiguousarray(frames, dtype=np.float32)).to(self._device)
 
 
-def load_neural(path: Path, device: str = "cpu") -> UPSSolver:
-    """The solver in a model folder.
+def load_neural(path: Path, device: str = "cpu", body: BodyControl = "trained") -> UPSSolver:
+    """The solver in a model folder; as a control without its language model, or around a random one.
 
     Raises:
-        UserError: ``not_a_model``.
+        UserError: ``not_a_model``, ``no_language_model``.
     """
-    return UPSSolver(from_pretrained(path, device))
+    solver = UPSSolver(from_pretrained(path, device))
+    control_body(solver.model, body)
+    if body != "trained":
+        solver.name = f"{solver.name} ({body} body)"
+    return solver

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,23 +81,26 @@ def rollout(session: Session, n_steps: int) -> Iterator[Frames]:
         yield session.step()
 
 
-def load(model: str | Path, device: str = "auto") -> Solver:
+def load(model: str | Path, device: str = "auto", body: Literal["trained", "none", "random"] = "trained") -> Solver:
     """The solver of a model: `persistence`, `numerical`, a folder, or the id of a registered model.
 
     Args:
         device: "auto", "cpu" or "cuda"; the two built-in solvers always run on the CPU.
+        body: as a control, the model without its language model ("none") or with a random one ("random").
 
     Raises:
-        UserError: ``unknown_model``, ``invalid_model``.
+        UserError: ``unknown_model``, ``invalid_model``, ``no_language_model``.
     """
     from ups_server.solve.classical import BUILTIN
 
     if isinstance(model, str) and model in BUILTIN:
+        if body != "trained":
+            raise UserError("no_language_model", f"{model} has no language model")
         return BUILTIN[model]()
     folder = _model_folder(model)
     from ups_server.solve.neural import load_neural
 
-    return load_neural(folder, choose_device(device))
+    return load_neural(folder, choose_device(device), body)
 
 
 def choose_device(wanted: str) -> str:

@@ -1,10 +1,10 @@
 """What a training run is: data, model, two stages. One YAML file, checked before anything starts."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ups_server.data.draw import CoefficientDraw
 from ups_server.errors import UserError
@@ -47,7 +47,10 @@ class Stage(Section):
     """One stage of training.
 
     Attributes:
-        steps: optimiser steps; 0 leaves the stage out.
+        steps: optimiser steps.
+        minutes: instead of steps, wall-clock minutes of training steps, for comparisons at equal cost; validation is
+            not counted. The learning rate and the unrolling then follow the time that has passed, and the weights
+            depend on the machine: such a run resumes, but is not reproduced bit by bit. Neither leaves the stage out.
         body: does the LLM body take part? It is trained where its learning rate is positive, else frozen.
         alignment: the alignment loss added to the task loss, by name.
         schedule: of the learning rates after warm-up, down to zero.
@@ -55,7 +58,8 @@ class Stage(Section):
         unroll: (fraction, steps) pairs: from that fraction of the stage on, so many steps are rolled out.
     """
 
-    steps: int = Field(ge=0)
+    steps: int = Field(default=0, ge=0)
+    minutes: float = Field(default=0.0, ge=0)
     learning_rate: float = 1e-3
     body_learning_rate: float = 5e-5
     body: bool = False
@@ -68,12 +72,21 @@ class Stage(Section):
     noise: float = 0.0
     unroll: tuple[tuple[float, int], ...] = ((0.0, 1),)
 
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.steps and self.minutes:
+            raise ValueError("a stage is so many steps or so many minutes long, not both")
+        return self
+
 
 class TrainConfig(Section):
     """A training run.
 
     Attributes:
-        preset: "ups-mini" or "ups-paper"; `model` overrides single fields of it.
+        preset: "ups-mini", "ups-paper", "fno" or "unet"; `model` overrides single fields of it.
+        seed: of the initial weights, the batches and the data.
+        data_seed: of the data, where several runs share them; default `seed`.
+        random_body: a control: the language model's weights are random, but for its word embeddings.
         out: the model folder to write, relative to the configuration file.
         init: a model folder to start from, relative to the configuration file: its weights, and its statistics of
             families that are trained on here too; default the pretrained language model and a new operator.
@@ -85,6 +98,8 @@ class TrainConfig(Section):
     preset: str = "ups-mini"
     model: dict[str, object] = Field(default_factory=dict)
     seed: int = 0
+    data_seed: int | None = None
+    random_body: bool = False
     families: dict[str, FamilyData]
     stage1: Stage
     stage2: Stage

@@ -1,6 +1,10 @@
 """The training data of a run: generated stores, their statistics, and mixed batches in the superspace."""
 
-from collections.abc import Callable, Mapping
+import fcntl
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -126,21 +130,44 @@ def prepare(
 ) -> list[FamilyWindows]:
     """Generates (or opens) the stores of a run below `folder` and computes their statistics.
 
+    A store's name tells all that its data follow from, so that runs with the same data share it. A family is trained
+    on at `n` points an axis, or at the store's resolution where that is lower.
+
     Args:
         known: cards of the families that the weights to start from were trained on.
     """
     out = []
     for family_id, data in config.families.items():
-        store = build_store(
-            family(family_id),
-            data.coefficients,
-            data.count,
-            data.resolution,
-            config.seed,
-            folder / family_id,
-            progress=partial(progress, family_id),
-            frame_dt=data.frame_dt,
-            workers=workers,
-        )
-        out.append(FamilyWindows(family_id, data, store, data.n or n, known.get(family_id)))
+        seed = config.seed if config.data_seed is None else config.data_seed
+        path = folder / store_name(family_id, data, seed)
+        with held(path.with_suffix(".lock")):
+            store = build_store(
+                family(family_id),
+                data.coefficients,
+                data.count,
+                data.resolution,
+                seed,
+                path,
+                progress=partial(progress, family_id),
+                frame_dt=data.frame_dt,
+                workers=workers,
+            )
+        out.append(FamilyWindows(family_id, data, store, min(data.n or n, data.resolution), known.get(family_id)))
     return out
+
+
+def store_name(family_id: str, data: FamilyData, seed: int) -> str:
+    """`burgers-1f0c…`: the family and a digest of the settings that its data follow from."""
+    drawn = {name: draw.model_dump(mode="json") for name, draw in data.coefficients.items()}
+    settings = [family_id, data.count, data.resolution, data.frame_dt, drawn, seed]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    return f"{family_id}-{digest[:16]}"
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Waits for the lock file at `path` and holds it: two runs that start together make their data once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

@@ -5,6 +5,7 @@ was never interrupted.
 """
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from ups_server.align.base import Alignment
 from ups_server.model.superspace import nrmse
-from ups_server.model.ups import UPSModel
+from ups_server.model.ups import Context, Operator, UPSModel
 from ups_server.train.config import Stage, TrainConfig
 from ups_server.train.dataset import Batch, FamilyWindows
 
@@ -24,6 +25,10 @@ MAX_BAD_STEPS = 20
 
 class Diverged(RuntimeError):
     """Training produced nothing finite for too long."""
+
+
+WARMUP_SHARE = 0.05
+"""Warm-up of a stage of so many minutes ends at this share of them, if it has not ended by its steps."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +42,16 @@ class StepReport:
 
 
 class StageTrainer:
-    """One stage in progress: model, averaged weights, optimiser, alignment."""
+    """One stage in progress: model, averaged weights, optimiser, alignment.
+
+    Attributes:
+        step: optimiser steps made.
+        seconds: wall-clock they took, over all interruptions.
+    """
 
     def __init__(
         self,
-        model: UPSModel,
+        model: Operator,
         families: Sequence[FamilyWindows],
         config: TrainConfig,
         stage_index: int,
@@ -55,6 +65,7 @@ class StageTrainer:
         self.alignment = alignment
         self.device = next(model.parameters()).device
         self.step = 0
+        self.seconds = 0.0
         self._bad = 0
         model.use_body = self.stage.body and model.config.body
         self.trained = trained_parameters(model, train_body=model.use_body and self.stage.body_learning_rate > 0)
@@ -66,7 +77,20 @@ class StageTrainer:
             fused=not any(parameter.is_complex() for parameter in self.trained.values()),
         )
         self.average = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
-        alignment.prepare(model)
+        if isinstance(model, UPSModel):
+            alignment.prepare(model)
+
+    @property
+    def done(self) -> float:
+        """The fraction of the stage that is done, by steps or by minutes; 1 where there is nothing to do."""
+        if self.stage.minutes:
+            return min(self.seconds / (60 * self.stage.minutes), 1.0)
+        return self.step / self.stage.steps if self.stage.steps else 1.0
+
+    @property
+    def expected_steps(self) -> int:
+        """Steps of the whole stage, as far as is known."""
+        return self.stage.steps or round(self.step / max(self.done, 1e-9))
 
     def run_step(self) -> StepReport:
         """One optimiser step on a batch of every family.
@@ -74,9 +98,15 @@ class StageTrainer:
         Raises:
             Diverged: after `MAX_BAD_STEPS` steps in succession that were not finite.
         """
+        started = time.monotonic()
+        report = self._run_step()
+        self.seconds += time.monotonic() - started
+        return report
+
+    def _run_step(self) -> StepReport:
         rng = np.random.default_rng([self.config.seed, self.index, self.step])
         torch.manual_seed(int(rng.integers(2**62)))
-        unroll = scheduled_unroll(self.stage, self.step)
+        unroll = scheduled_unroll(self.stage, self.done)
         self._set_learning_rates()
         self.optimiser.zero_grad(set_to_none=True)
         losses, aligned = {}, []
@@ -87,7 +117,7 @@ class StageTrainer:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
                 loss, features = self._losses(batch)
             losses[entry.id] = loss.item()
-            if self.stage.alignment == "none":
+            if features is None:
                 (loss / len(self.families)).backward()
             else:
                 aligned.append((loss, features))
@@ -109,10 +139,16 @@ class StageTrainer:
         (task + self.stage.alignment_weight * distance).backward()
         return float(distance.detach())
 
-    def _losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Task loss of a batch, averaged over unrolled steps, and the sequence features of its first step."""
-        context = self.model.read(batch.context, batch.conditions).repeat(batch.windows)
+    def _losses(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Task loss of a batch, averaged over unrolled steps, and, to be aligned, the features of its first step."""
+        refresh = self.model.config.refresh
         u = batch.frames[:, 0]
+        if refresh:
+            # What is read again along a rollout is read of a state on the way, not of the first.
+            given = batch.conditions.repeat(batch.windows)
+            context = self.model.read(u, given)
+        else:
+            context = self.model.read(batch.context, batch.conditions).repeat(batch.windows)
         if self.stage.noise:
             spread = (..., *(None,) * (u.ndim - 2))
             scale = self.stage.noise * batch.conditions.increment.repeat_interleave(batch.windows, 0)
@@ -120,15 +156,23 @@ class StageTrainer:
         task, features = u.new_zeros(()), None
         steps = batch.frames.shape[1] - 1
         for step in range(steps):
-            u, tokens = self.model.advance(u, context)
-            if features is None:
-                features = self.model.sequence_features(tokens, context)
+            if refresh and step and step % refresh == 0:
+                context = self.model.read(u, given)
+            if step == 0 and self.stage.alignment != "none":
+                u, features = self._aligned_step(u, context)
+            else:
+                u = self.model(u, context)
             task = task + nrmse(u, batch.frames[:, step + 1], context["mask"]) / steps
-        assert features is not None
         return task, features
 
+    def _aligned_step(self, u: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        if not isinstance(self.model, UPSModel):
+            raise TypeError("only a model with a language model has features to align")
+        following, tokens = self.model.advance(u, context)
+        return following, self.model.sequence_features(tokens, context)
+
     def _set_learning_rates(self) -> None:
-        factor = schedule(self.stage, self.step)
+        factor = schedule(self.stage, self.step, self.done)
         for group in self.optimiser.param_groups:
             group["lr"] = group["peak"] * factor
 
@@ -148,12 +192,13 @@ class StageTrainer:
             self.average[name] = kept
 
 
-def trained_parameters(model: UPSModel, *, train_body: bool) -> dict[str, nn.Parameter]:
+def trained_parameters(model: Operator, *, train_body: bool) -> dict[str, nn.Parameter]:
     """What a stage trains: all but the word embeddings, and the body only where it is not frozen."""
     for name, parameter in model.named_parameters():
         # Positions and layer norm of the body stay as the reference text meets them while it is frozen.
         parameter.requires_grad_(not name.startswith("body.") or train_body)
-    model.metadata.embeddings.requires_grad_(False)
+    if isinstance(model, UPSModel):
+        model.metadata.embeddings.requires_grad_(False)
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
@@ -167,15 +212,18 @@ def parameter_groups(trained: dict[str, nn.Parameter], stage: Stage) -> list[dic
     return groups
 
 
-def schedule(stage: Stage, step: int) -> float:
-    """Linear warm-up to one, then cosine or linear to zero at the last step."""
-    if step < stage.warmup:
+def schedule(stage: Stage, step: int, done: float) -> float:
+    """Linear warm-up to one, then cosine or linear to zero at the end; `done` is the fraction of the stage behind."""
+    if stage.minutes:
+        if step < stage.warmup and done < WARMUP_SHARE:
+            return max((step + 1) / stage.warmup, done / WARMUP_SHARE)
+    elif step < stage.warmup:
         return (step + 1) / stage.warmup
-    done = (step - stage.warmup) / max(stage.steps - stage.warmup, 1)
+    else:
+        done = (step - stage.warmup) / max(stage.steps - stage.warmup, 1)
     return 0.5 * (1 + math.cos(math.pi * done)) if stage.schedule == "cosine" else 1 - done
 
 
-def scheduled_unroll(stage: Stage, step: int) -> int:
-    """Steps unrolled at `step`."""
-    fraction = step / max(stage.steps, 1)
-    return [steps for start, steps in stage.unroll if start <= fraction][-1]
+def scheduled_unroll(stage: Stage, done: float) -> int:
+    """Steps unrolled where the fraction `done` of the stage is behind."""
+    return [steps for start, steps in stage.unroll if start <= done][-1]

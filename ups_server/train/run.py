@@ -8,13 +8,15 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
+from pydantic import ValidationError
 
 from ups_server.align.registry import ALIGNMENTS
 from ups_server.errors import UserError
 from ups_server.model.checkpoint import create, from_pretrained, save_pretrained
 from ups_server.model.config import PRESETS, UPSConfig
+from ups_server.model.controls import randomise_body
 from ups_server.model.superspace import check_card
-from ups_server.model.ups import UPSModel
+from ups_server.model.ups import Operator
 from ups_server.train.config import TrainConfig
 from ups_server.train.dataset import prepare
 from ups_server.train.loop import StageTrainer, StepReport
@@ -35,7 +37,11 @@ class Listener(Protocol):
 
 
 class TrainingRun:
-    """One run in its folder: ``data/`` stores, ``state.safetensors``, ``best/`` model."""
+    """One run in its folder: ``state.safetensors``, ``best/`` model.
+
+    Args:
+        stores: where the data are, shared by all runs that want the same; default ``data/`` in the run's folder.
+    """
 
     def __init__(
         self,
@@ -45,16 +51,17 @@ class TrainingRun:
         device: str | None = None,
         cancelled: Callable[[], bool] = lambda: False,
         workers: int = 1,
+        stores: Path | None = None,
     ) -> None:
         self.config, self.folder, self.listener, self.cancelled = config, folder, listener, cancelled
-        check_alignments(config)
+        self.shape = check_config(config)
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         folder.mkdir(parents=True, exist_ok=True)
         self._pin_config()
-        shape = UPSConfig.model_validate({**PRESETS[config.preset].model_dump(), "name": config.name, **config.model})
         known = UPSConfig.load(config.init).families if config.init else {}
-        self.families = prepare(config, folder / "data", shape.resolution, known, listener.data, workers)
-        self.shape = shape.model_copy(update={"families": {entry.id: entry.card for entry in self.families}})
+        data, n = stores or folder / "data", self.shape.resolution
+        self.families = prepare(config, data, n, known, listener.data, workers)
+        self.shape = self.shape.model_copy(update={"families": {entry.id: entry.card for entry in self.families}})
         for card in self.shape.families.values():
             check_card(self.shape, card)
 
@@ -86,29 +93,31 @@ class TrainingRun:
             save_state(self.folder, trainer, progress)
         return False
 
-    def _initial_model(self) -> UPSModel:
+    def _initial_model(self) -> Operator:
         torch.manual_seed(self.config.seed)
         model = create(self.shape, language_model=self.config.language_model)
+        if self.config.random_body:
+            randomise_body(model, self.config.seed)
         if self.config.init is not None:
             warm_start(model, self.config.init)
         return model
 
-    def _trainer(self, model: UPSModel, stage: int) -> StageTrainer:
+    def _trainer(self, model: Operator, stage: int) -> StageTrainer:
         method = (self.config.stage1, self.config.stage2)[stage].alignment
         return StageTrainer(model, self.families, self.config, stage, ALIGNMENTS[method]())
 
     def _run_stage(self, trainer: StageTrainer, progress: Progress) -> bool:
-        steps, saved = trainer.stage.steps, time.monotonic()
-        while trainer.step < steps:
+        saved = time.monotonic()
+        while trainer.done < 1:
             if self.cancelled():
                 save_state(self.folder, trainer, progress)
                 return False
-            started = time.monotonic()
+            before = trainer.seconds
             report = trainer.run_step()
-            progress.seconds += time.monotonic() - started
+            progress.seconds += trainer.seconds - before
             if trainer.step % LOG_EVERY == 0:
-                self.listener.step(trainer.index, trainer.step, steps, report)
-            due = trainer.step == steps
+                self.listener.step(trainer.index, trainer.step, trainer.expected_steps, report)
+            due = trainer.done == 1
             if due or trainer.step % self.config.validate_every == 0:
                 self._validate(trainer, progress)
             if due or time.monotonic() - saved > 60 * self.config.save_minutes:
@@ -128,15 +137,30 @@ class TrainingRun:
         self.listener.validation(trainer.index, trainer.step, scores, best)
 
 
-def check_alignments(config: TrainConfig) -> None:
-    """Raises UserError ``unknown_alignment``, before any data is made."""
-    for stage in (config.stage1, config.stage2):
+def check_config(config: TrainConfig) -> UPSConfig:
+    """The architecture of a run, checked before any data is made.
+
+    Raises:
+        UserError: ``invalid_config``, ``unknown_alignment``, ``no_language_model``.
+    """
+    if config.preset not in PRESETS:
+        raise UserError("invalid_config", "no such preset", got=config.preset, expected=sorted(PRESETS))
+    fields = {**PRESETS[config.preset].model_dump(), "name": config.name, **config.model}
+    try:
+        shape = UPSConfig.model_validate(fields)
+    except ValidationError as error:
+        raise UserError("invalid_config", f"the model of {config.name} cannot be built: {error}") from error
+    stages = (config.stage1, config.stage2)
+    for stage in stages:
         if stage.alignment not in ALIGNMENTS:
             raise UserError("unknown_alignment", "no such alignment", got=stage.alignment, expected=sorted(ALIGNMENTS))
+    if not shape.has_language_model and (config.random_body or any(stage.alignment != "none" for stage in stages)):
+        raise UserError("no_language_model", f"{shape.operator} has no language model to align with or to randomise")
+    return shape
 
 
 @torch.no_grad()
-def warm_start(model: UPSModel, folder: Path) -> None:
+def warm_start(model: Operator, folder: Path) -> None:
     """Takes the weights of a model folder, which may lack what this model has more: parts, and inputs of the lifting.
 
     What it lacks stays as it was initialised; new inputs start at zero.
@@ -153,7 +177,7 @@ def warm_start(model: UPSModel, folder: Path) -> None:
         own[name].copy_(value)
 
 
-def publish(model: UPSModel, folder: Path) -> None:
+def publish(model: Operator, folder: Path) -> None:
     """Replaces a model folder as a whole: readers see the old or the new one."""
     part, old = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
     for stale in (part, old):

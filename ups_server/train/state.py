@@ -22,7 +22,7 @@ class Progress:
     Attributes:
         stage: index of the stage in progress; step: optimiser steps done in it.
         best: best validation score so far (lower is better) and where it was reached.
-        seconds: wall-clock spent in training steps.
+        seconds: wall-clock spent in training steps, of all stages and of the stage in progress.
     """
 
     stage: int = 0
@@ -30,6 +30,7 @@ class Progress:
     best: float = float("inf")
     best_at: str = ""
     seconds: float = 0.0
+    stage_seconds: float = 0.0
 
 
 def save_state(folder: Path, trainer: StageTrainer, progress: Progress) -> None:
@@ -39,7 +40,7 @@ def save_state(folder: Path, trainer: StageTrainer, progress: Progress) -> None:
     tensors |= {f"alignment.{name}": value for name, value in trainer.alignment.state().items()}
     for index, state in trainer.optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items()}
-    progress.step = trainer.step
+    progress.step, progress.stage_seconds = trainer.step, trainer.seconds
     part = folder / f"{STATE_FILE}.part"
     contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     save_file(contiguous, part, metadata={"progress": json.dumps(asdict(progress))})
@@ -73,6 +74,7 @@ def load_state(folder: Path, trainer: StageTrainer) -> None:
         state.setdefault(int(index), {})[name] = value
     trainer.optimiser.load_state_dict({**optimiser, "state": state})
     trainer.step = progress["step"]
+    trainer.seconds = progress.get("stage_seconds", 0.0)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

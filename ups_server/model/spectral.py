@@ -55,13 +55,18 @@ class SpectralConv(nn.Module):
         points, channels = x.shape[-1], x.shape[1]
         modes = min(self.n_modes, points // 2 + 1, limits[axis])
         forward, inverse = truncated_dft(points, modes, x.device, x.dtype)
-        spectrum = (x @ forward).unflatten(-1, (2, modes))
+        spectrum = product(x, forward).unflatten(-1, (2, modes))
         # One product per mode, both parts of all rows at once: (2 B Y, C) @ (C, 2 C).
         rows = spectrum.movedim((-1, -2), (0, 1)).movedim(3, -1)
         products = torch.bmm(rows.reshape(modes, -1, channels), weight[:modes].flatten(2))
         real, imaginary = products.reshape(*rows.shape[:-1], 2, channels).unbind(1)
         mixed = torch.stack([real[..., 0, :] - imaginary[..., 1, :], real[..., 1, :] + imaginary[..., 0, :]], dim=1)
-        return (mixed.movedim(-1, 3).movedim((0, 1), (-1, -2)).flatten(-2) @ inverse).movedim(-1, 2 + axis)
+        return product(mixed.movedim(-1, 3).movedim((0, 1), (-1, -2)).flatten(-2), inverse).movedim(-1, 2 + axis)
+
+
+def product(x: Tensor, matrix: Tensor) -> Tensor:
+    """``x @ matrix`` (..., n) @ (n, m) as one product of two matrices, whatever the strides of x."""
+    return (x.reshape(-1, matrix.shape[0]) @ matrix).unflatten(0, x.shape[:-1])
 
 
 class JointSpectralConv(nn.Module):
@@ -91,19 +96,22 @@ class JointSpectralConv(nn.Module):
         modes_x, half_y = min(self.modes, points_x // 2 + 1), min(self.modes, (points_y + 1) // 2)
         modes_y = 2 * half_y - 1
         forward, inverse = truncated_dft(points_x, modes_x, x.device, x.dtype)
-        cos, sin = two_sided_dft(points_y, half_y, x.device, x.dtype)
-        real, imaginary = (x.movedim(2, -1) @ forward).unflatten(-1, (2, modes_x)).movedim(2, -1).unbind(2)
-        spectrum = torch.stack([real @ cos + imaginary @ sin, imaginary @ cos - real @ sin]) / points_y
-        # (part, B, C, k_x, k_y) -> one product per wave vector
-        flat = spectrum.permute(3, 4, 0, 1, 2).reshape(modes_x * modes_y, 2 * rows, channels)
+        along_y, back_y = two_sided_dft(points_y, half_y, x.device, x.dtype)
+        # (B, C, part of y, k_y, part of x, k_x): cosine and minus sine of both axes.
+        parts = product(product(x, along_y).movedim(2, -1), forward)
+        parts = parts.unflatten(-1, (2, modes_x)).unflatten(2, (2, modes_y))
+        real = parts[:, :, 0, :, 0] - parts[:, :, 1, :, 1]
+        imaginary = parts[:, :, 0, :, 1] + parts[:, :, 1, :, 0]
+        # One product per wave vector, both parts of all rows at once: (2 B, C) @ (C, 2 C).
+        flat = torch.stack([real, imaginary]).permute(4, 3, 0, 1, 2).reshape(modes_x * modes_y, 2 * rows, channels)
         first = self.modes - half_y
         weight = self.weight[:modes_x, first : first + modes_y].reshape(modes_x * modes_y, channels, 2 * channels)
         products = torch.bmm(flat, weight).reshape(modes_x, modes_y, 2, rows, 2, channels)
         real = products[:, :, 0, :, 0] - products[:, :, 1, :, 1]
         imaginary = products[:, :, 1, :, 0] + products[:, :, 0, :, 1]
-        real, imaginary = (part.permute(2, 3, 0, 1) for part in (real, imaginary))
-        along_y = torch.stack([real @ cos.T - imaginary @ sin.T, imaginary @ cos.T + real @ sin.T], dim=2)
-        out = (along_y.flatten(2, 3).movedim(2, -1) @ inverse).movedim(-1, 2)
+        waves = torch.stack([real, imaginary]).permute(3, 4, 1, 0, 2).flatten(-2)
+        over_y = product(waves, back_y).unflatten(-1, (2, points_y))
+        out = product(over_y.permute(0, 1, 4, 3, 2).flatten(-2), inverse).movedim(-1, 2)
         return out[..., 0] if strip else out
 
 
@@ -128,9 +136,14 @@ def truncated_dft(points: int, modes: int, device: torch.device, dtype: torch.dt
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)
 def two_sided_dft(points: int, half: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosine and sine (points, 2 half - 1) of the wave numbers -half + 1 … half - 1."""
+    """Matrices of the DFT with the wave numbers -half + 1 … half - 1, norm "forward", and of its inverse.
+
+    Real parts first: real x (n) @ (n, 2 K) -> complex (2 K), complex (2 K) @ (2 K, 2 n) -> complex (2 n).
+    """
     angle = 2 * math.pi * torch.outer(torch.arange(points), torch.arange(1 - half, half)).double() / points
-    return angle.cos().to(device, dtype), angle.sin().to(device, dtype)
+    cos, sin = angle.cos(), angle.sin()
+    back = torch.cat([torch.cat([cos, sin]), torch.cat([-sin, cos])], dim=1).T.contiguous()
+    return (torch.cat([cos, -sin], dim=1) / points).to(device, dtype), back.to(device, dtype)
 
 
 def propagate(u: Tensor, velocity: Tensor, diffusivity: Tensor, periodic: tuple[bool, ...]) -> Tensor:

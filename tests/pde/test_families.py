@@ -20,6 +20,10 @@ def start(entry: Family, seed: int, count: int, n: int) -> Array:
     return entry.sample_initial(np.random.default_rng(seed), count, entry.default_grid(n))
 
 
+def fixed(entry: Family, seed: int, count: int, n: int) -> Array | None:
+    return entry.sample_static(np.random.default_rng(seed), count, entry.default_grid(n))
+
+
 @ALL
 def test_the_description_is_complete(entry: Family) -> None:
     assert family(entry.id) is entry
@@ -38,31 +42,52 @@ def test_sampled_states_are_reproducible(entry: Family) -> None:
     assert states.shape == (3, *n, len(entry.fields))
     assert states.dtype == np.float64
     np.testing.assert_array_equal(states, start(entry, 7, 3, 64))
-    assert not np.array_equal(states, start(entry, 8, 3, 64))
+    # A steady family is its static fields: all its initial states are the same.
+    assert np.array_equal(states, start(entry, 8, 3, 64)) == (entry.t_final == 0.0)
+
+
+@ALL
+def test_sampled_static_fields_are_reproducible(entry: Family) -> None:
+    static, again, other = (fixed(entry, seed, 3, 64) for seed in (7, 7, 8))
+    assert (static is None) == (not entry.static_fields)
+    if static is not None and again is not None and other is not None:
+        assert static.shape == (3, *entry.default_grid(64).n, len(entry.static_fields))
+        np.testing.assert_array_equal(static, again)
+        assert not np.array_equal(static, other)
+        assert all((static[..., i] > 0.0).all() for i, field in enumerate(entry.static_fields) if field.positive)
 
 
 @ALL
 def test_a_batch_is_its_trajectories(entry: Family) -> None:
     n, times = 64, np.array([0.0, entry.frame_dt, entry.dt])
-    initial, grid = start(entry, 0, 5, n), entry.default_grid(n)
+    initial, static, grid = start(entry, 0, 5, n), fixed(entry, 1, 5, n), entry.default_grid(n)
     coefficients = {name: value * np.linspace(1.0, 3.0, 5) for name, value in defaults(entry, 5).items()}
-    together = entry.solve(initial, times, grid, coefficients)
+    together = entry.solve(initial, times, grid, coefficients, static)
     assert together.shape == (5, 3, *initial.shape[1:])
-    np.testing.assert_array_equal(together[:, 0], initial)
+    if entry.t_final:
+        np.testing.assert_array_equal(together[:, 0], initial)
     for row in range(5):
-        alone = entry.solve(initial[row : row + 1], times, grid, {k: v[row : row + 1] for k, v in coefficients.items()})
+        one = slice(row, row + 1)
+        given = {name: values[one] for name, values in coefficients.items()}
+        alone = entry.solve(initial[one], times, grid, given, None if static is None else static[one])
         np.testing.assert_allclose(alone[0], together[row], atol=2e-5)
 
 
 @ALL
 def test_any_increasing_times_will_do(entry: Family) -> None:
-    initial, grid, chosen = start(entry, 1, 2, 64), entry.default_grid(64), defaults(entry, 2)
+    initial, static, grid, chosen = (
+        start(entry, 1, 2, 64),
+        fixed(entry, 2, 2, 64),
+        entry.default_grid(64),
+        defaults(entry, 2),
+    )
     times = entry.dt * np.array([1.0, 1.3, 2.7, 3.0])
-    whole = entry.solve(initial, times, grid, chosen)
+    whole = entry.solve(initial, times, grid, chosen, static)
     scale = np.maximum(1.0, np.abs(whole).max(axis=tuple(range(whole.ndim - 1))))
-    again = entry.solve(initial, times[[0, 3]], grid, chosen)[:, 1]
+    again = entry.solve(initial, times[[0, 3]], grid, chosen, static)[:, 1]
     np.testing.assert_allclose(again / scale, whole[:, 3] / scale, atol=5e-5)
-    np.testing.assert_array_equal(entry.solve(initial, times[:1], grid, chosen)[:, 0], initial)
+    first = entry.solve(initial, times[:1], grid, chosen, static)[:, 0]
+    np.testing.assert_array_equal(first, initial if entry.t_final else whole[:, 0])
 
 
 @ALL
@@ -70,7 +95,8 @@ def test_conserved_fields_are(entry: Family) -> None:
     # A coarse subsample of a shock does not show its mass.
     n, count = (entry.n, 4) if entry.ndim == 1 else (64, 2)
     initial, grid = start(entry, 2, count, n), entry.default_grid(n)
-    solution = entry.solve(initial, np.array([0.0, entry.dt, 3.0 * entry.dt]), grid, defaults(entry, count))
+    times, static = np.array([0.0, entry.dt, 3.0 * entry.dt]), fixed(entry, 3, count, n)
+    solution = entry.solve(initial, times, grid, defaults(entry, count), static)
     total = solution.mean(axis=tuple(range(2, solution.ndim - 1)))
     for index, field in enumerate(entry.fields):
         if field.name in entry.conserved:

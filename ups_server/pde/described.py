@@ -72,24 +72,7 @@ class CompressibleNs3D(DescribedFamily):
     conserved = ("density",)
 
 
-class Darcy2D(DescribedFamily):
-    """-div(nu grad u) = beta in the unit square, u = 0 on its sides: steady, nu in, u out."""
-
-    id = "darcy"
-    name = "2D Darcy Flow"
-    equation = "-div(nu grad u) = beta"
-    fields = (Field("u", slot=0, description="pressure head"),)
-    static_fields = (Field("nu", slot=0, description="permeability", positive=True),)
-    coefficients = (Coefficient("beta", "beta", "constant force", 1.0),)
-    extent = ((0.0, 1.0), (0.0, 1.0))
-    boundary = BoundaryCondition.uniform(BoundaryKind.DIRICHLET, 2)
-    dt = 1.0
-    frame_dt = 1.0
-    t_final = 0.0
-    n = 128
-
-
-DESCRIBED: tuple[Family, ...] = (CompressibleNs3D(), Darcy2D())
+DESCRIBED: tuple[Family, ...] = (CompressibleNs3D(),)
 
 
 def described() -> dict[str, Family]:

@@ -4,6 +4,7 @@ from ups_server.pde.families.advection import Advection
 from ups_server.pde.families.burgers import Burgers
 from ups_server.pde.families.compressible_ns_1d import CompressibleNs1D
 from ups_server.pde.families.compressible_ns_2d import CompressibleNs2D
+from ups_server.pde.families.darcy import Darcy
 from ups_server.pde.families.diffusion_reaction_1d import DiffusionReaction1D
 from ups_server.pde.families.diffusion_reaction_2d import DiffusionReaction2D
 from ups_server.pde.families.diffusion_sorption import DiffusionSorption
@@ -21,4 +22,5 @@ FAMILIES: tuple[Family, ...] = (
     CompressibleNs2D(),
     IncompressibleNs2D(),
     DiffusionReaction2D(),
+    Darcy(),
 )

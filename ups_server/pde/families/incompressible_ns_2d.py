@@ -31,12 +31,13 @@ from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
 from ups_server.pde.family import Array, Coefficient, Family, Field
 from ups_server.pde.grid import Grid
 from ups_server.pde.incompressible import solve_incompressible
-from ups_server.pde.random_fields import draw_waves, sum_waves
+from ups_server.pde.random_fields import draw_waves, falling, sum_waves
 from ups_server.pde.staggered import to_centres
 
-STATE_NOISE = (0.4, 1.0)
-"""Scale and smoothness of velocity and particles."""
-FORCE_NOISE = (0.15, 3.0)
+HIGHEST = 31
+"""Largest wave number along an axis: what 64 points resolve."""
+STATE_WAVES = falling(HIGHEST, scale=0.4, smoothness=1.0)
+FORCE_WAVES = falling(HIGHEST, scale=0.15, smoothness=3.0)
 
 
 class IncompressibleNs2D(Family):
@@ -74,12 +75,12 @@ class IncompressibleNs2D(Family):
         states = np.empty((count, *grid.n, 3))
         x, y = (_centres(n) for n in grid.n)
         for state in states:
-            state[..., :2] = _sample_vector(rng, grid, *STATE_NOISE)
-            state[..., 2] = sum_waves(draw_waves(rng, 1, *STATE_NOISE), x, y)[0]
+            state[..., :2] = _sample_vector(rng, grid, STATE_WAVES)
+            state[..., 2] = sum_waves(draw_waves(rng, 1, STATE_WAVES), x, y)[0]
         return states
 
     def sample_static(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
-        return np.stack([_sample_vector(rng, grid, *FORCE_NOISE) for _ in range(count)])
+        return np.stack([_sample_vector(rng, grid, FORCE_WAVES) for _ in range(count)])
 
     def solve(
         self,
@@ -97,11 +98,11 @@ class IncompressibleNs2D(Family):
         return solve_incompressible(initial, times, grid, coefficients["nu"], static)
 
 
-def _sample_vector(rng: np.random.Generator, grid: Grid, scale: float, smoothness: float) -> Array:
+def _sample_vector(rng: np.random.Generator, grid: Grid, weight: Array) -> Array:
     """One vector field (X, Y, 2) in the cells, from components on the inner faces between them."""
     n, m = grid.n
-    u = sum_waves(draw_waves(rng, 2, scale, smoothness)[:1], _inner_faces(n), _centres(m))
-    v = sum_waves(draw_waves(rng, 2, scale, smoothness)[1:], _centres(n), _inner_faces(m))
+    u = sum_waves(draw_waves(rng, 2, weight)[:1], _inner_faces(n), _centres(m))
+    v = sum_waves(draw_waves(rng, 2, weight)[1:], _centres(n), _inner_faces(m))
     result: Array = to_centres(u, v)[0]
     return result
 

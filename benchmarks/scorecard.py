@@ -1,7 +1,8 @@
 """The scores on the card of a shipped model: fresh trajectories of the reference solvers, one-step and rollout.
 
 The initial states are drawn with a seed of their own, at PDEBench's resolution and coefficients and at coefficients
-kept out of training; every score stands beside persistence and beside the same model without its language model.
+kept out of training; every score stands beside persistence and beside the same model without its language model, and
+with a random one.
 
     python benchmarks/scorecard.py models/ups-mini [-n 32] [--json models/ups-mini/scores.json]
 """
@@ -17,6 +18,7 @@ from rich.progress import track
 from rich.table import Table
 
 from ups_server.data.generate import generate
+from ups_server.model.controls import BodyControl
 from ups_server.pde import family
 from ups_server.solve.evaluate import evaluate
 from ups_server.solve.neural import UPSSolver, load_neural
@@ -25,6 +27,7 @@ from ups_server.solve.scores import FileScores
 SEED = 7_000_001
 RESOLUTION = 128
 FRAME_DT = 0.05
+CONTROLS: tuple[BodyControl, ...] = ("none", "random")
 
 
 @dataclass(frozen=True)
@@ -57,13 +60,15 @@ def scores(solver: UPSSolver, file: Path) -> FileScores:
     return evaluate(solver, [file], resolution=RESOLUTION)[0]
 
 
-def row(case: Case, full: FileScores, without: FileScores) -> list[str]:
-    one, stand = full.one_step, full.persistence
-    bare = without.one_step
-    if one is None or bare is None:
+def row(case: Case, full: FileScores, *controls: FileScores) -> list[str]:
+    stand = full.persistence
+    one_step = [scored.one_step for scored in (full, *controls)]
+    if any(part is None for part in one_step):
         raise TypeError("a trained model always predicts one step")
-    figures = (one.nrmse, bare.nrmse, stand.one_step.nrmse, one.skill)
-    rolled = (full.rollout.nrmse_trajectory, without.rollout.nrmse_trajectory, stand.rollout.nrmse_trajectory)
+    one = [part.nrmse for part in one_step if part is not None]
+    skill = None if full.one_step is None else full.one_step.skill
+    figures = (*one, stand.one_step.nrmse, skill)
+    rolled = [part.rollout.nrmse_trajectory for part in (full, *controls)] + [stand.rollout.nrmse_trajectory]
     name = " ".join([case.family, *(f"{key}={value:g}" for key, value in case.coefficients.items())])
     return [name, case.role, *(("-" if value is None else f"{value:.4f}") for value in (*figures, *rolled))]
 
@@ -74,17 +79,18 @@ def main() -> None:
     parser.add_argument("-n", "--count", type=int, default=32)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    solver, bare = load_neural(options.model, "cpu"), load_neural(options.model, "cpu")
-    bare.model.use_body = False
-    compared = ["no body", "persistence"]
+    solver = load_neural(options.model, "cpu")
+    bare, random = (load_neural(options.model, "cpu", body) for body in CONTROLS)
+    compared = ["no body", "random body", "persistence"]
     heading = ["equation", "coefficient", "one-step", *compared, "skill", "rollout", *compared]
     rows, results, diverged = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         for case in track(CASES, "scoring", console=Console(stderr=True)):
             file = test_file(case, options.count, Path(folder))
-            full, without = scores(solver, file), scores(bare, file)
-            results.append({"role": case.role, "model": full.as_dict(), "without_body": without.as_dict()})
-            rows.append(row(case, full, without))
+            full, without, other = scores(solver, file), scores(bare, file), scores(random, file)
+            controls = {"without_body": without.as_dict(), "random_body": other.as_dict()}
+            results.append({"role": case.role, "model": full.as_dict(), **controls})
+            rows.append(row(case, full, without, other))
             if not full.rollout.finite:
                 diverged.append(file.stem)
     title = f"{solver.name} at n = {RESOLUTION}, {options.count} trajectories a row; rollout over the trajectory norm"

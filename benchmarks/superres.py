@@ -27,7 +27,7 @@ from rich.table import Table
 from ups_server.data.simulate import complete_draws, solve_rows
 from ups_server.pde import BoundaryCondition, Family, Grid, family
 from ups_server.pde.metrics import error_moments, nrmse, nrmse_per_field, nrmse_trajectory, nrmse_trajectory_per_field
-from ups_server.solve.neural import UPSSolver, load_neural
+from ups_server.solve.neural import load_neural
 from ups_server.solve.solver import Frames, Problem, Solver, rollout
 from ups_server.solve.super_resolution import Interpolated, ObservedCoarsely, coarser, resample, subsampled
 
@@ -97,11 +97,10 @@ def grids(entry: Family, trained: int) -> Iterator[tuple[int, ...]]:
         yield from ((sides[1], trained), (trained, sides[1]))
 
 
-def ask(solver: UPSSolver, entry: Family, coefficients: dict[str, float], count: int) -> list[Asked]:
-    """Every grid, on the same trajectories."""
-    card = solver.model.config.families[entry.id]
-    trained = (card.statistics.n,) * entry.ndim
-    finest = entry.default_grid(max(FINEST[entry.ndim], card.statistics.n))
+def ask(solver: Solver, n: int, entry: Family, coefficients: dict[str, float], count: int) -> list[Asked]:
+    """Every grid from the trained one, `n` points an axis, on the same trajectories."""
+    trained = (n,) * entry.ndim
+    finest = entry.default_grid(max(FINEST[entry.ndim], n))
     steps = min(STEPS[entry.ndim], round(entry.t_final / entry.dt))
     times = np.arange(steps + 1, dtype=np.float64) * entry.dt
     complete = entry.complete(coefficients)
@@ -175,7 +174,8 @@ def main() -> None:
     results: list[Asked] = []
     for entry, values in track(cases, "asking", console=Console(stderr=True)):
         count = options.count if entry.ndim == 1 else max(1, options.count // 4)
-        results += ask(solver, entry, values, count)
+        n = solver.model.config.families[entry.id].statistics.n
+        results += ask(solver, n, entry, values, count)
     short = ("free", "interp.", "observed", "truth")
     heading = [
         "equation",

@@ -57,3 +57,20 @@ def test_loads_from_a_folder(solver: UPSSolver, tmp_path: Path) -> None:
     initial = states(1)
     expected, got = (next(rollout(s.session(problem(), initial), 1)) for s in (solver, loaded))
     np.testing.assert_allclose(got, expected, atol=2e-2)
+
+
+def test_a_model_that_reads_again_reads_the_state_it_reached(language_model: Path) -> None:
+    config = SMALL.model_copy(update={"families": {"burgers": card()}})
+    once, again = (UPSSolver(make(config.model_copy(update={"refresh": k}), language_model)) for k in (0, 2))
+    initial = states(2)
+    rolled = [np.stack(list(rollout(s.session(problem(), initial), 4)), axis=1) for s in (once, again)]
+    np.testing.assert_array_equal(rolled[0][:, :2], rolled[1][:, :2])
+    assert np.abs(rolled[0][:, 2:] - rolled[1][:, 2:]).max() > 1e-6
+    # Every two steps are a rollout of their own.
+    parts = [initial, rolled[1][:, 1]]
+    restarted = [np.stack(list(rollout(once.session(problem(), part), 2)), axis=1) for part in parts]
+    np.testing.assert_allclose(np.concatenate(restarted, axis=1), rolled[1], atol=1e-5)
+    frames = np.concatenate([initial[:, None], rolled[1]], axis=1)
+    one_step = again.one_step(problem(), frames)
+    assert one_step is not None
+    np.testing.assert_allclose(one_step, rolled[1], atol=1e-5)

@@ -67,7 +67,7 @@ class TerminalListener:
     def _bar(self, name: str, done: int, total: int, note: str) -> None:
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(name, total=total, note="")
-        self._progress.update(self._tasks[name], completed=done, note=note)
+        self._progress.update(self._tasks[name], completed=done, total=total, note=note)
 
     def _scalars(self, stage: int, step: int, values: dict[str, float]) -> None:
         if self._writer is not None:

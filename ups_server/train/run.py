@@ -68,7 +68,7 @@ class TrainingRun:
     def _pin_config(self) -> None:
         """A run folder belongs to one configuration."""
         pinned, text = self.folder / "train.json", self.config.model_dump_json(indent=2)
-        if pinned.exists() and pinned.read_text() != text:
+        if pinned.exists() and TrainConfig.model_validate_json(pinned.read_text()) != self.config:
             raise UserError(
                 "run_exists",
                 f"{self.folder} holds a run of another configuration",

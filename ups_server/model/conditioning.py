@@ -192,15 +192,15 @@ class Conditioner(nn.Module):
         self.name = nn.Linear(text_size, size)
         self.symbol = nn.Linear(text_size, 32)
         self.coefficient = nn.Sequential(nn.Linear(32 + VALUE_FEATURES, size), nn.GELU(), nn.Linear(size, size))
-        self.level = nn.Sequential(nn.Linear(slots, size), nn.GELU(), nn.Linear(size, size)) if config.levels else None
+        heard = nn.Linear(size, size)
+        self.level = nn.Sequential(nn.Linear(slots, size), nn.GELU(), heard) if config.levels else None
         flags = ndim * 2 * len(KINDS) + slots
         self.vector = nn.Sequential(nn.Linear(2 * size + flags, 2 * size), nn.GELU(), nn.Linear(2 * size, size))
         rates = slots * ndim * 2
         self.rate_of_value = nn.Linear(32 + size, rates)
         self.rate = nn.Linear(size, rates)
         self.drift = nn.Linear(size, slots * ndim * slots)
-        starts_at_zero = [self.rate_of_value, self.rate, self.drift, *(self.level[-1:] if self.level else ())]
-        for layer in starts_at_zero:
+        for layer in (self.rate_of_value, self.rate, self.drift, heard):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 

@@ -66,7 +66,8 @@ class SpectralConv(nn.Module):
 
 def product(x: Tensor, matrix: Tensor) -> Tensor:
     """``x @ matrix`` (..., n) @ (n, m) as one product of two matrices, whatever the strides of x."""
-    return (x.reshape(-1, matrix.shape[0]) @ matrix).unflatten(0, x.shape[:-1])
+    out: Tensor = (x.reshape(-1, matrix.shape[0]) @ matrix).unflatten(0, x.shape[:-1])
+    return out
 
 
 class JointSpectralConv(nn.Module):

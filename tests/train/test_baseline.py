@@ -1,13 +1,16 @@
 """Baselines and controls derived from a recipe, stages of so many minutes, stores that runs share."""
 
+import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
-from tests.train.test_run import SMALL_MODEL, Recorder, recipe
+from tests.train.test_run import SMALL_MODEL, Recorder, recipe, weights
 from ups_server.cli import main
 from ups_server.errors import UserError
 from ups_server.model.checkpoint import from_pretrained
@@ -121,22 +124,26 @@ def test_every_other_baseline_trains(language_model: Path, tmp_path: Path, name:
     assert model.use_body == (name != "no-body")
 
 
-def test_a_stage_of_minutes_ends_by_the_clock_and_resumes(language_model: Path, tmp_path: Path) -> None:
-    minutes = 0.02
-    own = small(language_model, stage1={"minutes": minutes, "warmup": 2}, stage2={}, validate_every=10_000)
-    finished(own, tmp_path, stop_after=2)
-    halfway = read_progress(tmp_path)
+def test_a_stage_of_minutes_ends_by_the_clock_and_resumes(
+    language_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = small(language_model, stage1={"minutes": 5 / 60, "warmup": 2}, stage2={}, validate_every=10_000)
+    # A clock by which every training step takes a second.
+    monkeypatch.setattr("ups_server.train.loop.time", SimpleNamespace(monotonic=itertools.count().__next__))
+    finished(own, tmp_path / "whole")
+    finished(own, tmp_path / "parts", stop_after=2)
+    halfway = read_progress(tmp_path / "parts")
     assert halfway is not None
-    assert halfway.step == 2
-    assert halfway.stage_seconds > 0
-    recorder = finished(own, tmp_path)
-    done = read_progress(tmp_path)
+    assert (halfway.stage, halfway.step, halfway.stage_seconds) == (0, 2, 2.0)
+    recorder = finished(own, tmp_path / "parts")
+    done = read_progress(tmp_path / "parts")
     assert done is not None
     # The stage that is left out comes after it, and starts its own clock.
-    assert done.stage == 1
-    assert done.seconds >= 60 * minutes
-    assert done.seconds >= halfway.seconds
+    assert (done.stage, done.seconds, done.stage_seconds) == (1, 5.0, 0.0)
+    assert done.best_at == "stage 1, step 5"
     assert len(recorder.scores) == 1
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
 def test_learning_rate_follows_the_clock() -> None:

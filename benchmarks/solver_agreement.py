@@ -66,7 +66,7 @@ BARS = {
     "diffusion_reaction_2d": Bar(0.5, "0.006 % of the time integrator"),
     "diffusion_reaction_1d": Bar(0.05, "0.02 % at 256 cells; up to 26 % at 1024"),
     "incompressible_ns_2d": Bar(10.0, "9 % (velocity) and 20 % (particles) at t = 0.5 of a solution on 256^2", first=1),
-    "darcy": Bar(10.0, "its relaxation had not converged, see the direct solve", direct=0.1),
+    "darcy": Bar(10.0, "not converged: see the direct solve", direct=0.1),
 }
 
 

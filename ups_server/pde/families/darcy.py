@@ -14,7 +14,7 @@ Where regions of different nu meet at corners of cells, as they do along every i
 error is of first order: the solutions on the given cells (0.3 to 0.4 % off at 128^2) and on cells halved are therefore
 extrapolated to fine cells (0.04 to 0.06 % off). With smooth nu the order is two.
 
-Source: Takamoto et al., PDEBench (2022), D.4, whose solutions are of a relaxation that had not converged: its file is
+Source: Takamoto et al., PDEBench (2022), appendix D, whose solutions had not converged: its file is
 8.5 and 4.0 % from the exact solution. Assumed: the Gaussian field, of which two thresholded states were seen; its
 correlation length is that with their number of interfaces along a line, 1.5.
 """

@@ -18,8 +18,8 @@ The solver is the generator's (see `ups_server.pde.incompressible`), on the give
 linear interpolation diffuses like a viscosity of |v| dx / 2, at 64^2 and |v| = 1 nearly nu itself, so a converged
 solution is another problem. PDEBench publishes 512^2; `n` here is that of the reference files we have, 64^2.
 
-Source: Takamoto et al., PDEBench (2022), D.5. Inferred from a PDEBench-style file at 64^2: that the force multiplies
-the particles, the order of the operators, spectra, norms and lower bounds of the wave numbers (to rounding).
+Source: Takamoto et al., PDEBench (2022), appendix D. Inferred from a PDEBench-style file at 64^2: that the force
+multiplies the particles, the order of the operators, spectra, norms and lower bounds of the wave numbers (to rounding).
 Assumed, one trajectory being there: that norms vary from component to component as said.
 """
 

@@ -70,7 +70,7 @@ def main() -> None:
     n, equation, count = UPS_MINI.resolution, family("burgers"), options.batch
     strip = torch.nn.functional.pad(torch.randn(count, 1, n), (0, 0, 0, UPS_MINI.slots - 1))
     physical = strip[:, :1].movedim(1, -1)
-    given = conditions(UPS_MINI, burgers_card(), {"nu": [0.01] * count}, equation.boundary, physical)
+    given = conditions(UPS_MINI, burgers_card(), {"nu": [0.01] * count}, equation.boundary, (0.5,), physical)
     square = strip[..., None].expand(-1, -1, -1, n).contiguous()
     with torch.no_grad():
         # A new operator is persistence; random weights let the two results differ if they can.

@@ -65,7 +65,7 @@ class Side:
 def prepare(model: Operator, u: Tensor, periodic: tuple[bool, ...]) -> Side:
     model.use_body = False
     physical = u[:, :1].movedim(1, -1)
-    given = conditions(UPS_MINI, burgers_card(), {"nu": [0.01] * len(u)}, family("burgers").boundary, physical)
+    given = conditions(UPS_MINI, burgers_card(), {"nu": [0.01] * len(u)}, family("burgers").boundary, (0.5,), physical)
     trained = [p for name, p in model.named_parameters() if name.startswith(("embedder.", "predictor."))]
     # As the trainer does; PyTorch has no fused update for complex weights.
     fused = not any(p.is_complex() for p in trained)

@@ -32,6 +32,7 @@ def given(name: str, count: int, nu: float = 0.01, kind: BoundaryKind = Boundary
         entry,
         {"nu": [nu] * count},
         BoundaryCondition.uniform(kind, entry.ndim),
+        (0.5,) * entry.ndim,
         torch.ones(count, *(8,) * entry.ndim, 4),
     )
 

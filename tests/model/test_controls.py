@@ -22,7 +22,7 @@ PERIODIC = BoundaryCondition.uniform(BoundaryKind.PERIODIC, 1)
 
 
 def given(nu: float = 0.01) -> Conditions:
-    return conditions(SMALL, card(), {"nu": [nu, nu]}, PERIODIC, torch.ones(2, 8, 1))
+    return conditions(SMALL, card(), {"nu": [nu, nu]}, PERIODIC, (0.5,), torch.ones(2, 8, 1))
 
 
 def small(language_model: Path, **changes: object) -> UPSModel:

@@ -25,7 +25,7 @@ def given(
     count: int, nu: list[float] | None = None, boundary: BoundaryCondition = PERIODIC, entry: FamilyCard | None = None,
     config: UPSConfig = SMALL,
 ) -> Conditions:  # fmt: skip
-    return conditions(config, entry or card(), {"nu": nu or [0.01] * count}, boundary, torch.ones(count, 8, 1))
+    return conditions(config, entry or card(), {"nu": nu or [0.01] * count}, boundary, (0.5,), torch.ones(count, 8, 1))
 
 
 def state(count: int, n: int = 32) -> Tensor:
@@ -116,7 +116,7 @@ def test_two_dimensions_with_several_fields(small: UPSModel) -> None:
     entry = card(ndim=2, slots=(0, 1, 2, 3))
     walls = BoundaryCondition.uniform(BoundaryKind.NO_SLIP, 2)
     for boundary in (BoundaryCondition.uniform(BoundaryKind.PERIODIC, 2), walls):
-        conditioned = conditions(SMALL, entry, {"nu": [0.1, 0.2]}, boundary, torch.ones(2, 8, 8, 4))
+        conditioned = conditions(SMALL, entry, {"nu": [0.1, 0.2]}, boundary, (0.5, 0.5), torch.ones(2, 8, 8, 4))
         out = step(small, torch.randn(2, 4, 32, 24), conditioned)
         assert out.shape == (2, 4, 32, 24)
         assert out.isfinite().all()
@@ -129,14 +129,14 @@ def test_fields_relative_to_their_level_are_measured_in_it() -> None:
     physical = torch.rand(3, 16, 2) + 1.0
     scale = torch.tensor([1.0, 3.0, 50.0])
     scaled = physical * torch.stack([torch.ones(3), scale], dim=-1)[:, None]
-    plain = conditions(SMALL, entry, {"nu": [0.1] * 3}, PERIODIC, physical)
-    other = conditions(SMALL, entry, {"nu": [0.1] * 3}, PERIODIC, scaled)
+    plain = conditions(SMALL, entry, {"nu": [0.1] * 3}, PERIODIC, (0.5,), physical)
+    other = conditions(SMALL, entry, {"nu": [0.1] * 3}, PERIODIC, (0.5,), scaled)
     lifted = lift(scaled, entry, other)
     torch.testing.assert_close(lifted, lift(physical, entry, plain))
     torch.testing.assert_close(lower(lifted, entry, other), scaled)
     torch.testing.assert_close(other.levels - plain.levels, torch.stack([scale.log() * (k == 2) for k in range(4)], 1))
     with pytest.raises(UserError, match="positive"):
-        conditions(SMALL, entry, {"nu": [0.1] * 3}, PERIODIC, -physical)
+        conditions(SMALL, entry, {"nu": [0.1] * 3}, PERIODIC, (0.5,), -physical)
 
 
 def test_levels_are_heard(small: UPSModel) -> None:
@@ -252,7 +252,10 @@ def test_channel_tokens_one_per_channel_at_any_resolution(language_model: Path) 
     for u, conditioned in (
         (state(2), given(2)),
         (state(2, 96), given(2)),
-        (torch.randn(2, 4, 32, 24), conditions(SMALL, card(ndim=2), {"nu": [0.1] * 2}, PLANE, torch.ones(2, 8, 8, 1))),
+        (
+            torch.randn(2, 4, 32, 24),
+            conditions(SMALL, card(ndim=2), {"nu": [0.1] * 2}, PLANE, (0.5, 0.5), torch.ones(2, 8, 8, 1)),
+        ),
     ):
         with torch.no_grad():
             _, tokens = model.advance(u, model.read(u, conditioned))
@@ -285,7 +288,7 @@ def test_mean_pool_predictor_is_tied_to_its_grid_and_starts_as_persistence(langu
 def test_mean_pool_predictor_has_the_grids_of_its_families(language_model: Path) -> None:
     families = {"line": card().model_dump(), "plane": card(ndim=2).model_dump()}
     model = variant(language_model, predictor="mean_pool", families=families)
-    conditioned = conditions(SMALL, card(ndim=2), {"nu": [0.1] * 2}, PLANE, torch.ones(2, 8, 8, 1))
+    conditioned = conditions(SMALL, card(ndim=2), {"nu": [0.1] * 2}, PLANE, (0.5, 0.5), torch.ones(2, 8, 8, 1))
     assert step(model, torch.randn(2, 4, 32, 32), conditioned).shape == (2, 4, 32, 32)
 
 

@@ -56,7 +56,7 @@ class ChannelOperator(Operator):
         rows = {"mask": given.mask, "increment": given.increment, "constants": self._constants(given)}
         if given.static is not None:
             rows["static"] = given.static
-        return Context(rows, given.periodic, given.trained)
+        return Context(rows, given.periodic, given.offset, given.trained)
 
     def _constants(self, given: Conditions) -> Tensor:
         batch = len(given.mask)
@@ -73,7 +73,7 @@ class ChannelOperator(Operator):
         static = u.new_zeros(u.shape[0], self.config.static_slots, *points)
         if "static" in context.rows:
             static[:, : context["static"].shape[1]] = context["static"]
-        place = coordinates(points, context.periodic, self.config.max_dimensions, u)
+        place = coordinates(points, context.periodic, context.offset, self.config.max_dimensions, u)
         constants = context["constants"][spread].expand(-1, -1, *points)
         inputs = torch.cat([u, static, place.expand(u.shape[0], *place.shape), constants], dim=1)
         step = self._predict(self.networks[str(len(points))], inputs, context.periodic)

@@ -45,6 +45,7 @@ class Conditions:
         levels: (B, N) natural logarithm of the level of such fields, the mean of their initial state; zero elsewhere.
         static: (B, S, X...) static fields, normalised, zero where absent; None where the family has none.
         periodic: per axis, the same for the batch.
+        offset: per axis, where the points lie in their cells (`Grid.offset`), the same for the batch.
         trained: points per axis of the grid the family was trained on, the same for the batch.
     """
 
@@ -60,6 +61,7 @@ class Conditions:
     levels: Tensor
     static: Tensor | None
     periodic: tuple[bool, ...]
+    offset: tuple[float, ...]
     trained: int
 
     def to(self, device: torch.device) -> Self:
@@ -102,6 +104,7 @@ def conditions(
     card: FamilyCard,
     coefficients: Mapping[str, Sequence[float]],
     boundary: BoundaryCondition,
+    offset: tuple[float, ...],
     initial: Tensor,
     static: Tensor | None = None,
 ) -> Conditions:
@@ -109,6 +112,7 @@ def conditions(
 
     Args:
         coefficients: one value a trajectory each.
+        offset: of the grid's points in their cells, per axis.
         initial: (B, X..., C) initial states in physical units, from which levels are taken.
         static: (B, S, X...) static fields, normalised.
 
@@ -145,6 +149,7 @@ def conditions(
         levels=levels.log(),
         static=static,
         periodic=boundary.periodic,
+        offset=offset,
         trained=statistics.n,
     )
 

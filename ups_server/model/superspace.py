@@ -36,8 +36,10 @@ def lower(u: Tensor, card: FamilyCard, given: Conditions) -> Tensor:
     return physical[:, list(card.slots)].movedim(1, -1)
 
 
-def coordinates(points: tuple[int, ...], periodic: tuple[bool, ...], max_dimensions: int, like: Tensor) -> Tensor:
-    """Coordinate channels (d_max, X...) in [-1, 1].
+def coordinates(
+    points: tuple[int, ...], periodic: tuple[bool, ...], offset: tuple[float, ...], max_dimensions: int, like: Tensor
+) -> Tensor:
+    """Coordinate channels (d_max, X...) in [-1, 1] of points that lie `offset` spacings into their cells.
 
     Zero for a missing axis and for a periodic one: there no point is special, and without the coordinate the operator
     is equivariant under shifts, as the equations are.
@@ -45,7 +47,7 @@ def coordinates(points: tuple[int, ...], periodic: tuple[bool, ...], max_dimensi
     channels = like.new_zeros(max_dimensions, *points)
     for axis, (n, wraps) in enumerate(zip(points, periodic, strict=True)):
         if not wraps:
-            x = (torch.arange(n, device=like.device, dtype=like.dtype) + 0.5) / n * 2 - 1
+            x = (torch.arange(n, device=like.device, dtype=like.dtype) + offset[axis]) / n * 2 - 1
             channels[axis] = x.reshape([-1 if a == axis else 1 for a in range(len(points))])
     return channels
 

@@ -34,6 +34,7 @@ class Context:
 
     rows: dict[str, Tensor]
     periodic: tuple[bool, ...]
+    offset: tuple[float, ...]
     trained: int
     """Points per axis of the grid the family was trained on."""
 
@@ -43,7 +44,10 @@ class Context:
     def repeat(self, times: int) -> "Context":
         """Each row `times` times in succession: one trajectory's context for many of its windows."""
         return Context(
-            {name: rows.repeat_interleave(times, 0) for name, rows in self.rows.items()}, self.periodic, self.trained
+            {name: rows.repeat_interleave(times, 0) for name, rows in self.rows.items()},
+            self.periodic,
+            self.offset,
+            self.trained,
         )
 
 
@@ -171,7 +175,7 @@ class UPS(UPSModel):
         modulation = self.modulation(vector).reshape(-1, config.n_layers, 2, config.hidden_channels)
         velocity, diffusivity, drift = self.conditioner.rates(vector, names, symbols, given)
         operator = {"modulation": modulation, "velocity": velocity, "diffusivity": diffusivity, "drift": drift}
-        return Context({**rows, **operator}, given.periodic, given.trained)
+        return Context({**rows, **operator}, given.periodic, given.offset, given.trained)
 
     def advance(self, u: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         spread = (..., *(None,) * (u.ndim - 2))
@@ -205,7 +209,7 @@ class UPS(UPSModel):
         static = v.new_zeros(v.shape[0], self.config.static_slots, *points)
         if "static" in context.rows:
             static[:, : context["static"].shape[1]] = context["static"]
-        place = coordinates(points, context.periodic, self.config.max_dimensions, v)
+        place = coordinates(points, context.periodic, context.offset, self.config.max_dimensions, v)
         channels = [v, static, place.expand(v.shape[0], *place.shape)]
         if self.config.defect:
             moved = (context["means"] - v.mean(tuple(range(2, v.ndim)))) * DEFECT_SCALE
@@ -251,14 +255,16 @@ class UPSPaper(UPSModel):
     def read(self, initial: Tensor, given: Conditions) -> Context:
         given = shown(given, self.config.metadata)
         tokens, mask = self.metadata.tokens(given.texts)
-        return Context({"metadata": tokens, "metadata_mask": mask, "mask": given.mask}, given.periodic, given.trained)
+        return Context(
+            {"metadata": tokens, "metadata_mask": mask, "mask": given.mask}, given.periodic, given.offset, given.trained
+        )
 
     def advance(self, u: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         n, ndim = self.config.resolution, self.config.max_dimensions
         given, missing = tuple(u.shape[2:]), ndim - (u.ndim - 2)
         u = interpolated(u, (n,) * len(given))
         square = u[(..., *(None,) * missing)].expand(*u.shape, *(n,) * missing)
-        place = coordinates((n,) * (ndim - missing), (False,) * (ndim - missing), ndim, u)
+        place = coordinates((n,) * (ndim - missing), (False,) * (ndim - missing), (0.5,) * (ndim - missing), ndim, u)
         place = place[(..., *(None,) * missing)].expand(ndim, *(n,) * ndim)
         features = self.embedder(torch.cat([square, place.expand(u.shape[0], *place.shape)], dim=1))
         tokens = self.tokenise(features.flatten(2))

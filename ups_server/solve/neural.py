@@ -79,7 +79,9 @@ class UPSSolver:
         if not np.isclose(problem.dt, card.dt, rtol=1e-6):
             raise UserError("dt_mismatch", f"{self.name} steps by its own dt", got=problem.dt, expected=card.dt)
         values = {name: array.tolist() for name, array in problem.coefficient_arrays(len(initial)).items()}
-        given = conditions(self.model.config, card, values, problem.boundary, initial, as_static(static, card))
+        given = conditions(
+            self.model.config, card, values, problem.boundary, problem.grid.offset, initial, as_static(static, card)
+        )
         return card, given.to(self._device)
 
     @torch.inference_mode()

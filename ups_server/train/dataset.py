@@ -68,7 +68,9 @@ class FamilyWindows:
         count = len(drawn.context)
         static = as_static(drawn.static, self.card)
         first = torch.from_numpy(drawn.context)
-        given = conditions(config, self.card, values, self.boundary, first, static).to(device)
+        given = conditions(config, self.card, values, self.boundary, self.training.grid.offset, first, static).to(
+            device
+        )
         frames = torch.from_numpy(drawn.frames).to(device)
         windows = frames.shape[1]
         # Every frame is normalised under its trajectory's conditions.

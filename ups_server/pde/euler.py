@@ -206,7 +206,7 @@ def hllc(sides: Array, normal: int, scratch: Array) -> Array:
     """
     sound, inflow = scratch[0:2], scratch[2:4]
     slowest, fastest, contact, pressure, spare = scratch[4:]
-    (rho_l, rho_r), (u_l, u_r), (p_l, p_r) = sides[:, 0], sides[:, normal], sides[:, -1]
+    (u_l, u_r), (p_l, p_r) = sides[:, normal], sides[:, -1]
     sound_speed(sides[:, 0], sides[:, -1], sound)
     np.minimum(*np.subtract(sides[:, normal], sound, out=inflow), out=slowest)
     np.maximum(*np.add(sides[:, normal], sound, out=inflow), out=fastest)

@@ -48,7 +48,7 @@ def test_the_diagnostics_show_spectra_and_drift_and_follow_the_step() -> None:
     follow(3)
     power = np.asarray(drawn.get_ydata())
     assert power[0] == pytest.approx(0.5)
-    assert np.asarray(dotted.get_ydata())[1:].max() < 1e-20
+    assert np.asarray(dotted.get_ydata())[1:].max() < 1e-15
     drift = np.asarray(means.lines[0].get_ydata())
     assert np.abs(drift[:-1]).max() < 1e-12
     assert drift[-1] == pytest.approx(0.25)

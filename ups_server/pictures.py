@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 COLOUR_MAP = "viridis"
 CURVES = 6
 MAPS = 5
-GIF_FRAMES = 100
+GIF_FRAMES = 50
 """A longer trajectory is thinned evenly to this many frames."""
 FRAMES_PER_SECOND = 12
 DPI = 110
 DIAGNOSTICS = 2.8
 """Height of the row below the fields, inches."""
-RESOLVED = 1e-16
+RESOLVED = 1e-14
 """Smallest power shown, relative to the largest."""
 
 
@@ -104,16 +104,22 @@ def draw_diagnostics(
     steps = np.arange(len(trajectory)) if animated else np.unique([0, last])
     with np.errstate(over="ignore", invalid="ignore"):
         spectra = power_spectrum(trajectory.values[None, steps], trajectory.boundary)[0]
+    largest = np.nanmax(spectra[:, 1:], initial=0.0, where=np.isfinite(spectra[:, 1:])) or 1.0
+    # What lies below the panel lies there, not at minus infinity.
+    spectra = np.maximum(spectra, 1e-3 * RESOLVED * largest)
     colours = [f"C{index}" for index in range(len(equation.fields))]
     waves = np.arange(1, spectra.shape[1])
     lines = []
     for index, (entry, colour) in enumerate(zip(equation.fields, colours, strict=True)):
         spectral.plot(waves, spectra[0, 1:, index], color=colour, linestyle=":", linewidth=1.0)
         lines.append(spectral.plot(waves, spectra[-1, 1:, index], color=colour, label=entry.name)[0])
-    largest = np.nanmax(spectra[:, 1:], initial=0.0, where=np.isfinite(spectra[:, 1:])) or 1.0
     spectral.set(
         xscale="log", yscale="log", ylim=(largest * RESOLVED, 3.0 * largest), xlabel="cycles per box", ylabel="power"
     )
+    # Plain text and few ticks: most of the time of an animation goes into labels.
+    for axis in (spectral.xaxis, spectral.yaxis):
+        axis.set_major_formatter("{x:.0e}" if axis is spectral.yaxis else "{x:.0f}")
+    spectral.minorticks_off()
     moment = "now" if animated else f"t = {trajectory.times[last]:.4g}"
     spectral.set_title(f"spectra, dotted: t = {trajectory.times[0]:.4g}, drawn: {moment}", fontsize="medium")
     spectral.legend(fontsize="small")

@@ -17,8 +17,7 @@ are rho_0 (1 + a f) and rho_0 T_0 (1 + b g), where f and g are the sums over the
 Source: Takamoto et al., PDEBench (2022), D.6. Fitted to first frames of PDEBench's, to 1e-6 of their range: waves and
 period, the raw velocity, constant parts, window and edges (an exact 0.45 and 0.01), and the unperturbed density
 outside a window. Consistent with two states, but not settled: a and b (largest seen 0.47, here U(0.1, 0.5)), rho_0
-(5 to 12 seen, here U(0.5, 12)) and T_0 (about 7 to 8 seen, here U(0.5, 10)). One velocity there has wave 1 alone,
-which `multi_sine` does not draw.
+(5 to 12 seen, here U(0.5, 12)) and T_0 (about 7 to 8 seen, here U(0.5, 10)).
 
 Two faults of PDEBench's files: total energy grows by 0.1 to 0.9 % over a trajectory, and after the first 0.05 the
 velocity can be 0.5 % away from a converged solution.

@@ -125,10 +125,12 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
     chosen = [family_by_id(name) for name in options.family or families()]
-    rows = [cost(equation, min(options.count, COSTLY.get(equation.id, options.count))) for equation in chosen]
+    console, rows = Console(width=130), []
+    for equation in chosen:
+        rows.append(cost(equation, min(options.count, COSTLY.get(equation.id, options.count))))
+        console.print(f"[dim]{rows[-1].family}: {rows[-1].cpu:.3f} CPU s a trajectory[/dim]", highlight=False)
     if options.batch and BATCHED in {equation.id for equation in chosen}:
         rows.append(batch_cost(options.batch, os.cpu_count() or 1))
-    console = Console(width=130)
     show(console, rows)
     missed = [row.family for row in rows if not row.met]
     compared = sum(row.cited is not None for row in rows)

@@ -10,7 +10,7 @@ from PIL import Image
 from ups_server.errors import UserError
 from ups_server.pde import BoundaryCondition, BoundaryKind, Family, Field, Grid, Trajectory, family
 from ups_server.pde.family import Array
-from ups_server.pictures import GIF_FRAMES, save_picture
+from ups_server.pictures import GIF_FRAMES, draw_diagnostics, save_picture
 
 
 def travelling_wave(steps: int = 9, n: int = 64) -> Trajectory:
@@ -34,6 +34,25 @@ def test_gif_has_one_frame_a_step_up_to_a_limit(tmp_path: Path, steps: int, fram
     save_picture(travelling_wave(steps, 16), tmp_path / "wave.gif")
     with Image.open(tmp_path / "wave.gif") as picture:
         assert (picture.format, picture.n_frames) == ("GIF", frames)  # type: ignore[attr-defined]
+
+
+def test_the_diagnostics_show_spectra_and_drift_and_follow_the_step() -> None:
+    from matplotlib.figure import Figure
+
+    wave = travelling_wave()
+    wave.values[-1] += 0.25
+    figure = Figure()
+    follow = draw_diagnostics(figure.subfigures(), wave, family("advection"), animated=True)
+    spectral, means = figure.axes
+    dotted, drawn = spectral.lines
+    follow(3)
+    power = np.asarray(drawn.get_ydata())
+    assert power[0] == pytest.approx(0.5)
+    assert np.asarray(dotted.get_ydata())[1:].max() < 1e-15
+    drift = np.asarray(means.lines[0].get_ydata())
+    assert np.abs(drift[:-1]).max() < 1e-12
+    assert drift[-1] == pytest.approx(0.25)
+    assert list(means.lines[1].get_xdata()) == [wave.times[3]] * 2  # type: ignore[arg-type]
 
 
 class TwoFields(Family):

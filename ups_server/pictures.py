@@ -1,6 +1,7 @@
 """Pictures of a trajectory: PNG (curves and space-time maps in 1-D, maps in 2-D) and GIF.
 
-Axes carry units, colour maps are perceptually uniform, and one colour scale holds for all times of a field.
+Below the fields stand their power spectra and what the equation conserves. Axes carry units, colour maps are
+perceptually uniform, and one colour scale holds for all times of a field.
 """
 
 from collections.abc import Callable
@@ -13,18 +14,24 @@ from numpy.typing import NDArray
 from ups_server.errors import UserError
 from ups_server.pde import Family, Trajectory
 from ups_server.pde.described import describe
+from ups_server.pde.spectra import power_spectrum
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
+    from matplotlib.lines import Line2D
 
 COLOUR_MAP = "viridis"
 CURVES = 6
 MAPS = 5
-GIF_FRAMES = 100
+GIF_FRAMES = 50
 """A longer trajectory is thinned evenly to this many frames."""
 FRAMES_PER_SECOND = 12
 DPI = 110
+DIAGNOSTICS = 2.8
+"""Height of the row below the fields, inches."""
+RESOLVED = 1e-14
+"""Smallest power shown, relative to the largest."""
 
 
 def save_picture(trajectory: Trajectory, path: Path) -> None:
@@ -69,21 +76,91 @@ def _ndim(trajectory: Trajectory) -> int:
     return ndim
 
 
-def _figure(width: float, height: float, trajectory: Trajectory, equation: Family) -> "Figure":
+def _figure(
+    width: float, height: float, trajectory: Trajectory, equation: Family
+) -> tuple["Figure", "SubFigure", "SubFigure"]:
+    """A figure, its part for the fields, `height` high, and the one below it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height + DIAGNOSTICS), layout="constrained")
     FigureCanvasAgg(figure)
     numbers = ", ".join(f"{name} = {value:g}" for name, value in trajectory.coefficients.items())
     figure.suptitle(f"{equation.name}  {numbers}".strip())
-    return figure
+    upper, lower = figure.subfigures(2, 1, height_ratios=(height, DIAGNOSTICS))
+    return figure, upper, lower
+
+
+def draw_diagnostics(
+    figure: "SubFigure", trajectory: Trajectory, equation: Family, animated: bool = False
+) -> Callable[[int], None]:
+    """Power spectra of the fields, and what is conserved over time; returns what moves both to another step.
+
+    Not animated, the spectra are those of the first and the last finite step.
+    """
+    finite = np.isfinite(trajectory.values).reshape(len(trajectory), -1).all(axis=1)
+    last = int(np.flatnonzero(finite)[-1]) if finite.any() else 0
+    spectral, means = figure.subplots(1, 2)
+    steps = np.arange(len(trajectory)) if animated else np.unique([0, last])
+    with np.errstate(over="ignore", invalid="ignore"):
+        spectra = power_spectrum(trajectory.values[None, steps], trajectory.boundary)[0]
+    largest = np.nanmax(spectra[:, 1:], initial=0.0, where=np.isfinite(spectra[:, 1:])) or 1.0
+    # What lies below the panel lies there, not at minus infinity.
+    spectra = np.maximum(spectra, 1e-3 * RESOLVED * largest)
+    colours = [f"C{index}" for index in range(len(equation.fields))]
+    waves = np.arange(1, spectra.shape[1])
+    lines = []
+    for index, (entry, colour) in enumerate(zip(equation.fields, colours, strict=True)):
+        spectral.plot(waves, spectra[0, 1:, index], color=colour, linestyle=":", linewidth=1.0)
+        lines.append(spectral.plot(waves, spectra[-1, 1:, index], color=colour, label=entry.name)[0])
+    spectral.set(
+        xscale="log", yscale="log", ylim=(largest * RESOLVED, 3.0 * largest), xlabel="cycles per box", ylabel="power"
+    )
+    # Plain text and few ticks: most of the time of an animation goes into labels.
+    for axis in (spectral.xaxis, spectral.yaxis):
+        axis.set_major_formatter("{x:.0e}" if axis is spectral.yaxis else "{x:.0f}")
+    spectral.minorticks_off()
+    moment = "now" if animated else f"t = {trajectory.times[last]:.4g}"
+    spectral.set_title(f"spectra, dotted: t = {trajectory.times[0]:.4g}, drawn: {moment}", fontsize="medium")
+    spectral.legend(fontsize="small")
+    hand = _draw_means(means, trajectory, equation)
+
+    def follow(step: int) -> None:
+        for index, line in enumerate(lines):
+            line.set_ydata(spectra[step, 1:, index])
+        hand.set_xdata([trajectory.times[step]] * 2)
+
+    hand.set_visible(animated)
+    return follow
+
+
+def _draw_means(panel: "Axes", trajectory: Trajectory, equation: Family) -> "Line2D":
+    """How far conserved means have drifted, or every field's mean where nothing is conserved.
+
+    Returns the line that can mark a time.
+    """
+    values, times = trajectory.values, trajectory.times
+    with np.errstate(over="ignore", invalid="ignore"):
+        means = equation.conserved_means(values)
+        if means:
+            for name, mean in means.items():
+                panel.plot(times, mean - mean[0], label=f"{name}, {mean[0]:.4g} at start")
+            panel.set_title("conserved: drift of the mean", fontsize="medium")
+        else:
+            for index, entry in enumerate(equation.fields):
+                space = tuple(range(1, values.ndim - 1))
+                mean = values[..., index].mean(axis=space, dtype=np.float64)
+                panel.plot(times, mean, label=_label(entry.name, entry.unit))
+            panel.set_title("mean (nothing is conserved)", fontsize="medium")
+    panel.set(xlabel=_label("t", equation.time_unit))
+    panel.legend(fontsize="small")
+    return panel.axvline(times[0], color="0.6", linewidth=1.0)
 
 
 def _curves_and_map(trajectory: Trajectory, equation: Family) -> "Figure":
     fields = equation.fields
-    figure = _figure(10, 3.4 * len(fields), trajectory, equation)
-    panels = figure.subplots(len(fields), 2, squeeze=False)
+    figure, upper, lower = _figure(10, 3.4 * len(fields), trajectory, equation)
+    panels = upper.subplots(len(fields), 2, squeeze=False)
     x, times = trajectory.grid.axes[0], trajectory.times
     for row, (curves, space_time) in enumerate(panels):
         values, label = trajectory.values[..., row], _label(fields[row].name, fields[row].unit)
@@ -103,14 +180,16 @@ def _curves_and_map(trajectory: Trajectory, equation: Family) -> "Figure":
             interpolation="nearest",
         )
         space_time.set(xlabel=_label("x", equation.length_unit), ylabel=_label("t", equation.time_unit))
-        figure.colorbar(image, ax=space_time, label=label)
+        upper.colorbar(image, ax=space_time, label=label)
+    draw_diagnostics(lower, trajectory, equation)
     return figure
 
 
 def _maps(trajectory: Trajectory, equation: Family) -> "Figure":
     fields, steps = equation.fields, _evenly(len(trajectory), MAPS)
-    figure = _figure(2.6 * len(steps) + 1, 2.6 * len(fields) + 0.6, trajectory, equation)
-    panels = figure.subplots(len(fields), len(steps), squeeze=False, sharex=True, sharey=True)
+    width = max(2.6 * len(steps) + 1, 8.0)
+    figure, upper, lower = _figure(width, 2.6 * len(fields) + 0.6, trajectory, equation)
+    panels = upper.subplots(len(fields), len(steps), squeeze=False, sharex=True, sharey=True)
     for row, entry in enumerate(fields):
         limits = _limits(trajectory.values[..., row])
         for panel, step in zip(panels[row], steps, strict=True):
@@ -118,7 +197,8 @@ def _maps(trajectory: Trajectory, equation: Family) -> "Figure":
             if row == 0:
                 panel.set_title(f"t = {trajectory.times[step]:.4g}", fontsize="medium")
             panel.label_outer()
-        figure.colorbar(image, ax=panels[row].tolist(), label=_label(entry.name, entry.unit))
+        upper.colorbar(image, ax=panels[row].tolist(), label=_label(entry.name, entry.unit))
+    draw_diagnostics(lower, trajectory, equation)
     return figure
 
 
@@ -141,8 +221,9 @@ def _map(
 
 def _animated_curves(trajectory: Trajectory, equation: Family) -> tuple["Figure", Callable[[int], None]]:
     fields = equation.fields
-    figure = _figure(6.5, 3.2 * len(fields), trajectory, equation)
-    panels = figure.subplots(len(fields), 1, squeeze=False)[:, 0]
+    figure, upper, lower = _figure(8, 2.6 * len(fields), trajectory, equation)
+    panels = upper.subplots(len(fields), 1, squeeze=False)[:, 0]
+    follow = draw_diagnostics(lower, trajectory, equation, animated=True)
     x, lines = trajectory.grid.axes[0], []
     for row, panel in enumerate(panels):
         values = trajectory.values[..., row]
@@ -157,6 +238,7 @@ def _animated_curves(trajectory: Trajectory, equation: Family) -> tuple["Figure"
     def show(step: int) -> None:
         for row, line in enumerate(lines):
             line.set_ydata(trajectory.values[step, ..., row])
+        follow(step)
         panels[0].set_title(_clock(trajectory, step, equation), fontsize="medium")
 
     return figure, show
@@ -164,17 +246,19 @@ def _animated_curves(trajectory: Trajectory, equation: Family) -> tuple["Figure"
 
 def _animated_maps(trajectory: Trajectory, equation: Family) -> tuple["Figure", Callable[[int], None]]:
     fields = equation.fields
-    figure = _figure(4.2 * len(fields), 4.2, trajectory, equation)
-    panels = figure.subplots(1, len(fields), squeeze=False)[0]
+    figure, upper, lower = _figure(max(3.8 * len(fields), 8.0), 3.8, trajectory, equation)
+    panels = upper.subplots(1, len(fields), squeeze=False)[0]
+    follow = draw_diagnostics(lower, trajectory, equation, animated=True)
     images = []
     for row, panel in enumerate(panels):
         values = trajectory.values[..., row]
         images.append(_map(panel, trajectory, equation, values[0], _limits(values)))
-        figure.colorbar(images[-1], ax=panel, label=_label(fields[row].name, fields[row].unit))
+        upper.colorbar(images[-1], ax=panel, label=_label(fields[row].name, fields[row].unit))
 
     def show(step: int) -> None:
         for row, image in enumerate(images):
             image.set_data(trajectory.values[step, ..., row].T)
+        follow(step)
         panels[0].set_title(_clock(trajectory, step, equation), fontsize="medium")
 
     return figure, show

@@ -1,3 +1,7 @@
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +19,7 @@ from ups_server.pde.registry import families
 @pytest.mark.parametrize("name", list(families()))
 def test_files_hold_the_reference_solution(tmp_path: Path, name: str) -> None:
     equation = family(name)
-    span = min(equation.t_final, 20 * equation.dt)
+    span = min(equation.t_final, 4 * equation.dt)
     path = generate(equation, {}, 3, 32, tmp_path / "file.h5", 5, frame_dt=equation.dt, t_final=span)
     source = open_source(path)
     values, stored = source.read(range(3)), source.read_static(range(3))
@@ -70,3 +74,54 @@ def test_a_family_without_published_layout(wave: Family, tmp_path: Path) -> None
     with pytest.raises(UserError) as caught:
         generate(wave, {}, 1, 16, tmp_path / "f.h5", 0)
     assert caught.value.code == "no_layout"
+
+
+GENERATE = """
+import sys
+from ups_server.data import build, generate
+from ups_server.pde import family
+
+build.SHARD_BYTES = 1
+generate.BATCH = 4
+generate.generate(family("diffusion_reaction_2d"), {}, 60, 16, sys.argv[1], 3, t_final=0.2,
+                  progress=lambda done, total: print(done, flush=True))
+"""
+
+
+def test_a_killed_run_goes_on_and_the_file_is_the_same(tmp_path: Path, repository: Path) -> None:
+    command = [sys.executable, "-c", GENERATE]
+    whole, killed = tmp_path / "whole.h5", tmp_path / "killed.h5"
+    subprocess.run([*command, str(whole)], cwd=repository, check=True, capture_output=True)
+    process = subprocess.Popen([*command, str(killed)], stdout=subprocess.PIPE, text=True, cwd=repository)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if int(line) >= 12:
+            break
+    os.kill(process.pid, signal.SIGKILL)
+    process.stdout.close()
+    assert process.wait() == -signal.SIGKILL
+    assert not killed.exists()
+    again = subprocess.run([*command, str(killed)], cwd=repository, check=True, capture_output=True, text=True)
+    assert int(again.stdout.split()[0]) > 4
+    assert killed.read_bytes() == whole.read_bytes()
+    assert {file.name for file in tmp_path.iterdir()} == {"whole.h5", "killed.h5"}
+
+
+def test_an_interrupted_run_is_not_continued_with_other_settings(tmp_path: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generate(family("advection"), {}, 40, 16, tmp_path / "f.h5", 0, stop)
+    with pytest.raises(UserError) as caught:
+        generate(family("advection"), {}, 40, 16, tmp_path / "f.h5", 1)
+    assert caught.value.code == "store_exists"
+    generate(family("advection"), {}, 40, 16, tmp_path / "f.h5", 0)
+    assert [file.name for file in tmp_path.iterdir()] == ["f.h5"]
+
+
+@pytest.mark.slow
+def test_several_workers_write_the_same_file(tmp_path: Path) -> None:
+    for workers in (1, 2):
+        generate(family("advection"), {}, 70, 32, tmp_path / f"{workers}.h5", 0, workers=workers)
+    assert (tmp_path / "1.h5").read_bytes() == (tmp_path / "2.h5").read_bytes()

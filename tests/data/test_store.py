@@ -180,3 +180,21 @@ def test_no_store_at_all(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         Store.open(tmp_path / "nothing")
     assert caught.value.code == "not_found"
+
+
+def test_single_frames_are_those_of_the_row(tmp_path: Path) -> None:
+    values, _, _ = rows(7)
+    store = write(tmp_path / "s")
+    frames = list(store.frames(5, [2, 0, 2]))
+    assert np.array_equal(frames, values[5][[2, 0, 2]])
+    with pytest.raises(ValueError, match="read-only"):
+        frames[0][0] = 0.0
+
+
+def test_a_file_cut_while_it_is_read_is_no_data(tmp_path: Path) -> None:
+    store = write(tmp_path / "s")
+    next(store.frames(6, [0]))
+    (tmp_path / "s" / "values-00002.f32").write_bytes(b"")
+    with pytest.raises(UserError) as caught:
+        next(store.frames(6, [0]))
+    assert caught.value.code == "store_corrupt"

@@ -191,6 +191,10 @@ def test_mass_momentum_and_energy_are_conserved(viscosity: float) -> None:
         total = quantity.mean(axis=(1, 2))
         np.testing.assert_allclose(total, total[0], rtol=1e-12)
     momentum = (density[..., None] * solution[..., :2]).mean(axis=(1, 2))
+    means = SQUARE.conserved_means(solution)
+    assert list(means) == ["density", "momentum x", "momentum y", "energy"]
+    np.testing.assert_allclose(means["energy"], energy.mean(axis=(1, 2)))
+    np.testing.assert_allclose(means["momentum y"], momentum[:, 1])
     np.testing.assert_allclose(momentum, momentum[:1].repeat(3, axis=0), atol=1e-11)
 
 

@@ -1,22 +1,29 @@
-"""Generating files in PDEBench's layout from a family's reference solver."""
+"""Generating files in PDEBench's layout from a family's reference solver.
+
+Rows are gathered in a store beside the file, which an interrupted run leaves behind and the same command continues.
+"""
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ups_server.data.build import Progress, solved_in_order
+from ups_server.data.build import Progress, build_store
 from ups_server.data.draw import CoefficientDraw
 from ups_server.data.pdebench.card import card_of
 from ups_server.data.pdebench.writing import write_pdebench
-from ups_server.data.simulate import complete_draws, draw_table, frame_times, solve_rows
+from ups_server.data.simulate import frame_times
+from ups_server.data.source import block_rows
+from ups_server.data.store import Store
 from ups_server.errors import UserError
 from ups_server.pde.family import Family
 
 BATCH = 32
+BATCH_BYTES = 64 * 2**20
+"""Rows solved together: `BATCH`, or as many as fill this; an interruption loses little more."""
 
 
 def generate(
@@ -36,30 +43,30 @@ def generate(
     Initial states depend on seed and row alone: files of several coefficients, and of families that share their
     initial states, share them row by row. Coefficients may also be drawn per trajectory, which the file then lists.
 
+    A run that was interrupted, killed even, goes on after the last rows it had gathered in the folder `OUT.rows`; the
+    file is the same as without the interruption.
+
     Raises:
         UserError: those of `build_store`, and ``no_layout`` for a family PDEBench does not publish.
     """
     path = Path(out)
-    if count < 1 or workers < 1:
-        raise UserError("invalid_count", "count and workers must be positive", got=(count, workers))
     if not path.parent.is_dir():
         raise UserError("not_found", f"there is no folder {path.parent}")
     if card_of(family.id) is None:
         raise UserError("no_layout", f"PDEBench has no layout for {family.id}", hint="build a store instead")
-    draws = complete_draws(family, coefficients)
     grid, times = family.default_grid(resolution), frame_times(family, frame_dt, t_final)
-    solve = partial(solve_rows, family, draws, seed=seed, grid=grid, times=times)
-    rows = [range(start, min(start + BATCH, count)) for start in range(0, count, BATCH)]
-
-    def batches() -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32] | None]]:
-        done = 0
-        for batch in solved_in_order(solve, rows, workers):
-            yield batch.values, batch.static
-            done += len(batch.values)
-            if progress is not None:
-                progress(done, count)
-
-    columns = draw_table(draws, seed, range(count))
-    table = {name: columns[:, index] for index, name in enumerate(draws)}
-    write_pdebench(path, family, table, batches(), times, grid, count)
+    row_bytes = 4 * len(times) * int(np.prod(grid.n)) * len(family.fields)
+    batch = max(1, min(BATCH, BATCH_BYTES // row_bytes))
+    rows = path.with_name(f"{path.name}.rows")
+    with build_store(
+        family, coefficients, count, resolution, seed, rows, batch, progress, frame_dt, t_final, workers
+    ) as store:
+        table = {name: store.coefficients[:, index] for index, name in enumerate(store.coefficient_names)}
+        write_pdebench(path, family, table, _batches(store), times, grid, count)
+    shutil.rmtree(rows)
     return path
+
+
+def _batches(store: Store) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32] | None]]:
+    for rows in block_rows(store):
+        yield store.read(rows), store.read_static(rows)

@@ -1,7 +1,9 @@
 """Training windows (u_t, u_{t+dt}, ...) cut from a store, augmented by the equation's exact symmetries."""
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from itertools import product
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,13 +38,58 @@ class WindowBatch:
     grid: Grid
 
 
+Slices = tuple[slice, ...]
+
+
 @dataclass(frozen=True)
 class _Symmetry:
-    """One exact symmetry, drawn per trajectory: subsample offset, circular shift, mirrored axes."""
+    """One exact symmetry, drawn per trajectory: subsample offset, circular shift, mirrored axes.
 
-    first: tuple[int, ...]
-    shift: tuple[int, ...]
-    mirrored: tuple[int, ...]
+    Attributes:
+        blocks: pairs (to, from) of slices: what lies together before and after.
+        sign: (C,) of each field, None where all stay.
+    """
+
+    blocks: tuple[tuple[Slices, Slices], ...]
+    sign: NDArray[np.float32] | None
+
+    @classmethod
+    def of(
+        cls,
+        n: tuple[int, ...],
+        stride: int,
+        first: tuple[int, ...],
+        shift: tuple[int, ...],
+        mirrored: tuple[int, ...],
+        sign: NDArray[np.float32] | None = None,
+    ) -> Self:
+        """Every `stride`-th point from `first` on, shifted, then mirrored."""
+        axes = [
+            _axis_blocks(points, stride, first[axis], shift[axis], axis in mirrored) for axis, points in enumerate(n)
+        ]
+        blocks = (tuple(zip(*block, strict=True)) for block in product(*axes))
+        return cls(tuple((to, start) for to, start in blocks), sign)
+
+    def place(self, given: NDArray[np.float32], target: NDArray[np.float32]) -> None:
+        """Fill `target` (n..., C) from `given` (X..., C), signs aside."""
+        for to, start in self.blocks:
+            target[to] = given[start]
+
+
+def _axis_blocks(n: int, stride: int, first: int, shift: int, mirrored: bool) -> list[tuple[slice, slice]]:
+    """(to, from) along one axis: at most two, before and after the point that the shift takes to the beginning."""
+    blocks = []
+    for low, high, to in ((0, n - shift, shift), (n - shift, n, 0)):
+        if low == high:
+            continue
+        start, end = first + low * stride, first + (high - 1) * stride
+        if mirrored:
+            begin = n - to - (high - low)
+            stop = start - 1 if start else None
+            blocks.append((slice(begin, begin + high - low), slice(end, stop, -stride)))
+        else:
+            blocks.append((slice(to, to + high - low), slice(start, end + 1, stride)))
+    return blocks
 
 
 def frame_stride(times: NDArray[np.float64], dt: float) -> int:
@@ -127,13 +174,18 @@ class Windows:
         context = np.empty((trajectories, *shape), np.float32)
         static = self._static_buffer(trajectories)
         for index, row in enumerate(picked):
-            view = self.store.view(int(row))
             symmetry = self._draw(rng)
-            frames[index] = self._apply(view, times[index].ravel(), symmetry)
-            context[index] = self._apply(view, np.zeros(1, np.int64), symmetry)[0]
-            fixed = self.store.static_view(int(row))
-            if static is not None and fixed is not None:
-                static[index] = self._apply(fixed[None], np.zeros(1, np.int64), symmetry)[0]
+            targets = [context[index], *frames[index]]
+            given = self.store.frames(int(row), [0, *times[index].ravel().tolist()])
+            for frame, target in zip(given, targets, strict=True):
+                symmetry.place(frame, target)
+            if static is not None:
+                fixed = self.store.static_view(int(row))
+                if fixed is not None:
+                    symmetry.place(fixed, static[index])
+            if symmetry.sign is not None:
+                frames[index] *= symmetry.sign
+                context[index] *= symmetry.sign
         return WindowBatch(
             self.store.family,
             frames.reshape(trajectories, windows, unroll + 1, *shape),
@@ -186,20 +238,10 @@ class Windows:
     def _draw(self, rng: np.random.Generator) -> _Symmetry:
         if not self.augment:
             zeros = (0,) * self.grid.ndim
-            return _Symmetry(zeros, zeros, ())
+            return _Symmetry.of(self.grid.n, self.stride, zeros, zeros, ())
         bounds = [(self.stride, n) if wraps else (1, 1) for wraps, n in zip(self._periodic, self.grid.n, strict=True)]
         first = tuple(int(rng.integers(stride)) for stride, _ in bounds)
         shift = tuple(int(rng.integers(points)) for _, points in bounds)
         mirrored = tuple(axis for axis in self._signs if rng.random() < 0.5)
-        return _Symmetry(first, shift, mirrored)
-
-    def _apply(self, view: NDArray[np.float32], frames: NDArray[np.int64], symmetry: _Symmetry) -> NDArray[np.float32]:
-        """(len(frames), X..., C) of `view` (T, X..., C), subsampled, shifted and mirrored."""
-        index: tuple[Any, ...] = (frames, *(slice(first, None, self.stride) for first in symmetry.first))
-        out: NDArray[np.float32] = view[index]
-        for axis, shift in enumerate(symmetry.shift, start=1):
-            if shift:
-                out = np.roll(out, shift, axis)
-        for axis in symmetry.mirrored:
-            out = np.flip(out, axis + 1) * self._signs[axis]
-        return out
+        sign = math.prod((self._signs[axis] for axis in mirrored), start=np.float32(1.0)) if mirrored else None
+        return _Symmetry.of(self.grid.n, self.stride, first, shift, mirrored, sign)

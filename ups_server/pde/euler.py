@@ -17,6 +17,7 @@ Sources: Toro, Riemann Solvers and Numerical Methods for Fluid Dynamics (2009), 
 40 (2002) 469 (the time scheme).
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,6 +30,9 @@ STAGES = 4
 COURANT = 0.5
 """Largest sum over axes of (|v| + c) stage / dx: the limit of both the limiter and positivity."""
 TINY = 1e-300
+FACES = 8192
+"""Faces treated together: larger blocks leave the cache, smaller ones pay for more calls."""
+SCRATCH = 9
 
 
 def primitive(conserved: Array) -> Array:
@@ -56,8 +60,8 @@ def conserved(primitive: Array) -> Array:
     return result
 
 
-def sound_speed(density: Array, pressure: Array) -> Array:
-    speed = pressure / density
+def sound_speed(density: Array, pressure: Array, out: Array | None = None) -> Array:
+    speed = np.divide(pressure, density, out=out)
     speed *= GAMMA
     return np.sqrt(speed, out=speed)
 
@@ -75,18 +79,19 @@ def largest_step(state: Array, spacing: tuple[float, ...]) -> Array:
 def advance(state: Array, step: Array, spacing: tuple[float, ...]) -> Array:
     """Conserved quantities one step (N,) later."""
     stage = step / (STAGES - 1)
+    sweeps = [_Sweep(state.shape[1:], axis, stage / dx) for axis, dx in enumerate(spacing)]
     result, w = state, primitive(state)
     for _ in range(STAGES):
-        result, w = _euler_stage(result, w, stage, spacing)
+        result, w = _euler_stage(result, w, sweeps)
     result *= STAGES - 1
     result += state
     result /= STAGES
     return result
 
 
-def _euler_stage(state: Array, w: Array, stage: Array, spacing: tuple[float, ...]) -> tuple[Array, Array]:
+def _euler_stage(state: Array, w: Array, sweeps: "Sequence[_Sweep]") -> tuple[Array, Array]:
     """Conserved and primitive quantities one Euler step later."""
-    result = _change(w, stage, spacing)
+    result = _change(w, sweeps)
     result += state
     later = primitive(result)
     if _positive(later):
@@ -95,7 +100,7 @@ def _euler_stage(state: Array, w: Array, stage: Array, spacing: tuple[float, ...
     while not _positive(later) and linear.any():
         # A constant cell between constant neighbours has first-order fluxes on both sides.
         linear &= ~_grown(~((later[0] > 0.0) & (later[-1] > 0.0)))
-        result = state + _change(w, stage, spacing, linear)
+        result = state + _change(w, sweeps, linear)
         later = primitive(result)
     return result, later
 
@@ -112,75 +117,142 @@ def _grown(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return grown
 
 
-def _change(w: Array, stage: Array, spacing: tuple[float, ...], linear: NDArray[np.bool_] | None = None) -> Array:
+def _change(w: Array, sweeps: "Sequence[_Sweep]", linear: NDArray[np.bool_] | None = None) -> Array:
     """Change of the conserved quantities in one stage; cells outside `linear` are reconstructed as constants."""
-    change = np.zeros_like(w)
-    for axis, dx in enumerate(spacing):
-        # The swept axis comes first, in memory too: slices along it are contiguous.
-        turned = [np.ascontiguousarray(values.swapaxes(0, axis)) for values in w]
-        mask = None if linear is None else linear.swapaxes(0, axis)
-        left, right = zip(*(_face_values(values, mask) for values in turned), strict=True)
-        for total, flux in zip(change, hllc(left, right, 1 + axis), strict=True):
-            difference = flux[:-1] - flux[1:]
-            difference *= stage / dx
-            total += difference.swapaxes(0, axis)
+    change = np.empty_like(w)
+    for sweep in sweeps:
+        sweep.add_change(change, w, linear)
     return change
 
 
-def _face_values(values: Array, linear: NDArray[np.bool_] | None) -> tuple[Array, Array]:
-    """Both sides (X + 1, ...) of every face along the first axis of values (X, ...), by van Leer's limited slopes."""
-    padded = np.concatenate([values[-2:], values, values[:2]])
-    difference = padded[1:] - padded[:-1]
-    back, ahead = difference[:-1], difference[1:]
-    half = back * ahead
-    np.maximum(half, 0.0, out=half)
-    total = back + ahead
-    total += TINY
-    half /= total
-    if linear is not None:
-        half *= np.concatenate([linear[-1:], linear, linear[:1]])
-    middle = padded[1:-1]
-    return (middle + half)[:-1], (middle - half)[1:]
+class _Sweep:
+    """Flux differences along one axis, in blocks of lines and in buffers that are kept: both save memory traffic.
+
+    Arrays (X..., N) are seen as (before, n, after) with the swept axis in the middle.
+
+    Args:
+        ratio: (N,) stage / dx.
+    """
+
+    def __init__(self, shape: tuple[int, ...], axis: int, ratio: Array) -> None:
+        self.axis = axis
+        before, n, after = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
+        self.shape = (before, n, after)
+        self.ratio = np.tile(ratio, after // len(ratio))
+        lines = max(1, FACES // n)
+        rows, columns = max(1, lines // after), min(lines, after)
+        self.blocks = [
+            (slice(row, min(row + rows, before)), slice(column, min(column + columns, after)))
+            for row in range(0, before, rows)
+            for column in range(0, after, columns)
+        ]
+        self._buffers: dict[tuple[int, int], _Buffers] = {}
+
+    def add_change(self, change: Array, w: Array, linear: NDArray[np.bool_] | None) -> None:
+        """What flows into each cell in one stage, (2 + d, X..., N): set along the first axis, added along others."""
+        count, (_, n, _) = len(w), self.shape
+        totals, values = change.reshape(count, *self.shape), w.reshape(count, *self.shape)
+        for rows, columns in self.blocks:
+            size = (rows.stop - rows.start, columns.stop - columns.start)
+            if size not in self._buffers:
+                self._buffers[size] = _Buffers(count, size[0], n, size[1])
+            buffers = self._buffers[size]
+            mask = None if linear is None else linear.reshape(self.shape)[rows, :, columns]
+            buffers.face_values(values[:, rows, :, columns], mask)
+            flux, inflow = hllc(buffers.sides, 1 + self.axis, buffers.scratch), buffers.inflow
+            np.subtract(flux[:, :, :-1], flux[:, :, 1:], out=inflow)
+            total = totals[:, rows, :, columns]
+            if self.axis == 0:
+                np.multiply(inflow, self.ratio[columns], out=total)
+            else:
+                inflow *= self.ratio[columns]
+                total += inflow
 
 
-def hllc(left: Sequence[Array], right: Sequence[Array], normal: int) -> list[Array]:
-    """Fluxes of the conserved quantities between primitive states, each 2 + d arrays of one shape.
+class _Buffers:
+    """Arrays of one block: quantities x rows x n cells (or n + 1 faces) x columns."""
+
+    def __init__(self, quantities: int, rows: int, n: int, columns: int) -> None:
+        self.padded, self.jump, self.half, self.total, self.inflow = (
+            np.empty((quantities, rows, n + more, columns)) for more in (4, 3, 2, 2, 0)
+        )
+        self.sides = np.empty((2, quantities, rows, n + 1, columns))
+        self.scratch = np.empty((SCRATCH, rows, n + 1, columns))
+
+    def face_values(self, values: Array, linear: NDArray[np.bool_] | None) -> None:
+        """Both `sides` of every face from the values in cells, by van Leer's limited slopes."""
+        padded, jump, half, total = self.padded, self.jump, self.half, self.total
+        padded[:, :, 2:-2] = values
+        padded[:, :, :2], padded[:, :, -2:] = values[:, :, -2:], values[:, :, :2]
+        np.subtract(padded[:, :, 1:], padded[:, :, :-1], out=jump)
+        back, ahead = jump[:, :, :-1], jump[:, :, 1:]
+        np.multiply(back, ahead, out=half)
+        np.maximum(half, 0.0, out=half)
+        np.add(back, ahead, out=total)
+        total += TINY
+        half /= total
+        if linear is not None:
+            half *= np.concatenate([linear[:, -1:], linear, linear[:, :1]], axis=1)
+        np.add(padded[:, :, 1:-2], half[:, :, :-1], out=self.sides[0])
+        np.subtract(padded[:, :, 2:-1], half[:, :, 1:], out=self.sides[1])
+
+
+def hllc(sides: Array, normal: int, scratch: Array) -> Array:
+    """Fluxes (2 + d, ...) of the conserved quantities between primitive states left and right, (2, 2 + d, ...).
 
     Args:
         normal: index of the velocity across the face.
+        scratch: (`SCRATCH`, ...), to compute in.
     """
-    rho_l, u_l, p_l = left[0], left[normal], left[-1]
-    rho_r, u_r, p_r = right[0], right[normal], right[-1]
-    c_l, c_r = sound_speed(rho_l, p_l), sound_speed(rho_r, p_r)
-    slowest = np.minimum(u_l - c_l, u_r - c_r)
-    fastest = np.maximum(u_l + c_l, u_r + c_r)
-    inflow_l = rho_l * (u_l - slowest)
-    inflow_r = rho_r * (fastest - u_r)
-    contact = (inflow_l * u_l + inflow_r * u_r + p_l - p_r) / (inflow_l + inflow_r)
-    pressure = p_l + inflow_l * (u_l - contact)
+    sound, inflow = scratch[0:2], scratch[2:4]
+    slowest, fastest, contact, pressure, spare = scratch[4:]
+    (u_l, u_r), (p_l, p_r) = sides[:, normal], sides[:, -1]
+    sound_speed(sides[:, 0], sides[:, -1], sound)
+    np.minimum(*np.subtract(sides[:, normal], sound, out=inflow), out=slowest)
+    np.maximum(*np.add(sides[:, normal], sound, out=inflow), out=fastest)
+    np.subtract(u_l, slowest, out=inflow[0])
+    np.subtract(fastest, u_r, out=inflow[1])
+    inflow *= sides[:, 0]
+    np.multiply(inflow[0], u_l, out=contact)
+    contact += np.multiply(inflow[1], u_r, out=spare)
+    contact += p_l
+    contact -= p_r
+    contact /= np.add(*inflow, out=spare)
+    np.subtract(u_l, contact, out=pressure)
+    pressure *= inflow[0]
+    pressure += p_l
 
     upwind = contact >= 0.0
-    w = [np.where(upwind, *sides) for sides in zip(left, right, strict=True)]
+    w = np.where(upwind, *sides)
     wave = np.where(upwind, slowest, fastest)
     rho, u, p = w[0], w[normal], w[-1]
-    kinetic = w[1] * w[1]
+    own, energy, gap, ratio = *sound, *inflow
+    np.multiply(w[1], w[1], out=own)
     for v in w[2:-1]:
-        kinetic += v * v
-    kinetic *= rho
-    own = p / (GAMMA - 1.0) + 0.5 * kinetic
-    gap = wave - contact
-    ratio = (wave - u) / gap
-    energy = ratio * own + (pressure * contact - p * u) / gap
+        own += np.multiply(v, v, out=spare)
+    own *= rho
+    own *= 0.5
+    own += np.divide(p, GAMMA - 1.0, out=spare)
+    np.subtract(wave, contact, out=gap)
+    np.divide(np.subtract(wave, u, out=ratio), gap, out=ratio)
+    np.multiply(pressure, contact, out=energy)
+    energy -= np.multiply(p, u, out=spare)
+    energy /= gap
+    energy += np.multiply(ratio, own, out=spare)
 
     # Where even the slowest wave leaves with the flow the face sees the upwind state itself.
     supersonic = upwind == (wave >= 0.0)
     if supersonic.any():
-        ratio = np.where(supersonic, 1.0, ratio)
-        contact = np.where(supersonic, u, contact)
-        pressure = np.where(supersonic, p, pressure)
-        energy = np.where(supersonic, own, energy)
+        ratio[supersonic] = 1.0
+        for star, itself in ((contact, u), (pressure, p), (energy, own)):
+            np.copyto(star, itself, where=supersonic)
 
-    mass = rho * ratio * contact
-    momentum = [mass * v for v in w[1:-1]]
-    momentum[normal - 1] = mass * contact + pressure
-    return [mass, *momentum, contact * (energy + pressure)]
+    # From here on `w` holds fluxes.
+    rho *= ratio
+    rho *= contact
+    w[1:-1] *= rho
+    np.multiply(rho, contact, out=u)
+    u += pressure
+    np.add(energy, pressure, out=p)
+    p *= contact
+    return w

@@ -172,6 +172,12 @@ class Family(ABC):
         """Sampled states (N, X..., C) as they start at these coefficients, each (N,): most families ignore them."""
         return initial
 
+    def conserved_means(self, values: NDArray[np.floating]) -> dict[str, Array]:
+        """Means over the box (T,) of what the equation conserves, by name, from values (T, X..., C)."""
+        space = tuple(range(1, values.ndim - 1))
+        names = [field.name for field in self.fields]
+        return {name: values[..., names.index(name)].mean(axis=space, dtype=np.float64) for name in self.conserved}
+
     def sample_static(self, rng: np.random.Generator, count: int, grid: Grid) -> Array | None:
         """(N, X..., S) static fields such as forcing; None for families without."""
         return None

@@ -49,33 +49,55 @@ def advance(state: Array, step: Array, count: int, eta: Array, zeta: Array, spac
     """Conserved quantities one step (N,) later, in `count` stages."""
     if count == 0:
         return state
-    density = state[0]
-    friction = _Friction(density, step, eta, zeta, spacing)
+    friction = _Friction(state[0], step, eta, zeta, spacing)
+    weights = _stage_weights(count)
+    start, rate = state[1:-1], np.empty_like(state[1:-1])
+    friction.change(start, rate, weights[0])
     w = 4.0 / (count * count + count - 2.0)
-    start = state[1:]
-    rate = np.empty_like(start)
-    friction.change(start, rate)
     before, now = start.copy(), start + (w / 3.0) * rate
     after, scaled = np.empty_like(start), np.empty_like(start)
-    b = [1.0 / 3.0] * 3 + [(j * j + j - 2.0) / (2.0 * j * (j + 1.0)) for j in range(3, count + 1)]
     for j in range(2, count + 1):
-        mu = (2.0 * j - 1.0) / j * b[j] / b[j - 1]
-        nu = -(j - 1.0) / j * b[j] / b[j - 2]
-        friction.change(now, after)
-        after *= mu * w
-        for weight, term in ((mu, now), (nu, before), (1.0 - mu - nu, start), ((b[j - 1] - 1.0) * mu * w, rate)):
+        mu, nu, fresh, first = _recurrence(j, w)
+        friction.change(now, after, weights[j - 1])
+        after *= fresh
+        before *= nu
+        after += before
+        for weight, term in ((mu, now), (1.0 - mu - nu, start), (first, rate)):
             np.multiply(term, weight, out=scaled)
             after += scaled
         before, now, after = now, after, before
-    return np.concatenate([density[None], now])
+    return np.concatenate([state[:1], now, state[-1:] + friction.energy()])
+
+
+def _recurrence(j: int, w: float) -> tuple[float, float, float, float]:
+    """Weights in stage j >= 2 of the last state, the one before, the last state's change and the first state's."""
+    b = [1.0 / 3.0 if i < 3 else (i * i + i - 2.0) / (2.0 * i * (i + 1.0)) for i in (j - 2, j - 1, j)]
+    mu = (2.0 * j - 1.0) / j * b[2] / b[1]
+    return mu, -(j - 1.0) / j * b[2] / b[0], mu * w, (b[1] - 1.0) * mu * w
+
+
+def _stage_weights(count: int) -> Array:
+    """How much of the change at each stage's state (count,) is in the sum of all changes."""
+    w = 4.0 / (count * count + count - 2.0)
+    each = np.eye(count)
+    before, now = np.zeros(count), (w / 3.0) * each[0]
+    for j in range(2, count + 1):
+        mu, nu, fresh, first = _recurrence(j, w)
+        before, now = now, mu * now + nu * before + fresh * each[j - 1] + first * each[0]
+    return now
 
 
 class _Friction:
-    """Change of momentum and energy by friction over one step, at frozen density."""
+    """Change of momentum and energy by friction over one step, at frozen density.
+
+    Friction does v_i s_ij of work at a face, with v_i the mean of both sides: in differences, the stress that v_i^2 / 2
+    would have in v_i's place. Energy does not act on the momenta, so all stages' squares are gathered first.
+    """
 
     def __init__(self, density: Array, step: Array, eta: Array, zeta: Array, spacing: tuple[float, ...]) -> None:
         self.reciprocal = 1.0 / density
-        self.velocity, self.stress, self.work = (np.empty_like(density) for _ in range(3))
+        self.velocity, self.halves = np.zeros((2, len(spacing), *density.shape))
+        self.stress = np.empty_like(density)
         self.along = []
         self.across = []
         for axis, dx in enumerate(spacing):
@@ -83,33 +105,36 @@ class _Friction:
             self.along.append(face * (step * (zeta + 4.0 / 3.0 * eta)))
             self.across.append(face * (step * eta))
 
-    def change(self, y: Array, out: Array) -> None:
-        """Change (1 + d, X..., N) at momenta and energy y."""
-        v, stress, work = self.velocity, self.stress, self.work
-        out[...] = 0.0
-        for i, momentum in enumerate(y[:-1]):
-            np.multiply(momentum, self.reciprocal, out=v)
-            for axis in range(len(self.along)):
-                _follow(v, axis, work)
-                np.subtract(work, v, out=stress)
-                stress *= self.along[axis] if axis == i else self.across[axis]
-                work += v
-                work *= stress
-                _add_divergence(out[i], stress, axis)
-                _add_divergence(out[-1], work, axis)
-        # `work` had the sum of the velocities on both sides of a face, not their mean.
-        out[-1] *= 0.5
+    def change(self, momentum: Array, out: Array, weight: float) -> None:
+        """Change (d, X..., N) of the momenta; `weight` is the share of this change in the whole step."""
+        np.multiply(momentum, self.reciprocal, out=self.velocity)
+        for i, v in enumerate(self.velocity):
+            self._diffuse(v, i, out[i])
+        np.multiply(self.velocity, self.velocity, out=self.velocity)
+        self.velocity *= 0.5 * weight
+        self.halves += self.velocity
 
+    def energy(self) -> Array:
+        """Change (X..., N) of the energy over all stages."""
+        total = np.empty_like(self.halves)
+        for i, half in enumerate(self.halves):
+            self._diffuse(half, i, total[i])
+        result: Array = total.sum(axis=0)
+        return result
 
-def _follow(values: Array, axis: int, out: Array) -> None:
-    """The values of the next cell along an axis."""
-    given, shifted = values.swapaxes(0, axis), out.swapaxes(0, axis)
-    shifted[:-1], shifted[-1] = given[1:], given[0]
-
-
-def _add_divergence(total: Array, flux: Array, axis: int) -> None:
-    """Add the flux through each cell's far face and take off that through its near face."""
-    total += flux
-    turned, given = total.swapaxes(0, axis), flux.swapaxes(0, axis)
-    turned[1:] -= given[:-1]
-    turned[0] -= given[-1]
+    def _diffuse(self, values: Array, component: int, out: Array) -> None:
+        """The divergence of the stress that a velocity component of these `values` has."""
+        for axis in range(len(self.along)):
+            coefficient = self.along[axis] if axis == component else self.across[axis]
+            stress = self.stress.swapaxes(0, axis)
+            given, total = values.swapaxes(0, axis), out.swapaxes(0, axis)
+            np.subtract(given[1:], given[:-1], out=stress[:-1])
+            np.subtract(given[0], given[-1], out=stress[-1])
+            self.stress *= coefficient
+            if axis == 0:
+                np.subtract(stress[1:], stress[:-1], out=total[1:])
+                np.subtract(stress[0], stress[-1], out=total[0])
+            else:
+                out += self.stress
+                total[1:] -= stress[:-1]
+                total[0] -= stress[-1]

@@ -17,8 +17,7 @@ are rho_0 (1 + a f) and rho_0 T_0 (1 + b g), where f and g are the sums over the
 Source: Takamoto et al., PDEBench (2022), D.6. Fitted to first frames of PDEBench's, to 1e-6 of their range: waves and
 period, the raw velocity, constant parts, window and edges (an exact 0.45 and 0.01), and the unperturbed density
 outside a window. Consistent with two states, but not settled: a and b (largest seen 0.47, here U(0.1, 0.5)), rho_0
-(5 to 12 seen, here U(0.5, 12)) and T_0 (about 7 to 8 seen, here U(0.5, 10)). One velocity there has wave 1 alone,
-which `multi_sine` does not draw.
+(5 to 12 seen, here U(0.5, 12)) and T_0 (about 7 to 8 seen, here U(0.5, 10)).
 
 Two faults of PDEBench's files: total energy grows by 0.1 to 0.9 % over a trajectory, and after the first 0.05 the
 velocity can be 0.5 % away from a converged solution.
@@ -27,9 +26,11 @@ velocity can be 0.5 % away from a converged solution.
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
 from ups_server.pde.compressible import solve_compressible
+from ups_server.pde.euler import GAMMA
 from ups_server.pde.families.multi_sine import BASE_POINTS, sample_multi_sine
 from ups_server.pde.family import Array, Coefficient, Family, Field
 from ups_server.pde.grid import Grid
@@ -88,6 +89,19 @@ class CompressibleNs1D(Family):
             UserError: ``state_not_positive`` where a density or pressure of the initial state is not.
         """
         return solve_compressible(initial, times, grid, coefficients["eta"], coefficients["zeta"], MIN_POINTS)
+
+    def conserved_means(self, values: NDArray[np.floating]) -> dict[str, Array]:
+        return gas_means(values)
+
+
+def gas_means(values: NDArray[np.floating]) -> dict[str, Array]:
+    """Means over the box (T,) of density, momenta and total energy, from values (T, X..., d + 2)."""
+    ndim = values.ndim - 2
+    *velocities, density, pressure = np.moveaxis(values.astype(np.float64), -1, 0)
+    energy = pressure / (GAMMA - 1.0) + 0.5 * density * sum(v * v for v in velocities)
+    momenta = {f"momentum {axis}": density * v for axis, v in zip("xyz", velocities, strict=False)}
+    space = tuple(range(1, ndim + 1))
+    return {name: part.mean(axis=space) for name, part in {"density": density, **momenta, "energy": energy}.items()}
 
 
 def sample_bases(rng: np.random.Generator) -> tuple[Array, Array]:

@@ -27,7 +27,15 @@ from numpy.typing import NDArray
 from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
 from ups_server.pde.compressible import solve_compressible
 from ups_server.pde.euler import GAMMA
-from ups_server.pde.families.compressible_ns_1d import DENSITY, ETA, PRESSURE, VELOCITY_X, ZETA, sample_bases
+from ups_server.pde.families.compressible_ns_1d import (
+    DENSITY,
+    ETA,
+    PRESSURE,
+    VELOCITY_X,
+    ZETA,
+    gas_means,
+    sample_bases,
+)
 from ups_server.pde.family import Array, Coefficient, Family, Field
 from ups_server.pde.grid import Grid
 
@@ -93,6 +101,9 @@ class CompressibleNs2D(Family):
             UserError: ``state_not_positive`` where a density or pressure of the initial state is not.
         """
         return solve_compressible(initial, times, grid, coefficients["eta"], coefficients["zeta"], MIN_POINTS)
+
+    def conserved_means(self, values: NDArray[np.floating]) -> dict[str, Array]:
+        return gas_means(values)
 
 
 def _sample_state(rng: np.random.Generator, grid: Grid) -> Array:

@@ -13,7 +13,8 @@ begins at U(0.1, 0.45), with tanh edges of width 0.01. Reaction-diffusion maps e
 Source: Takamoto et al., PDEBench (2022), appendix D: two modes, amplitudes, phases, rectification and window with
 their 10 %. Fitted to the first frames of a few files, to 1e-6 of their range: the period, the constants, waves 2 and
 4 alone, the pairs (2, 3) and (2, 4), rectified states, the [0, 1] map, and the window's width and edges. Not settled
-by these few: how often one mode is drawn twice (six of eight states there, a quarter here).
+by these few: how often one mode is drawn twice (a quarter here; eight of the ten different states that could be read,
+always wave 2 or 4, beside the pairs (2, 3) and (2, 4)). Such states are part of what is drawn here, but rarer.
 """
 
 import numpy as np

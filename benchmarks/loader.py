@@ -91,7 +91,7 @@ def from_store(store: Store) -> Callable[[], int]:
 
     def draw() -> int:
         frames = windows.sample(rng, TRAJECTORIES, WINDOWS).frames
-        return frames.shape[0] * frames.shape[1]
+        return int(frames.shape[0] * frames.shape[1])
 
     return draw
 

@@ -42,7 +42,7 @@ def test_the_diagnostics_show_spectra_and_drift_and_follow_the_step() -> None:
     wave = travelling_wave()
     wave.values[-1] += 0.25
     figure = Figure()
-    follow = draw_diagnostics(figure.subfigures(), wave, family("advection"), animated=True)
+    follow = draw_diagnostics(figure.subfigures(1, 1, squeeze=False)[0, 0], wave, family("advection"), animated=True)
     spectral, means = figure.axes
     dotted, drawn = spectral.lines
     follow(3)

@@ -87,7 +87,7 @@ def _figure(
     FigureCanvasAgg(figure)
     numbers = ", ".join(f"{name} = {value:g}" for name, value in trajectory.coefficients.items())
     figure.suptitle(f"{equation.name}  {numbers}".strip())
-    upper, lower = figure.subfigures(2, 1, height_ratios=(height, DIAGNOSTICS))
+    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(height, DIAGNOSTICS))[:, 0]
     return figure, upper, lower
 
 

@@ -1,6 +1,5 @@
 """Training windows (u_t, u_{t+dt}, ...) cut from a store, augmented by the equation's exact symmetries."""
 
-import math
 from dataclasses import dataclass
 from itertools import product
 from typing import Self
@@ -243,5 +242,7 @@ class Windows:
         first = tuple(int(rng.integers(stride)) for stride, _ in bounds)
         shift = tuple(int(rng.integers(points)) for _, points in bounds)
         mirrored = tuple(axis for axis in self._signs if rng.random() < 0.5)
-        sign = math.prod((self._signs[axis] for axis in mirrored), start=np.float32(1.0)) if mirrored else None
+        sign: NDArray[np.float32] | None = None
+        for axis in mirrored:
+            sign = self._signs[axis] if sign is None else sign * self._signs[axis]
         return _Symmetry.of(self.grid.n, self.stride, first, shift, mirrored, sign)

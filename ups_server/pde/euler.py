@@ -208,8 +208,10 @@ def hllc(sides: Array, normal: int, scratch: Array) -> Array:
     slowest, fastest, contact, pressure, spare = scratch[4:]
     (u_l, u_r), (p_l, p_r) = sides[:, normal], sides[:, -1]
     sound_speed(sides[:, 0], sides[:, -1], sound)
-    np.minimum(*np.subtract(sides[:, normal], sound, out=inflow), out=slowest)
-    np.maximum(*np.add(sides[:, normal], sound, out=inflow), out=fastest)
+    np.subtract(sides[:, normal], sound, out=inflow)
+    np.minimum(inflow[0], inflow[1], out=slowest)
+    np.add(sides[:, normal], sound, out=inflow)
+    np.maximum(inflow[0], inflow[1], out=fastest)
     np.subtract(u_l, slowest, out=inflow[0])
     np.subtract(fastest, u_r, out=inflow[1])
     inflow *= sides[:, 0]
@@ -217,13 +219,13 @@ def hllc(sides: Array, normal: int, scratch: Array) -> Array:
     contact += np.multiply(inflow[1], u_r, out=spare)
     contact += p_l
     contact -= p_r
-    contact /= np.add(*inflow, out=spare)
+    contact /= np.add(inflow[0], inflow[1], out=spare)
     np.subtract(u_l, contact, out=pressure)
     pressure *= inflow[0]
     pressure += p_l
 
     upwind = contact >= 0.0
-    w = np.where(upwind, *sides)
+    w: Array = np.where(upwind, sides[0], sides[1])
     wave = np.where(upwind, slowest, fastest)
     rho, u, p = w[0], w[normal], w[-1]
     own, energy, gap, ratio = *sound, *inflow

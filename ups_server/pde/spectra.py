@@ -30,7 +30,7 @@ def power_spectrum(values: NDArray[np.floating], boundary: BoundaryCondition) ->
     power = np.abs(np.fft.fftn(extended, axes=space, norm="forward")) ** 2
     shells = _shells([extended.shape[axis] for axis in space], periodic)
     flat = np.moveaxis(power, -1, 2).reshape(-1, shells.size)
-    spectrum = np.stack([np.bincount(shells, weights=row, minlength=shells.max() + 1) for row in flat])
+    spectrum = np.array([np.bincount(shells, row, shells.max() + 1) for row in flat], dtype=np.float64)
     result: Array = np.moveaxis(spectrum.reshape(*values.shape[:2], values.shape[-1], -1), 2, -1)
     return result
 
@@ -39,4 +39,5 @@ def _shells(n: Sequence[int], periodic: Sequence[bool]) -> NDArray[np.int64]:
     """Integer part of |k| in cycles per box for each mode (points,); a mirrored axis has twice the box's length."""
     axes = [np.fft.fftfreq(points, (1.0 if wraps else 2.0) / points) for points, wraps in zip(n, periodic, strict=True)]
     radius = np.sqrt(sum(wave**2 for wave in np.meshgrid(*axes, indexing="ij")))
-    return np.floor(radius + 1e-9).astype(np.int64).ravel()
+    shells: NDArray[np.int64] = np.floor(radius + 1e-9).astype(np.int64).ravel()
+    return shells

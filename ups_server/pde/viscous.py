@@ -80,7 +80,8 @@ def _stage_weights(count: int) -> Array:
     """How much of the change at each stage's state (count,) is in the sum of all changes."""
     w = 4.0 / (count * count + count - 2.0)
     each = np.eye(count)
-    before, now = np.zeros(count), (w / 3.0) * each[0]
+    before: Array = np.zeros(count)
+    now: Array = (w / 3.0) * each[0]
     for j in range(2, count + 1):
         mu, nu, fresh, first = _recurrence(j, w)
         before, now = now, mu * now + nu * before + fresh * each[j - 1] + first * each[0]

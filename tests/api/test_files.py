@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from tests.api.conftest import DEADLINE_S, RunningService, wait_until
-from tests.pdebench_files import plain
+from tests.pdebench_files import plain, values_of
 from ups_server.api.receiving import PIECE
 from ups_server.client import Client
 from ups_server.errors import UserError
@@ -196,3 +197,26 @@ def test_the_client(service: RunningService, tmp_path: Path) -> None:
             client.delete_file(entry["id"])
         with pytest.raises(UserError, match="no file"):
             client.file(record["id"])
+
+
+def test_a_rollout_from_a_file(service: RunningService, content: bytes) -> None:
+    """From the first state of a trajectory, with its coefficients: unless the request has others."""
+    values = values_of("advection")[..., 0]
+    answer = post(service, content, name="mine.h5", declaration=json.dumps({"family": "advection"}))
+    record = examined(service, answer.json()["id"])
+    request = {
+        "model": "numerical",
+        "family": "advection",
+        "initial_condition": {"file": record["id"], "trajectory": 2},
+        "n_steps": 1,
+    }
+    rollout = service.post(request).json()
+    assert rollout["coefficients"] == {"beta": 0.4}
+    np.testing.assert_array_equal(np.float32(rollout["data"][0])[:, 0], values[2, 0])
+    assert service.post(request | {"coefficients": {"beta": 1.0}}).json()["coefficients"] == {"beta": 1.0}
+    assert problem(service.post(request | {"family": "burgers"})) == (422, "family_mismatch")
+    missing = {"initial_condition": {"file": record["id"], "trajectory": 3}}
+    assert problem(service.post(request | missing)) == (422, "row_out_of_range")
+    assert problem(service.post(request | {"initial_condition": {"file": "file-1"}})) == (404, "unknown_file")
+    both = {"initial_condition": {"file": record["id"], "sample": {}}}
+    assert problem(service.post(request | both)) == (422, "invalid_request")

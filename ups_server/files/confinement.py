@@ -18,6 +18,8 @@ from ups_server.files.limits import Limits
 
 GRACE_S = 5
 """A process that outlived the signal at its limit of CPU time is killed so many CPU seconds later."""
+SMALL_BYTES = 16 * 2**20
+"""Room for picture, manifest and answer beside a store."""
 
 LINUX = sys.platform == "linux"
 
@@ -64,7 +66,7 @@ def limit_resources(limits: Limits) -> None:
     if used is not None:
         _limit(resource.RLIMIT_AS, used + limits.memory_bytes)
     _limit(resource.RLIMIT_CPU, limits.cpu_s, limits.cpu_s + GRACE_S)
-    _limit(resource.RLIMIT_FSIZE, limits.store_bytes)
+    _limit(resource.RLIMIT_FSIZE, limits.store_bytes + SMALL_BYTES)
     _limit(resource.RLIMIT_NOFILE, _highest_descriptor() + 1 + limits.open_files)
     _limit(resource.RLIMIT_CORE, 0)
 

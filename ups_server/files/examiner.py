@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ups_server.errors import UserError
-from ups_server.files.examination import Examination, take_over, work_folder
+from ups_server.files.examination import Examination, examination_failed, take_over, work_folder
 from ups_server.files.job import Job
 from ups_server.files.limits import Limits
 from ups_server.files.records import FileRecord, Outcome, ProblemRecord, Usage
@@ -37,10 +37,9 @@ class Examiner:
         self._limits = limits
         self._timeout_s = timeout_s
         self._threads = ThreadPoolExecutor(at_once, thread_name_prefix="examination")
-        self._lock = threading.Lock()
-        self._running: dict[str, Examination] = {}
+        self._idle = threading.Condition()
+        self._running: dict[str, Examination | None] = {}
         self._waiting: set[str] = set()
-        self._idle = threading.Condition(self._lock)
         self._closed = False
 
     def start(self) -> None:
@@ -51,8 +50,8 @@ class Examiner:
                 self.submit(record.id)
 
     def submit(self, file_id: str) -> None:
-        """Examines a file as soon as a thread is free; once, however often it is asked for."""
-        with self._lock:
+        """Examines a file as soon as a thread is free; a file that is waiting already waits once."""
+        with self._idle:
             if self._closed or file_id in self._waiting:
                 return
             self._waiting.add(file_id)
@@ -61,32 +60,44 @@ class Examiner:
     def cancel(self, file_id: str) -> None:
         """Ends the examination of a file and waits for its end."""
         with self._idle:
-            if file_id in self._running:
-                self._running[file_id].stop()
+            examination = self._running.get(file_id)
+            if examination is not None:
+                examination.stop()
             self._idle.wait_for(lambda: file_id not in self._running)
 
     def close(self) -> None:
         """Ends all examinations; those cut off are begun again at the next start."""
-        with self._lock:
+        with self._idle:
             self._closed = True
             for examination in self._running.values():
-                examination.stop()
+                if examination is not None:
+                    examination.stop()
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def _examine(self, file_id: str) -> None:
+        with self._idle:
+            self._waiting.discard(file_id)  # Whoever asks from now on may know more than this examination will.
+            self._idle.wait_for(lambda: file_id not in self._running)
+            self._running[file_id] = None
         try:
             record = self.storage.record(file_id)
             if record.state == "validating":
                 self._examine_record(record)
         except UserError as error:
             logger.info("%s is gone: %s", file_id, error)
-        except Exception:
+        except Exception as error:
             logger.exception("the examination of %s failed", file_id)
+            self._give_up(file_id, type(error).__name__)
         finally:
             with self._idle:
-                self._waiting.discard(file_id)
-                self._running.pop(file_id, None)
+                del self._running[file_id]
                 self._idle.notify_all()
+
+    def _give_up(self, file_id: str, reason: str) -> None:
+        """Refuses a file whose examination failed by our own fault: a new declaration begins another."""
+        if self.storage.folder(file_id).is_dir():
+            problem = ProblemRecord.of(examination_failed(reason))
+            self.storage.finish(file_id, Outcome(problem=problem, finished_at=_now()))
 
     def _examine_record(self, record: FileRecord) -> None:
         folder = self.storage.folder(record.id)
@@ -101,7 +112,7 @@ class Examiner:
         )
         cache = self.storage.root.resolve() / CACHE
         examination = Examination(job, cache, self._timeout_s)
-        with self._lock:
+        with self._idle:
             if self._closed:
                 return
             self._running[record.id] = examination

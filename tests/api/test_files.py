@@ -212,7 +212,7 @@ def test_a_rollout_from_a_file(service: RunningService, content: bytes) -> None:
     }
     rollout = service.post(request).json()
     assert rollout["coefficients"] == {"beta": 0.4}
-    np.testing.assert_array_equal(np.float32(rollout["data"][0])[:, 0], values[2, 0])
+    np.testing.assert_array_equal(np.array(rollout["data"][0], np.float32)[:, 0], values[2, 0])
     assert service.post(request | {"coefficients": {"beta": 1.0}}).json()["coefficients"] == {"beta": 1.0}
     assert problem(service.post(request | {"family": "burgers"})) == (422, "family_mismatch")
     missing = {"initial_condition": {"file": record["id"], "trajectory": 3}}

@@ -140,3 +140,14 @@ def test_a_grouped_equation_in_two_dimensions(tmp_path: Path) -> None:
     assert accepted(found).check.coefficients == {"a": (2.0, 2.0)}
     with Store.open(found.output / "store") as store:
         np.testing.assert_array_equal(store.read(range(3)), values_of("diffusion_reaction_2d"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pattern", ["1D_*", "2D_*", "ReacDiff*", "ns_incom*"])
+def test_published_files(pattern: str, pdebench: Path, tmp_path: Path) -> None:
+    for path in sorted(pdebench.glob(pattern)):
+        found = examined(path, tmp_path / path.stem)
+        report = accepted(found)
+        assert report.rows == report.check.trajectories
+        assert not report.check.problems
+        assert (found.output / "preview.png").read_bytes()[:8] == PNG

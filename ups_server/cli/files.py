@@ -112,7 +112,7 @@ def _declaration(path: Path | None, family: str | None, coefficients: dict[str, 
         said["family"] = family
     if coefficients:
         said["coefficients"] = {**said.get("coefficients", {}), **coefficients}
-    return said
+    return dict(said)
 
 
 def _facts(record: dict[str, Any]) -> dict[str, str]:

@@ -177,8 +177,10 @@ async def put_declaration(file_id: str, request: Request, service: CurrentServic
 @router.get(
     "/{file_id}/preview",
     response_class=FileResponse,
-    responses={200: {"description": "A picture of the first trajectory.", "content": {"image/png": BINARY}}}
-    | documented(404, 409),
+    responses={
+        200: {"description": "A picture of the first trajectory.", "content": {"image/png": BINARY}},
+        **documented(404, 409),
+    },
 )
 def get_preview(file_id: str, service: CurrentService) -> FileResponse:
     """A picture of an accepted file."""

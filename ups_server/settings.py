@@ -57,7 +57,7 @@ class Settings(BaseSettings):
     )
     max_file_bytes: int = Field(default=20 * 2**30, ge=1, description="Largest uploaded file in bytes.")
     examination_memory_bytes: int = Field(
-        default=400 * 2**20, ge=2**20, description="Memory for reading an uploaded file, beyond that of the code."
+        default=480 * 2**20, ge=2**20, description="Memory for reading an uploaded file, beyond that of the code."
     )
     examination_timeout_s: float = Field(
         default=3600.0, gt=0, description="Longest examination of an uploaded file in seconds."

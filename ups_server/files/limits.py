@@ -24,7 +24,7 @@ class Limits(BaseModel):
     ratio: int = Field(default=500, description="Decoded over stored bytes of a dataset.")
     logical_bytes: int = Field(default=2**38, description="All values of a file, decoded.")
     store_bytes: int = Field(default=2**38, description="The store made of it.")
-    memory_bytes: int = Field(default=400 * MIB, description="Memory beyond what the code itself needs.")
+    memory_bytes: int = Field(default=480 * MIB, description="Memory beyond what the code itself needs.")
     open_files: int = Field(default=16, description="Files the examination has open at a time, its own code's aside.")
     structure_s: int = Field(default=10, description="CPU seconds for the walk over the structure of a small file.")
     structure_bytes_per_s: int = Field(default=MIB, description="Slowest pace of the walk, in stored bytes a second.")

@@ -23,6 +23,7 @@ ORDER = (
     "catalog",
     "pictures",
     "data",
+    "files",
     "model",
     "solve",
     "align",
@@ -34,7 +35,20 @@ ORDER = (
 )
 """A unit imports itself and what stands before it."""
 
-TORCH_FREE = ("errors", "settings", "pde", "tensors", "specs", "catalog", "pictures", "data", "client", "api", "cli")
+TORCH_FREE = (
+    "errors",
+    "settings",
+    "pde",
+    "tensors",
+    "specs",
+    "catalog",
+    "pictures",
+    "data",
+    "files",
+    "client",
+    "api",
+    "cli",
+)
 HEAVY = ("torch", "transformers", "neuralop", "tensorboard", "wandb")
 MOST_LINES = 400
 

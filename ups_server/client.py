@@ -1,8 +1,12 @@
 """A Python client: rollouts as `xarray.Dataset`, problem documents as `UserError`. Imports no torch."""
 
 import base64
+import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from urllib.parse import quote
@@ -18,6 +22,12 @@ from ups_server.tensors import SAFETENSORS, from_safetensors, to_safetensors
 if TYPE_CHECKING:
     import xarray as xr
 
+PART_BYTES = 2**18
+MAX_FAILURES = 8
+"""Breaks of an upload one after another, without one byte arriving in between, before it is given up."""
+LONGEST_PAUSE_S = 5.0
+
+Progress = Callable[[int, int], None]
 InitialCondition = NDArray[Any] | Mapping[str, Any]
 
 
@@ -121,10 +131,133 @@ class Client:
                     return
         raise UserError("engine_unavailable", "the stream broke off")
 
+    def upload(
+        self,
+        path: str | os.PathLike[str],
+        declaration: Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
+        wait: bool = True,
+    ) -> dict[str, Any]:
+        """Uploads a file and waits until it is examined.
+
+        An upload that breaks off goes on from where it stopped, also when the call is repeated: the same file with the
+        same name and declaration is the same upload.
+
+        Args:
+            declaration: family or equation, coefficients, boundary, axes: see `Declaration` in the OpenAPI document.
+            progress: called with (bytes done, bytes in all).
+            wait: False returns as soon as all bytes have arrived.
+
+        Returns:
+            The file's record, with its report.
+
+        Raises:
+            UserError: why the service takes no such file, or why it refused this one.
+        """
+        file = Path(path)
+        with file.open("rb") as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        wanted = {"name": file.name, "size": file.stat().st_size, "sha256": sha256, "declaration": declaration or {}}
+        key = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
+        record = self._json("POST", "/v1/files", json=wanted, headers={"Idempotency-Key": key})
+        if record["state"] == "uploading":
+            transfer(self._http, record, file, progress)
+        return self.examined_file(record["id"]) if wait else self.file(record["id"])
+
+    def examined_file(self, file_id: str, interval_s: float = 0.2) -> dict[str, Any]:
+        """The record of an uploaded file once it is examined.
+
+        Raises:
+            UserError: ``unknown_file``, or why the file was refused.
+        """
+        while (record := self.file(file_id))["state"] == "validating":
+            time.sleep(interval_s)
+        if record["state"] == "refused":
+            raise _user_error(record["problem"])
+        return record
+
+    def files(self) -> list[dict[str, Any]]:
+        """Every uploaded file, the newest first, without reports."""
+        return list(self._get("/v1/files")["files"])
+
+    def file(self, file_id: str) -> dict[str, Any]:
+        """One uploaded file with its report. Raises UserError ``unknown_file``."""
+        return self._get(f"/v1/files/{_segment(file_id)}")
+
+    def preview(self, file_id: str) -> bytes:
+        """A picture of an accepted file, PNG. Raises UserError ``unknown_file`` or ``wrong_state``."""
+        response = self._http.get(f"/v1/files/{_segment(file_id)}/preview")
+        _check(response)
+        return response.content
+
+    def declare(self, file_id: str, declaration: Mapping[str, Any]) -> dict[str, Any]:
+        """Says something else about a refused file and waits until it is examined again.
+
+        Raises:
+            UserError: ``unknown_file``, ``wrong_state``, what is wrong with the declaration, or why it is refused.
+        """
+        self._json("PUT", f"/v1/files/{_segment(file_id)}/declaration", json=dict(declaration))
+        return self.examined_file(file_id)
+
+    def delete_file(self, file_id: str) -> None:
+        """Removes an uploaded file. Raises UserError ``unknown_file``."""
+        _check(self._http.delete(f"/v1/files/{_segment(file_id)}"))
+
+    def _json(self, method: str, path: str, **content: Any) -> dict[str, Any]:
+        response = self._http.request(method, path, **content)
+        _check(response)
+        return dict(response.json())
+
     def _get(self, path: str) -> dict[str, Any]:
         response = self._http.get(path)
         _check(response)
         return dict(response.json())
+
+
+def transfer(http: httpx.Client, record: Mapping[str, Any], file: Path, progress: Progress | None) -> None:
+    """Sends the bytes of a file that the service lacks, as often as the connection breaks and something arrived.
+
+    Raises:
+        UserError: what the service objects to.
+        httpx.TransportError: the service cannot be reached any more.
+    """
+    address, size = f"/v1/files/{record['id']}/content", int(record["size"])
+    failures, offset = 0, int(record["offset"])
+    while True:
+        try:
+            if failures:
+                arrived = _arrived(http, address)
+                failures = failures if arrived == offset else 1
+                offset = arrived
+            if offset == size:
+                return
+            headers = {"Content-Range": f"bytes {offset}-{size - 1}/{size}", "Content-Length": str(size - offset)}
+            _check(http.put(address, content=_parts(file, offset, progress, size), headers=headers))
+            return
+        except httpx.TransportError:
+            failures += 1
+            if failures > MAX_FAILURES:
+                raise
+            time.sleep(min(0.1 * 2**failures, LONGEST_PAUSE_S))
+
+
+def _arrived(http: httpx.Client, address: str) -> int:
+    """Bytes of an upload that the service has."""
+    response = http.head(address)
+    if response.status_code == 404:
+        raise UserError("unknown_file", "the upload was deleted", got=address)
+    response.raise_for_status()
+    return int(response.headers["Upload-Offset"])
+
+
+def _parts(file: Path, offset: int, progress: Progress | None, size: int) -> Iterator[bytes]:
+    with file.open("rb") as stream:
+        stream.seek(offset)
+        while part := stream.read(PART_BYTES):
+            yield part
+            offset += len(part)
+            if progress is not None:
+                progress(offset, size)
 
 
 def events(lines: Iterator[str]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -11,12 +11,22 @@ HTTP_STATUS = {
     "invalid_body": 400,
     "unknown_family": 404,
     "unknown_model": 404,
+    "unknown_file": 404,
     "not_found": 404,
+    "wrong_state": 409,
+    "offset_mismatch": 409,
+    "upload_displaced": 409,
+    "idempotency_conflict": 409,
+    "length_required": 411,
     "body_too_large": 413,
+    "file_too_large": 413,
+    "too_many_bytes": 413,
     "unsupported_media_type": 415,
     "not_acceptable": 406,
     "queue_full": 429,
     "engine_unavailable": 503,
+    "quota_exceeded": 507,
+    "storage_full": 507,
 }
 """Error codes with a status of their own; all others are 422."""
 

@@ -52,6 +52,18 @@ class Settings(BaseSettings):
         default=2**20, ge=1, description="Most values in a JSON answer; binary formats take over."
     )
 
+    files_quota_bytes: int = Field(
+        default=50 * 2**30, ge=0, description="Most bytes of all uploaded files and what is made of them."
+    )
+    max_file_bytes: int = Field(default=20 * 2**30, ge=1, description="Largest uploaded file in bytes.")
+    examination_memory_bytes: int = Field(
+        default=480 * 2**20, ge=2**20, description="Memory for reading an uploaded file, beyond that of the code."
+    )
+    examination_timeout_s: float = Field(
+        default=3600.0, gt=0, description="Longest examination of an uploaded file in seconds."
+    )
+    examinations: int = Field(default=1, ge=1, description="Uploaded files examined at the same time.")
+
     max_active: int = Field(default=8, ge=1, description="Rollouts the engine steps at the same time.")
     max_queued: int = Field(
         default=64, ge=0, description="Rollouts that may wait for a place; more are refused with 429."

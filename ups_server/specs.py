@@ -45,17 +45,25 @@ class SampleSpec(Spec):
 
 
 class InitialConditionSpec(Spec):
-    """Where a rollout starts. Exactly one of `sample` and `values`; binary requests carry the array instead."""
+    """Where a rollout starts. Exactly one of `sample`, `values` and `file`; binary requests carry the array instead."""
 
     sample: SampleSpec | None = None
+    file: str | None = Field(
+        default=None,
+        max_length=64,
+        description="An uploaded file: the first state of one of its trajectories, whose coefficients are the default.",
+    )
+    trajectory: int | None = Field(default=None, ge=0, description="Its number among the file's usable ones.")
     values: list[Any] | None = Field(
         default=None, description="Nested lists: (X..., C), or (X...) for a single field; a leading axis makes a batch."
     )
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "InitialConditionSpec":
-        if (self.sample is None) == (self.values is None):
-            raise ValueError("give exactly one of sample and values")
+        if [self.sample, self.values, self.file].count(None) != 2:
+            raise ValueError("give exactly one of sample, values and file")
+        if (self.trajectory is not None) and self.file is None:
+            raise ValueError("a trajectory is one of a file")
         return self
 
 

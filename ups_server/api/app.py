@@ -1,5 +1,6 @@
 """The application: routes, problem documents, and an engine that starts and ends with it."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,6 +14,11 @@ from ups_server.api.problems import Problem, install
 from ups_server.api.routes import ROUTERS
 from ups_server.api.service import Service
 from ups_server.catalog import Catalog
+from ups_server.files.declaration import Declaration
+from ups_server.files.examiner import Examiner
+from ups_server.files.limits import Limits
+from ups_server.files.records import UploadRequest
+from ups_server.files.storage import FileStorage
 from ups_server.settings import Settings
 from ups_server.solve.engine import Engine
 from ups_server.solve.engine_local import LocalEngine
@@ -31,14 +37,16 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     """
     settings = settings or Settings()
     catalog = Catalog(settings.data_dir)
-    service = Service(settings, catalog, engine or LocalEngine(settings, catalog))
+    service = Service(settings, catalog, engine or LocalEngine(settings, catalog), examiner_of(settings))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await service.engine.start()
+        await asyncio.to_thread(service.examiner.start)
         try:
             yield
         finally:
+            await asyncio.to_thread(service.examiner.close)
             await service.engine.close()
 
     app = FastAPI(
@@ -57,12 +65,19 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     return app
 
 
+def examiner_of(settings: Settings) -> Examiner:
+    """The examiner of users' files, in the service's data folder."""
+    storage = FileStorage(settings.data_dir / "files", settings.files_quota_bytes, settings.max_file_bytes)
+    limits = Limits(memory_bytes=settings.examination_memory_bytes)
+    return Examiner(storage, limits, settings.examination_timeout_s, settings.examinations)
+
+
 def openapi_document(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI document, with the schemas of bodies that the routes read themselves."""
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        for model in (Problem, RolloutRequest):
+        for model in (Problem, RolloutRequest, UploadRequest, Declaration):
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas.update(schema.pop("$defs", {}))
             schemas[model.__name__] = schema

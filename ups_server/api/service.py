@@ -6,6 +6,8 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from ups_server.catalog import Catalog
+from ups_server.files.examiner import Examiner
+from ups_server.files.storage import FileStorage
 from ups_server.settings import Settings
 from ups_server.solve.engine import Engine
 
@@ -17,6 +19,12 @@ class Service:
     settings: Settings
     catalog: Catalog
     engine: Engine
+    examiner: Examiner
+
+    @property
+    def files(self) -> FileStorage:
+        """The users' files."""
+        return self.examiner.storage
 
 
 def _service(request: Request) -> Service:

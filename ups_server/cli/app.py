@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ups_server import __version__
-from ups_server.cli import data, evaluate, listings, serve, solve, train
+from ups_server.cli import data, evaluate, files, listings, serve, solve, train
 from ups_server.cli.output import print_error
 from ups_server.errors import EXIT_CODE, UserError
 
@@ -25,6 +25,7 @@ app.command("solve")(solve.solve)
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(train.app, name="train")
 app.add_typer(data.app, name="data")
+app.add_typer(files.app, name="files")
 app.command("families")(listings.list_families)
 app.command("models")(listings.list_models)
 

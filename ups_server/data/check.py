@@ -15,9 +15,10 @@ from ups_server.errors import UserError
 from ups_server.pde.described import describe
 from ups_server.pde.family import Family, Field
 
-__all__ = ["CheckReport", "check_file", "report_text"]
+__all__ = ["CheckReport", "check_file", "check_source", "report_text"]
 
 SHOWN_ROWS = 8
+PIECE = 2**20
 NEGATIVE = 1e-5
 """How far below zero, relative to its largest value, a positive field may round."""
 
@@ -31,9 +32,15 @@ def check_file(path: str | os.PathLike[str], family: str | None = None) -> Check
     file = Path(path)
     source = open_source(file, family)
     try:
-        return _report(file, source)
+        return check_source(file, source)[0]
     finally:
         source.close()
+
+
+def check_source(file: Path, source: TrajectorySource) -> tuple[CheckReport, frozenset[int]]:
+    """The report of an open file, and the rows that cannot be used."""
+    scan = _Scan(source, describe(source.family))
+    return _report(file, source, scan), frozenset(scan.unusable)
 
 
 class _Values:
@@ -54,7 +61,10 @@ class _Values:
             self.not_finite[channel] += values[..., channel].size - good.size
             if not good.size:
                 continue
-            moments.add(good)
+            for start in range(
+                0, good.size, PIECE
+            ):  # Moments work in float64: a whole block would need eight times it.
+                moments.add(good[start : start + PIECE])
             low = -NEGATIVE * np.abs(good).max()
             if self.fields[channel].positive and good.min() < low:
                 self.negative[channel] += int((good < low).sum())
@@ -141,9 +151,8 @@ def _over_rows(truth: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray(truth.reshape(len(truth), -1).all(axis=1))
 
 
-def _report(file: Path, source: TrajectorySource) -> CheckReport:
+def _report(file: Path, source: TrajectorySource, scan: _Scan) -> CheckReport:
     family = describe(source.family)
-    scan = _Scan(source, family)
     coefficients, failure = _coefficient_ranges(source)
     dt, doubts = _time_step(source, family)
     layout, datasets = _storage(source)

@@ -75,9 +75,23 @@ class CompressibleNs3D(DescribedFamily):
 DESCRIBED: tuple[Family, ...] = (CompressibleNs3D(),)
 
 
+_declared: dict[str, Family] = {}
+
+
+def declare(entry: Family) -> None:
+    """Make the equation of a user's file known to this process, in place of an earlier one of the same id.
+
+    Raises:
+        UserError: ``family_exists``: that id belongs to an equation of this installation.
+    """
+    if entry.id in registry.families() or any(entry.id == known.id for known in DESCRIBED):
+        raise UserError("family_exists", f"{entry.id} is a family of this installation", hint="choose another id")
+    _declared[entry.id] = entry
+
+
 def described() -> dict[str, Family]:
-    """All families that can be read, by id: the registered ones, and those described here."""
-    return {entry.id: entry for entry in DESCRIBED} | registry.families()
+    """All families that can be read, by id: those described here, those declared by users, the registered ones."""
+    return {entry.id: entry for entry in DESCRIBED} | _declared | registry.families()
 
 
 def describe(family_id: str) -> Family:

@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from ups_server.catalog import Catalog, FamilySupport, ModelCard
 from ups_server.errors import UserError
+from ups_server.files.storage import FileStorage
 from ups_server.pde import BoundaryCondition, Family, Grid, family
 from ups_server.settings import Settings
 from ups_server.solve.engine import BlowUp, RolloutSpec
 from ups_server.solve.initial import States, as_states, drawn_states, initial_array
 from ups_server.solve.solver import Frames, Problem
+from ups_server.solve.uploaded import from_file
 from ups_server.specs import Flag, RolloutRequest
 
 MAX_RESCALING = 1e6
@@ -100,16 +102,20 @@ def plan(
     catalog: Catalog,
     settings: Settings,
     arrays: Mapping[str, NDArray[Any]] | None = None,
+    files: FileStorage | None = None,
 ) -> Plan:
     """Checks a request against family, model and limits and fills in what it leaves open.
 
     Args:
         arrays: the arrays of a binary request: `initial_condition`, and `static` for families with static fields.
+        files: the uploaded files of the service, for requests that start from one.
 
     Raises:
         UserError: everything that can be wrong with a request.
     """
     equation = family(request.family)
+    if request.initial_condition is not None and request.initial_condition.file is not None:
+        request, arrays = from_file(request, files, arrays)
     card = catalog.model(request.model or settings.default_model)
     support = card.support(equation.id)
     values = initial_array(request.initial_condition, arrays)

@@ -52,7 +52,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
             if output != JSON_FORMAT
         },
     },
-    **documented(400, 404, 406, 413, 415, 422, 429, 503),
+    **documented(400, 404, 406, 409, 413, 415, 422, 429, 503),
 }
 
 
@@ -75,7 +75,7 @@ async def create_rollout(
 
 def _prepare(body: bytes, kind: str, output: str, service: Service) -> Plan:
     rollout_request, arrays = decode(body, kind, service.settings.max_body_bytes)
-    todo = plan(rollout_request, service.catalog, service.settings, arrays)
+    todo = plan(rollout_request, service.catalog, service.settings, arrays, service.files)
     check_size(todo, output, service.settings)
     return todo
 

@@ -7,10 +7,11 @@ import h5py
 
 from ups_server.data import hdf5
 from ups_server.data.pdebench import batched, grouped, single
+from ups_server.data.pdebench.card import BATCHED, GROUPED, SINGLE, Card
 from ups_server.data.pdebench.reading import PdebenchSource
 from ups_server.errors import UserError
 
-Reader = Callable[[Path, h5py.File, str | None, Mapping[str, float] | None], PdebenchSource]
+Reader = Callable[[Path, h5py.File, str | None, Mapping[str, float] | None, Card | None], PdebenchSource]
 
 LAYOUTS: tuple[tuple[Callable[[h5py.File], bool], Reader], ...] = (
     (batched.matches, batched.BatchedFile),
@@ -19,16 +20,28 @@ LAYOUTS: tuple[tuple[Callable[[h5py.File], bool], Reader], ...] = (
 )
 """How a layout is recognised, and its reader; the first that matches."""
 
+READERS: Mapping[str, Reader] = {
+    SINGLE: single.SingleFile,
+    GROUPED: grouped.GroupedFile,
+    BATCHED: batched.BatchedFile,
+}
 
-def open_pdebench(path: Path, family: str | None, coefficients: Mapping[str, float] | None) -> PdebenchSource:
+
+def open_pdebench(
+    path: Path, family: str | None, coefficients: Mapping[str, float] | None, card: Card | None = None
+) -> PdebenchSource:
     """Open a file in any of PDEBench's layouts, recognised by structure.
+
+    Args:
+        card: how the file looks, where the user says so: nothing is guessed then.
 
     Raises:
         UserError: ``unknown_layout``, and whatever the layout's reader finds wrong.
     """
     file = hdf5.open_file(path)
     try:
-        return _reader(path, file)(path, file, family, coefficients)
+        reader = _reader(path, file) if card is None else READERS[card.layout]
+        return reader(path, file, family, coefficients, card)
     except BaseException:
         file.close()
         raise

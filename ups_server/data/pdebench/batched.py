@@ -37,9 +37,16 @@ class BatchedFile(StackedSource):
 
     layout = "batch of vector fields"
 
-    def __init__(self, path: Path, file: h5py.File, family: str | None, given: Mapping[str, float] | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        file: h5py.File,
+        family: str | None,
+        given: Mapping[str, float] | None,
+        card: Card | None = None,
+    ) -> None:
         config = read_config(file)
-        card = _choose(path, file, config.get("sim_name"), family)
+        card = card or _choose(path, file, config.get("sim_name"), family)
         equation = family_of(card)
         ndim = len(card.axes)
         self._datasets = [hdf5.float_dataset(file, name, ndim + 3) for name in card.datasets]

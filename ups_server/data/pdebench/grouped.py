@@ -31,10 +31,17 @@ class GroupedFile(PdebenchSource):
 
     layout = "group per trajectory"
 
-    def __init__(self, path: Path, file: h5py.File, family: str | None, given: Mapping[str, float] | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        file: h5py.File,
+        family: str | None,
+        given: Mapping[str, float] | None,
+        card: Card | None = None,
+    ) -> None:
         self._names = sorted(file, key=lambda name: (len(name), name))
         first = self._group(file, self._names[0])
-        card = _choose(path, file, first, family)
+        card = card or _choose(path, file, first, family)
         equation = family_of(card)
         self._axes = [f"grid/{axis}" for axis in card.axes]
         coordinates = [hdf5.vector(first, name) for name in self._axes]

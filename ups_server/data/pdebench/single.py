@@ -36,8 +36,15 @@ class SingleFile(StackedSource):
 
     layout = "single file"
 
-    def __init__(self, path: Path, file: h5py.File, family: str | None, given: Mapping[str, float] | None) -> None:
-        card = _choose(path, file, family)
+    def __init__(
+        self,
+        path: Path,
+        file: h5py.File,
+        family: str | None,
+        given: Mapping[str, float] | None,
+        card: Card | None = None,
+    ) -> None:
+        card = card or _choose(path, file, family)
         equation = family_of(card)
         names = [f"{axis}-coordinate" for axis in card.axes]
         coordinates = [hdf5.vector(file, name) for name in names]

@@ -1,0 +1,55 @@
+"""One examination in its process, without a service."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+from ups_server.files.declaration import Declaration
+from ups_server.files.examination import Ending, Examination
+from ups_server.files.job import Job, Result
+from ups_server.files.limits import Limits
+from ups_server.files.records import Usage
+
+CACHE = Path(matplotlib.get_cachedir()) / "examined"
+"""Shared by all tests: a list of fonts takes seconds to make."""
+
+
+@dataclass(frozen=True)
+class Examined:
+    result: Result
+    usage: Usage
+    max_rss_bytes: int
+    output: Path
+
+
+class Watched(Examination):
+    """Keeps what the kernel says about the process."""
+
+    ending: Ending | None = None
+
+    def _run(self, answer: Path, log: Path) -> Ending | None:
+        self.ending = super()._run(answer, log)
+        return self.ending
+
+
+def examined(
+    path: Path,
+    folder: Path,
+    limits: Limits | None = None,
+    timeout_s: float = 60.0,
+    name: str | None = None,
+    **said: Any,
+) -> Examined:
+    """Examines a file; `said` is the declaration."""
+    output = folder / "work" / "output"
+    declaration = Declaration.from_json(json.dumps(said))
+    job = Job(content=path, name=name or path.name, declaration=declaration, output=output, limits=limits or Limits())
+    examination = Watched(job, CACHE, timeout_s)
+    answered = examination.run()
+    assert answered is not None
+    assert examination.ending is not None
+    result, usage = answered
+    return Examined(result, usage, examination.ending.max_rss_bytes, output)

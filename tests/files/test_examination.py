@@ -1,0 +1,153 @@
+"""What is found in good files, with and without a declaration, and what becomes of them."""
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from tests.files.examined import Examined, examined
+from tests.files.test_declaration import EQUATION
+from tests.pdebench_files import FRAMES, plain, values_of, write
+from ups_server.data.store import Store
+from ups_server.files.examination import PNG
+from ups_server.files.records import FileReport
+from ups_server.pde.described import describe
+
+
+def accepted(found: Examined) -> FileReport:
+    assert found.result.problem is None, found.result.problem
+    assert found.result.report is not None
+    return found.result.report
+
+
+def code_of(found: Examined) -> str:
+    assert found.result.problem is not None
+    return found.result.problem.code
+
+
+@pytest.mark.parametrize("name", ["compressible_ns_1d", "diffusion_reaction_2d", "incompressible_ns_2d"])
+def test_every_layout(name: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "file.h5", name)
+    found = examined(path, tmp_path, family=name)
+    report = accepted(found)
+    assert (report.check.family, report.rows, report.declared) == (name, 3, ("family",))
+    assert report.slots == {field.name: field.slot for field in describe(name).fields}
+    with Store.open(found.output / "store") as store:
+        np.testing.assert_array_equal(store.read(range(3)), values_of(name))
+        assert store.manifest.fingerprint == report.fingerprint
+        assert store.manifest.provenance["name"] == "file.h5"
+    assert (found.output / "preview.png").read_bytes()[:8] == PNG
+    assert found.usage.memory_bytes < 400e6
+
+
+def test_the_name_of_a_published_file_tells_its_family(tmp_path: Path) -> None:
+    path = plain(tmp_path / "content.h5", {})
+    report = accepted(examined(path, tmp_path, name="1D_Advection_Sols_beta0.7.hdf5"))
+    assert (report.check.family, report.check.coefficients) == ("advection", {"beta": (0.7, 0.7)})
+    assert (report.check.file, report.declared) == ("1D_Advection_Sols_beta0.7.hdf5", ())
+
+
+def test_a_declaration_wins_over_the_name(tmp_path: Path) -> None:
+    path = plain(tmp_path / "content.h5", {})
+    found = examined(path, tmp_path, name="1D_Advection_Sols_beta0.7.hdf5", family="burgers", coefficients={"nu": 0.5})
+    assert accepted(found).check.coefficients == {"nu": (0.5, 0.5)}
+
+
+def test_a_declaration_does_not_win_over_what_the_file_says(tmp_path: Path) -> None:
+    path = plain(tmp_path / "content.h5", {"beta": 0.4})
+    assert code_of(examined(path, tmp_path, family="advection", coefficients={"beta": 0.5})) == "coefficient_mismatch"
+
+
+def test_a_family_that_nobody_tells(tmp_path: Path) -> None:
+    assert code_of(examined(plain(tmp_path / "content.h5", {}), tmp_path)) == "family_unknown"
+
+
+def test_declared_boundary_and_axes(tmp_path: Path) -> None:
+    path = write(tmp_path / "file.h5", "shallow_water")
+    with h5py.File(path, "a") as file:
+        for group in file.values():
+            stored = group["data"][:].swapaxes(1, 2)
+            del group["data"]
+            group["data"] = stored
+    walls = [["no_flux", "no_flux"], ["outflow", "outflow"]]
+    found = examined(path, tmp_path, family="shallow_water", boundary=walls, axes=["y", "x"])
+    report = accepted(found)
+    assert [list(sides) for sides in report.boundary] == walls
+    with Store.open(found.output / "store") as store:
+        assert store.boundary.as_names() == walls
+        np.testing.assert_array_equal(store.read(range(3)), values_of("shallow_water"))
+
+
+def test_trajectories_that_cannot_be_used_are_left_out(tmp_path: Path) -> None:
+    values = values_of("advection")[..., 0].copy()
+    values[1, 2, 3] = np.nan
+    found = examined(plain(tmp_path / "file.h5", {"beta": 0.4}, tensor=values), tmp_path, family="advection")
+    report = accepted(found)
+    assert (report.check.usable, report.rows, report.check.unusable_rows) == (2, 2, (1,))
+    assert report.check.problems == ("u holds 1 values that are not finite",)
+    with Store.open(found.output / "store") as store:
+        np.testing.assert_array_equal(store.read(range(2))[..., 0], values[[0, 2]])
+
+
+def allen_cahn(path: Path, **attributes: Any) -> Path:
+    with h5py.File(path, "w") as file:
+        file["phase"] = values_of("advection")[..., 0]
+        file["x-coordinate"] = -1 + (np.arange(16) + 0.5) / 8
+        file["t-coordinate"] = np.arange(FRAMES) * 0.25
+        file.attrs.update(attributes)
+    return path
+
+
+def test_an_equation_of_the_users_own(tmp_path: Path) -> None:
+    equation = EQUATION | {"fields": [{"name": "u", "slot": 2, "dataset": "phase"}]}
+    found = examined(allen_cahn(tmp_path / "file.h5", eps=0.01), tmp_path, equation=equation)
+    report = accepted(found)
+    assert (report.check.family, report.check.equation) == ("allen_cahn", "u_t = eps u_xx + u - u^3")
+    assert (report.slots, report.dt, report.check.coefficients) == ({"u": 2}, 0.25, {"eps": (0.01, 0.01)})
+    with Store.open(found.output / "store") as store:
+        assert (store.family, store.fields, store.grid.extent) == ("allen_cahn", ("u",), ((-1.0, 1.0),))
+        np.testing.assert_array_equal(store.read(range(3)), values_of("advection"))
+
+
+def test_an_equation_whose_number_nobody_tells(tmp_path: Path) -> None:
+    equation = EQUATION | {"fields": [{"name": "u", "slot": 0, "dataset": "phase"}]}
+    assert code_of(examined(allen_cahn(tmp_path / "file.h5"), tmp_path, equation=equation)) == "coefficient_missing"
+
+
+def test_an_equation_that_the_file_does_not_hold(tmp_path: Path) -> None:
+    found = examined(allen_cahn(tmp_path / "file.h5", eps=0.01), tmp_path, equation=EQUATION)
+    assert code_of(found) == "missing_dataset"
+
+
+def test_a_grouped_equation_in_two_dimensions(tmp_path: Path) -> None:
+    path = write(tmp_path / "file.h5", "diffusion_reaction_2d")
+    with h5py.File(path, "a") as file:
+        for group in file.values():
+            group.attrs["config"] = "name: mine\nsim: {a: 2.0}"
+    equation = {
+        "id": "two_species",
+        "name": "2D Two Species",
+        "equation": "u_t = a lap u - v, v_t = u",
+        "fields": [{"name": "u", "slot": 0}, {"name": "v", "slot": 1}],
+        "coefficients": [{"name": "a", "value": 2.0}],
+        "extent": [[-1.0, 1.0], [-1.0, 1.0]],
+        "boundary": [["no_flux", "no_flux"]] * 2,
+        "layout": "grouped",
+    }
+    found = examined(path, tmp_path, equation=equation, axes=["y", "x"])
+    assert accepted(found).check.coefficients == {"a": (2.0, 2.0)}
+    with Store.open(found.output / "store") as store:
+        np.testing.assert_array_equal(store.read(range(3)), values_of("diffusion_reaction_2d"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pattern", ["1D_*", "2D_*", "ReacDiff*", "ns_incom*"])
+def test_published_files(pattern: str, pdebench: Path, tmp_path: Path) -> None:
+    for path in sorted(pdebench.glob(pattern)):
+        found = examined(path, tmp_path / path.stem)
+        report = accepted(found)
+        assert report.rows == report.check.trajectories
+        assert not report.check.problems
+        assert (found.output / "preview.png").read_bytes()[:8] == PNG

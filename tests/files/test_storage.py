@@ -1,0 +1,110 @@
+"""Uploads on disk: offsets, idempotency, quota, and what a killed process leaves."""
+
+from pathlib import Path
+
+import pytest
+
+from ups_server.errors import UserError
+from ups_server.files.declaration import Declaration
+from ups_server.files.records import Outcome, ProblemRecord, UploadRequest
+from ups_server.files.storage import CONTENT, FileStorage
+
+REQUEST = UploadRequest(name="a.h5", size=100)
+REFUSED = Outcome(problem=ProblemRecord(code="not_hdf5", detail="a.h5 is not an HDF5 file"), finished_at="now")
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> FileStorage:
+    storage = FileStorage(tmp_path / "files", quota=250, max_bytes=200)
+    storage.tidy()
+    return storage
+
+
+def code_of(action: "object") -> str:
+    assert callable(action)
+    with pytest.raises(UserError) as caught:
+        action()
+    return caught.value.code
+
+
+def test_bytes_in_parts(storage: FileStorage) -> None:
+    record, new = storage.create(REQUEST)
+    assert (record.state, record.offset, new) == ("uploading", 0, True)
+    with storage.writer(record.id, 0) as writer:
+        writer.write(b"a" * 30)
+        writer.write(b"b" * 30)
+    assert storage.record(record.id).offset == 60
+    with storage.writer(record.id, 40) as writer:  # 20 bytes that are there already are skipped
+        writer.write(b"x" * 10)
+        writer.write(b"x" * 10 + b"c" * 40)
+        assert writer.complete
+    assert storage.record(record.id).state == "validating"
+    assert (storage.folder(record.id) / CONTENT).read_bytes() == b"a" * 30 + b"b" * 30 + b"c" * 40
+
+
+def test_wrong_bytes(storage: FileStorage) -> None:
+    record, _ = storage.create(REQUEST)
+    assert code_of(lambda: storage.writer(record.id, 1)) == "offset_mismatch"
+    with storage.writer(record.id, 0) as writer:
+        assert code_of(lambda: writer.write(b"a" * 101)) == "too_many_bytes"
+        writer.write(b"a" * 100)
+    assert code_of(lambda: storage.writer(record.id, 0)) == "wrong_state"
+    assert code_of(lambda: storage.preview(record.id)) == "wrong_state"
+
+
+def test_a_later_writer_takes_over(storage: FileStorage) -> None:
+    record, _ = storage.create(REQUEST)
+    with storage.writer(record.id, 0) as hanging:
+        hanging.write(b"a" * 10)
+        with storage.writer(record.id, 10) as writer:
+            assert code_of(lambda: hanging.write(b"z" * 10)) == "upload_displaced"
+            writer.write(b"b" * 90)
+    assert (storage.folder(record.id) / CONTENT).read_bytes() == b"a" * 10 + b"b" * 90
+
+
+def test_one_key_makes_one_file(storage: FileStorage) -> None:
+    first, new = storage.create(REQUEST, key="k")
+    again, repeated = storage.create(REQUEST, key="k")
+    assert (new, repeated) == (True, False)
+    assert first.id == again.id
+    assert storage.create(UploadRequest(name="b.h5", size=100), key="l")[0].id != first.id
+    assert code_of(lambda: storage.create(UploadRequest(name="b.h5", size=100), key="k")) == "idempotency_conflict"
+    assert len(storage.ids()) == 2
+
+
+def test_quota(storage: FileStorage) -> None:
+    assert code_of(lambda: storage.create(UploadRequest(name="a.h5", size=201))) == "file_too_large"
+    record, _ = storage.create(UploadRequest(name="a.h5", size=200))
+    assert code_of(lambda: storage.create(REQUEST)) == "quota_exceeded"
+    storage.delete(record.id)
+    assert storage.room() == 250
+    storage.create(REQUEST)
+
+
+def test_unknown_files(storage: FileStorage, tmp_path: Path) -> None:
+    (tmp_path / "files" / "other").mkdir()
+    for name in ("file-" + "0" * 24, "other", "../files", ""):
+        assert code_of(lambda name=name: storage.record(name)) == "unknown_file"
+        assert code_of(lambda name=name: storage.delete(name)) == "unknown_file"
+
+
+def test_a_refused_file_can_be_declared_anew(storage: FileStorage) -> None:
+    record, _ = storage.create(REQUEST)
+    with storage.writer(record.id, 0) as writer:
+        writer.write(b"a" * 100)
+    assert code_of(lambda: storage.redeclare(record.id, Declaration(family="burgers"))) == "wrong_state"
+    storage.finish(record.id, REFUSED)
+    refused = storage.record(record.id)
+    assert (refused.state, refused.problem) == ("refused", REFUSED.problem)
+    again = storage.redeclare(record.id, Declaration(family="burgers"))
+    assert (again.state, again.problem, again.declaration.family) == ("validating", None, "burgers")
+
+
+def test_remains_are_removed(storage: FileStorage) -> None:
+    record, _ = storage.create(REQUEST)
+    (storage.root / ".file-half-made").mkdir()
+    (storage.folder(record.id) / ".work-1" / "output").mkdir(parents=True)
+    FileStorage(storage.root, 250, 200).tidy()
+    assert [entry.name for entry in storage.root.iterdir()] == [record.id]
+    assert not list(storage.folder(record.id).glob(".work-*"))
+    assert storage.record(record.id) == record

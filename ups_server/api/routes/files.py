@@ -1,0 +1,204 @@
+"""Users' files: uploads that can be resumed, what is found in them, and their end."""
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import FileResponse
+from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
+
+from ups_server.api.body import JSON, read_body
+from ups_server.api.problems import documented
+from ups_server.api.receiving import HDF5_TYPES, described_upload, range_start, receive
+from ups_server.api.service import CurrentService, Service
+from ups_server.errors import UserError
+from ups_server.files.declaration import Declaration
+from ups_server.files.records import FileRecord, UploadRequest
+
+router = APIRouter(prefix="/v1/files", tags=["files"])
+
+MAX_REQUEST_BYTES = 2**18
+CLIENT_CLOSED = 499
+
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+HDF5_BODIES = {name: BINARY for name in HDF5_TYPES}
+UPLOAD_BODY = {
+    "required": True,
+    "description": "JSON: makes a place for the file, whose bytes come by PUT. HDF5: the file itself, named and "
+    "declared by the query; `Repr-Digest: sha-256=:...:` (RFC 9530) has it verified.",
+    "content": {
+        JSON: {
+            "schema": {"$ref": "#/components/schemas/UploadRequest"},
+            "example": {"name": "burgers.hdf5", "size": 1048576, "declaration": {"family": "burgers"}},
+        },
+        **HDF5_BODIES,
+    },
+}
+PART_BODY = {
+    "required": True,
+    "description": "Bytes of the file. `Content-Range: bytes FIRST-LAST/SIZE` says which; without it, all from the "
+    "first on. Bytes that had already arrived are skipped.",
+    "content": HDF5_BODIES,
+}
+DECLARATION_BODY = {
+    "required": True,
+    "content": {JSON: {"schema": {"$ref": "#/components/schemas/Declaration"}, "example": {"family": "burgers"}}},
+}
+OFFSET_HEADERS = {
+    "Upload-Offset": {"description": "Bytes that have arrived.", "schema": {"type": "integer"}},
+    "Upload-Length": {"description": "Bytes of the whole file.", "schema": {"type": "integer"}},
+}
+CREATED: dict[int | str, dict[str, Any]] = {
+    200: {"model": FileRecord, "description": "The idempotency key was used before: that file."},
+    201: {
+        "model": FileRecord,
+        "description": "The file; its bytes are missing where the body was JSON.",
+        "headers": {"Location": {"description": "The file.", "schema": {"type": "string"}}},
+    },
+    **documented(400, 409, 411, 413, 415, 422, 507),
+}
+IdempotencyKey = Annotated[
+    str | None,
+    Header(min_length=1, max_length=256, description="A request repeated with the same key makes no second file."),
+]
+
+
+class FileList(BaseModel):
+    """All files, the newest first, without their reports."""
+
+    files: list[FileRecord]
+    bytes_used: int
+    bytes_allowed: int
+
+
+@router.post(
+    "", status_code=201, responses=CREATED, response_model=FileRecord, openapi_extra={"requestBody": UPLOAD_BODY}
+)
+async def create_file(
+    request: Request,
+    response: Response,
+    service: CurrentService,
+    name: Annotated[
+        str | None, Query(max_length=255, description="The file's name, where the body is the file.")
+    ] = None,
+    declaration: Annotated[
+        str | None, Query(max_length=8192, description="The declaration as JSON, where the body is the file.")
+    ] = None,
+    idempotency_key: IdempotencyKey = None,
+) -> FileRecord | Response:
+    """Takes a file, or makes a place for one that comes in parts; it is then examined."""
+    essence = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
+    if essence == JSON:
+        body = await read_body(request, MAX_REQUEST_BYTES)
+        wanted = await asyncio.to_thread(UploadRequest.from_json, body)
+    elif essence in HDF5_TYPES:
+        wanted = described_upload(request, name or "file.h5", declaration)
+    else:
+        raise UserError(
+            "unsupported_media_type",
+            "the body has a media type that is not read",
+            got=essence,
+            expected=(JSON, *HDF5_TYPES),
+        )
+    record, new = await asyncio.to_thread(service.files.create, wanted, idempotency_key)
+    if essence != JSON and record.state == "uploading":
+        try:
+            record = await _take(request, service, record, 0)
+        except ClientDisconnect:
+            return Response(status_code=CLIENT_CLOSED)
+    response.status_code = 201 if new else 200
+    response.headers["Location"] = f"{router.prefix}/{record.id}"
+    return record
+
+
+@router.get("")
+def list_files(service: CurrentService) -> FileList:
+    """All files."""
+    records = [record.model_copy(update={"report": None}) for record in service.files.records()]
+    allowed = service.settings.files_quota_bytes
+    return FileList(files=records, bytes_used=allowed - service.files.room(), bytes_allowed=allowed)
+
+
+@router.get("/{file_id}", responses=documented(404))
+def get_file(file_id: str, service: CurrentService) -> FileRecord:
+    """One file: its state; once it is examined, the report or the problem."""
+    return service.files.record(file_id)
+
+
+@router.head(
+    "/{file_id}/content",
+    status_code=204,
+    responses={204: {"description": "How much has arrived.", "headers": OFFSET_HEADERS}, **documented(404)},
+)
+def get_offset(file_id: str, service: CurrentService) -> Response:
+    """Where an interrupted upload goes on."""
+    record = service.files.record(file_id)
+    headers = {"Upload-Offset": str(record.offset), "Upload-Length": str(record.size), "Cache-Control": "no-store"}
+    return Response(status_code=204, headers=headers)
+
+
+@router.put(
+    "/{file_id}/content",
+    responses=documented(404, 409, 413, 422, 507),
+    response_model=FileRecord,
+    openapi_extra={"requestBody": PART_BODY},
+)
+async def put_content(
+    file_id: str,
+    request: Request,
+    service: CurrentService,
+    content_range: Annotated[
+        str | None, Header(description="bytes FIRST-LAST/SIZE", examples=["bytes 0-1048575/4194304"])
+    ] = None,
+) -> FileRecord | Response:
+    """Takes bytes of a file; after the last one it is examined. A later request takes over from one that hangs."""
+    record = await asyncio.to_thread(service.files.expect, file_id, "uploading")
+    try:
+        return await _take(request, service, record, range_start(request, record.size))
+    except ClientDisconnect:
+        return Response(status_code=CLIENT_CLOSED)
+
+
+@router.put(
+    "/{file_id}/declaration",
+    responses=documented(400, 404, 409, 422),
+    openapi_extra={"requestBody": DECLARATION_BODY},
+)
+async def put_declaration(file_id: str, request: Request, service: CurrentService) -> FileRecord:
+    """Says something else about a refused file, which is examined again."""
+    body = await read_body(request, MAX_REQUEST_BYTES)
+    declaration = await asyncio.to_thread(Declaration.from_json, body)
+    record = await asyncio.to_thread(service.files.redeclare, file_id, declaration)
+    service.examiner.submit(file_id)
+    return record
+
+
+@router.get(
+    "/{file_id}/preview",
+    response_class=FileResponse,
+    responses={
+        200: {"description": "A picture of the first trajectory.", "content": {"image/png": BINARY}},
+        **documented(404, 409),
+    },
+)
+def get_preview(file_id: str, service: CurrentService) -> FileResponse:
+    """A picture of an accepted file."""
+    return FileResponse(service.files.preview(file_id), media_type="image/png")
+
+
+@router.delete("/{file_id}", status_code=204, responses=documented(404))
+def delete_file(file_id: str, service: CurrentService) -> None:
+    """Removes a file, at whatever state."""
+    service.files.record(file_id)
+    service.examiner.cancel(file_id)
+    service.files.delete(file_id)
+
+
+async def _take(request: Request, service: Service, record: FileRecord, start: int) -> FileRecord:
+    """The body to disk; a file that is whole is examined."""
+    with await asyncio.to_thread(service.files.writer, record.id, start) as writer:
+        await receive(request, writer)
+    if writer.complete:
+        service.examiner.submit(record.id)
+    return await asyncio.to_thread(service.files.record, record.id)

@@ -1,0 +1,147 @@
+"""`ups files`: uploading files of trajectories to a running service."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ups_server.cli.options import AsJson, check_file, check_suffix, parse_coefficients
+from ups_server.cli.options import Coefficients as CoefficientOptions
+from ups_server.cli.output import print_facts, print_json, print_note, print_table, progress
+from ups_server.errors import UserError
+
+if TYPE_CHECKING:
+    from ups_server.client import Client
+
+app = typer.Typer(help="Upload files of trajectories to a service.", no_args_is_help=True, rich_markup_mode=None)
+
+Url = Annotated[str, typer.Option("--url", help="Address of the service.", envvar="UPS_URL")]
+FileId = Annotated[str, typer.Argument(metavar="ID", help="A file's id; `ups files list` lists them.")]
+LOCAL = "http://127.0.0.1:8000"
+
+
+@app.command()
+def upload(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An HDF5 file in one of PDEBench's layouts.")],
+    family: Annotated[str | None, typer.Option(help="Its family, where the file does not say.")] = None,
+    coef: CoefficientOptions = None,
+    declaration: Annotated[
+        Path | None,
+        typer.Option(metavar="YAML", help="A declaration as YAML or JSON: an equation of your own, boundary, axes, …"),
+    ] = None,
+    url: Url = LOCAL,
+    as_json: AsJson = False,
+) -> None:
+    """Upload a file; a broken upload goes on when the command is repeated. Exit code 2 where the file is refused."""
+    check_file(file)
+    said = _declaration(declaration, family, parse_coefficients(coef))
+    with _client(url) as client, progress(file.name) as advance:
+        record = client.upload(file, said, progress=advance)
+    if as_json:
+        print_json(record)
+    else:
+        print_facts(_facts(record))
+
+
+@app.command("list")
+def list_files(url: Url = LOCAL, as_json: AsJson = False) -> None:
+    """List the files of a service."""
+    with _client(url) as client:
+        records = client.files()
+    if as_json:
+        print_json(records)
+    else:
+        rows = [(entry["id"], entry["name"], entry["state"], f"{entry['size'] / 1e6:.1f} MB") for entry in records]
+        print_table(("id", "name", "state", "size"), rows)
+
+
+@app.command()
+def show(
+    file_id: FileId,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", metavar="PNG", help="Write the preview to this file.")
+    ] = None,
+    url: Url = LOCAL,
+    as_json: AsJson = False,
+) -> None:
+    """Describe a file: its state, and what was found in it."""
+    if picture is not None:
+        check_suffix(picture, (".png",))
+    with _client(url) as client:
+        record = client.file(file_id)
+        if picture is not None:
+            picture.write_bytes(client.preview(file_id))
+    if as_json:
+        print_json(record)
+    else:
+        print_facts(_facts(record))
+
+
+@app.command()
+def delete(file_id: FileId, url: Url = LOCAL) -> None:
+    """Remove a file and all that was made of it."""
+    with _client(url) as client:
+        client.delete_file(file_id)
+    print_note(f"{file_id} deleted")
+
+
+def _client(url: str) -> "Client":
+    from ups_server.client import Client
+
+    return Client(url)
+
+
+def _declaration(path: Path | None, family: str | None, coefficients: dict[str, float]) -> dict[str, Any]:
+    """What the options and a file say together; the options win.
+
+    Raises:
+        UserError: ``not_found``, ``invalid_declaration``.
+    """
+    import yaml
+
+    said: Any = {}
+    if path is not None:
+        check_file(path)
+        try:
+            said = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise UserError("invalid_declaration", f"{path} is not YAML", got=str(error)) from None
+        if not isinstance(said, dict):
+            raise UserError("invalid_declaration", f"{path} is no mapping", got=type(said).__name__)
+    if family is not None:
+        said["family"] = family
+    if coefficients:
+        said["coefficients"] = {**said.get("coefficients", {}), **coefficients}
+    return dict(said)
+
+
+def _facts(record: dict[str, Any]) -> dict[str, str]:
+    facts = {"file": record["id"], "name": record["name"], "state": record["state"], "size": f"{record['size']} bytes"}
+    if record["state"] == "uploading":
+        facts["arrived"] = f"{record['offset']} bytes"
+    if record["problem"] is not None:
+        facts["refused because"] = record["problem"]["detail"]
+    if record["report"] is not None:
+        facts |= _contents(record["report"])
+    return facts
+
+
+def _contents(report: dict[str, Any]) -> dict[str, str]:
+    found = report["check"]
+    coefficients = [
+        f"{name} = {low:g}" if low == high else f"{name} = {low:g} to {high:g}"
+        for name, (low, high) in found["coefficients"].items()
+    ]
+    axes = [f"{axis['n']} points on [{axis['low']:g}, {axis['high']:g}]" for axis in found["axes"]]
+    return {
+        "family": f"{found['family']}: {found['equation']}",
+        "coefficients": ", ".join(coefficients) or "none",
+        "grid": " x ".join(axes),
+        "time": f"{found['frames']} frames, t = {found['t_first']:g} to {found['t_last']:g}",
+        **{
+            f"field {field['name']}": f"{field['min']:.4g} to {field['max']:.4g}, mean {field['mean']:.4g}"
+            for field in found["fields"]
+        },
+        "trajectories": f"{found['trajectories']}, {report['rows']} usable",
+        "notes": "; ".join((*found["problems"], *found["warnings"])) or "none",
+    }

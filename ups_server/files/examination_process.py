@@ -1,0 +1,236 @@
+"""The confined process that reads one file of a user.
+
+Started as ``python -m ups_server.files.examination_process`` with a `Job` as JSON on its standard input; answers with
+a `Result` as JSON on its standard output. It gives up its rights before it opens the file; from then on it reads that
+file and its own code, and writes to one folder.
+"""
+
+import errno
+import os
+import re
+import reprlib
+import sys
+import sysconfig
+import traceback
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from h5py import h5d
+
+from ups_server import pictures
+from ups_server.data import hdf5
+from ups_server.data.check import CheckReport, check_source
+from ups_server.data.pdebench.reading import PdebenchSource
+from ups_server.data.preview import preview
+from ups_server.data.selection import SelectedRows
+from ups_server.data.transcode import transcode
+from ups_server.errors import UserError
+from ups_server.files import confinement
+from ups_server.files.declaration import Declaration
+from ups_server.files.job import PREVIEW, STORE, Job, Result
+from ups_server.files.limits import Limits
+from ups_server.files.reading import open_declared
+from ups_server.files.records import FileReport, ProblemRecord
+from ups_server.files.structure import Structure, deflated_chunks
+from ups_server.pde.described import describe
+
+PACKAGE = Path(__file__).resolve().parent.parent
+DAMAGED = UserError("damaged_file", "the structure of the file is damaged")
+NEUTRAL = "file.h5"
+"""A name that tells nothing."""
+
+
+def main() -> None:
+    """Reads the job, gives up rights, examines, answers."""
+    confinement.die_with_parent()
+    answer = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # Whatever a library prints is no answer.
+    job = Job.model_validate_json(sys.stdin.read())
+    named, neutral = _links(job)
+    with _memory_gauge() as peak:
+        held = _confine(job)
+        try:
+            result = Result(report=examine(job, named, neutral))
+        except UserError as error:
+            result = Result(problem=_record(error))
+        except MemoryError:
+            result = Result(problem=ProblemRecord.of(out_of_memory(job.limits)))
+        answer.write(result.model_copy(update={"confinement": held, "memory_bytes": peak()}).model_dump_json())
+        answer.flush()
+
+
+def examine(job: Job, named: Path, neutral: Path) -> FileReport:
+    """Walks the structure, checks every value, writes store and picture.
+
+    Raises:
+        UserError: why the file is refused.
+    """
+    stored_bytes = job.content.stat().st_size
+    confinement.allow_cpu(job.limits.structure_cpu_s(stored_bytes))
+    logical_bytes = _check_structure(named, job.limits)
+    confinement.allow_cpu(job.limits.whole_cpu_s(stored_bytes, logical_bytes))
+    with _damage_is_told(h5py_only=False):
+        source = open_declared(named, neutral, job.declaration)
+        try:
+            return _accept(job, source)
+        finally:
+            source.close()
+
+
+def _check_structure(path: Path, limits: Limits) -> int:
+    """Decoded bytes of all values, after a look at everything that declares some."""
+    with hdf5.open_file(path) as file, _damage_is_told(h5py_only=True):
+        structure = Structure(file, limits)
+        for label in structure.deflated:
+            _check_deflated(label, h5d.open(file.id, label.encode()))
+        return structure.logical_bytes
+
+
+def _check_deflated(label: str, found: h5d.DatasetID) -> None:
+    """The library trusts a deflated chunk to end where its declaration says; we look."""
+    for raw, most in deflated_chunks(found):
+        inflating = zlib.decompressobj()
+        try:
+            inflating.decompress(raw, most)
+        except zlib.error:
+            raise UserError("damaged_file", f"{label} cannot be read: a chunk is damaged") from None
+        if not inflating.eof:
+            raise UserError("chunk_refused", f"{label} has a chunk that inflates to more than it declares")
+
+
+def _accept(job: Job, source: PdebenchSource) -> FileReport:
+    _check_store_size(source, job.limits)
+    check, unusable = check_source(job.content, source)
+    rows = [row for row in range(source.n_trajectories) if row not in unusable]
+    if not rows or (check.problems and not unusable):
+        raise UserError(
+            "unusable_file",
+            f"no trajectory can be used: {'; '.join(check.problems)}",
+            got=f"{check.usable} of {check.trajectories} usable",
+        )
+    provenance: dict[str, Any] = {**job.provenance, "name": job.name, "rows": len(rows), "refused": len(unusable)}
+    with transcode(SelectedRows(source, rows), job.output / STORE, provenance) as store:
+        pictures.save_picture(preview(store, 0), job.output / PREVIEW)
+        family = describe(source.family)
+        return FileReport(
+            check=check.model_copy(update={"file": job.name, "bytes": job.content.stat().st_size}),
+            declared=said(job.declaration),
+            slots={field.name: field.slot for field in family.fields},
+            boundary=tuple((low, high) for low, high in source.boundary.as_names()),
+            dt=_step(check, family.dt),
+            rows=len(rows),
+            fingerprint=store.manifest.fingerprint,
+            store_bytes=sum(entry.stat().st_size for entry in store.path.iterdir()),
+        )
+
+
+def said(declaration: Declaration) -> tuple[str, ...]:
+    """What a declaration says something about."""
+    return tuple(name for name in type(declaration).model_fields if getattr(declaration, name))
+
+
+def out_of_memory(limits: Limits) -> UserError:
+    return UserError(
+        "out_of_memory", "reading the file takes more memory than is allowed", expected=f"{limits.memory_bytes} bytes"
+    )
+
+
+def _step(check: CheckReport, dt: float) -> float | None:
+    """The family's step where the frames divide it, else their spacing."""
+    if check.dt is None or check.frames < 2:
+        return None
+    frames = round(dt / check.dt)
+    return dt if frames >= 1 and abs(frames * check.dt - dt) <= 1e-3 * check.dt else check.dt
+
+
+def _check_store_size(source: PdebenchSource, limits: Limits) -> None:
+    """Raises UserError ``quota_exceeded`` before the work."""
+    shape = (source.n_trajectories, len(source.times), *source.grid.n, len(source.fields))
+    wanted = 4 * int(np.prod(shape, dtype=object))
+    if wanted > limits.store_bytes:
+        raise UserError(
+            "quota_exceeded",
+            "the trajectories of this file, decoded, would exceed the quota of this service",
+            got=f"{wanted} bytes",
+            expected=f"at most {limits.store_bytes} bytes",
+            hint="delete files that are not needed any more, or upload fewer trajectories",
+        )
+
+
+def _confine(job: Job) -> tuple[str, ...]:
+    """Gives up everything but this file, the output folder and our own code; says what holds."""
+    code = {PACKAGE, *(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib"))}
+    confinement.limit_resources(job.limits)
+    read = [*code, Path(os.environ["MPLCONFIGDIR"]), job.content]
+    files = confinement.restrict_files([path for path in read if path.exists()], [job.output])
+    calls = confinement.restrict_calls()
+    return ("limits", *(["landlock"] if files else []), *(["seccomp"] if calls else []))
+
+
+def _links(job: Job) -> tuple[Path, Path]:
+    """The file under its user's name, harmless and with the suffix of HDF5, and under a neutral one."""
+    stem = re.sub(r"[^A-Za-z0-9._+-]", "_", Path(job.name).stem)[-100:].lstrip(".") or "file"
+    names = job.output / f"{stem}.h5", job.output / NEUTRAL
+    for link in dict.fromkeys(names):
+        link.symlink_to(job.content)
+    return names
+
+
+@contextmanager
+def _damage_is_told(h5py_only: bool) -> Iterator[None]:
+    """What h5py raises over damaged structure becomes a refusal; the traceback goes to the log."""
+    kinds: tuple[type[Exception], ...] = (OSError, RuntimeError, KeyError)
+    if h5py_only:
+        kinds = (*kinds, ValueError, TypeError)
+    try:
+        yield
+    except kinds as error:
+        traceback.print_exc()
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise UserError("storage_full", "the disk of this service is full") from error
+        raise DAMAGED from error
+
+
+@contextmanager
+def _memory_gauge() -> Iterator[Any]:
+    """Peak resident memory of this program alone: the kernel's figure for a child includes its parent before exec."""
+    try:
+        status = open("/proc/self/status", encoding="ascii")  # noqa: SIM115 (read again when nothing can be opened)
+    except OSError:
+        yield lambda: None
+        return
+
+    def peak() -> int | None:
+        status.seek(0)
+        found = re.search(r"VmHWM:\s+(\d+) kB", status.read())
+        return int(found[1]) * 1024 if found else None
+
+    with status:
+        yield peak
+
+
+def _record(error: UserError) -> ProblemRecord:
+    """The problem, with what the file said cut short."""
+    return ProblemRecord.of(
+        UserError(
+            error.code,
+            error.message[:1000],
+            got=_short(error.got),
+            expected=_short(error.expected),
+            hint=error.hint,
+        )
+    )
+
+
+def _short(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return value[:300] if isinstance(value, str) else reprlib.repr(value)
+
+
+if __name__ == "__main__":
+    main()

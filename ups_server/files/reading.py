@@ -1,0 +1,83 @@
+"""Opening a user's file with what the user says about it. Only the confined process does."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from ups_server.data.pdebench import open_pdebench
+from ups_server.data.pdebench.card import GROUPED, SINGLE, Card, card_of
+from ups_server.data.pdebench.reading import PdebenchSource
+from ups_server.data.windows import frame_stride
+from ups_server.errors import UserError
+from ups_server.files.declaration import Declaration, EquationSpec, check_boundary, check_mappable
+from ups_server.pde import BoundaryCondition
+from ups_server.pde.described import declare, described
+
+
+def open_declared(path: Path, neutral: Path, declaration: Declaration) -> PdebenchSource:
+    """The trajectories of a file.
+
+    Args:
+        path: the file under the name its user gave it, which may tell its family.
+        neutral: the same file under a name that tells nothing, for a family that is declared.
+
+    Raises:
+        UserError: what is missing, contradictory or broken.
+    """
+    if declaration.equation is not None:
+        source = _open_equation(neutral, declaration.equation, declaration)
+    elif declaration.family is not None:
+        source = open_pdebench(neutral, declaration.family, declaration.coefficients, _known_card(declaration))
+    else:
+        source = open_pdebench(path, None, declaration.coefficients)
+    try:
+        family = described()[source.family]
+        check_mappable(family.id, family.ndim, [field.slot for field in family.fields])
+        if declaration.boundary is not None:
+            source.boundary = BoundaryCondition(declaration.boundary)
+        check_boundary(family, source.boundary)
+    except UserError:
+        source.close()
+        raise
+    return source
+
+
+def _known_card(declaration: Declaration) -> Card | None:
+    """The card of a known family whose axes the user declares; None where nothing is to be changed."""
+    card = card_of(declaration.family or "")
+    if card is None:
+        raise UserError("no_layout", f"files of {declaration.family} have no layout", got=declaration.family)
+    return None if declaration.axes is None else replace(card, axes=declaration.axes)
+
+
+def _open_equation(path: Path, spec: EquationSpec, declaration: Declaration) -> PdebenchSource:
+    """A file of an equation that only the user knows."""
+    declare(spec.family())
+    told = {entry.name: entry.value for entry in spec.coefficients if entry.value is not None}
+    source = open_pdebench(path, spec.id, {**told, **declaration.coefficients}, equation_card(spec, declaration.axes))
+    if spec.dt is None and len(source.times) > 1:
+        source.equation = spec.family(float(source.times[-1] - source.times[0]) / (len(source.times) - 1))
+        declare(source.equation)
+    elif spec.dt is not None:
+        try:
+            frame_stride(source.times, spec.dt)
+        except UserError:
+            source.close()
+            raise
+    return source
+
+
+def equation_card(spec: EquationSpec, axes: tuple[str, ...] | None = None) -> Card:
+    """How the files of a declared equation look."""
+    names = tuple("xyz"[: len(spec.extent)]) if axes is None else axes
+    coefficients = {entry.name: entry.name for entry in spec.coefficients}
+    if spec.layout == GROUPED:
+        return Card(spec.id, GROUPED, "", config=coefficients, axes=names)
+    return Card(
+        spec.id,
+        SINGLE,
+        "",
+        datasets=tuple(entry.dataset or entry.name for entry in spec.fields),
+        static=tuple(entry.dataset or entry.name for entry in spec.static_fields),
+        attributes=coefficients,
+        axes=names,
+    )

@@ -1,0 +1,301 @@
+"""Uploads on disk. One folder a file:
+
+| | |
+|---|---|
+| `registration.json` | what was asked for; the folder appears whole, with this in it |
+| `declaration.json` | a later declaration, in place of the first |
+| `content.h5` | the bytes so far: its size is the offset, so that nothing else has to agree with it |
+| `outcome.json` | report or problem; written last |
+| `store/`, `preview.png` | of an accepted file, whose content is removed |
+
+The state follows from what is there; every step is a rename, and a process killed at any moment leaves a valid state.
+An idempotency key decides the id: a request that is repeated finds the folder of the first.
+"""
+
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ups_server.data.atomic import replacing, sync_folder
+from ups_server.data.store import Store
+from ups_server.errors import UserError
+from ups_server.files.declaration import Declaration
+from ups_server.files.records import STATES, FileRecord, Outcome, Registration, UploadRequest
+from ups_server.files.writing import ContentWriter, storage_full
+
+ID = re.compile(r"file-[0-9a-f]{24}")
+REGISTRATION, DECLARATION, OUTCOME = "registration.json", "declaration.json", "outcome.json"
+CONTENT, STORE, PREVIEW = "content.h5", "store", "preview.png"
+TEMPORARY = "."
+"""Names that begin so are remains of something interrupted."""
+WORK = ".work-"
+FREE_BYTES = 64 * 2**20
+"""Left free on the disk."""
+
+
+class FileStorage:
+    """The files of a service.
+
+    Args:
+        root: their folder; made if absent.
+        quota: bytes of all files together.
+        max_bytes: bytes of one.
+    """
+
+    def __init__(self, root: Path, quota: int, max_bytes: int) -> None:
+        self.root = root
+        self.quota = quota
+        self.max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._writers: dict[str, ContentWriter] = {}
+
+    def tidy(self) -> None:
+        """Removes what interrupted steps of an earlier process left. No other process may be at work."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        for entry in self.root.iterdir():
+            if entry.name.startswith((TEMPORARY, WORK)) and entry.is_dir():
+                shutil.rmtree(entry)
+        for file_id in self.ids():
+            for entry in self.folder(file_id).glob(f"{WORK}*"):
+                shutil.rmtree(entry)
+            if self.state(file_id) == "ready":
+                (self.folder(file_id) / CONTENT).unlink(missing_ok=True)
+
+    def ids(self) -> list[str]:
+        if not self.root.is_dir():
+            return []
+        return sorted(entry.name for entry in self.root.iterdir() if ID.fullmatch(entry.name))
+
+    def create(self, request: UploadRequest, key: str | None = None) -> tuple[FileRecord, bool]:
+        """A place for a file, and whether it is new; the same `key` finds the place it made before.
+
+        Raises:
+            UserError: ``file_too_large``, ``quota_exceeded``, ``storage_full``, ``idempotency_conflict``.
+        """
+        random = secrets.token_hex(12)
+        file_id = f"file-{random if key is None else hashlib.sha256(key.encode()).hexdigest()[:24]}"
+        with self._lock:
+            if self.folder(file_id).is_dir():
+                return self._replayed(file_id, request), False
+            self._check_room(request.size)
+            new = self.root / f"{TEMPORARY}{file_id}-{secrets.token_hex(4)}"
+            new.mkdir(parents=True)
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            registration = Registration(id=file_id, created_at=now, request=request)
+            _write(new / REGISTRATION, registration.model_dump_json(indent=1))
+            (new / CONTENT).touch()
+            os.rename(new, self.folder(file_id))
+            sync_folder(self.root)
+        return self.record(file_id), True
+
+    def records(self) -> list[FileRecord]:
+        """All files, the newest first."""
+        return sorted(self._records(), key=lambda record: (record.created_at, record.id), reverse=True)
+
+    def record(self, file_id: str) -> FileRecord:
+        """Everything known of a file.
+
+        Raises:
+            UserError: ``unknown_file``.
+        """
+        folder = self._existing(file_id)
+        content = folder / CONTENT
+        # In this order: content goes only after an outcome has come.
+        offset = content.stat().st_size if content.is_file() else None
+        try:
+            registration = Registration.model_validate_json((folder / REGISTRATION).read_bytes())
+            outcome, declaration = self.outcome(file_id), self.declaration(file_id)
+        except FileNotFoundError:
+            raise unknown(file_id) from None
+        request = registration.request
+        if outcome is not None:
+            offset = request.size
+        elif offset is None:
+            raise unknown(file_id)
+        state: STATES = "uploading" if offset < request.size else "validating"
+        if outcome:
+            state = "refused" if outcome.report is None else "ready"
+        return FileRecord(
+            id=file_id,
+            name=request.name,
+            state=state,
+            size=request.size,
+            offset=offset,
+            sha256=(outcome and outcome.sha256) or request.sha256,
+            created_at=registration.created_at,
+            finished_at=outcome.finished_at if outcome else None,
+            declaration=declaration,
+            report=outcome.report if outcome else None,
+            problem=outcome.problem if outcome else None,
+            usage=outcome.usage if outcome else None,
+        )
+
+    def state(self, file_id: str) -> STATES:
+        return self.record(file_id).state
+
+    def declaration(self, file_id: str) -> Declaration:
+        """The user's latest word about a file."""
+        later = self.folder(file_id) / DECLARATION
+        if later.is_file():
+            return Declaration.model_validate_json(later.read_bytes())
+        return Registration.model_validate_json((self.folder(file_id) / REGISTRATION).read_bytes()).request.declaration
+
+    def redeclare(self, file_id: str, declaration: Declaration) -> FileRecord:
+        """A new declaration of a refused file, which is to be examined again.
+
+        Raises:
+            UserError: ``unknown_file``, ``wrong_state``.
+        """
+        folder = self._existing(file_id)
+        self.expect(file_id, "refused")
+        _write(folder / DECLARATION, declaration.model_dump_json(indent=1))
+        (folder / OUTCOME).unlink()
+        sync_folder(folder)
+        return self.record(file_id)
+
+    def expect(self, file_id: str, *states: STATES) -> FileRecord:
+        """The record of a file in one of these states.
+
+        Raises:
+            UserError: ``unknown_file``, ``wrong_state``.
+        """
+        record = self.record(file_id)
+        if record.state not in states:
+            hint = record.problem.detail if record.problem else None
+            raise UserError(
+                "wrong_state", f"{file_id} is {record.state}", got=record.state, expected=list(states), hint=hint
+            )
+        return record
+
+    def writer(self, file_id: str, start: int) -> ContentWriter:
+        """Takes over the upload of a file: an earlier writer, whose connection may hang, writes no more.
+
+        Raises:
+            UserError: ``unknown_file``, ``wrong_state``, ``offset_mismatch`` where bytes before `start` are missing.
+        """
+        with self._lock:
+            record = self.expect(file_id, "uploading")
+            earlier = self._writers.get(file_id)
+            if earlier is not None:
+                earlier.displace()
+            writer = ContentWriter(self.folder(file_id) / CONTENT, record.size, start)
+            self._writers[file_id] = writer
+            return writer
+
+    def finish(self, file_id: str, outcome: Outcome) -> None:
+        """Records the end of an examination; an accepted file's content is not needed any more."""
+        folder = self.folder(file_id)
+        _write(folder / OUTCOME, outcome.model_dump_json(indent=1))
+        if outcome.report is not None:
+            (folder / CONTENT).unlink(missing_ok=True)
+
+    def outcome(self, file_id: str) -> Outcome | None:
+        file = self.folder(file_id) / OUTCOME
+        return Outcome.model_validate_json(file.read_bytes()) if file.is_file() else None
+
+    def open_store(self, file_id: str) -> Store:
+        """The trajectories of an accepted file.
+
+        Raises:
+            UserError: ``unknown_file``, ``wrong_state``.
+        """
+        self.expect(file_id, "ready")
+        return Store.open(self.folder(file_id) / STORE)
+
+    def preview(self, file_id: str) -> Path:
+        """The picture of an accepted file, a PNG.
+
+        Raises:
+            UserError: ``unknown_file``, ``wrong_state``.
+        """
+        self.expect(file_id, "ready")
+        return self.folder(file_id) / PREVIEW
+
+    def delete(self, file_id: str) -> None:
+        """Removes a file and all that was made of it.
+
+        Raises:
+            UserError: ``unknown_file``.
+        """
+        folder = self._existing(file_id)
+        writer = self._writers.pop(file_id, None)
+        if writer is not None:
+            writer.displace()
+        gone = self.root / f"{TEMPORARY}{file_id}-{secrets.token_hex(4)}"
+        try:
+            os.rename(folder, gone)
+        except FileNotFoundError:
+            raise unknown(file_id) from None
+        shutil.rmtree(gone)
+
+    def folder(self, file_id: str) -> Path:
+        return self.root / file_id
+
+    def room(self, without: str | None = None) -> int:
+        """Bytes of the quota that are free, those of one file not counted."""
+        return self.quota - sum(_size(record) for record in self._records() if record.id != without)
+
+    def _records(self) -> Iterator[FileRecord]:
+        for file_id in self.ids():
+            try:
+                yield self.record(file_id)
+            except UserError:  # deleted in between
+                continue
+
+    def _check_room(self, size: int) -> None:
+        if size > self.max_bytes:
+            raise UserError(
+                "file_too_large",
+                "the file is larger than this service takes",
+                got=size,
+                expected=f"at most {self.max_bytes} bytes",
+                hint="upload fewer trajectories, or several files",
+            )
+        room = self.room()
+        if size > room:
+            raise UserError(
+                "quota_exceeded",
+                "the files of this service would exceed their quota",
+                got=size,
+                expected=f"at most {max(room, 0)} bytes, of {self.quota} in all",
+                hint="delete files that are not needed any more",
+            )
+        self.root.mkdir(parents=True, exist_ok=True)
+        if size > shutil.disk_usage(self.root).free - FREE_BYTES:
+            raise storage_full()
+
+    def _replayed(self, file_id: str, request: UploadRequest) -> FileRecord:
+        registration = Registration.model_validate_json((self.folder(file_id) / REGISTRATION).read_bytes())
+        if registration.request != request:
+            raise UserError(
+                "idempotency_conflict",
+                "this idempotency key belongs to another request",
+                got=request.model_dump(mode="json", exclude_defaults=True),
+                expected=registration.request.model_dump(mode="json", exclude_defaults=True),
+                hint="choose a new key for a new file",
+            )
+        return self.record(file_id)
+
+    def _existing(self, file_id: str) -> Path:
+        if not ID.fullmatch(file_id) or not self.folder(file_id).is_dir():
+            raise unknown(file_id)
+        return self.folder(file_id)
+
+
+def unknown(file_id: str) -> UserError:
+    return UserError("unknown_file", f"there is no file {file_id!r}", got=file_id)
+
+
+def _size(record: FileRecord) -> int:
+    return record.size if record.report is None else record.report.store_bytes
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")

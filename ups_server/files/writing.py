@@ -1,0 +1,94 @@
+"""Bytes of an upload, appended to its file."""
+
+import errno
+import os
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from ups_server.errors import UserError
+
+
+class ContentWriter:
+    """Appends to a file that is to have `total` bytes; bytes before its present end are skipped.
+
+    Args:
+        start: place of the first byte that will come.
+
+    Raises:
+        UserError: ``offset_mismatch`` where bytes before `start` are missing.
+    """
+
+    def __init__(self, path: Path, total: int, start: int) -> None:
+        self._lock = threading.Lock()
+        self._descriptor = os.open(path, os.O_WRONLY)
+        self._displaced = False
+        self._total = total
+        self._place = start
+        self.offset = os.fstat(self._descriptor).st_size
+        if start > self.offset:
+            os.close(self._descriptor)
+            raise UserError(
+                "offset_mismatch",
+                "bytes before the beginning of this range are missing",
+                got=start,
+                expected=self.offset,
+                hint="HEAD tells the offset to go on from",
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            os.close(self._descriptor)
+            self._displaced = True
+
+    @property
+    def complete(self) -> bool:
+        return self.offset == self._total
+
+    def displace(self) -> None:
+        """From now on this writer writes no more: another one goes on."""
+        with self._lock:
+            self._displaced = True
+
+    def write(self, data: bytes) -> None:
+        """Takes the next bytes; flushes the file to disk once it is whole.
+
+        Raises:
+            UserError: ``upload_displaced``, ``too_many_bytes``, ``storage_full``.
+        """
+        with self._lock:
+            if self._displaced:
+                raise UserError("upload_displaced", "another request goes on with this upload")
+            if self._place + len(data) > self._total:
+                raise UserError(
+                    "too_many_bytes",
+                    "the upload holds more bytes than were announced",
+                    got=f"more than {self._total}",
+                    expected=self._total,
+                )
+            new = memoryview(data)[max(self.offset - self._place, 0) :]
+            self._place += len(data)
+            self._append(new)
+            if self.complete:
+                os.fsync(self._descriptor)
+
+    def _append(self, data: memoryview) -> None:
+        try:
+            while data:
+                written = os.pwrite(self._descriptor, data, self.offset)
+                self.offset += written
+                data = data[written:]
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise storage_full() from error
+            raise
+
+
+def storage_full() -> UserError:
+    return UserError("storage_full", "the disk of this service is full", hint="delete files, or ask its operator")

@@ -1,0 +1,43 @@
+"""Rollouts that start from a trajectory of an uploaded file."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ups_server.errors import UserError
+from ups_server.files.storage import FileStorage
+from ups_server.specs import RolloutRequest
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def from_file(
+    request: RolloutRequest, files: FileStorage | None, arrays: Arrays | None
+) -> tuple[RolloutRequest, Arrays]:
+    """The request with the first state of a trajectory as its array, and that trajectory's coefficients by default.
+
+    Raises:
+        UserError: ``unknown_file``, ``wrong_state``, ``row_out_of_range``, ``family_mismatch``,
+            ``ambiguous_initial_condition``.
+    """
+    initial = request.initial_condition
+    if initial is None or initial.file is None or files is None:
+        raise UserError(
+            "unknown_file", "there are no uploaded files here", hint="start from values or a sample, or ask a service"
+        )
+    if arrays:
+        raise UserError("ambiguous_initial_condition", "both the request and the binary body give an initial condition")
+    with files.open_store(initial.file) as store:
+        if store.family != request.family:
+            raise UserError(
+                "family_mismatch", f"{initial.file} holds another family", got=request.family, expected=store.family
+            )
+        trajectory = initial.trajectory or 0
+        found = {"initial_condition": store.read([trajectory], [0])[0, 0]}
+        static = store.read_static([trajectory])
+        if static is not None:
+            found["static"] = static[0]
+        own = dict(zip(store.coefficient_names, store.coefficients[trajectory].tolist(), strict=True))
+    completed = request.model_copy(update={"initial_condition": None, "coefficients": {**own, **request.coefficients}})
+    return completed, found

@@ -1,4 +1,4 @@
-"""The application: routes, problem documents, and an engine that starts and ends with it."""
+"""The application: routes, problem documents, and an engine and a worker that start and end with it."""
 
 import logging
 from collections.abc import AsyncIterator
@@ -13,6 +13,8 @@ from ups_server.api.problems import Problem, install
 from ups_server.api.routes import ROUTERS
 from ups_server.api.service import Service
 from ups_server.catalog import Catalog
+from ups_server.jobs.local import LocalJobs
+from ups_server.jobs.spec import EvaluationSpec, FineTuningSpec
 from ups_server.settings import Settings
 from ups_server.solve.engine import Engine
 from ups_server.solve.engine_local import LocalEngine
@@ -31,15 +33,17 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     """
     settings = settings or Settings()
     catalog = Catalog(settings.data_dir)
-    service = Service(settings, catalog, engine or LocalEngine(settings, catalog))
+    service = Service(settings, catalog, engine or LocalEngine(settings, catalog), LocalJobs(settings))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await service.jobs.start()
         await service.engine.start()
         try:
             yield
         finally:
             await service.engine.close()
+            await service.jobs.close()
 
     app = FastAPI(
         title="UPS",
@@ -62,7 +66,7 @@ def openapi_document(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        for model in (Problem, RolloutRequest):
+        for model in (Problem, RolloutRequest, EvaluationSpec, FineTuningSpec):
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas.update(schema.pop("$defs", {}))
             schemas[model.__name__] = schema

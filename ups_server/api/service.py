@@ -6,6 +6,7 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from ups_server.catalog import Catalog
+from ups_server.jobs.local import LocalJobs
 from ups_server.settings import Settings
 from ups_server.solve.engine import Engine
 
@@ -17,6 +18,7 @@ class Service:
     settings: Settings
     catalog: Catalog
     engine: Engine
+    jobs: LocalJobs
 
 
 def _service(request: Request) -> Service:

@@ -68,14 +68,20 @@ def test_help_starts_quickly_and_without_torch() -> None:
     elapsed = time.perf_counter() - started
     after = os.times()
     assert done.returncode == 0, done.stderr
-    assert {"serve", "solve", "evaluate", "train", "data", "families", "models"} <= set(done.stdout.split())
+    assert {"serve", "solve", "evaluate", "train", "data", "families", "models", "jobs", "adapt"} <= set(
+        done.stdout.split()
+    )
     # On a busy machine the wall clock measures the others.
     processor = after.children_user - before.children_user + after.children_system - before.children_system
     assert min(elapsed, processor) < 1.0
 
 
 @pytest.mark.parametrize(
-    "command", ["serve", "solve", "evaluate", "train", "families", "models", "data generate", "data check"]
+    "command",
+    [
+        *("serve", "solve", "evaluate", "train", "adapt", "families", "data generate", "data check"),
+        *("models", "models export", "jobs", "jobs follow"),
+    ],
 )
 def test_every_command_has_help(ups: Ups, command: str) -> None:
     shown = ups(*command.split(), "--help")
@@ -96,18 +102,22 @@ def test_families(ups: Ups) -> None:
 
 
 def test_models(ups: Ups, tmp_path: Path) -> None:
-    assert "persistence" in ups("models", "--data-dir", tmp_path).out
-    listed = json.loads(ups("models", "--data-dir", tmp_path, "--json").out)
+    assert "persistence" in ups("models", "list", "--data-dir", tmp_path).out
+    listed = json.loads(ups("models", "list", "--data-dir", tmp_path, "--json").out)
     assert {"numerical", "persistence"} <= {entry["id"] for entry in listed}
-    assert json.loads(ups("models", "numerical", "--json").out)["kind"] == "builtin"
-    assert "reference solver" in ups("models", "numerical").out
+    assert json.loads(ups("models", "show", "numerical", "--json").out)["kind"] == "builtin"
+    assert "reference solver" in ups("models", "show", "numerical").out
 
 
 @pytest.mark.parametrize(
     ("words", "mentions"),
     [
         (["families", "heat"], ["heat", "burgers"]),
-        (["models", "gpt"], ["gpt", "persistence"]),
+        (["models", "show", "gpt"], ["gpt", "persistence"]),
+        (["models", "delete", "numerical"], ["numerical", "adapted"]),
+        (["models", "export", "numerical", "-o", "x.zip"], ["numerical"]),
+        (["jobs", "show", "ft-0", "--data-dir", "."], ["ft-0"]),
+        (["adapt", "ups-mini", "absent.h5", "--n-trajectories", "2", "-o", "out"], ["absent.h5"]),
         (["data", "check", "absent.h5"], ["absent.h5"]),
         (["data", "generate", "burgers", "-n", "1", "-o", "nowhere/x.h5"], ["nowhere"]),
         (["data", "generate", "burgers", "-n", "1", "--coef", "nu", "-o", "x.h5"], ["nu=0.001"]),

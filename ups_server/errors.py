@@ -18,6 +18,7 @@ HTTP_STATUS = {
     "job_finished": 409,
     "job_not_resumable": 409,
     "model_in_use": 409,
+    "not_deletable": 409,
     "body_too_large": 413,
     "unsupported_media_type": 415,
     "not_acceptable": 406,

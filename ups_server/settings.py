@@ -89,6 +89,9 @@ class Settings(BaseSettings):
     worker_grace_s: float = Field(
         default=20.0, gt=0, description="Seconds the worker gets to save the job in hand at shutdown."
     )
+    checkpoint_s: float = Field(
+        default=60.0, ge=0, description="Seconds between two saves of a training job, besides those at validations."
+    )
     job_lease_s: float = Field(
         default=30.0, gt=0, description="Seconds without a sign of life before a worker's job is given to another one."
     )

@@ -99,6 +99,11 @@ def spec_from_json(text: str | bytes) -> EvaluationSpec | FineTuningSpec:
         raise invalid_request(error) from None
 
 
+def tuned_model_id(parent: str, suffix: str | None, job_id: str) -> str:
+    """The id of the model a fine-tuning job makes: the same in every attempt."""
+    return "-".join(filter(None, [parent, suffix, job_id.rpartition("-")[2][:8]]))
+
+
 class Job(BaseModel):
     """One job as the table has it. Times are Unix times in seconds.
 

@@ -104,6 +104,15 @@ class JobStore:
             ]
         return found, job_of(row).final and len(found) < limit
 
+    def all_events(self, job_id: str, type: str) -> list[JobEvent]:
+        """Every event of one type. Raises UserError ``unknown_job``."""
+        found: list[JobEvent] = []
+        while True:
+            page, _ = self.events(job_id, found[-1].seq if found else 0, type=type)
+            found += page
+            if len(page) < PAGE:
+                return found
+
     def cancel(self, job_id: str, kind: str | None = None) -> Job:
         """A waiting job is cancelled at once, a running one as soon as its worker has saved its state.
 

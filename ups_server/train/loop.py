@@ -7,6 +7,7 @@ was never interrupted.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,6 +25,12 @@ MAX_BAD_STEPS = 20
 
 class Diverged(RuntimeError):
     """Training produced nothing finite for too long."""
+
+
+class Select(Protocol):
+    """Which parameters are trained: marks them on the model and returns them by name."""
+
+    def __call__(self, model: UPSModel, *, train_body: bool) -> dict[str, nn.Parameter]: ...
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,7 @@ class StageTrainer:
         config: TrainConfig,
         stage_index: int,
         alignment: Alignment,
+        select: Select | None = None,
     ) -> None:
         self.model = model
         self.families = families
@@ -57,7 +65,8 @@ class StageTrainer:
         self.step = 0
         self._bad = 0
         model.use_body = self.stage.body and model.config.body
-        self.trained = trained_parameters(model, train_body=model.use_body and self.stage.body_learning_rate > 0)
+        train_body = model.use_body and self.stage.body_learning_rate > 0
+        self.trained = (select or trained_parameters)(model, train_body=train_body)
         self.optimiser = torch.optim.AdamW(
             parameter_groups(self.trained, self.stage),
             betas=self.stage.betas,

@@ -1,5 +1,5 @@
 """The resources, one file each. A new resource is a new file and one line here."""
 
-from ups_server.api.routes import evaluations, families, health, models, rollouts
+from ups_server.api.routes import evaluations, families, fine_tuning, health, models, rollouts
 
-ROUTERS = (health.router, families.router, models.router, rollouts.router, evaluations.router)
+ROUTERS = (health.router, families.router, models.router, rollouts.router, evaluations.router, fine_tuning.router)

@@ -1,0 +1,85 @@
+"""Some rows of a source, as a source."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ups_server.data.rows import trajectory_of
+from ups_server.data.source import TrajectorySource
+from ups_server.data.store import Frames, Rows
+from ups_server.pde.boundary import BoundaryCondition
+from ups_server.pde.grid import Grid
+from ups_server.pde.state import Trajectory
+
+
+class SelectedRows:
+    """The rows `chosen` of `source`, numbered from 0. A `TrajectorySource`."""
+
+    def __init__(self, source: TrajectorySource, chosen: Sequence[int]) -> None:
+        self.source = source
+        self.chosen = np.asarray(chosen, np.int64)
+
+    @property
+    def layout(self) -> str:
+        return self.source.layout
+
+    @property
+    def family(self) -> str:
+        return self.source.family
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return self.source.fields
+
+    @property
+    def static_fields(self) -> tuple[str, ...]:
+        return self.source.static_fields
+
+    @property
+    def coefficient_names(self) -> tuple[str, ...]:
+        return self.source.coefficient_names
+
+    @property
+    def coefficients(self) -> NDArray[np.float64]:
+        return self.source.coefficients[self.chosen]
+
+    @property
+    def grid(self) -> Grid:
+        return self.source.grid
+
+    @property
+    def times(self) -> NDArray[np.float64]:
+        return self.source.times
+
+    @property
+    def boundary(self) -> BoundaryCondition:
+        return self.source.boundary
+
+    @property
+    def n_trajectories(self) -> int:
+        return len(self.chosen)
+
+    @property
+    def chunk_rows(self) -> int:
+        return self.source.chunk_rows
+
+    @property
+    def chunk_frames(self) -> int:
+        return self.source.chunk_frames
+
+    def read(self, rows: Rows, frames: Frames = slice(None), stride: int = 1, first: int = 0) -> NDArray[np.float32]:
+        """(len(rows), len(frames), X..., C)"""
+        return self.source.read(self.chosen[np.asarray(rows, np.int64)], frames, stride, first)
+
+    def read_static(self, rows: Rows, stride: int = 1, first: int = 0) -> NDArray[np.float32] | None:
+        """(len(rows), X..., S), None for families without static fields."""
+        return self.source.read_static(self.chosen[np.asarray(rows, np.int64)], stride, first)
+
+    def trajectory(self, index: int) -> Trajectory:
+        """One row with all that is needed to read it."""
+        return trajectory_of(self, index)
+
+    def close(self) -> None:
+        """Release the source."""
+        self.source.close()

@@ -228,3 +228,41 @@ def test_coefficients() -> None:
         assert error.value.code == "invalid_coefficient"
     with pytest.raises(UserError):
         parse_draws(["nu=2:1"])
+
+
+def test_jobs_and_models_of_a_data_folder(ups: Ups, tmp_path: Path) -> None:
+    from ups_server.jobs.database import open_database
+    from ups_server.jobs.leases import Leases
+    from ups_server.jobs.spec import EvaluationSpec
+    from ups_server.jobs.store import JobStore
+
+    database = open_database(tmp_path)
+    store, leases = JobStore(database), Leases(database)
+    first, second = (store.create(EvaluationSpec(model="persistence", file="f"))[0].id for _ in range(2))
+    assert first in ups("jobs", "list", "--data-dir", tmp_path).out
+    assert json.loads(ups("jobs", "show", first, "--data-dir", tmp_path, "--json").out)["state"] == "queued"
+    ups("jobs", "cancel", first, "--data-dir", tmp_path)
+    ups("jobs", "resume", first, "--data-dir", tmp_path)
+    states = ["queued", "cancelled", "queued"]
+    assert [event.data["state"] for event in store.events(first)[0]] == states
+    lease = leases.claim("worker")
+    assert lease is not None
+    leases.fail(lease, {"code": "dt_mismatch", "status": 422, "detail": "no multiple", "got": 3})
+    followed = ups("jobs", "follow", first, "--data-dir", tmp_path)
+    assert followed.code == 2
+    assert "failed" in followed.err
+    assert "no multiple; got 3" in followed.err
+    ups("jobs", "cancel", second, "--data-dir", tmp_path)
+    assert ups("jobs", "follow", second, "--data-dir", tmp_path).code == 0
+    assert "no multiple" in ups("jobs", "show", first, "--data-dir", tmp_path).out
+    database.close()
+
+
+def test_export_packs_a_model(ups: Ups, tmp_path: Path) -> None:
+    import zipfile
+
+    target = tmp_path / "mini.zip"
+    assert ups("models", "export", "ups-mini", "-o", target, "--data-dir", tmp_path).code == 0
+    with zipfile.ZipFile(target) as archive:
+        assert archive.testzip() is None
+        assert {"ups-mini/config.json", "ups-mini/model.safetensors"} <= set(archive.namelist())

@@ -45,6 +45,11 @@ class RunningService:
             timeout=DEADLINE_S,
         )
 
+    def send(self, method: str, path: str, document: object = None, **headers: str) -> httpx.Response:
+        """Any request; header names with underscores."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return httpx.request(method, self.url + path, json=document, headers=named, timeout=DEADLINE_S)
+
     def get(self, path: str) -> httpx.Response:
         return httpx.get(self.url + path, timeout=DEADLINE_S)
 

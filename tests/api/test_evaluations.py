@@ -12,8 +12,9 @@ import httpx
 import pytest
 
 from tests.api.conftest import RunningService, running_service, wait_until
-from ups_server.client import events
+from ups_server.client import Client, events
 from ups_server.data.build import build_store
+from ups_server.errors import UserError
 from ups_server.pde import family
 from ups_server.settings import Settings
 from ups_server.solve.evaluate import evaluate
@@ -34,8 +35,8 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
 
 
 def create(jobs: RunningService, **document: Any) -> httpx.Response:
-    headers = {"Idempotency-Key": key} if (key := document.pop("key", None)) else {}
-    return httpx.post(jobs.url + PATH, json={"file": "burgers", **document}, headers=headers)
+    headers = {"Idempotency_Key": key} if (key := document.pop("key", None)) else {}
+    return jobs.send("POST", PATH, {"file": "burgers", **document}, **headers)
 
 
 def finished(jobs: RunningService, job_id: str) -> dict[str, Any]:
@@ -76,7 +77,7 @@ def test_events_are_streamed_and_replayed(jobs: RunningService) -> None:
     page = jobs.get(f"{PATH}/{job_id}/events?after=3").json()
     assert [event["seq"] for event in page["events"]] == [data["seq"] for _, data in live[3:]]
     assert page["complete"]
-    broken = httpx.get(f"{jobs.url}{PATH}/{job_id}/events", headers={"Last-Event-ID": "x"})
+    broken = jobs.send("GET", f"{PATH}/{job_id}/events", Last_Event_ID="x")
     assert (broken.status_code, broken.json()["code"]) == (422, "invalid_request")
 
 
@@ -107,11 +108,11 @@ def test_refused(jobs: RunningService, document: dict[str, Any], status: int, co
 def test_what_the_file_cannot_give_fails_the_job(jobs: RunningService) -> None:
     job = finished(jobs, create(jobs, dt=0.07).json()["id"])
     assert (job["state"], job["error"]["code"]) == ("failed", "dt_mismatch")
-    again = httpx.post(f"{jobs.url}{PATH}/{job['id']}/resume").json()
+    again = jobs.send("POST", f"{PATH}/{job['id']}/resume").json()
     assert again["state"] == "queued"
     assert finished(jobs, job["id"])["attempt"] == 2
     for action in ("cancel", "nothing"):
-        assert httpx.post(f"{jobs.url}{PATH}/{job['id']}/{action}").status_code in (404, 409)
+        assert jobs.send("POST", f"{PATH}/{job['id']}/{action}").status_code in (404, 409)
 
 
 def test_unknown_jobs(jobs: RunningService) -> None:
@@ -129,3 +130,19 @@ def test_a_killed_worker_does_not_stop_the_service(jobs: RunningService) -> None
     assert jobs.get("/healthz").status_code == 200
     assert finished(jobs, job["id"])["state"] == "succeeded"
     assert worker.process_id != killed
+
+
+def test_the_client_orders_and_follows(jobs: RunningService) -> None:
+    with Client(jobs.url) as client:
+        job = client.evaluate("burgers", "client-key", trajectories=1)
+        assert client.evaluate("burgers", "client-key", trajectories=1)["id"] == job["id"]
+        told = list(client.follow(job["id"]))
+        assert told[-1][1]["state"] == "succeeded"
+        assert list(client.follow(job["id"], after=told[-2][1]["seq"])) == told[-1:]
+        assert client.job(job["id"])["result"]["trajectories"] == 1
+        with pytest.raises(UserError, match="cannot be resumed"):
+            client.resume(job["id"])
+        with pytest.raises(UserError, match="has ended"):
+            client.cancel(job["id"])
+        with pytest.raises(UserError, match="no job"):
+            client.job("x-1")

@@ -33,7 +33,7 @@ def tuning(language_model: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 def create(tuning: RunningService, **changes: Any) -> httpx.Response:
-    return httpx.post(tuning.url + PATH, json={**JOB, **changes})
+    return tuning.send("POST", PATH, {**JOB, **changes})
 
 
 def test_from_a_file_to_a_model_that_answers(tuning: RunningService) -> None:
@@ -65,12 +65,11 @@ def test_from_a_file_to_a_model_that_answers(tuning: RunningService) -> None:
     assert len(tuning.post(rollout).json()["data"]) == 4
 
     waiting = create(tuning, model=model, training_file="burgers", priority=-1).json()
-    refused = httpx.delete(f"{tuning.url}/v1/models/{model}")
-    in_use = tuning.get(f"{PATH}/{waiting['id']}").json()["state"] not in ("succeeded", "failed")
-    assert (refused.status_code == 409) == in_use
-    httpx.post(f"{tuning.url}{PATH}/{waiting['id']}/cancel")
+    refused = tuning.send("DELETE", f"/v1/models/{model}")
+    assert (refused.status_code, refused.json()["code"]) == (409, "model_in_use")
+    tuning.send("POST", f"{PATH}/{waiting['id']}/cancel")
     wait_until(lambda: tuning.get(f"{PATH}/{waiting['id']}").json()["finished_at"] is not None, "it is cancelled")
-    assert httpx.delete(f"{tuning.url}/v1/models/{model}").status_code == 204
+    assert tuning.send("DELETE", f"/v1/models/{model}").status_code == 204
     assert tuning.get(f"/v1/models/{model}").status_code == 404
     assert tuning.get(f"{PATH}/{job_id}").json()["result"]["model"] == model
 
@@ -95,12 +94,12 @@ def test_refused(tuning: RunningService, changes: dict[str, Any], status: int, c
 
 @pytest.mark.parametrize("model", ["tiny", "numerical", "persistence"])
 def test_only_adapted_models_can_be_deleted(tuning: RunningService, model: str) -> None:
-    answer = httpx.delete(f"{tuning.url}/v1/models/{model}")
+    answer = tuning.send("DELETE", f"/v1/models/{model}")
     assert answer.status_code == 409
     assert answer.json()["code"] in ("not_deletable", "model_in_use")
 
 
 def test_an_evaluation_is_not_a_fine_tuning_job(tuning: RunningService) -> None:
-    job = httpx.post(f"{tuning.url}/v1/evaluations", json={"file": "burgers"}).json()
+    job = tuning.send("POST", "/v1/evaluations", {"file": "burgers"}).json()
     assert tuning.get(f"{PATH}/{job['id']}").status_code == 404
     assert tuning.get(f"/v1/evaluations/{job['id']}").status_code == 200

@@ -20,7 +20,7 @@ from tests.small_models import write_parent
 from ups_server.catalog import Catalog
 from ups_server.data.build import build_store
 from ups_server.jobs.database import open_database
-from ups_server.jobs.leases import Leases
+from ups_server.jobs.leases import LeaseLost, Leases
 from ups_server.jobs.spec import FineTuningSpec, Job, JobState
 from ups_server.jobs.store import JobStore
 from ups_server.jobs.worker import Worker, job_folder
@@ -36,7 +36,7 @@ from pathlib import Path
 import torch
 import ups_server.train.adapt
 from ups_server.jobs.database import open_database
-from ups_server.jobs.leases import Leases
+from ups_server.jobs.leases import LeaseLost, Leases
 from ups_server.jobs.worker import Worker
 from ups_server.settings import Settings
 torch.set_num_threads(1)
@@ -194,7 +194,7 @@ def test_cancel_takes_effect_within_a_step_and_resume_goes_on(data_dir: Path, st
     card = Catalog(data_dir).model(str((store.get(job.id).result or {})["model"]))
     assert card.adaptation is not None
     assert (card.adaptation.parent, card.adaptation.job, card.adaptation.file) == ("tiny", job.id, "burgers")
-    assert not (job_folder(data_dir, job.id) / "best").exists()
+    assert not job_folder(data_dir, job.id).exists()
 
 
 def test_what_cannot_be_tuned_fails_the_job(data_dir: Path, store: JobStore) -> None:
@@ -204,3 +204,24 @@ def test_what_cannot_be_tuned_fails_the_job(data_dir: Path, store: JobStore) -> 
         error = store.get(job.id).error
         assert error is not None
         assert error["code"] == code
+
+
+def test_a_death_between_delivery_and_the_last_word_costs_nothing(data_dir: Path, store: JobStore) -> None:
+    job, _ = store.create(SPEC)
+    database = open_database(data_dir)
+    leases = Leases(database)
+    settings = Settings(data_dir=data_dir, device="cpu", worker_threads=1)
+
+    def die(lease: Any, result: dict[str, Any]) -> None:
+        leases.abandon("worker")
+        raise LeaseLost
+
+    succeed, leases.succeed = leases.succeed, die  # type: ignore[method-assign]
+    Worker(settings, leases, "worker").run_next()
+    leases.succeed = succeed  # type: ignore[method-assign]
+    before = steps(store, job.id)
+    Worker(settings, leases, "worker").run_next()
+    assert store.get(job.id).state is JobState.SUCCEEDED
+    assert steps(store, job.id) == before
+    assert (data_dir / "models" / str((store.get(job.id).result or {})["model"]) / "config.json").is_file()
+    database.close()

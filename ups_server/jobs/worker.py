@@ -6,6 +6,7 @@ It ends, after the step in hand, when standard input closes or on SIGTERM; its j
 
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -87,6 +88,7 @@ class Worker:
             self._leases.fail(lease, problem)
         else:
             self._leases.succeed(lease, result)
+            shutil.rmtree(folder)  # only now: until then another attempt may need it
 
 
 def job_folder(data_dir: Path, job_id: str) -> Path:

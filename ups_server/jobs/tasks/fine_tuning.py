@@ -1,7 +1,6 @@
 """Jobs of kind `fine_tuning`: what `ups adapt` does, on a stored file; the tuned model joins the catalog."""
 
 import math
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +62,6 @@ def run(context: JobContext) -> dict[str, Any]:
     models.mkdir(exist_ok=True)
     deliver(report, context.folder / "best", models / model_id, about)
     context.event("model", {"model": model_id}, "model")
-    shutil.rmtree(context.folder / "best")
     return {"model": model_id, **report}
 
 

@@ -32,7 +32,7 @@ def tuning(language_model: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         yield running
 
 
-def create(tuning: RunningService, **changes: Any) -> httpx.Response:
+def create(tuning: RunningService, /, **changes: Any) -> httpx.Response:
     return tuning.send("POST", PATH, {**JOB, **changes})
 
 

@@ -34,8 +34,8 @@ def training_bytes(model: UPSModel, stage: Stage, data: FamilyData, points: int)
     length = config.tokens + MAX_TOKENS
     hidden = BODY_TENSORS * model.body.size + 2 * length * model.body.encoder.config.num_attention_heads
     body = data.trajectories * model.body.encoder.config.num_hidden_layers * length * hidden * FLOAT
-    # Saving the state holds one more copy of everything.
-    return BASE_BYTES + 2 * COPIES * weights + features + (body if model.use_body else 0)
+    # Saving the state holds one more copy of the weights.
+    return BASE_BYTES + (COPIES + 1) * weights + features + (body if model.config.body else 0)
 
 
 def available_bytes(device: str) -> int | None:

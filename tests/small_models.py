@@ -53,3 +53,13 @@ def make(config: UPSConfig, language_model: Path) -> UPSModel:
 SMALL = UPS_MINI.model_copy(
     update={"hidden_channels": 8, "n_layers": 2, "n_modes": 12, "tokens": 4, "condition_size": 16, "resolution": 32}
 )
+
+
+def write_parent(folder: Path, language_model: Path) -> Path:
+    """A small model folder that knows advection only, with weights of no training."""
+    from ups_server.model.checkpoint import save_pretrained
+
+    known = card("1D Advection Equation").model_copy(update={"fields": ("u",), "symbols": {"beta": "Beta"}})
+    config = SMALL.model_copy(update={"name": folder.name, "families": {"advection": known}})
+    save_pretrained(make(config, language_model), folder)
+    return folder

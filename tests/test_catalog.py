@@ -82,3 +82,30 @@ def test_built_in_solvers_know_every_family(catalog: Catalog) -> None:
 
 def test_the_shipped_folder_exists() -> None:
     assert shipped_folder().is_dir()
+
+
+def test_adapted_models_say_where_they_come_from_and_can_be_removed(catalog: Catalog, tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "models" / "tuned"
+    write_model(folder)
+    origin = {
+        "parent": "alpha", "parent_version": "9", "family": "burgers", "data_fingerprint": "ab12", "n_trajectories": 3,
+        "alignment": "none", "tuning": "full", "steps": 10, "seed": 0, "job": "ft-1",
+    }  # fmt: skip
+    (folder / "adaptation.json").write_text(json.dumps(origin))
+    card = catalog.model("tuned")
+    assert card.adaptation is not None
+    assert (card.adaptation.parent, card.adaptation.job) == ("alpha", "ft-1")
+    catalog.delete("tuned")
+    assert not folder.exists()
+    assert "tuned" not in [model.id for model in catalog.models()]
+    for kept in ("alpha", "numerical"):
+        with pytest.raises(UserError) as caught:
+            catalog.delete(kept)
+        assert caught.value.code == "not_deletable"
+
+
+def test_a_folder_that_is_being_written_is_no_model(catalog: Catalog, tmp_path: Path) -> None:
+    write_model(tmp_path / "data" / "models" / ".tuned.part")
+    assert ".tuned.part" not in [model.id for model in catalog.models()]
+    with pytest.raises(UserError):
+        catalog.model(".tuned.part")

@@ -68,7 +68,9 @@ def test_help_starts_quickly_and_without_torch() -> None:
     elapsed = time.perf_counter() - started
     after = os.times()
     assert done.returncode == 0, done.stderr
-    assert {"serve", "solve", "evaluate", "train", "data", "families", "models"} <= set(done.stdout.split())
+    assert {"serve", "solve", "evaluate", "train", "data", "families", "models", "jobs", "adapt"} <= set(
+        done.stdout.split()
+    )
     # On a busy machine the wall clock measures the others.
     processor = after.children_user - before.children_user + after.children_system - before.children_system
     assert min(elapsed, processor) < 1.0
@@ -76,7 +78,10 @@ def test_help_starts_quickly_and_without_torch() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["serve", "solve", "evaluate", "train", "train baseline", "families", "models", "data generate", "data check"],
+    [
+        *("serve", "solve", "evaluate", "train", "train baseline", "adapt", "families", "data generate", "data check"),
+        *("models", "models export", "jobs", "jobs follow", "files", "files upload"),
+    ],
 )
 def test_every_command_has_help(ups: Ups, command: str) -> None:
     shown = ups(*command.split(), "--help")
@@ -97,18 +102,22 @@ def test_families(ups: Ups) -> None:
 
 
 def test_models(ups: Ups, tmp_path: Path) -> None:
-    assert "persistence" in ups("models", "--data-dir", tmp_path).out
-    listed = json.loads(ups("models", "--data-dir", tmp_path, "--json").out)
+    assert "persistence" in ups("models", "list", "--data-dir", tmp_path).out
+    listed = json.loads(ups("models", "list", "--data-dir", tmp_path, "--json").out)
     assert {"numerical", "persistence"} <= {entry["id"] for entry in listed}
-    assert json.loads(ups("models", "numerical", "--json").out)["kind"] == "builtin"
-    assert "reference solver" in ups("models", "numerical").out
+    assert json.loads(ups("models", "show", "numerical", "--json").out)["kind"] == "builtin"
+    assert "reference solver" in ups("models", "show", "numerical").out
 
 
 @pytest.mark.parametrize(
     ("words", "mentions"),
     [
         (["families", "heat"], ["heat", "burgers"]),
-        (["models", "gpt"], ["gpt", "persistence"]),
+        (["models", "show", "gpt"], ["gpt", "persistence"]),
+        (["models", "delete", "numerical"], ["numerical", "adapted"]),
+        (["models", "export", "numerical", "-o", "x.zip"], ["numerical"]),
+        (["jobs", "show", "ft-0", "--data-dir", "."], ["no service", "--data-dir"]),
+        (["adapt", "ups-mini", "absent.h5", "--n-trajectories", "2", "-o", "out"], ["absent.h5"]),
         (["data", "check", "absent.h5"], ["absent.h5"]),
         (["data", "generate", "burgers", "-n", "1", "-o", "nowhere/x.h5"], ["nowhere"]),
         (["data", "generate", "burgers", "-n", "1", "--coef", "nu", "-o", "x.h5"], ["nu=0.001"]),
@@ -220,3 +229,41 @@ def test_coefficients() -> None:
         assert error.value.code == "invalid_coefficient"
     with pytest.raises(UserError):
         parse_draws(["nu=2:1"])
+
+
+def test_jobs_and_models_of_a_data_folder(ups: Ups, tmp_path: Path) -> None:
+    from ups_server.jobs.database import open_database
+    from ups_server.jobs.leases import Leases
+    from ups_server.jobs.spec import EvaluationSpec
+    from ups_server.jobs.store import JobStore
+
+    database = open_database(tmp_path)
+    store, leases = JobStore(database), Leases(database)
+    first, second = (store.create(EvaluationSpec(model="persistence", file="f"))[0].id for _ in range(2))
+    assert first in ups("jobs", "list", "--data-dir", tmp_path).out
+    assert json.loads(ups("jobs", "show", first, "--data-dir", tmp_path, "--json").out)["state"] == "queued"
+    ups("jobs", "cancel", first, "--data-dir", tmp_path)
+    ups("jobs", "resume", first, "--data-dir", tmp_path)
+    states = ["queued", "cancelled", "queued"]
+    assert [event.data["state"] for event in store.events(first)[0]] == states
+    lease = leases.claim("worker")
+    assert lease is not None
+    leases.fail(lease, {"code": "dt_mismatch", "status": 422, "detail": "no multiple", "got": 3})
+    followed = ups("jobs", "follow", first, "--data-dir", tmp_path)
+    assert followed.code == 2
+    assert "failed" in followed.err
+    assert "no multiple; got 3" in followed.err
+    ups("jobs", "cancel", second, "--data-dir", tmp_path)
+    assert ups("jobs", "follow", second, "--data-dir", tmp_path).code == 0
+    assert "no multiple" in ups("jobs", "show", first, "--data-dir", tmp_path).out
+    database.close()
+
+
+def test_export_packs_a_model(ups: Ups, tmp_path: Path) -> None:
+    import zipfile
+
+    target = tmp_path / "mini.zip"
+    assert ups("models", "export", "ups-mini", "-o", target, "--data-dir", tmp_path).code == 0
+    with zipfile.ZipFile(target) as archive:
+        assert archive.testzip() is None
+        assert {"ups-mini/config.json", "ups-mini/model.safetensors"} <= set(archive.namelist())

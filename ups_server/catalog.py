@@ -6,6 +6,7 @@ An id is looked up in the listing and never becomes a path.
 import json
 import logging
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +41,23 @@ class FamilySupport(BaseModel):
     coefficients: dict[str, Range] = Field(default_factory=dict, description="Trained range of each coefficient.")
 
 
+class Adaptation(BaseModel):
+    """Where an adapted model comes from."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    parent: str = Field(description="The model it was tuned from.")
+    parent_version: str
+    family: str
+    data_fingerprint: str = Field(description="Of the stored trajectories: equal fingerprints mean equal data.")
+    n_trajectories: int = Field(description="Trajectories it was tuned on.")
+    alignment: str
+    tuning: str
+    steps: int
+    seed: int
+    job: str | None = Field(default=None, description="The job that made it.")
+    file: str | None = Field(default=None, description="The stored file it was tuned on.")
+
+
 class ModelCard(BaseModel):
     """One model: `config.json`, `scores.json` and `README.md` of its folder, or a built-in solver."""
 
@@ -54,6 +72,7 @@ class ModelCard(BaseModel):
     )
     base: str | None = Field(default=None, description="The language model of its body, where it has one.")
     families: dict[str, FamilySupport]
+    adaptation: Adaptation | None = Field(default=None, description="Of adapted models: where they come from.")
     scores: Any = None
     readme: str | None = Field(default=None, description="The model card, Markdown.")
     source: str = Field(exclude=True, description="What the solver is loaded from: a folder or a built-in id.")
@@ -116,10 +135,30 @@ class Catalog:
             )
         return read_card(listing[model_id])
 
+    def delete(self, model_id: str) -> None:
+        """Removes an adapted model; whoever has loaded it keeps it.
+
+        Raises:
+            UserError: ``unknown_model``, ``not_deletable``.
+        """
+        card = self.model(model_id)
+        folder = Path(card.source)
+        if card.adaptation is None or folder.parent not in [parent.resolve() for parent in self._folders[1:]]:
+            raise UserError("not_deletable", f"{model_id} is not an adapted model of this installation", got=model_id)
+        gone = folder.with_name(f".{folder.name}.deleted")
+        shutil.rmtree(gone, ignore_errors=True)
+        folder.rename(gone)
+        shutil.rmtree(gone)
+
     def _model_folders(self) -> Iterator[Path]:
         for parent in self._folders:
             if parent.is_dir():
-                yield from (folder for folder in sorted(parent.iterdir()) if (folder / "config.json").is_file())
+                yield from (folder for folder in sorted(parent.iterdir()) if _is_model(folder))
+
+
+def _is_model(folder: Path) -> bool:
+    """A dot begins the names of what is still being written or removed."""
+    return not folder.name.startswith(".") and (folder / "config.json").is_file()
 
 
 def read_card(folder: Path) -> ModelCard:
@@ -128,7 +167,7 @@ def read_card(folder: Path) -> ModelCard:
     Raises:
         UserError: ``invalid_model``.
     """
-    scores, readme = folder / "scores.json", folder / "README.md"
+    scores, readme, adaptation = (folder / name for name in ("scores.json", "README.md", "adaptation.json"))
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         return ModelCard.model_validate(
@@ -138,6 +177,7 @@ def read_card(folder: Path) -> ModelCard:
                 "kind": "learned",
                 "name": config.get("name", folder.name),
                 "version": str(config.get("version", 1)),
+                "adaptation": json.loads(adaptation.read_text(encoding="utf-8")) if adaptation.is_file() else None,
                 "scores": json.loads(scores.read_text(encoding="utf-8")) if scores.is_file() else None,
                 "readme": readme.read_text(encoding="utf-8") if readme.is_file() else None,
                 "source": str(folder.resolve()),

@@ -28,6 +28,9 @@ MAX_FAILURES = 8
 LONGEST_PAUSE_S = 5.0
 
 Progress = Callable[[int, int], None]
+JOB_PATHS = {"eval": "/v1/evaluations", "ft": "/v1/fine-tuning/jobs"}
+"""Where jobs are, by the first part of their ids."""
+
 InitialCondition = NDArray[Any] | Mapping[str, Any]
 
 
@@ -208,6 +211,53 @@ class Client:
         _check(response)
         return dict(response.json())
 
+    def evaluate(self, file: str, idempotency_key: str | None = None, **options: Any) -> dict[str, Any]:
+        """Queues an evaluation of a stored file; options are the other fields of `EvaluationSpec`. The job."""
+        return self._create_job("eval", {"file": file, **options}, idempotency_key)
+
+    def fine_tune(
+        self, training_file: str, n_trajectories: int, idempotency_key: str | None = None, **options: Any
+    ) -> dict[str, Any]:
+        """Queues a fine-tuning on a stored file; options are the other fields of `FineTuningSpec`. The job."""
+        document = {"training_file": training_file, "n_trajectories": n_trajectories, **options}
+        return self._create_job("ft", document, idempotency_key)
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """One job: its state, and its result or error once it has ended. Raises UserError ``unknown_job``."""
+        return self._get(_job_path(job_id))
+
+    def follow(self, job_id: str, after: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(type, data) of a job's events above number `after` as they come, until it ends.
+
+        A stream that breaks off is taken up again where it was.
+        """
+        ended = False
+        while not ended:
+            headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
+            with self._http.stream("GET", f"{_job_path(job_id)}/events", headers=headers) as response:
+                if response.is_error:
+                    response.read()
+                _check(response)
+                try:
+                    for name, data in events(response.iter_lines()):
+                        after = data["seq"]
+                        yield name, data
+                except httpx.RemoteProtocolError:
+                    continue
+            ended = self.job(job_id)["finished_at"] is not None
+
+    def cancel(self, job_id: str) -> dict[str, Any]:
+        """Asks for the end of a job. Raises UserError ``job_finished``."""
+        return self._json("POST", f"{_job_path(job_id)}/cancel")
+
+    def resume(self, job_id: str) -> dict[str, Any]:
+        """Queues a cancelled or failed job again. Raises UserError ``job_not_resumable``."""
+        return self._json("POST", f"{_job_path(job_id)}/resume")
+
+    def _create_job(self, prefix: str, document: dict[str, Any], key: str | None) -> dict[str, Any]:
+        headers = {} if key is None else {"Idempotency-Key": key}
+        return self._json("POST", JOB_PATHS[prefix], json=document, headers=headers)
+
     def _get(self, path: str) -> dict[str, Any]:
         response = self._http.get(path)
         _check(response)
@@ -293,6 +343,14 @@ def _problem_of(header: dict[str, Any]) -> tuple[Any, Grid, dict[str, float]]:
 def _attributes(header: dict[str, Any]) -> dict[str, Any]:
     """What the service says beside the problem itself."""
     return {name: header[name] for name in ("model", "model_version", "dt", "n_steps", "save_every", "flags")}
+
+
+def _job_path(job_id: str) -> str:
+    """Raises UserError ``unknown_job``."""
+    prefix = job_id.partition("-")[0]
+    if prefix not in JOB_PATHS:
+        raise UserError("unknown_job", f"{job_id!r} is no job id", got=job_id, expected="eval-... or ft-...")
+    return f"{JOB_PATHS[prefix]}/{_segment(job_id)}"
 
 
 def _segment(identifier: str) -> str:

@@ -5,7 +5,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ups_server.errors import UserError
@@ -91,8 +91,33 @@ class Settings(BaseSettings):
     engine_restart_max_s: float = Field(
         default=30.0, gt=0, description="Longest pause between restarts; it doubles each time."
     )
+    database_url: SecretStr | None = Field(
+        default=None,
+        description="PostgreSQL database of the jobs, `postgresql://user:password@host/name`; default: a SQLite file "
+        "in `data_dir`.",
+    )
+    worker: bool = Field(default=True, description="Run a worker process for jobs beside the service.")
+    worker_threads: int = Field(default_factory=available_cores, ge=1, description="CPU threads of the worker.")
+    worker_grace_s: float = Field(
+        default=20.0, gt=0, description="Seconds the worker gets to save the job in hand at shutdown."
+    )
+    checkpoint_s: float = Field(
+        default=60.0, ge=0, description="Seconds between two saves of a training job, besides those at validations."
+    )
+    job_lease_s: float = Field(
+        default=30.0, gt=0, description="Seconds without a sign of life before a worker's job is given to another one."
+    )
+    job_poll_s: float = Field(default=0.2, gt=0, description="Seconds between two looks at the queue and at events.")
+    job_max_crashes: int = Field(
+        default=3, ge=1, description="Times in succession a job may take its worker down before it has failed."
+    )
     retry_after_s: int = Field(default=2, ge=1, description="The `Retry-After` of 429 and 503 answers, in seconds.")
     shutdown_grace_s: int = Field(default=5, ge=0, description="Seconds open requests get to finish at shutdown.")
+
+    @property
+    def database(self) -> str | None:
+        """The database URL in clear."""
+        return None if self.database_url is None else self.database_url.get_secret_value()
 
     def check_host(self) -> None:
         """Raises UserError ``remote_not_allowed`` for a reachable address without `allow_remote`."""

@@ -14,6 +14,7 @@ import uvicorn
 
 from ups_server.api.app import create_app
 from ups_server.api.server import base_url
+from ups_server.jobs.local import LocalJobs
 from ups_server.settings import Settings
 from ups_server.solve.engine import Engine
 
@@ -33,6 +34,7 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 class RunningService:
     url: str
     engine: Engine
+    jobs: LocalJobs
 
     def post(self, document: object, **headers: str) -> httpx.Response:
         """A rollout request; header names with underscores."""
@@ -42,6 +44,11 @@ class RunningService:
             headers={name.replace("_", "-"): value for name, value in headers.items()},
             timeout=DEADLINE_S,
         )
+
+    def send(self, method: str, path: str, document: object = None, **headers: str) -> httpx.Response:
+        """Any request; header names with underscores."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return httpx.request(method, self.url + path, json=document, headers=named, timeout=DEADLINE_S)
 
     def get(self, path: str) -> httpx.Response:
         return httpx.get(self.url + path, timeout=DEADLINE_S)
@@ -56,7 +63,7 @@ def running_service(settings: Settings) -> Iterator[RunningService]:
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
-        service = RunningService(base_url(listening), app.state.service.engine)
+        service = RunningService(base_url(listening), app.state.service.engine, app.state.service.jobs)
         wait_until(lambda: server.started, "the server accepts connections")
         wait_until(lambda: service.get("/readyz").status_code == 200, "the engine is ready")
         yield service
@@ -71,7 +78,9 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
     """One service for all tests that do not disturb it; its largest body is 1 MiB."""
     data_dir: Path = tmp_path_factory.mktemp("service")
     with running_service(
-        Settings(default_model="persistence", data_dir=data_dir, device="cpu", threads=1, max_body_bytes=2**20)
+        Settings(
+            default_model="persistence", data_dir=data_dir, device="cpu", threads=1, max_body_bytes=2**20, worker=False
+        )
     ) as running:
         yield running
 
@@ -79,4 +88,4 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """For services of one test."""
-    return Settings(default_model="persistence", data_dir=tmp_path, device="cpu", threads=1)
+    return Settings(default_model="persistence", data_dir=tmp_path, device="cpu", threads=1, worker=False)

@@ -55,6 +55,17 @@ def test_openapi_refers_only_to_what_it_defines() -> None:
     assert set(document["paths"]) == {
         "/healthz",
         "/readyz",
+        "/v1/evaluations",
+        "/v1/evaluations/{job_id}",
+        "/v1/evaluations/{job_id}/cancel",
+        "/v1/evaluations/{job_id}/events",
+        "/v1/evaluations/{job_id}/resume",
+        "/v1/fine-tuning/jobs",
+        "/v1/fine-tuning/jobs/{job_id}",
+        "/v1/fine-tuning/jobs/{job_id}/cancel",
+        "/v1/fine-tuning/jobs/{job_id}/checkpoints",
+        "/v1/fine-tuning/jobs/{job_id}/events",
+        "/v1/fine-tuning/jobs/{job_id}/resume",
         "/v1/families",
         "/v1/families/{family_id}",
         "/v1/files",
@@ -101,7 +112,7 @@ serve(Settings(port=0, device="cpu", threads=1, default_model="persistence", dat
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_the_engine_ends_with_the_service(repository: Path, tmp_path: Path, ending: signal.Signals) -> None:
+def test_engine_and_worker_end_with_the_service(repository: Path, tmp_path: Path, ending: signal.Signals) -> None:
     with subprocess.Popen(
         [sys.executable, "-u", "-c", SERVE, str(tmp_path)],
         cwd=repository,
@@ -112,10 +123,18 @@ def test_the_engine_ends_with_the_service(repository: Path, tmp_path: Path, endi
         assert process.stdout is not None
         url = process.stdout.readline().strip()
         wait_until(lambda: _ready(url), "the service is ready")
-        (engine,) = psutil.Process(process.pid).children()
+        children = psutil.Process(process.pid).children()
+        assert len(children) == 2  # engine and worker
         os.kill(process.pid, ending)
         process.wait(30)
-        wait_until(lambda: not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE, "the engine ended")
+        wait_until(lambda: all(map(_ended, children)), "engine and worker ended")
+
+
+def _ended(child: psutil.Process) -> bool:
+    try:
+        return not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _ready(url: str) -> bool:

@@ -27,6 +27,9 @@ class BrittleEngine(Engine):
             raise EngineFailure("secret detail")
         yield BlowUp(2, fields=(0,), states=(0,))
 
+    def uses(self, model: str) -> bool:
+        return False
+
     def health(self) -> Health:
         return Health("ready")
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from ups_server.data.splits import FRACTIONS, Split, split_rows
+from ups_server.data.splits import FRACTIONS, Split, few_shot_split, split_rows
+from ups_server.errors import UserError
 
 
 def test_splits_are_disjoint_and_complete() -> None:
@@ -30,3 +31,16 @@ def test_the_rule_never_changes() -> None:
     assert split_rows(40, Split.VALIDATION).tolist() == [1, 2, 24]
     assert split_rows(40, Split.CALIBRATION).tolist() == [0, 15, 19]
     assert split_rows(40, Split.TEST).tolist() == [5, 9]
+
+
+def test_few_shot_split_keeps_the_same_rows_apart_in_every_file() -> None:
+    split = few_shot_split(100, 10)
+    parts = (split.training, split.validation, split.test)
+    assert [len(part) for part in parts] == [10, 22, 68]
+    assert sorted(np.concatenate(parts).tolist()) == list(range(100))
+    assert set(split.training) <= set(split_rows(100, Split.TRAIN))
+    assert set(few_shot_split(100, 5).training) < set(split.training)
+    assert len(few_shot_split(1000, 10).validation) == 32
+    assert [len(part) for part in vars(few_shot_split(3, 1)).values()] == [1, 1, 1]
+    with pytest.raises(UserError, match="one trajectory for validation"):
+        few_shot_split(3, 2)

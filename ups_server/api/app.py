@@ -1,4 +1,4 @@
-"""The application: routes, problem documents, and an engine that starts and ends with it."""
+"""The application: routes, problem documents, and an engine and a worker that start and end with it."""
 
 import asyncio
 import logging
@@ -19,6 +19,8 @@ from ups_server.files.examiner import Examiner
 from ups_server.files.limits import Limits
 from ups_server.files.records import UploadRequest
 from ups_server.files.storage import FileStorage
+from ups_server.jobs.local import LocalJobs
+from ups_server.jobs.spec import EvaluationSpec, FineTuningSpec
 from ups_server.settings import Settings
 from ups_server.solve.engine import Engine
 from ups_server.solve.engine_local import LocalEngine
@@ -37,10 +39,12 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     """
     settings = settings or Settings()
     catalog = Catalog(settings.data_dir)
-    service = Service(settings, catalog, engine or LocalEngine(settings, catalog), examiner_of(settings))
+    parts = (engine or LocalEngine(settings, catalog), examiner_of(settings), LocalJobs(settings))
+    service = Service(settings, catalog, *parts)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await service.jobs.start()
         await service.engine.start()
         await asyncio.to_thread(service.examiner.start)
         try:
@@ -48,6 +52,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         finally:
             await asyncio.to_thread(service.examiner.close)
             await service.engine.close()
+            await service.jobs.close()
 
     app = FastAPI(
         title="UPS",
@@ -77,7 +82,7 @@ def openapi_document(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        for model in (Problem, RolloutRequest, UploadRequest, Declaration):
+        for model in (Problem, RolloutRequest, UploadRequest, Declaration, EvaluationSpec, FineTuningSpec):
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas.update(schema.pop("$defs", {}))
             schemas[model.__name__] = schema

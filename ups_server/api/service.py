@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 from ups_server.catalog import Catalog
 from ups_server.files.examiner import Examiner
 from ups_server.files.storage import FileStorage
+from ups_server.jobs.local import LocalJobs
 from ups_server.settings import Settings
 from ups_server.solve.engine import Engine
 
@@ -20,6 +21,7 @@ class Service:
     catalog: Catalog
     engine: Engine
     examiner: Examiner
+    jobs: LocalJobs
 
     @property
     def files(self) -> FileStorage:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ups_server import __version__
-from ups_server.cli import data, evaluate, files, listings, serve, solve, train
+from ups_server.cli import adapt, data, evaluate, files, jobs, listings, models, serve, solve, train
 from ups_server.cli.output import print_error
 from ups_server.errors import EXIT_CODE, UserError
 
@@ -24,10 +24,12 @@ app.command("serve")(serve.serve)
 app.command("solve")(solve.solve)
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(train.app, name="train")
+app.command("adapt")(adapt.adapt)
 app.add_typer(data.app, name="data")
 app.add_typer(files.app, name="files")
 app.command("families")(listings.list_families)
-app.command("models")(listings.list_models)
+app.add_typer(models.app, name="models")
+app.add_typer(jobs.app, name="jobs")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

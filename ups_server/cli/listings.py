@@ -1,14 +1,13 @@
-"""`ups families` and `ups models`."""
+"""`ups families`."""
 
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ups_server.cli.options import AsJson, DataDir
-from ups_server.cli.output import print_facts, print_json, print_line, print_table
+from ups_server.cli.options import AsJson
+from ups_server.cli.output import print_facts, print_json, print_table
 
 if TYPE_CHECKING:
-    from ups_server.catalog import ModelCard
     from ups_server.pde import Coefficient, Family
 
 
@@ -33,28 +32,6 @@ def list_families(
         print_facts(_facts(chosen[0]))
 
 
-def list_models(
-    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="One model: its card.")] = None,
-    data_dir: DataDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """List the models of this installation, or show one card."""
-    from ups_server.catalog import Catalog
-
-    catalog = Catalog(data_dir)
-    chosen = catalog.models() if model is None else [catalog.model(model)]
-    if as_json:
-        documents = [entry.model_dump(mode="json") for entry in chosen]
-        print_json(documents if model is None else documents[0])
-    elif model is None:
-        rows = [
-            (entry.id, entry.version, str(entry.resolution or "any"), ", ".join(entry.families)) for entry in chosen
-        ]
-        print_table(("model", "version", "n", "families"), rows)
-    else:
-        print_line(_card(chosen[0]))
-
-
 def _coefficients(equation: "Family") -> str:
     return ", ".join(f"{entry.name}={entry.default:g}" for entry in equation.coefficients) or "-"
 
@@ -77,7 +54,3 @@ def _facts(equation: "Family") -> dict[str, str]:
 def _coefficient(entry: "Coefficient") -> str:
     low, high = entry.domain
     return f"{entry.name}: {entry.description}, default {entry.default:g}, domain {low:g} to {high:g}"
-
-
-def _card(card: "ModelCard") -> str:
-    return card.readme or f"{card.name} {card.version}: {card.description}"

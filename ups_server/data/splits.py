@@ -4,10 +4,13 @@ PDEBench's initial states are the same in every file of advection and Burgers, r
 anything but the row would train on one file's copy of a state and test on another's.
 """
 
+from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ups_server.errors import UserError
 
 
 class Split(StrEnum):
@@ -38,6 +41,41 @@ def split_rows(count: int, split: Split, seed: int = 0) -> NDArray[np.int64]:
     edges = np.cumsum([FRACTIONS[member] for member in Split])
     which = np.searchsorted(edges[:-1], position, side="right")
     return np.flatnonzero(which == list(Split).index(split)).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class FewShotSplit:
+    """Row numbers, disjoint, each ascending."""
+
+    training: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+
+MAX_VALIDATION = 32
+"""Validation trajectories of an adaptation at most: they are rolled out many times."""
+
+
+def few_shot_split(count: int, k: int, seed: int = 0) -> FewShotSplit:
+    """`k` training rows of `count`; a quarter of the rest, at most `MAX_VALIDATION`, is validation, the others test.
+
+    Rows are taken in the order of the number that divides the splits above, so that training rows are training rows
+    there too as long as k allows, and the same in every file.
+
+    Raises:
+        UserError: ``too_few_trajectories``.
+    """
+    if count < k + 2:
+        raise UserError(
+            "too_few_trajectories",
+            "besides those to train on, one trajectory for validation and one for the test are needed",
+            got=count,
+            expected=f"at least {k + 2} usable trajectories",
+        )
+    order = np.argsort(_uniform(np.arange(count, dtype=np.uint64), seed), kind="stable").astype(np.int64)
+    held_out = min(MAX_VALIDATION, max(1, (count - k) // 4))
+    parts = np.split(order, [k, k + held_out])
+    return FewShotSplit(*(np.sort(part) for part in parts))
 
 
 def _uniform(rows: NDArray[np.uint64], seed: int) -> NDArray[np.float64]:

@@ -87,8 +87,17 @@ class Moments:
         return np.sqrt(self.squares / max(self.count, 1) + self.mean**2)
 
 
-def compute(stores: Store | Sequence[Store], dt: float, n: int, seed_of_split: int = 0) -> FamilyStatistics:
+def compute(
+    stores: Store | Sequence[Store],
+    dt: float,
+    n: int,
+    seed_of_split: int = 0,
+    training: NDArray[np.int64] | None = None,
+) -> FamilyStatistics:
     """Statistics at step `dt` and `n` points, over the training trajectories of all `stores` of one family.
+
+    Args:
+        training: rows of each store to train on; default: its training split.
 
     Raises:
         UserError: ``dt_mismatch``, ``resolution_mismatch``, ``mixed_families`` or ``empty_split``.
@@ -104,7 +113,7 @@ def compute(stores: Store | Sequence[Store], dt: float, n: int, seed_of_split: i
     trajectories = 0
     for store in group:
         lag, stride = frame_stride(store.times, dt), store.grid.stride_to(n)
-        rows = split_rows(len(store), Split.TRAIN, seed_of_split)
+        rows = split_rows(len(store), Split.TRAIN, seed_of_split) if training is None else training
         trajectories += len(rows)
         for row in rows:
             frames = store.read([row], stride=stride)[0]

@@ -112,7 +112,7 @@ class UPSConfig(Frozen):
         return cls.model_validate_json((folder / CONFIG_FILE).read_text())
 
 
-UPS_MINI = UPSConfig(version=2, joint_modes=8, defect=True, levels=True)
+UPS_MINI = UPSConfig(version=2, padding=0.125, joint_modes=8, defect=True, levels=True)
 """The default: read once, step many."""
 
 UPS_PAPER = UPSConfig(

@@ -139,6 +139,10 @@ class Engine(ABC):
         """
 
     @abstractmethod
+    def uses(self, model: str) -> bool:
+        """Is a rollout of this model (`RolloutSpec.model`) waiting or in progress?"""
+
+    @abstractmethod
     def health(self) -> Health: ...
 
     @abstractmethod

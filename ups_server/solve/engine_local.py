@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
@@ -70,6 +71,7 @@ class LocalEngine(Engine):
         self._connection: EngineConnection | None = None
         self._running = asyncio.Event()
         self._supervision: asyncio.Task[None] | None = None
+        self._used: Counter[str] = Counter()
         self._restarts = 0
         self._closed = False
 
@@ -77,11 +79,18 @@ class LocalEngine(Engine):
         self._supervision = asyncio.create_task(self._supervise())
 
     async def rollout(self, spec: RolloutSpec, initial: Frames, static: Frames | None = None) -> AsyncGenerator[Event]:
-        async with self._admission.place():
-            connection = await self._connected()
-            async with aclosing(connection.rollout(spec, initial, static)) as events:
-                async for event in events:
-                    yield event
+        self._used[spec.model] += 1
+        try:
+            async with self._admission.place():
+                connection = await self._connected()
+                async with aclosing(connection.rollout(spec, initial, static)) as events:
+                    async for event in events:
+                        yield event
+        finally:
+            self._used[spec.model] -= 1
+
+    def uses(self, model: str) -> bool:
+        return self._used[model] > 0
 
     def health(self) -> Health:
         connection = self._connection

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ups_server.data.source import open_source
+from ups_server.data.source import TrajectorySource, open_source
 from ups_server.errors import UserError
 from ups_server.pde.metrics import ErrorMoments, concatenate, error_moments
 from ups_server.solve.evaluation_input import EvaluationInput, evaluation_input
@@ -61,6 +61,24 @@ def evaluate(
                 group = None if output is None else output.group(index, task.trajectories)
                 scores.append(_evaluate_file(solver, task, group, progress))
         return scores
+
+
+def evaluate_source(
+    solver: Solver,
+    source: TrajectorySource,
+    name: str,
+    dt: float | None = None,
+    resolution: int | None = None,
+    trajectories: int | None = None,
+    progress: Progress | None = None,
+) -> FileScores:
+    """Scores a solver on trajectories that are open already; the rest as in `evaluate`.
+
+    Args:
+        name: what the scores call the file.
+    """
+    task = evaluation_input(source, Path(name), solver, dt, resolution, trajectories)
+    return _evaluate_file(solver, task, None, progress)
 
 
 def _evaluate_file(

@@ -97,7 +97,7 @@ def load(model: str | Path, device: str = "auto", body: Literal["trained", "none
         if body != "trained":
             raise UserError("no_language_model", f"{model} has no language model")
         return BUILTIN[model]()
-    folder = _model_folder(model)
+    folder = model_folder(model)
     from ups_server.solve.neural import load_neural
 
     return load_neural(folder, choose_device(device), body)
@@ -112,7 +112,12 @@ def choose_device(wanted: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _model_folder(model: str | Path) -> Path:
+def model_folder(model: str | Path) -> Path:
+    """The folder of a trained model: itself, or that of a registered id.
+
+    Raises:
+        UserError: ``unknown_model``, ``invalid_model``.
+    """
     folder = Path(model)
     if (folder / "config.json").is_file():
         return folder

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ups_server.data.build import build_store
-from ups_server.data.splits import Split
+from ups_server.data.splits import FewShotSplit, Split
 from ups_server.data.statistics import compute
 from ups_server.data.store import Store
 from ups_server.data.windows import Windows
@@ -49,16 +50,26 @@ class Batch:
 class FamilyWindows:
     """One family of a run: its store, its card, its windows."""
 
-    def __init__(self, family_id: str, data: FamilyData, store: Store, n: int, known: FamilyCard | None = None) -> None:
+    def __init__(
+        self,
+        family_id: str,
+        data: FamilyData,
+        store: Store,
+        n: int,
+        known: FamilyCard | None = None,
+        split: FewShotSplit | None = None,
+    ) -> None:
         entry = family(family_id)
         self.id = family_id
         self.data = data
         self.boundary = store.boundary
-        self.card = make_card(family_id, store, n)
+        self.card = make_card(family_id, store, n, None if split is None else split.training)
         if known is not None:
             self.card = joined(known, self.card)
         self.training = Windows(store, entry.dt, n, Split.TRAIN)
         self.validation = Windows(store, entry.dt, n, Split.VALIDATION, augment=False)
+        if split is not None:
+            self.training.rows, self.validation.rows = split.training, split.validation
 
     def batch(self, rng: np.random.Generator, unroll: int, config: UPSConfig, device: torch.device) -> Batch:
         """A random batch of training windows."""
@@ -101,10 +112,10 @@ def joined(known: FamilyCard, new: FamilyCard) -> FamilyCard:
     return known.model_copy(update={"coefficients": ranges})
 
 
-def make_card(family_id: str, store: Store, n: int) -> FamilyCard:
-    """The family as the checkpoint will know it; statistics of the training split."""
+def make_card(family_id: str, store: Store, n: int, training: NDArray[np.int64] | None = None) -> FamilyCard:
+    """The family as the checkpoint will know it; statistics of the training split, or of the rows `training`."""
     entry = family(family_id)
-    statistics = compute(store, entry.dt, n)
+    statistics = compute(store, entry.dt, n, training=training)
     ranges = {
         name: CoefficientRange(low=statistics.coefficient_low[name], high=statistics.coefficient_high[name])
         for name in store.coefficient_names

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -29,6 +30,12 @@ class Diverged(RuntimeError):
 
 WARMUP_SHARE = 0.05
 """Warm-up of a stage of so many minutes ends at this share of them, if it has not ended by its steps."""
+
+
+class Select(Protocol):
+    """Which parameters are trained: marks them on the model and returns them by name."""
+
+    def __call__(self, model: Operator, *, train_body: bool) -> dict[str, nn.Parameter]: ...
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,7 @@ class StageTrainer:
         config: TrainConfig,
         stage_index: int,
         alignment: Alignment,
+        select: Select | None = None,
     ) -> None:
         self.model = model
         self.families = families
@@ -68,7 +76,8 @@ class StageTrainer:
         self.seconds = 0.0
         self._bad = 0
         model.use_body = self.stage.body and model.config.body
-        self.trained = trained_parameters(model, train_body=model.use_body and self.stage.body_learning_rate > 0)
+        train_body = model.use_body and self.stage.body_learning_rate > 0
+        self.trained = (select or trained_parameters)(model, train_body=train_body)
         self.optimiser = torch.optim.AdamW(
             parameter_groups(self.trained, self.stage),
             betas=self.stage.betas,

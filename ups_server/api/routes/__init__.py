@@ -1,5 +1,13 @@
 """The resources, one file each. A new resource is a new file and one line here."""
 
-from ups_server.api.routes import families, files, health, models, rollouts
+from ups_server.api.routes import evaluations, families, files, fine_tuning, health, models, rollouts
 
-ROUTERS = (health.router, families.router, files.router, models.router, rollouts.router)
+ROUTERS = (
+    health.router,
+    families.router,
+    files.router,
+    models.router,
+    rollouts.router,
+    evaluations.router,
+    fine_tuning.router,
+)

@@ -1,0 +1,105 @@
+"""From a stored file to a new model over HTTP: job, events, checkpoints, catalog, rollout, removal."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.api.conftest import RunningService, running_service, wait_until
+from tests.small_models import write_parent
+from ups_server.client import events
+from ups_server.data.build import build_store
+from ups_server.pde import family
+from ups_server.settings import Settings
+
+PATH = "/v1/fine-tuning/jobs"
+JOB = {"model": "tiny", "training_file": "burgers", "n_trajectories": 4, "max_steps": 10, "suffix": "mine"}
+
+
+@pytest.fixture(scope="module")
+def tuning(language_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """A service with a small model, `tiny`, that does not know the family of its one file, `burgers`."""
+    data_dir = tmp_path_factory.mktemp("tuning")
+    write_parent(data_dir / "models" / "tiny", language_model)
+    store = data_dir / "files" / "burgers" / "store"
+    build_store(family("burgers"), {"nu": 0.1}, 7, 32, 0, store, frame_dt=0.05, t_final=0.5)
+    settings = Settings(
+        default_model="persistence", data_dir=data_dir, device="cpu", threads=1, worker_threads=1, job_poll_s=0.05
+    )
+    with running_service(settings) as running:
+        yield running
+
+
+def create(tuning: RunningService, /, **changes: Any) -> httpx.Response:
+    return tuning.send("POST", PATH, {**JOB, **changes})
+
+
+def test_from_a_file_to_a_model_that_answers(tuning: RunningService) -> None:
+    answer = create(tuning)
+    assert answer.status_code == 201, answer.text
+    job_id = answer.json()["id"]
+    stream = httpx.stream("GET", f"{tuning.url}{PATH}/{job_id}/events", headers={"Accept": "text/event-stream"},
+                          timeout=300)  # fmt: skip
+    with stream as response:
+        told = list(events(response.iter_lines()))
+    job = tuning.get(f"{PATH}/{job_id}").json()
+    assert job["state"] == "succeeded", job["error"]
+    names = [name for name, _ in told]
+    assert {"state", "phase", "step", "validation", "checkpoint", "progress", "model"} == set(names)
+    report = job["result"]
+    assert {"zero_shot", "tuned", "persistence", "helped", "verdict"} <= report.keys()
+    assert report["split"] == {"training": 4, "validation": 1, "test": 2}
+    checkpoints = tuning.get(f"{PATH}/{job_id}/checkpoints").json()["checkpoints"]
+    assert [entry["step"] for entry in checkpoints] == list(range(11))
+    assert report["best_step"] in [entry["step"] for entry in checkpoints if entry["best"]]
+
+    model = report["model"]
+    assert model.startswith("tiny-mine-")
+    card = tuning.get(f"/v1/models/{model}").json()
+    assert set(card["families"]) == {"burgers"}
+    assert (card["adaptation"]["parent"], card["adaptation"]["n_trajectories"]) == ("tiny", 4)
+    assert card["scores"]["tuned"] == report["tuned"]
+    rollout = {"model": model, "family": "burgers", "n_steps": 3, "initial_condition": {"sample": {"seed": 1}}}
+    assert len(tuning.post(rollout).json()["data"]) == 4
+
+    waiting = create(tuning, model=model, training_file="burgers", priority=-1).json()
+    refused = tuning.send("DELETE", f"/v1/models/{model}")
+    assert (refused.status_code, refused.json()["code"]) == (409, "model_in_use")
+    tuning.send("POST", f"{PATH}/{waiting['id']}/cancel")
+    wait_until(lambda: tuning.get(f"{PATH}/{waiting['id']}").json()["finished_at"] is not None, "it is cancelled")
+    assert tuning.send("DELETE", f"/v1/models/{model}").status_code == 204
+    assert tuning.get(f"/v1/models/{model}").status_code == 404
+    assert tuning.get(f"{PATH}/{job_id}").json()["result"]["model"] == model
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "code"),
+    [
+        ({"alignment": "otdd"}, 422, "alignment_not_offered"),
+        ({"tuning": "lora"}, 422, "tuning_not_offered"),
+        ({"alignment": "magic"}, 422, "invalid_request"),
+        ({"model": "persistence"}, 422, "not_tunable"),
+        ({"model": "absent"}, 404, "unknown_model"),
+        ({"training_file": "absent"}, 404, "unknown_file"),
+        ({"n_trajectories": 0}, 422, "invalid_request"),
+        ({"suffix": "../x"}, 422, "invalid_request"),
+    ],
+)
+def test_refused(tuning: RunningService, changes: dict[str, Any], status: int, code: str) -> None:
+    answer = create(tuning, **changes)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+
+
+@pytest.mark.parametrize("model", ["tiny", "numerical", "persistence"])
+def test_only_adapted_models_can_be_deleted(tuning: RunningService, model: str) -> None:
+    answer = tuning.send("DELETE", f"/v1/models/{model}")
+    assert answer.status_code == 409
+    assert answer.json()["code"] in ("not_deletable", "model_in_use")
+
+
+def test_an_evaluation_is_not_a_fine_tuning_job(tuning: RunningService) -> None:
+    job = tuning.send("POST", "/v1/evaluations", {"file": "burgers"}).json()
+    assert tuning.get(f"{PATH}/{job['id']}").status_code == 404
+    assert tuning.get(f"/v1/evaluations/{job['id']}").status_code == 200

@@ -1,0 +1,201 @@
+"""Adaptation on a small model: it learns, says so honestly, and a run that is stopped and resumed is the same run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.small_models import write_parent
+from ups_server.data.build import build_store
+from ups_server.data.splits import few_shot_split
+from ups_server.data.statistics import compute
+from ups_server.data.store import Store
+from ups_server.errors import UserError
+from ups_server.model.checkpoint import WEIGHTS_FILE, from_pretrained
+from ups_server.pde import family
+from ups_server.train.adapt import Adaptation, Interrupted, Place, check_output, criterion, deliver
+from ups_server.train.few_shot import AdaptationSettings, recipe
+from ups_server.train.loop import StepReport
+from ups_server.train.memory import check_memory
+from ups_server.train.validate import Score
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.validations: list[int] = []
+        self.saves: list[int] = []
+        self.phases: list[str] = []
+
+    def phase(self, name: str, facts: dict[str, Any]) -> None:
+        self.phases.append(name)
+
+    def scoring(self, what: str, done: int, total: int) -> None:
+        pass
+
+    def step(self, step: int, steps: int, report: StepReport) -> None:
+        self.steps.append(step)
+
+    def validation(self, step: int, score: Score, best: bool) -> None:
+        self.validations.append(step)
+
+    def saved(self, step: int) -> None:
+        self.saves.append(step)
+
+
+@pytest.fixture(scope="module")
+def parent(language_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_parent(tmp_path_factory.mktemp("models") / "tiny", language_model)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Twelve Burgers trajectories on 64 points; the small model works on 32."""
+    folder = tmp_path_factory.mktemp("data") / "burgers"
+    return build_store(family("burgers"), {"nu": 0.1}, 12, 64, 0, folder, frame_dt=0.05, t_final=1.0)
+
+
+def settings(**changes: Any) -> AdaptationSettings:
+    return AdaptationSettings.model_validate({"n_trajectories": 6, "max_steps": 10, **changes})
+
+
+def adaptation(
+    parent: Path, store: Store, folder: Path, stop_after: int | None = None, **changes: Any
+) -> tuple[Adaptation, Recorder]:
+    recorder, calls = Recorder(), iter(range(10_000))
+    place = Place(folder, recorder, lambda: stop_after is not None and next(calls) >= stop_after)
+    return Adaptation(parent, store, settings(**changes), "tuned", "burgers.h5", place), recorder
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "best" / WEIGHTS_FILE)
+
+
+def test_learns_an_unseen_family(parent: Path, store: Store, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    run, recorder = adaptation(parent, store, work, max_steps=60, learning_rate=5e-3)
+    report = run.run()
+    assert report["helped"]
+    assert report["tuned"]["one_step"]["nrmse"] < 0.5 * report["zero_shot"]["one_step"]["nrmse"]
+    assert report["verdict"].startswith("Tuning helped")
+    assert report["split"] == {"training": 6, "validation": 1, "test": 5}
+    assert recorder.phases == ["zero_shot", "training", "scores"]
+    assert recorder.validations == list(range(0, 61, 3))
+    assert report["best_step"] in recorder.validations
+    tuned = from_pretrained(work / "best").config
+    split = few_shot_split(12, 6)
+    assert set(tuned.families) == {"burgers"}
+    assert tuned.families["burgers"].statistics == compute(store, 0.05, 32, training=split.training)
+    json.dumps(report, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("alignment", "stop_after"),
+    [
+        ("none", 5),
+        ("mmd", 4),
+        pytest.param("none", 0, marks=pytest.mark.slow),
+        pytest.param("mmd", 1, marks=pytest.mark.slow),
+    ],
+)
+def test_resumed_equals_uninterrupted(
+    parent: Path, store: Store, tmp_path: Path, alignment: str, stop_after: int
+) -> None:
+    whole, told = adaptation(parent, store, tmp_path / "whole", alignment=alignment)
+    expected = whole.run()
+    stopped, before = adaptation(parent, store, tmp_path / "parts", 1 + stop_after, alignment=alignment)
+    with pytest.raises(Interrupted):
+        stopped.run()
+    assert before.saves[-1] == stop_after  # a step after the last question, the state is on disk
+    resumed, after = adaptation(parent, store, tmp_path / "parts", alignment=alignment)
+    report = resumed.run()
+    assert sorted({*before.steps, *after.steps}) == told.steps
+    first, second = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert {**report, "seconds": 0} == {**expected, "seconds": 0}
+
+
+def test_alignment_comes_first_and_counts_as_steps() -> None:
+    config = recipe(settings(alignment="mmd", max_steps=50), "tuned", "burgers", 2)
+    assert (config.stage1.steps, config.stage1.alignment, config.stage1.body_learning_rate) == (10, "mmd", 0.0)
+    assert (config.stage2.steps, config.stage2.alignment) == (40, "none")
+    assert recipe(settings(max_steps=50), "tuned", "burgers", 2).stage1.steps == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"alignment": "otdd"}, "alignment_not_offered"),
+        ({"tuning": "lora"}, "tuning_not_offered"),
+        ({"n_trajectories": 11}, "too_few_trajectories"),
+    ],
+)
+def test_refused_before_anything_is_written(
+    parent: Path, store: Store, tmp_path: Path, changes: dict[str, Any], code: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        adaptation(parent, store, tmp_path / "work", **changes)
+    assert caught.value.code == code
+    assert not (tmp_path / "work").exists()
+
+
+def test_what_cannot_fit_is_refused(
+    parent: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ups_server.train.adapt.available_bytes", lambda device: 2**20)
+    with pytest.raises(UserError, match="does not fit"):
+        adaptation(parent, store, tmp_path / "work")
+    check_memory(10, None)
+    check_memory(10, 10)
+
+
+def test_a_folder_belongs_to_one_adaptation(parent: Path, store: Store, tmp_path: Path) -> None:
+    adaptation(parent, store, tmp_path)
+    with pytest.raises(UserError) as caught:
+        adaptation(parent, store, tmp_path, seed=1)
+    assert caught.value.code == "run_exists"
+
+
+@pytest.mark.slow
+def test_early_stopping(parent: Path, store: Store, tmp_path: Path) -> None:
+    """A learning rate far too large spoils the model soon."""
+    run, recorder = adaptation(parent, store, tmp_path, max_steps=200, learning_rate=1.0)
+    report = run.run()
+    assert report["steps"] < 200
+    assert report["steps"] == recorder.validations[-1] == report["best_step"] + 8 * 10
+
+
+def test_a_budget_of_seconds_ends_at_a_validation(parent: Path, store: Store, tmp_path: Path) -> None:
+    run, recorder = adaptation(parent, store, tmp_path, max_steps=100, max_seconds=1e-6)
+    assert run.run()["steps"] == 5
+    assert recorder.validations == [0, 5]
+
+
+def test_delivery_is_whole_and_spares_other_folders(parent: Path, store: Store, tmp_path: Path) -> None:
+    run, _ = adaptation(parent, store, tmp_path / "work", max_steps=2)
+    report = run.run()
+    about = run.about("tiny", job="ft-1")
+    for _ in range(2):
+        deliver(report, tmp_path / "work" / "best", tmp_path / "out", about)
+    from ups_server.catalog import Catalog
+
+    card = Catalog(shipped=tmp_path).model("out")
+    assert card.adaptation is not None
+    assert (card.adaptation.parent, card.adaptation.job) == ("tiny", "ft-1")
+    assert card.adaptation.data_fingerprint == store.manifest.fingerprint
+    assert card.scores["tuned"] == report["tuned"]
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    with pytest.raises(UserError, match="exists"):
+        check_output(mine)
+
+
+def test_a_rollout_that_diverges_is_bad_but_comparable() -> None:
+    good, bad = Score(0.1, 0.2, 1.0), Score(0.1, float("inf"), 1.0)
+    assert criterion(good) < criterion(bad) < criterion(Score(0.2, float("nan"), 1.0))
+    assert criterion(Score(float("nan"), 0.1, 1.0)) == np.inf

@@ -1,0 +1,151 @@
+"""What every kind of job offers: create once, look up, follow, cancel, resume."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.sse import format_sse_event
+from pydantic import BaseModel, ValidationError
+
+from ups_server.api.body import JSON, read_body
+from ups_server.api.events import EventStream, with_keep_alive
+from ups_server.api.problems import documented
+from ups_server.api.service import CurrentService, Service
+from ups_server.errors import UserError
+from ups_server.jobs.spec import EvaluationSpec, FineTuningSpec, Job, JobEvent
+from ups_server.jobs.store import PAGE, JobStore
+from ups_server.specs import invalid_request
+
+EVENT_STREAM = "text/event-stream"
+
+SpecT = TypeVar("SpecT", EvaluationSpec, FineTuningSpec)
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(max_length=255, description="Repeating a request with the same key answers with the job it made."),
+]
+
+
+class JobList(BaseModel):
+    """Jobs, the latest first."""
+
+    jobs: list[Job]
+
+
+class JobEvents(BaseModel):
+    """Events in order. `complete`: there will be no more unless the job is resumed."""
+
+    events: list[JobEvent]
+    complete: bool
+
+
+def request_body(spec: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
+    """The OpenAPI entry of a body that the route reads itself."""
+    schema = {"$ref": f"#/components/schemas/{spec.__name__}"}
+    return {"requestBody": {"required": True, "content": {JSON: {"schema": schema, "example": example}}}}
+
+
+async def read_spec(request: Request, service: Service, spec: type[SpecT]) -> SpecT:
+    """The spec of a job from a request, its model filled in.
+
+    Raises:
+        UserError: ``invalid_json``, ``invalid_request``, ``body_too_large``.
+    """
+    body = await read_body(request, service.settings.max_body_bytes)
+    try:
+        found = spec.model_validate_json(body)
+    except ValidationError as error:
+        raise invalid_request(error) from None
+    return found.model_copy(update={"model": found.model or service.settings.default_model})
+
+
+async def create(
+    request: Request, response: Response, service: Service, spec: EvaluationSpec | FineTuningSpec, key: str | None
+) -> Job:
+    """Queues a job: 201 and its place; 200 where the key has made it before."""
+    job, created = await asyncio.to_thread(service.jobs.store.create, spec, key)
+    response.status_code = 201 if created else 200
+    response.headers["Location"] = f"{request.url.path}/{job.id}"
+    return job
+
+
+def add_job_routes(router: APIRouter, kind: str) -> None:
+    """Adds list, get, events, cancel and resume of one kind of job."""
+
+    @router.get("", responses=documented(404))
+    def list_jobs(
+        service: CurrentService,
+        limit: Annotated[int, Query(ge=1, le=PAGE)] = 20,
+        before: Annotated[str | None, Query(description="Only jobs made before this one.")] = None,
+    ) -> JobList:
+        """The latest jobs first."""
+        return JobList(jobs=service.jobs.store.page(kind, limit, before))
+
+    @router.get("/{job_id}", responses=documented(404))
+    def get_job(job_id: str, service: CurrentService) -> Job:
+        """One job: its state, and its result or error once it has ended."""
+        return service.jobs.store.get(job_id, kind)
+
+    @router.get(
+        "/{job_id}/events",
+        response_model=None,
+        responses={
+            200: {"model": JobEvents, "content": {EVENT_STREAM: {"schema": {"type": "string"}}}},
+            **documented(404, 422),
+        },
+    )
+    async def follow_job(
+        job_id: str,
+        request: Request,
+        service: CurrentService,
+        after: Annotated[int, Query(ge=0, description="Only events with a higher number.")] = 0,
+        last_event_id: Annotated[str | None, Header(description="The same, as an event stream resumes.")] = None,
+    ) -> Response | JobEvents:
+        """The history of a job: as server-sent events until it ends, or what there is as JSON."""
+        store = service.jobs.store
+        await asyncio.to_thread(store.get, job_id, kind)
+        start = after if last_event_id is None else event_number(last_event_id)
+        if EVENT_STREAM in request.headers.get("accept", ""):
+            settings = service.settings
+            events = job_events(store, job_id, start, settings.job_poll_s)
+            return EventStream(with_keep_alive(events, settings.keep_alive_s))
+        found, complete = await asyncio.to_thread(store.events, job_id, start)
+        return JobEvents(events=found, complete=complete)
+
+    @router.post("/{job_id}/cancel", responses=documented(404, 409))
+    def cancel_job(job_id: str, service: CurrentService) -> Job:
+        """A waiting job is cancelled at once, a running one after the step in hand; what it reached is kept."""
+        return service.jobs.store.cancel(job_id, kind)
+
+    @router.post("/{job_id}/resume", responses=documented(404, 409))
+    def resume_job(job_id: str, service: CurrentService) -> Job:
+        """Queues a cancelled or failed job again; it goes on from its last checkpoint."""
+        return service.jobs.store.resume(job_id, kind)
+
+
+def event_number(text: str) -> int:
+    """Raises UserError ``invalid_request``."""
+    if not text.isdecimal() or len(text) > 9:
+        raise UserError("invalid_request", "Last-Event-ID is not the id of an event", got=text, expected="its number")
+    return int(text)
+
+
+async def job_events(store: JobStore, job_id: str, after: int, poll: float) -> AsyncGenerator[bytes]:
+    """The events from `after` on as they come, until the job has ended."""
+    while True:
+        found, complete = await asyncio.to_thread(store.events, job_id, after)
+        for event in found:
+            yield sse(event)
+            after = event.seq
+        if complete:
+            return
+        if not found:
+            await asyncio.sleep(poll)
+
+
+def sse(event: JobEvent) -> bytes:
+    """`id` is the number, so that a client that comes back misses nothing and sees nothing twice."""
+    data = json.dumps({"seq": event.seq, "at": event.at, **event.data}, allow_nan=False, separators=(",", ":"))
+    return format_sse_event(data_str=data, event=event.type, id=str(event.seq))

@@ -1,0 +1,80 @@
+"""Fine-tuning jobs: a model adapted to a stored file of trajectories."""
+
+import asyncio
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel
+
+from ups_server.api.jobs import IdempotencyKey, add_job_routes, create, read_spec, request_body
+from ups_server.api.problems import documented
+from ups_server.api.service import CurrentService, Service
+from ups_server.errors import UserError
+from ups_server.jobs.files import stored_file
+from ups_server.jobs.spec import FineTuningSpec, Job
+from ups_server.train.few_shot import check_methods
+
+router = APIRouter(prefix="/v1/fine-tuning/jobs", tags=["fine-tuning"])
+
+KIND = "fine_tuning"
+EXAMPLE = {
+    "model": "ups-mini",
+    "training_file": "file-0123456789abcdef",
+    "n_trajectories": 10,
+    "alignment": "none",
+    "tuning": "full",
+    "suffix": "mine",
+}
+
+
+class Checkpoint(BaseModel):
+    """A step from which the job can go on; with its errors on validation trajectories where it was scored."""
+
+    step: int
+    at: float
+    one_step: float | None = None
+    rollout: float | None = None
+    best: bool = False
+
+
+class CheckpointList(BaseModel):
+    """Checkpoints in order. The last one is on disk, and the best one by validation becomes the model."""
+
+    checkpoints: list[Checkpoint]
+
+
+@router.post(
+    "",
+    status_code=201,
+    responses={200: {"model": Job, "description": "The job this key made."}, **documented(400, 404, 409, 413, 422)},
+    openapi_extra=request_body(FineTuningSpec, EXAMPLE),
+)
+async def create_fine_tuning(
+    request: Request, response: Response, service: CurrentService, idempotency_key: IdempotencyKey = None
+) -> Job:
+    """Tunes a model to trajectories of a file; the result is a new model and an honest report."""
+    spec = await read_spec(request, service, FineTuningSpec)
+    await asyncio.to_thread(_check, spec, service)
+    return await create(request, response, service, spec, idempotency_key)
+
+
+@router.get("/{job_id}/checkpoints", responses=documented(404))
+def list_checkpoints(job_id: str, service: CurrentService) -> CheckpointList:
+    """Where a job has saved its state so far."""
+    store = service.jobs.store
+    store.get(job_id, KIND)
+    scored = {event.data["step"]: event.data for event in store.all_events(job_id, "validation")}
+    saved = store.all_events(job_id, "checkpoint")
+    return CheckpointList(
+        checkpoints=[Checkpoint(at=event.at, **{**scored.get(event.data["step"], {}), **event.data}) for event in saved]
+    )
+
+
+def _check(spec: FineTuningSpec, service: Service) -> None:
+    check_methods(spec.alignment.value, spec.tuning.value)
+    card = service.catalog.model(spec.model or "")
+    if card.kind == "builtin":
+        raise UserError("not_tunable", f"{card.id} has no weights to tune", got=card.id, expected="a trained model")
+    stored_file(service.settings.data_dir, spec.training_file)
+
+
+add_job_routes(router, KIND)

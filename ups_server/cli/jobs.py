@@ -1,0 +1,158 @@
+"""`ups jobs`: the table of jobs of a service on this machine, by its data folder or database."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ups_server.cli.options import AsJson, DataDir
+from ups_server.cli.output import Advance, print_facts, print_json, print_line, print_note, print_table, progress
+from ups_server.errors import UserError
+
+if TYPE_CHECKING:
+    from ups_server.jobs.spec import Job, JobEvent
+    from ups_server.jobs.store import JobStore
+
+app = typer.Typer(help="List, show, cancel, resume and follow jobs.", no_args_is_help=True, rich_markup_mode=None)
+
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job id; `ups jobs list` lists them.")]
+
+
+@app.command("list")
+def list_jobs(
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """The latest jobs first."""
+    with open_store(data_dir) as store:
+        jobs = store.page(limit=limit)
+    if as_json:
+        print_json([job.model_dump(mode="json") for job in jobs])
+        return
+    rows = [
+        (job.id, job.kind, job.state.value, job.model or "-", str(job.attempt), when(job.created_at)) for job in jobs
+    ]
+    print_table(("job", "kind", "state", "model", "attempt", "created"), rows)
+
+
+@app.command()
+def show(job: JobId, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """One job: its spec, its state, its result or error."""
+    with open_store(data_dir) as store:
+        found = store.get(job)
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+    else:
+        print_facts(facts(found))
+
+
+@app.command()
+def cancel(job: JobId, data_dir: DataDir = None) -> None:
+    """Cancel a job: at once where it waits, after the step in hand where it runs; what it reached is kept."""
+    with open_store(data_dir) as store:
+        found = store.cancel(job)
+    print_note(f"{job} is {'being cancelled' if not found.final else found.state.value}")
+
+
+@app.command()
+def resume(job: JobId, data_dir: DataDir = None) -> None:
+    """Queue a cancelled or failed job again; it goes on from its last checkpoint."""
+    with open_store(data_dir) as store:
+        found = store.resume(job)
+    print_note(f"{job} is {found.state.value}")
+
+
+@app.command()
+def follow(job: JobId, data_dir: DataDir = None) -> None:
+    """Show a job's events as they come, until it ends; exit code 2 where it fails."""
+    with open_store(data_dir) as store, progress(job) as advance:
+        for event in following(store, job):
+            show_event(event, advance)
+        ended = store.get(job)
+    if ended.error is not None:
+        raise UserError(
+            ended.error["code"],
+            ended.error["detail"],
+            **{key: ended.error.get(key) for key in ("got", "expected", "hint")},
+        )
+    if ended.result is not None and "verdict" in ended.result:
+        print_line(f"{ended.result['model']}: {ended.result['verdict']}")
+
+
+def following(store: "JobStore", job: str) -> "Iterator[JobEvent]":
+    """Every event from the first on, until the job has ended."""
+    from ups_server.settings import Settings
+
+    poll, after, complete = Settings().job_poll_s, 0, False
+    while not complete:
+        found, complete = store.events(job, after)
+        yield from found
+        after = found[-1].seq if found else after
+        if not found and not complete:
+            time.sleep(poll)
+
+
+def show_event(event: "JobEvent", advance: Advance) -> None:
+    """Progress moves the bar; what changes the course of a job gets a line."""
+    data = event.data
+    match event.type:
+        case "step":
+            advance(data["step"], data["steps"], "tuning")
+        case "progress":
+            advance(data["done"], data["total"], data.get("what", "scores"))
+        case "state":
+            print_note(f"{when(event.at)} {data['state']}")
+        case "validation":
+            errors = (f"{name.replace('_', '-')} {figure(data[name])}" for name in ("one_step", "rollout"))
+            print_note(f"step {data['step']}: validation {', '.join(errors)}{' *' if data['best'] else ''}")
+
+
+def figure(value: float | None) -> str:
+    return "diverged" if value is None else f"{value:.4g}"
+
+
+def when(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+
+
+def facts(job: "Job") -> dict[str, str]:
+    shown: dict[str, Any] = {
+        "job": job.id,
+        "kind": job.kind,
+        "state": job.state.value + (" (to be cancelled)" if job.cancel_requested and not job.final else ""),
+        "attempt": job.attempt,
+        "created": when(job.created_at),
+        "finished": "-" if job.finished_at is None else when(job.finished_at),
+        **{name: value for name, value in job.spec.items() if value is not None and name != "kind"},
+    }
+    if job.error is not None:
+        shown["error"] = job.error["detail"]
+    if job.result is not None and "verdict" in job.result:
+        shown |= {"result": job.result["model"], "verdict": job.result["verdict"]}
+    return {name: str(value) for name, value in shown.items()}
+
+
+@contextmanager
+def open_store(data_dir: Path | None) -> "Iterator[JobStore]":
+    """The table of jobs in the data folder, or in the database of the settings.
+
+    Raises:
+        UserError: ``no_jobs`` where no service has stored anything yet.
+    """
+    from ups_server.jobs.database import FILE, open_database
+    from ups_server.jobs.store import JobStore
+    from ups_server.settings import Settings
+
+    settings = Settings()
+    folder = data_dir or settings.data_dir
+    if settings.database is None and not (folder / FILE).is_file():
+        raise UserError("no_jobs", f"no service has stored jobs in {folder}", hint="give its --data-dir")
+    database = open_database(folder, settings.database)
+    try:
+        yield JobStore(database)
+    finally:
+        database.close()

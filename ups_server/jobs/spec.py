@@ -1,0 +1,147 @@
+"""What jobs are: their specs, their states, and what the table says about one. Imports no torch.
+
+A kind of job is one spec here, in `JobSpec`, and one task in `jobs.tasks`.
+"""
+
+import json
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
+
+from ups_server.specs import MIN_POINTS, Spec, invalid_request
+
+FileId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$", description="Id of a stored file.")]
+ModelId = Annotated[str, Field(min_length=1, max_length=128, description="A model id.")]
+
+
+class JobState(StrEnum):
+    """Where a job stands; the last three are final."""
+
+    QUEUED = "queued"
+    VALIDATING = "validating"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+ACTIVE = (JobState.VALIDATING, JobState.RUNNING)
+"""States in which a worker holds the job."""
+FINAL = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+
+
+class AlignmentName(StrEnum):
+    """Ways to align the operator with the language model before tuning; the registry says which are installed."""
+
+    NONE = "none"
+    MMD = "mmd"
+    OTDD = "otdd"
+    RECRAFT = "recraft"
+    PARE = "pare"
+
+
+class TuningName(StrEnum):
+    """What tuning may change; the registry says which are installed."""
+
+    FULL = "full"
+    LORA = "lora"
+    LAYERNORM = "layernorm"
+    HEAD = "head"
+
+
+class _JobSpec(Spec):
+    model: ModelId | None = Field(default=None, description="A model id; default: the service's default model.")
+    priority: int = Field(default=0, ge=-100, le=100, description="Higher goes first; equal ones in order of arrival.")
+
+
+class EvaluationSpec(_JobSpec):
+    """A model scored on a stored file: one step ahead and full rollout, with persistence beside both."""
+
+    kind: Literal["evaluation"] = "evaluation"
+    file: FileId
+    dt: FiniteFloat | None = Field(
+        default=None, gt=0, description="Step; default: the model's for the family, else the family's."
+    )
+    resolution: int | None = Field(default=None, ge=MIN_POINTS, description="Points per axis; default: the file's.")
+    trajectories: int | None = Field(default=None, ge=1, description="The first so many; default: all.")
+
+
+class FineTuningSpec(_JobSpec):
+    """A model adapted to a stored file of trajectories."""
+
+    kind: Literal["fine_tuning"] = "fine_tuning"
+    training_file: FileId
+    n_trajectories: int = Field(ge=1, description="Trajectories to train on; the rest are validation and test.")
+    alignment: AlignmentName = AlignmentName.NONE
+    tuning: TuningName = TuningName.FULL
+    max_steps: int | None = Field(
+        default=None, ge=1, le=10**6, description="Optimiser steps at most; default by `n_trajectories`."
+    )
+    max_seconds: FiniteFloat | None = Field(default=None, gt=0, description="Seconds of training at most.")
+    learning_rate: FiniteFloat | None = Field(default=None, gt=0, le=1, description="Peak; default by the method.")
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    suffix: str | None = Field(
+        default=None, pattern=r"^[a-z0-9][a-z0-9-]{0,31}$", description="Part of the new model's id."
+    )
+
+
+JobSpec = Annotated[EvaluationSpec | FineTuningSpec, Field(discriminator="kind")]
+
+_SPECS: TypeAdapter[EvaluationSpec | FineTuningSpec] = TypeAdapter(JobSpec)
+
+
+def spec_from_json(text: str | bytes) -> EvaluationSpec | FineTuningSpec:
+    """Raises UserError ``invalid_json`` or ``invalid_request``."""
+    try:
+        return _SPECS.validate_json(text)
+    except ValidationError as error:
+        raise invalid_request(error) from None
+
+
+def tuned_model_id(parent: str, suffix: str | None, job_id: str) -> str:
+    """The id of the model a fine-tuning job makes: the same in every attempt."""
+    return "-".join(filter(None, [parent, suffix, job_id.rpartition("-")[2][:8]]))
+
+
+class Job(BaseModel):
+    """One job as the table has it. Times are Unix times in seconds.
+
+    Attributes:
+        attempt: how often a worker began it.
+        result: of a job that succeeded; error: the problem document of one that failed.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    id: str
+    kind: str
+    state: JobState
+    model: str | None
+    spec: dict[str, Any]
+    priority: int
+    attempt: int
+    cancel_requested: bool
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    result: dict[str, Any] | None
+    error: dict[str, Any] | None
+
+    @property
+    def final(self) -> bool:
+        return self.state in FINAL
+
+
+class JobEvent(BaseModel):
+    """One line of a job's history. `seq` counts from 1 without gaps."""
+
+    model_config = ConfigDict(frozen=True)
+    seq: int
+    type: str
+    at: float
+    data: dict[str, Any]
+
+
+def spec_of(job: Job) -> EvaluationSpec | FineTuningSpec:
+    """The spec a job was made from. Raises UserError as `spec_from_json`."""
+    return spec_from_json(json.dumps(job.spec))

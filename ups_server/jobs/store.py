@@ -1,0 +1,185 @@
+"""Jobs as whoever orders them sees them: create, look up, follow, cancel, resume. Imports no torch."""
+
+import secrets
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from ups_server.errors import UserError
+from ups_server.jobs.database import Database, now
+from ups_server.jobs.history import STATE, append, change, event_of, job_of, state_data
+from ups_server.jobs.spec import ACTIVE, EvaluationSpec, FineTuningSpec, Job, JobEvent, JobState
+from ups_server.jobs.tables import events, jobs
+
+PAGE = 100
+"""Most jobs or events in one answer."""
+PREFIXES = {"evaluation": "eval", "fine_tuning": "ft"}
+NEW = {"cancel_requested": False, "fence": 0, "attempt": 0, "crashes": 0, "last_seq": 1}
+
+
+class JobStore:
+    """The table of jobs. Every method is one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(self, spec: EvaluationSpec | FineTuningSpec, idempotency_key: str | None = None) -> tuple[Job, bool]:
+        """Queues a job; (job, True), or the job that the same key made before and False.
+
+        Raises:
+            UserError: ``idempotency_conflict`` where the key came with another spec.
+        """
+        document = spec.model_dump(mode="json")
+        insert = postgresql.insert if self._database.engine.dialect.name == "postgresql" else sqlite.insert
+        with self._database.write() as connection:
+            row = (
+                connection.execute(
+                    insert(jobs)
+                    .values(
+                        id=f"{PREFIXES[spec.kind]}-{secrets.token_hex(8)}",
+                        kind=spec.kind,
+                        state=JobState.QUEUED,
+                        priority=spec.priority,
+                        spec=document,
+                        model=spec.model,
+                        idempotency_key=idempotency_key,
+                        created_at=now(),
+                        **NEW,
+                    )
+                    .on_conflict_do_nothing(index_elements=[jobs.c.idempotency_key])
+                    .returning(*jobs.c)
+                )
+                .mappings()
+                .one_or_none()
+            )
+            if row is not None:
+                append(connection, row["number"], 1, STATE, state_data(JobState.QUEUED))
+                return job_of(row), True
+            before = connection.execute(sa.select(jobs).where(jobs.c.idempotency_key == idempotency_key)).mappings()
+            earlier = job_of(before.one())
+        if earlier.spec != document:
+            raise UserError(
+                "idempotency_conflict",
+                "this Idempotency-Key made another job",
+                got=idempotency_key,
+                expected=f"the request that made {earlier.id}, or another key",
+            )
+        return earlier, False
+
+    def get(self, job_id: str, kind: str | None = None) -> Job:
+        """Raises UserError ``unknown_job``."""
+        with self._database.read() as connection:
+            return job_of(self._row(connection, job_id, kind))
+
+    def page(self, kind: str | None = None, limit: int = 20, before: str | None = None) -> list[Job]:
+        """The latest jobs first; those made before the job `before`.
+
+        Raises:
+            UserError: ``unknown_job``.
+        """
+        query = sa.select(jobs).order_by(jobs.c.number.desc()).limit(min(limit, PAGE))
+        if kind is not None:
+            query = query.where(jobs.c.kind == kind)
+        with self._database.read() as connection:
+            if before is not None:
+                query = query.where(jobs.c.number < self._row(connection, before, kind)["number"])
+            return [job_of(row) for row in connection.execute(query).mappings()]
+
+    def events(
+        self, job_id: str, after: int = 0, limit: int = PAGE, type: str | None = None
+    ) -> tuple[list[JobEvent], bool]:
+        """(events with a number above `after`, is that all there will be unless the job is resumed?)
+
+        Raises:
+            UserError: ``unknown_job``.
+        """
+        with self._database.read() as connection:
+            row = self._row(connection, job_id)
+            query = sa.select(events).where(events.c.job == row["number"], events.c.seq > after)
+            if type is not None:
+                query = query.where(events.c.type == type)
+            found = [
+                event_of(entry) for entry in connection.execute(query.order_by(events.c.seq).limit(limit)).mappings()
+            ]
+        return found, job_of(row).final and len(found) < limit
+
+    def all_events(self, job_id: str, type: str) -> list[JobEvent]:
+        """Every event of one type. Raises UserError ``unknown_job``."""
+        found: list[JobEvent] = []
+        while True:
+            page, _ = self.events(job_id, found[-1].seq if found else 0, type=type)
+            found += page
+            if len(page) < PAGE:
+                return found
+
+    def cancel(self, job_id: str, kind: str | None = None) -> Job:
+        """A waiting job is cancelled at once, a running one as soon as its worker has saved its state.
+
+        Raises:
+            UserError: ``unknown_job``, ``job_finished``.
+        """
+        with self._database.write() as connection:
+            row = self._row(connection, job_id, kind, lock=True)
+            this, job = jobs.c.number == row["number"], job_of(row)
+            changed: sa.RowMapping | None = row
+            if job.state is JobState.QUEUED:
+                changed = change(
+                    connection,
+                    this,
+                    STATE,
+                    state_data(JobState.CANCELLED),
+                    state=JobState.CANCELLED,
+                    finished_at=now(),
+                )
+            elif job.state in ACTIVE and not job.cancel_requested:
+                changed = change(connection, this, "cancel_requested", {}, cancel_requested=True)
+            elif job.state in (JobState.SUCCEEDED, JobState.FAILED):
+                raise UserError("job_finished", f"{job_id} has ended", got=job.state.value, expected="an open job")
+            return job_of(changed) if changed is not None else job
+
+    def resume(self, job_id: str, kind: str | None = None) -> Job:
+        """Queues a cancelled or failed job again; it goes on from its last checkpoint.
+
+        Raises:
+            UserError: ``unknown_job``, ``job_not_resumable``.
+        """
+        with self._database.write() as connection:
+            row = self._row(connection, job_id, kind, lock=True)
+            job = job_of(row)
+            if job.state not in (JobState.CANCELLED, JobState.FAILED):
+                raise UserError(
+                    "job_not_resumable",
+                    f"{job_id} cannot be resumed",
+                    got=job.state.value,
+                    expected="a cancelled or failed job",
+                )
+            changed = change(
+                connection,
+                jobs.c.number == row["number"],
+                STATE,
+                state_data(JobState.QUEUED, resumed=True),
+                state=JobState.QUEUED,
+                cancel_requested=False,
+                crashes=0,
+                finished_at=None,
+                error=None,
+            )
+            return job_of(changed) if changed is not None else job
+
+    def uses(self, model: str) -> str | None:
+        """The id of an open job that works with this model, where there is one."""
+        query = sa.select(jobs.c.id).where(jobs.c.model == model, jobs.c.state.in_([JobState.QUEUED, *ACTIVE]))
+        with self._database.read() as connection:
+            return connection.execute(query.limit(1)).scalar_one_or_none()
+
+    def _row(
+        self, connection: sa.Connection, job_id: str, kind: str | None = None, lock: bool = False
+    ) -> sa.RowMapping:
+        query: sa.Select[Any] = sa.select(jobs).where(jobs.c.id == job_id)
+        if kind is not None:
+            query = query.where(jobs.c.kind == kind)
+        row = connection.execute(query.with_for_update() if lock else query).mappings().one_or_none()
+        if row is None:
+            raise UserError("unknown_job", f"there is no job {job_id!r}", got=job_id)
+        return row

@@ -1,0 +1,108 @@
+"""The worker of this machine, seen from the API process: started, watched, restarted, stopped in order."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from ups_server.jobs.leases import Leases
+from ups_server.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+PACKAGE_PARENT = Path(__file__).resolve().parent.parent.parent
+STEADY_S = 60.0
+"""A process that lived this long was healthy: the pause before the next restart is short again."""
+
+
+class WorkerSupervisor:
+    """Keeps one worker process alive. Its death costs the job in hand what came after the last checkpoint, no more."""
+
+    def __init__(self, settings: Settings, leases: Leases) -> None:
+        self._settings = settings
+        self._leases = leases
+        self._process: asyncio.subprocess.Process | None = None
+        self._supervision: asyncio.Task[None] | None = None
+        self.restarts = 0
+
+    @property
+    def process_id(self) -> int | None:
+        process = self._process
+        return process.pid if process is not None and process.returncode is None else None
+
+    def start(self) -> None:
+        self._supervision = asyncio.create_task(self._supervise())
+
+    async def close(self) -> None:
+        """Lets the worker finish the step in hand and save; its job waits for the next start."""
+        if self._supervision is not None:
+            self._supervision.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._supervision
+
+    async def _supervise(self) -> None:
+        """Starts the process again whenever it ends, after a pause that doubles while it keeps dying early."""
+        pause = self._settings.engine_restart_s
+        while True:
+            began = time.monotonic()
+            try:
+                await self._live()
+            except Exception:
+                logger.exception("the worker process could not be run")
+            if time.monotonic() - began > STEADY_S:
+                pause = self._settings.engine_restart_s
+            logger.warning("the worker ended; restart in %.1f s", pause)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, self._settings.engine_restart_max_s)
+            self.restarts += 1
+
+    async def _live(self) -> None:
+        """One process from start to end, and the jobs it leaves behind."""
+        owner = f"worker-{uuid.uuid4().hex[:12]}"
+        self._process = process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "ups_server.jobs.worker",
+            owner,
+            stdin=asyncio.subprocess.PIPE,
+            env=self._environment(),
+        )
+        assert process.stdin is not None
+        try:
+            process.stdin.write(json.dumps(clear_settings(self._settings)).encode() + b"\n")
+            await process.wait()
+        finally:
+            process.stdin.close()
+            await self._end(process)
+            await asyncio.shield(asyncio.to_thread(self._leases.abandon, owner))
+
+    async def _end(self, process: asyncio.subprocess.Process) -> None:
+        try:
+            async with asyncio.timeout(self._settings.worker_grace_s):
+                await process.wait()
+        except TimeoutError:
+            logger.warning("the worker did not stop in time and is killed")
+            process.kill()
+            await process.wait()
+
+    def _environment(self) -> dict[str, str]:
+        """Explicit threads that do not spin, no network for the model hub, our own package."""
+        return {
+            **os.environ,
+            "OMP_NUM_THREADS": str(self._settings.worker_threads),
+            "OMP_WAIT_POLICY": "passive",
+            "HF_HUB_OFFLINE": "1",
+            "WANDB_MODE": "disabled",
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(PACKAGE_PARENT), os.environ.get("PYTHONPATH")])),
+        }
+
+
+def clear_settings(settings: Settings) -> dict[str, Any]:
+    """All settings as JSON values; the database URL in clear, which is why they travel through a pipe."""
+    return {**settings.model_dump(mode="json"), "database_url": settings.database}

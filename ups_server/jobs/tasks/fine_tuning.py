@@ -1,0 +1,98 @@
+"""Jobs of kind `fine_tuning`: what `ups adapt` does, on a stored file; the tuned model joins the catalog."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ups_server.catalog import Catalog
+from ups_server.data.store import Store
+from ups_server.errors import UserError
+from ups_server.jobs.context import JobContext, Stopped
+from ups_server.jobs.files import stored_file
+from ups_server.jobs.spec import FineTuningSpec, tuned_model_id
+
+if TYPE_CHECKING:
+    from ups_server.train.loop import StepReport
+    from ups_server.train.validate import Score
+
+
+def run(context: JobContext) -> dict[str, Any]:
+    """The report, with the id of the new model as `model`."""
+    spec = context.spec
+    if not isinstance(spec, FineTuningSpec):
+        raise TypeError(f"not a fine-tuning: {spec.kind}")
+    settings = context.settings
+    card = Catalog(settings.data_dir).model(spec.model or settings.default_model)
+    if card.kind == "builtin":
+        raise UserError("not_tunable", f"{card.id} has no weights to tune", got=card.id, expected="a trained model")
+    store = stored_file(settings.data_dir, spec.training_file)
+    import torch
+
+    from ups_server.solve.solver import choose_device
+    from ups_server.train.adapt import Adaptation, Interrupted, Place, deliver
+    from ups_server.train.few_shot import AdaptationSettings
+    from ups_server.train.loop import Diverged
+
+    torch.set_num_threads(settings.worker_threads)
+    wanted = AdaptationSettings(
+        n_trajectories=spec.n_trajectories,
+        alignment=spec.alignment.value,
+        tuning=spec.tuning.value,
+        max_steps=spec.max_steps,
+        max_seconds=spec.max_seconds,
+        learning_rate=spec.learning_rate,
+        seed=spec.seed,
+    )
+    model_id = tuned_model_id(card.id, spec.suffix, context.job_id)
+    device = choose_device(settings.device)
+    place = Place(context.folder, JobListener(context), context.should_stop, device, save_seconds=settings.checkpoint_s)
+    with Store.open(store) as source:
+        adaptation = Adaptation(Path(card.source), source, wanted, model_id, spec.training_file, place)
+        context.running()
+        try:
+            report = adaptation.run()
+        except Interrupted:
+            context.raise_if_stopped()
+            raise Stopped(cancelled=False) from None
+        except Diverged as error:
+            raise UserError("diverged", str(error), hint="a smaller learning rate may help") from error
+    context.raise_if_stopped()
+    about = adaptation.about(card.id, job=context.job_id, file=spec.training_file)
+    models = settings.data_dir / "models"
+    models.mkdir(exist_ok=True)
+    deliver(report, context.folder / "best", models / model_id, about)
+    context.event("model", {"model": model_id}, "model")
+    return {"model": model_id, **report}
+
+
+class JobListener:
+    """An adaptation as events of its job."""
+
+    def __init__(self, context: JobContext) -> None:
+        self._context = context
+
+    def phase(self, name: str, facts: dict[str, Any]) -> None:
+        self._context.event("phase", {"phase": name, **facts}, f"phase:{name}")
+
+    def scoring(self, what: str, done: int, total: int) -> None:
+        self._context.event("progress", {"what": what, "done": done, "total": total}, f"scoring:{what}:{done}")
+
+    def step(self, step: int, steps: int, report: "StepReport") -> None:
+        (loss,) = report.losses.values()
+        figures = {"loss": loss, "alignment": report.alignment, "gradient": report.gradient}
+        self._context.event(
+            "step", {"step": step, "steps": steps, **{name: _figure(v) for name, v in figures.items()}}, f"step:{step}"
+        )
+
+    def validation(self, step: int, score: "Score", best: bool) -> None:
+        errors = {"one_step": score.one_step, "rollout": score.rollout, "persistence": score.persistence}
+        figures = {name: _figure(value) for name, value in errors.items()}
+        self._context.event("validation", {"step": step, **figures, "best": best}, f"validation:{step}")
+
+    def saved(self, step: int) -> None:
+        self._context.checkpoint({"step": step}, f"checkpoint:{step}")
+
+
+def _figure(value: float) -> float | None:
+    """Null stands for a value that is not finite."""
+    return value if math.isfinite(value) else None

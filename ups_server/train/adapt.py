@@ -1,0 +1,329 @@
+"""Adapting a trained model to a few trajectories of a user's equation; resumable at any moment, exactly."""
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import load_file
+
+from ups_server.align.registry import ALIGNMENTS
+from ups_server.data.atomic import replacing
+from ups_server.data.selection import SelectedRows
+from ups_server.data.splits import few_shot_split
+from ups_server.data.store import Store
+from ups_server.errors import UserError
+from ups_server.model.checkpoint import WEIGHTS_FILE, from_pretrained
+from ups_server.model.superspace import check_card
+from ups_server.model.ups import Operator
+from ups_server.pde import family
+from ups_server.solve.evaluate import evaluate_source
+from ups_server.solve.neural import UPSSolver
+from ups_server.solve.scores import FileScores
+from ups_server.solve.solver import Solver
+from ups_server.solve.zero_shot import ZeroShotSolver
+from ups_server.train.dataset import FamilyWindows
+from ups_server.train.few_shot import PATIENCE, AdaptationSettings, check_methods, recipe
+from ups_server.train.loop import StageTrainer, StepReport
+from ups_server.train.memory import available_bytes, check_memory, training_bytes
+from ups_server.train.outcome import outcome
+from ups_server.train.run import publish
+from ups_server.train.state import STATE_FILE, Progress, load_state, read_progress, save_state
+from ups_server.train.tuning import TUNINGS
+from ups_server.train.validate import Score, validate
+
+STEP_EVENTS = 100
+"""Reports of single steps in a training of full length."""
+WORST = 10.0
+"""Relative rollout error beyond which one is as bad as another when checkpoints are compared."""
+
+
+class Interrupted(Exception):
+    """Cancelled; what was reached is on disk."""
+
+
+class AdaptationListener(Protocol):
+    """Who follows an adaptation. What came after the last save is told again, in the same words, after a crash."""
+
+    def phase(self, name: str, facts: dict[str, Any]) -> None: ...
+    def scoring(self, what: str, done: int, total: int) -> None: ...
+    def step(self, step: int, steps: int, report: StepReport) -> None: ...
+    def validation(self, step: int, score: Score, best: bool) -> None: ...
+    def saved(self, step: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an adaptation works and how it may be disturbed.
+
+    Attributes:
+        folder: of this adaptation alone; kept between attempts.
+        cancelled: asked between any two steps.
+        save_seconds: between two saves, besides those at every validation.
+    """
+
+    folder: Path
+    listener: AdaptationListener
+    cancelled: Callable[[], bool] = lambda: False
+    device: str = "cpu"
+    save_seconds: float = 60.0
+
+
+class Adaptation:
+    """A model folder, a store and what is asked for, checked and ready to run.
+
+    Args:
+        name: of the tuned model.
+        file: what scores call the data.
+
+    Raises:
+        UserError: ``alignment_not_offered``, ``tuning_not_offered``, ``too_few_trajectories``,
+            ``superspace_too_small``, ``dt_mismatch``, ``resolution_mismatch``, ``too_large``, ``run_exists``,
+            ``not_a_model``.
+    """
+
+    def __init__(
+        self, model: Path, store: Store, settings: AdaptationSettings, name: str, file: str, place: Place
+    ) -> None:
+        check_methods(settings.alignment, settings.tuning)
+        self.settings, self.store, self.place, self.file = settings, store, place, file
+        self.family = store.family
+        self.split = few_shot_split(len(store), settings.n_trajectories)
+        self.config = recipe(settings, name, self.family, len(self.split.validation))
+        self.model = from_pretrained(model, place.device)
+        self.parent = self.model.config
+        n = self.parent.resolution
+        data = self.config.families[self.family]
+        self.windows = FamilyWindows(self.family, data, store, n, split=self.split)
+        check_card(self.parent, self.windows.card)
+        points = math.prod(self.windows.training.grid.n)
+        self.bytes = training_bytes(self.model, self.config.stage2, data, points)
+        check_memory(self.bytes, available_bytes(place.device))
+        place.folder.mkdir(parents=True, exist_ok=True)
+        self._pin(model)
+        self._known = self.family in self.parent.families
+
+    def _pin(self, model: Path) -> None:
+        """A folder belongs to one adaptation."""
+        wanted = {
+            "settings": self.settings.model_dump(mode="json"),
+            "model": model.name,
+            "data": self.store.manifest.fingerprint,
+        }
+        file = self.place.folder / "adaptation.json"
+        if file.exists() and json.loads(file.read_text()) != wanted:
+            raise UserError(
+                "run_exists",
+                f"{self.place.folder} holds another adaptation",
+                hint="finish it with the same command, or delete the folder",
+            )
+        _write_json(file, wanted)
+
+    def run(self) -> dict[str, Any]:
+        """Scores the model as it is, tunes it, scores the best by validation; the report. The model is in ``best``.
+
+        Raises:
+            Interrupted: cancelled.
+            UserError: ``not_finite`` where weights or scores are not; Diverged as `StageTrainer.run_step`.
+        """
+        facts = {
+            "family": self.family,
+            "training": len(self.split.training),
+            "validation": len(self.split.validation),
+            "test": len(self.split.test),
+            "memory_bytes": self.bytes,
+        }
+        self.place.listener.phase("zero_shot", facts)
+        zero_shot = self._zero_shot()
+        self.place.listener.phase("training", {"steps": self.settings.steps})
+        progress = self._train()
+        self.place.listener.phase("scores", {})
+        best = self.place.folder / "best"
+        _check_finite(best)
+        tuned = self._score(UPSSolver(from_pretrained(best, self.place.device)), "tuned")
+        curve = self._curve()
+        return {
+            **outcome(zero_shot, tuned, list(curve.values())),
+            "split": {part: facts[part] for part in ("training", "validation", "test")},
+            "steps": max(map(int, curve)),
+            "best_step": int(progress.best_at),
+            "curve": list(curve.values()),
+            "seconds": round(progress.seconds, 1),
+            "memory_bytes": self.bytes,
+        }
+
+    def about(self, parent: str, **more: Any) -> dict[str, Any]:
+        """Where the tuned model comes from, as its folder will say (`catalog.Adaptation`)."""
+        return {
+            "parent": parent,
+            "parent_version": str(self.parent.version),
+            "family": self.family,
+            "data_fingerprint": self.store.manifest.fingerprint,
+            **self.settings.model_dump(mode="json", include={"n_trajectories", "alignment", "tuning", "seed"}),
+            "steps": self.settings.steps,
+            **more,
+        }
+
+    def _zero_shot(self) -> dict[str, Any]:
+        file = self.place.folder / "zero_shot.json"
+        if not file.exists():
+            solver = UPSSolver(self.model) if self._known else ZeroShotSolver(self.model)
+            _write_json(file, self._score(solver, "zero_shot").as_dict())
+        scores: dict[str, Any] = json.loads(file.read_text())
+        return scores
+
+    def _score(self, solver: Solver, what: str) -> FileScores:
+        """On the test trajectories, at the family's dt and the model's resolution."""
+
+        def progress(file: str, done: int, total: int) -> None:
+            self.place.listener.scoring(what, done, total)
+            if self.place.cancelled():
+                raise Interrupted
+
+        rows = SelectedRows(self.store, self.split.test.tolist())
+        with torch.inference_mode():
+            return evaluate_source(
+                solver, rows, self.file, family(self.family).dt, self.parent.resolution, progress=progress
+            )
+
+    def _train(self) -> Progress:
+        """Both stages, from where they stand."""
+        model, config = self.model, self.config
+        model.config = self.parent.model_copy(
+            update={"name": config.name, "version": 1, "families": {self.family: self.windows.card}}
+        )
+        model.train()
+        first = 0 if config.stage1.steps else 1
+        progress = read_progress(self.place.folder) or Progress(stage=first)
+        trainer = self._trainer(model, progress.stage)
+        if (self.place.folder / STATE_FILE).exists():
+            load_state(self.place.folder, trainer)
+            self.place.listener.saved(self._step(trainer))
+        else:
+            self._validate(trainer, progress)
+            self._save(trainer, progress)
+        while not self._finished(trainer, progress):
+            if progress.stage == 0 and trainer.step >= trainer.stage.steps:
+                trainer.swap_average()  # the next stage starts from the averaged weights
+                progress.stage = 1
+                trainer = self._trainer(model, 1)
+                self._save(trainer, progress)
+            self._advance(trainer, progress)
+        return progress
+
+    def _trainer(self, model: Operator, stage: int) -> StageTrainer:
+        method = (self.config.stage1, self.config.stage2)[stage].alignment
+        select = TUNINGS[self.settings.tuning]() if stage == 1 else None
+        return StageTrainer(model, [self.windows], self.config, stage, ALIGNMENTS[method](), select)
+
+    def _step(self, trainer: StageTrainer) -> int:
+        """Steps done in both stages."""
+        return trainer.step + (self.config.stage1.steps if trainer.index == 1 else 0)
+
+    def _finished(self, trainer: StageTrainer, progress: Progress) -> bool:
+        step = self._step(trainer)
+        if step % self.settings.validate_every == 0:  # early ends come after a validation only
+            waited = step - int(progress.best_at or 0)
+            if waited >= PATIENCE * self.settings.validate_every:
+                return True
+            if self.settings.max_seconds is not None and progress.seconds >= self.settings.max_seconds:
+                return True
+        return step >= self.settings.steps
+
+    def _advance(self, trainer: StageTrainer, progress: Progress) -> None:
+        """Steps up to the next save."""
+        saved = time.monotonic()
+        while trainer.step < trainer.stage.steps:
+            if self.place.cancelled():
+                self._save(trainer, progress)
+                raise Interrupted
+            started = time.monotonic()
+            report = trainer.run_step()
+            progress.seconds += time.monotonic() - started
+            step, steps = self._step(trainer), self.settings.steps
+            if step % max(1, steps // STEP_EVENTS) == 0:
+                self.place.listener.step(step, steps, report)
+            due = step % self.settings.validate_every == 0 or step == steps
+            if due:
+                self._validate(trainer, progress)
+            if due or time.monotonic() - saved >= self.place.save_seconds:
+                self._save(trainer, progress)
+                return
+
+    def _save(self, trainer: StageTrainer, progress: Progress) -> None:
+        save_state(self.place.folder, trainer, progress)
+        self.place.listener.saved(self._step(trainer))
+
+    def _validate(self, trainer: StageTrainer, progress: Progress) -> None:
+        step = self._step(trainer)
+        trainer.swap_average()
+        score = validate(trainer.model, [self.windows])[self.family]
+        value = criterion(score)
+        best = value < progress.best
+        if best:
+            progress.best, progress.best_at = value, str(step)
+            publish(trainer.model, self.place.folder / "best")
+        trainer.swap_average()
+        point = {"step": step, "one_step": _json(score.one_step), "rollout": _json(score.rollout)}
+        _write_json(self.place.folder / "curve.json", {**self._curve(), str(step): point})
+        self.place.listener.validation(step, score, best)
+
+    def _curve(self) -> dict[str, Any]:
+        """Validations by step: one that is repeated after a crash replaces itself."""
+        file = self.place.folder / "curve.json"
+        return dict(json.loads(file.read_text())) if file.exists() else {}
+
+
+def criterion(score: Score) -> float:
+    """One number to choose a checkpoint by: log of the one-step error plus log of the rollout error, bounded."""
+    if not math.isfinite(score.one_step):
+        return math.inf
+    rollout = min(score.rollout, WORST) if math.isfinite(score.rollout) else WORST
+    return math.log(max(score.one_step, 1e-12)) + math.log(max(rollout, 1e-12))
+
+
+def deliver(report: dict[str, Any], best: Path, out: Path, about: dict[str, Any]) -> None:
+    """Puts the tuned model into `out` with its scores and what `about` says of its origin; whole or not at all.
+
+    Doing it again after a crash changes nothing.
+
+    Raises:
+        UserError: ``output_exists``.
+    """
+    check_output(out)
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(best, part)
+    _write_json(part / "scores.json", report)
+    _write_json(part / "adaptation.json", about)
+    if out.exists():
+        shutil.rmtree(out)
+    part.rename(out)
+
+
+def check_output(out: Path) -> None:
+    """Raises UserError ``output_exists`` where `out` is something else than a model that was adapted before."""
+    if out.exists() and not (out / "adaptation.json").is_file():
+        raise UserError("output_exists", f"{out} exists and is no adapted model", hint="choose another folder")
+
+
+def _check_finite(folder: Path) -> None:
+    if not folder.is_dir():
+        raise UserError("not_finite", "no step of the training gave finite predictions on validation trajectories")
+    bad = sorted(name for name, value in load_file(folder / WEIGHTS_FILE).items() if not value.isfinite().all())
+    if bad:
+        raise UserError("not_finite", "weights of the tuned model are not finite", got=bad[:5])
+
+
+def _json(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _write_json(file: Path, document: Any) -> None:
+    with replacing(file) as part:
+        part.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")

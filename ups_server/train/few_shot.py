@@ -1,0 +1,84 @@
+"""The recipe of an adaptation: what was asked for, and how that becomes a training of two stages."""
+
+import math
+
+from pydantic import Field
+
+from ups_server.align.registry import ALIGNMENTS
+from ups_server.errors import UserError
+from ups_server.train.config import FamilyData, Section, Stage, TrainConfig
+from ups_server.train.tuning import TUNINGS
+
+VALIDATIONS = 20
+"""Validations in a training of full length."""
+PATIENCE = 8
+"""Validations in succession without a better one before training stops."""
+ALIGNMENT_SHARE = 0.2
+"""Part of the steps that goes into alignment, where there is one."""
+WINDOWS = 4
+
+
+class AdaptationSettings(Section):
+    """What is asked for; the rest follows from it."""
+
+    n_trajectories: int = Field(ge=1)
+    alignment: str = "none"
+    tuning: str = "full"
+    max_steps: int | None = Field(default=None, ge=1)
+    max_seconds: float | None = Field(default=None, gt=0)
+    learning_rate: float | None = Field(default=None, gt=0)
+    seed: int = 0
+
+    @property
+    def steps(self) -> int:
+        """More trajectories carry more steps before they are known by heart."""
+        return self.max_steps or min(4000, 400 + 20 * self.n_trajectories)
+
+    @property
+    def validate_every(self) -> int:
+        return max(1, math.ceil(self.steps / VALIDATIONS))
+
+
+def check_methods(alignment: str, tuning: str) -> None:
+    """Raises UserError ``alignment_not_offered`` or ``tuning_not_offered``; the registries decide."""
+    for what, wanted, offered in (("alignment", alignment, ALIGNMENTS), ("tuning", tuning, TUNINGS)):
+        if wanted not in offered:
+            raise UserError(
+                f"{what}_not_offered", f"this {what} is not installed here", got=wanted, expected=sorted(offered)
+            )
+
+
+def recipe(settings: AdaptationSettings, name: str, family: str, validation: int) -> TrainConfig:
+    """Two stages, the first without steps where nothing is aligned; the body is trained in the second only."""
+    aligned = math.ceil(ALIGNMENT_SHARE * settings.steps) if settings.alignment != "none" else 0
+    rate = settings.learning_rate or 1e-3
+    tuned = settings.steps - aligned
+    data = FamilyData(
+        count=settings.n_trajectories + validation,
+        trajectories=min(WINDOWS, settings.n_trajectories),
+        windows=WINDOWS,
+        validation=validation,
+    )
+    return TrainConfig(
+        name=name,
+        seed=settings.seed,
+        families={family: data},
+        stage1=Stage(
+            steps=aligned,
+            learning_rate=rate,
+            body=True,
+            body_learning_rate=0.0,
+            alignment=settings.alignment,
+            warmup=max(1, aligned // 20),
+        ),
+        stage2=Stage(
+            steps=tuned,
+            learning_rate=rate,
+            body=True,
+            body_learning_rate=min(5e-5, rate),
+            warmup=max(1, tuned // 20),
+            unroll=((0.0, 1), (0.5, 2)),
+        ),
+        ema=0.99,
+        validate_every=settings.validate_every,
+    )

@@ -1,0 +1,66 @@
+"""Will it fit? An estimate of a training's memory made before it starts, and what the machine has left."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from ups_server.errors import UserError
+from ups_server.model.metadata import MAX_TOKENS
+from ups_server.model.ups import Operator, UPSModel
+from ups_server.train.config import FamilyData, Stage
+
+FLOAT = 4
+COPIES = 5
+"""Of a trained parameter: weight, gradient, average, the optimiser's two moments."""
+LAYER_TENSORS = 10
+"""Activations a Fourier layer keeps for the backward pass, in units of its output (measured with torch 2.13)."""
+BODY_TENSORS = 40
+"""The same of a transformer layer, in units of its output, attention aside."""
+BASE_BYTES = 400 * 2**20
+"""Libraries and the process itself."""
+
+
+def training_bytes(model: Operator, stage: Stage, data: FamilyData, points: int) -> int:
+    """Peak memory of training `model` on batches of `data` with `points` points a state, in bytes."""
+    config = model.config
+    tensors = list(model.parameters())
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    batch = data.trajectories * data.windows
+    unroll = min(max(steps for _, steps in stage.unroll), data.unroll)
+    layers = config.n_layers * LAYER_TENSORS + 4
+    features = batch * unroll * layers * config.hidden_channels * points * FLOAT
+    body = body_bytes(model) * data.trajectories if isinstance(model, UPSModel) and config.body else 0
+    # Saving the state holds one more copy of the weights.
+    return BASE_BYTES + (COPIES + 1) * weights + features + body
+
+
+def body_bytes(model: UPSModel) -> int:
+    """Activations that the language model keeps for the backward pass of one reading."""
+    shape = model.body.encoder.config
+    length = model.config.tokens + MAX_TOKENS
+    hidden = BODY_TENSORS * model.body.size + 2 * length * int(shape.num_attention_heads)
+    return int(shape.num_hidden_layers) * length * hidden * FLOAT
+
+
+def available_bytes(device: str) -> int | None:
+    """Memory that is free on the device; None where nobody says."""
+    if device.startswith("cuda"):
+        return int(torch.cuda.mem_get_info(device)[0])
+    meminfo = Path(os.sep, "proc", "meminfo")
+    if not meminfo.is_file():
+        return None
+    lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
+    return int(lines["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in lines else None
+
+
+def check_memory(needed: int, available: int | None) -> None:
+    """Raises UserError ``too_large`` for what cannot fit."""
+    if available is not None and needed > available:
+        raise UserError(
+            "too_large",
+            "this training does not fit into memory",
+            got=f"about {needed / 2**20:.0f} MiB",
+            expected=f"at most {available / 2**20:.0f} MiB",
+            hint="take a smaller model, or a machine with more memory",
+        )

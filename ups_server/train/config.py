@@ -20,6 +20,7 @@ class FamilyData(Section):
     Attributes:
         count: trajectories to generate, all splits together.
         frame_dt: spacing of the stored frames; default the family's.
+        t_final: time of the last frame; default the family's.
         coefficients: how each coefficient is drawn per trajectory.
         n: points per axis to train at; default the model's resolution.
         trajectories, windows: per training step, `windows` windows of each of `trajectories` trajectories.
@@ -33,6 +34,7 @@ class FamilyData(Section):
     count: int = Field(gt=0)
     resolution: int = 1024
     frame_dt: float | None = None
+    t_final: float | None = None
     coefficients: dict[str, CoefficientDraw] = Field(default_factory=dict)
     n: int | None = None
     trajectories: int = 8

@@ -109,7 +109,9 @@ def joined(known: FamilyCard, new: FamilyCard) -> FamilyCard:
         )
         for name in new.coefficients
     }
-    return known.model_copy(update={"coefficients": ranges})
+    # The grid is the one they are trained on from now on.
+    statistics = known.statistics.model_copy(update={"n": new.statistics.n})
+    return known.model_copy(update={"coefficients": ranges, "statistics": statistics})
 
 
 def make_card(family_id: str, store: Store, n: int, training: NDArray[np.int64] | None = None) -> FamilyCard:
@@ -163,6 +165,7 @@ def prepare(
                 path,
                 progress=partial(progress, family_id),
                 frame_dt=data.frame_dt,
+                t_final=data.t_final,
                 workers=workers,
             )
         out.append(FamilyWindows(family_id, data, store, min(data.n or n, data.resolution), known.get(family_id)))
@@ -172,7 +175,7 @@ def prepare(
 def store_name(family_id: str, data: FamilyData, seed: int) -> str:
     """`burgers-1f0c…`: the family and a digest of the settings that its data follow from."""
     drawn = {name: draw.model_dump(mode="json") for name, draw in data.coefficients.items()}
-    settings = [family_id, data.count, data.resolution, data.frame_dt, drawn, seed]
+    settings = [family_id, data.count, data.resolution, data.frame_dt, data.t_final, drawn, seed]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     return f"{family_id}-{digest[:16]}"
 

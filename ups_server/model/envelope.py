@@ -1,0 +1,116 @@
+"""Error envelopes: how far a rollout of a model is off, at a stated level, measured on trajectories that chose nothing.
+
+Split-conformal (Vovk et al. 2005; Lei et al. 2018). Of each calibration trajectory i, step t and field, the error
+e_i(t) is the root mean square over the box in units of the field's spread. With a shape s(t), the median error of
+trajectories set aside for it, the score of a trajectory is ``max_t e_i(t) / s(t)``, and the envelope is ``q s(t)``
+with the ceil((m + 1) level)-th smallest of the m scores as q. A new trajectory of the same distribution stays inside
+**at every step** with a probability of at least `level`; how often others did is stored beside it.
+
+Imports no torch: the API reads it too.
+"""
+
+import math
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from scipy import stats
+
+from ups_server.data.statistics import FamilyStatistics
+
+ENVELOPE_FILE = "envelope.json"
+CONFIDENCE = 0.95
+SHAPE_FLOOR = 1e-9
+
+Array = NDArray[np.float64]
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Coverage(Frozen):
+    """Share of test trajectories inside at every step, with its Clopper-Pearson interval at 95 %."""
+
+    share: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, inside: int, count: int) -> Self:
+        tail = (1 - CONFIDENCE) / 2
+        low = float(stats.beta.ppf(tail, inside, count - inside + 1)) if inside else 0.0
+        high = float(stats.beta.ppf(1 - tail, inside + 1, count - inside)) if inside < count else 1.0
+        return cls(share=inside / count, low=low, high=high)
+
+
+class FamilyEnvelope(Frozen):
+    """The envelope of one family; it is valid for what its attributes say and for nothing else.
+
+    Attributes:
+        coefficients: range of each coefficient in the calibration.
+        n: points per axis; steps: of `dt`, from an initial state of the family's own distribution.
+        bounds: by field, root mean square error after step 1, 2, … in units of the field's spread.
+        spread: by field, in physical units; for fields in `relative`, in units of the mean of the initial state.
+    """
+
+    family: str
+    coefficients: dict[str, tuple[float, float]]
+    dt: float
+    n: int
+    level: float
+    bounds: dict[str, tuple[float, ...]]
+    spread: dict[str, float]
+    relative: tuple[str, ...] = ()
+    calibration: int
+    test: int
+    coverage: dict[str, Coverage]
+
+    @property
+    def steps(self) -> int:
+        return len(next(iter(self.bounds.values())))
+
+    def physical(self, means: dict[str, float]) -> dict[str, tuple[float, ...]]:
+        """The bounds in physical units, given the mean over the box of every field of the initial state."""
+        return {
+            name: tuple(bound * self.spread[name] * (means[name] if name in self.relative else 1.0) for bound in bounds)
+            for name, bounds in self.bounds.items()
+        }
+
+
+class ModelEnvelopes(Frozen):
+    """All envelopes of a model folder, and the command that measured them."""
+
+    command: str
+    families: dict[str, FamilyEnvelope] = Field(default_factory=dict)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self | None:
+        """None where the model has none."""
+        file = folder / ENVELOPE_FILE
+        return cls.model_validate_json(file.read_text()) if file.is_file() else None
+
+    def save(self, folder: Path) -> None:
+        (folder / ENVELOPE_FILE).write_text(self.model_dump_json(indent=1) + "\n")
+
+
+def conformal_bounds(shape: Array, calibration: Array, level: float) -> Array:
+    """Bounds (T, C) from errors (M, T, C) for their shape and errors (m, T, C) for their size; inf if m is too few."""
+    median = np.maximum(np.median(shape, axis=0), SHAPE_FLOOR)
+    scores = np.sort((calibration / median).max(axis=1), axis=0)
+    rank = math.ceil((len(scores) + 1) * level)
+    largest = scores[rank - 1] if rank <= len(scores) else np.full(scores.shape[1], np.inf)
+    return np.asarray(largest * median)
+
+
+def measured_coverage(bounds: Array, test: Array) -> list[Coverage]:
+    """Per field, how many of the test trajectories (k, T, C) stay inside (T, C) at every step."""
+    inside = (test <= bounds).all(axis=1).sum(axis=0)
+    return [Coverage.of(int(count), len(test)) for count in inside]
+
+
+def spread_of(statistics: FamilyStatistics) -> dict[str, float]:
+    """By field, the unit of its errors."""
+    return dict(zip(statistics.fields, statistics.std, strict=True))

@@ -1,0 +1,75 @@
+"""Measuring the error envelope of a trained model on trajectories of a store."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ups_server.data.store import Store
+from ups_server.data.windows import Windows
+from ups_server.errors import UserError
+from ups_server.model.config import FamilyCard
+from ups_server.model.envelope import FamilyEnvelope, conformal_bounds, measured_coverage, spread_of
+from ups_server.solve.solver import Problem, Solver, rollout
+
+Array = NDArray[np.float64]
+
+BATCH = 16
+
+
+def rollout_errors(solver: Solver, card: FamilyCard, windows: Windows, rows: NDArray[np.int64]) -> Array:
+    """Errors (N, T, C) of rollouts from the first frames, in units of the family's spread (see `model.envelope`)."""
+    return np.concatenate(
+        [_errors(solver, card, windows, rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)]
+    )
+
+
+def _errors(solver: Solver, card: FamilyCard, windows: Windows, rows: NDArray[np.int64]) -> Array:
+    truth, static = windows.trajectories(rows), windows.static(rows)
+    store = windows.store
+    coefficients = dict(zip(store.coefficient_names, store.coefficients[rows].T.tolist(), strict=True))
+    problem = Problem(store.family, coefficients, windows.grid, store.boundary, windows.dt)
+    session = solver.session(problem, truth[:, 0], static)
+    space = tuple(range(1, truth.ndim - 2))
+    errors = [
+        np.sqrt(np.square(frame - truth[:, step + 1], dtype=np.float64).mean(axis=space))
+        for step, frame in enumerate(rollout(session, truth.shape[1] - 1))
+    ]
+    means = truth[:, 0].astype(np.float64).mean(axis=space)
+    relative = np.isin(card.fields, card.statistics.relative)
+    unit = np.asarray(card.statistics.std) * np.where(relative, means, 1.0)
+    relative_errors: Array = np.stack(errors, axis=1) / unit[:, None]
+    return relative_errors
+
+
+def calibrate(solver: Solver, card: FamilyCard, store: Store, n: int, test: int, level: float = 0.9) -> FamilyEnvelope:
+    """The envelope from the trajectories of a store that chose nothing: the last `test` measure its coverage, of the
+    others a quarter gives its shape and the rest its size.
+
+    Raises:
+        UserError: ``too_few_trajectories``.
+    """
+    windows = Windows(store, card.dt, n, split=None, augment=False)
+    others = len(store) - test
+    shape = max(1, others // 4)
+    if others - shape < 1 / (1 - level) or test < 1:
+        raise UserError("too_few_trajectories", "an envelope needs more trajectories", got=len(store))
+    errors = rollout_errors(solver, card, windows, windows.rows)
+    bounds = conformal_bounds(errors[:shape], errors[shape:others], level)
+    coverage = measured_coverage(bounds, errors[others:])
+    names = store.coefficient_names
+    ranges = {
+        name: (float(column.min()), float(column.max()))
+        for name, column in zip(names, store.coefficients.T, strict=True)
+    }
+    return FamilyEnvelope(
+        family=store.family,
+        coefficients=ranges,
+        dt=card.dt,
+        n=n,
+        level=level,
+        bounds={name: tuple(bounds[:, index].tolist()) for index, name in enumerate(card.fields)},
+        spread=spread_of(card.statistics),
+        relative=card.statistics.relative,
+        calibration=others,
+        test=test,
+        coverage=dict(zip(card.fields, coverage, strict=True)),
+    )

@@ -145,6 +145,13 @@ class UPS(UPSModel):
         else:
             yield self.predictor
 
+    @torch.no_grad()
+    def silence_body(self) -> None:
+        """The body is not heard until it is trained: what a stage without it leaves is a model with it."""
+        heard = self.read_out[-1]
+        for parameter in heard.parameters():
+            parameter.zero_()
+
     def read(self, initial: Tensor, given: Conditions) -> Context:
         given = shown(given, self.config.metadata)
         names, symbols = self.metadata.mean(given.names), self._symbols(given)

@@ -22,6 +22,7 @@ class FamilyData(Section):
         frame_dt: spacing of the stored frames; default the family's.
         t_final: time of the last frame; default the family's.
         coefficients: how each coefficient is drawn per trajectory.
+        seed: of its data; default the run's.
         n: points per axis to train at; default the model's resolution.
         trajectories, windows: per training step, `windows` windows of each of `trajectories` trajectories.
         every: takes part in every so many-th step.
@@ -36,6 +37,7 @@ class FamilyData(Section):
     frame_dt: float | None = None
     t_final: float | None = None
     coefficients: dict[str, CoefficientDraw] = Field(default_factory=dict)
+    seed: int | None = None
     n: int | None = None
     trajectories: int = 8
     windows: int = 2

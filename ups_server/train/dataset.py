@@ -153,7 +153,7 @@ def prepare(
     """
     out = []
     for family_id, data in config.families.items():
-        seed = config.seed if config.data_seed is None else config.data_seed
+        seed = next(seed for seed in (data.seed, config.data_seed, config.seed) if seed is not None)
         path = folder / store_name(family_id, data, seed)
         with held(path.with_suffix(".lock")):
             store = build_store(

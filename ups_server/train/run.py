@@ -16,7 +16,7 @@ from ups_server.model.checkpoint import create, from_pretrained, save_pretrained
 from ups_server.model.config import PRESETS, UPSConfig
 from ups_server.model.controls import randomise_body
 from ups_server.model.superspace import check_card
-from ups_server.model.ups import Operator
+from ups_server.model.ups import UPS, Operator
 from ups_server.train.config import TrainConfig
 from ups_server.train.dataset import prepare
 from ups_server.train.loop import StageTrainer, StepReport
@@ -100,6 +100,8 @@ class TrainingRun:
             randomise_body(model, self.config.seed)
         if self.config.init is not None:
             warm_start(model, self.config.init)
+            if self.config.stage1.steps and not self.config.stage1.body and isinstance(model, UPS):
+                model.silence_body()
         return model
 
     def _trainer(self, model: Operator, stage: int) -> StageTrainer:

@@ -22,6 +22,7 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from ups_server.errors import UserError
 from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
@@ -94,15 +95,17 @@ class DiffusionReaction2D(Family):
         """
         solution = np.empty((len(initial), len(times), *initial.shape[1:]))
         solution[:, 0] = initial
-        for row, state in enumerate(np.moveaxis(initial, -1, 1)):
-            method = _SplitStep(
-                grid, (coefficients["D_u"][row], coefficients["D_v"][row]), float(coefficients["k"][row])
-            )
-            for frame, interval in enumerate(np.diff(times), start=1):
-                count = math.ceil(interval / MAX_STEP - 1e-6)
-                for _ in range(count):
-                    state = method.advance(state, interval / count)
-                solution[row, frame] = np.moveaxis(state, 0, -1)
+        # Matrices this small are multiplied no faster by several threads, and far slower on a busy machine.
+        with threadpool_limits(1, "blas"):
+            for row, state in enumerate(np.moveaxis(initial, -1, 1)):
+                method = _SplitStep(
+                    grid, (coefficients["D_u"][row], coefficients["D_v"][row]), float(coefficients["k"][row])
+                )
+                for frame, interval in enumerate(np.diff(times), start=1):
+                    count = math.ceil(interval / MAX_STEP - 1e-6)
+                    for _ in range(count):
+                        state = method.advance(state, interval / count)
+                    solution[row, frame] = np.moveaxis(state, 0, -1)
         return solution
 
 

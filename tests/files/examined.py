@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib
 
 from ups_server.files.declaration import Declaration
-from ups_server.files.examination import Ending, Examination
+from ups_server.files.examination import Examination
 from ups_server.files.job import Job, Result
 from ups_server.files.limits import Limits
 from ups_server.files.records import Usage
@@ -21,18 +21,7 @@ CACHE = Path(matplotlib.get_cachedir()) / "examined"
 class Examined:
     result: Result
     usage: Usage
-    max_rss_bytes: int
     output: Path
-
-
-class Watched(Examination):
-    """Keeps what the kernel says about the process."""
-
-    ending: Ending | None = None
-
-    def _run(self, answer: Path, log: Path) -> Ending | None:
-        self.ending = super()._run(answer, log)
-        return self.ending
 
 
 def examined(
@@ -47,9 +36,7 @@ def examined(
     output = folder / "work" / "output"
     declaration = Declaration.from_json(json.dumps(said))
     job = Job(content=path, name=name or path.name, declaration=declaration, output=output, limits=limits or Limits())
-    examination = Watched(job, CACHE, timeout_s)
-    answered = examination.run()
+    answered = Examination(job, CACHE, timeout_s).run()
     assert answered is not None
-    assert examination.ending is not None
     result, usage = answered
-    return Examined(result, usage, examination.ending.max_rss_bytes, output)
+    return Examined(result, usage, output)

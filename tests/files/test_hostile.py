@@ -42,7 +42,7 @@ def test_refused(kind: str, tmp_path: Path, secret: Path) -> None:
     problem = found.result.problem
     assert problem is not None
     assert (problem.code, hostile.words in problem.detail) == (hostile.code, True), problem
-    assert found.max_rss_bytes <= MEMORY
+    assert found.usage.memory_bytes <= MEMORY
     assert found.usage.wall_s <= SECONDS
     assert not (found.output / "store").exists()
 
@@ -86,7 +86,7 @@ def test_memory_is_limited_whatever_a_file_does(tmp_path: Path) -> None:
     found = examined(path, tmp_path, Limits(memory_bytes=40 * 2**20), family="advection")
     assert found.result.problem is not None
     assert found.result.problem.code in ("out_of_memory", "damaged_file", "unusable_file")
-    assert found.max_rss_bytes <= 250e6
+    assert found.usage.memory_bytes <= 250e6
 
 
 def test_time_is_limited_whatever_a_file_does(tmp_path: Path) -> None:

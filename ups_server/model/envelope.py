@@ -16,7 +16,6 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
-from scipy import stats
 
 from ups_server.data.statistics import FamilyStatistics
 
@@ -40,6 +39,8 @@ class Coverage(Frozen):
 
     @classmethod
     def of(cls, inside: int, count: int) -> Self:
+        from scipy import stats
+
         tail = (1 - CONFIDENCE) / 2
         low = float(stats.beta.ppf(tail, inside, count - inside + 1)) if inside else 0.0
         high = float(stats.beta.ppf(1 - tail, inside + 1, count - inside)) if inside < count else 1.0

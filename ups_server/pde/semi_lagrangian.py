@@ -7,7 +7,6 @@ Source: Staniforth and Cote, Mon. Weather Rev. 119 (1991) 2206.
 """
 
 import numpy as np
-from scipy.ndimage import map_coordinates
 
 from ups_server.pde.family import Array
 from ups_server.pde.ring import Ring
@@ -51,6 +50,8 @@ def _neighbouring(ring: Ring, field: Array, x: Array, y: Array) -> Array:
 
 
 def _anywhere(ring: Ring, field: Array, x: Array, y: Array) -> Array:
+    from scipy.ndimage import map_coordinates
+
     n, m = ring.shape[1:]
     row, across, along = np.unravel_index(np.arange(field.size)[ring.core], ring.shape)
     place = [np.clip(across - x, 0.0, n - 1.0), np.clip(along - y, 0.0, m - 1.0)]

@@ -6,7 +6,6 @@ factor cos(k pi / 2X), so centres that come from faces give them back to roundin
 """
 
 import numpy as np
-from scipy.fft import dst, idst
 
 from ups_server.pde.family import Array
 from ups_server.pde.grid import Grid
@@ -14,6 +13,8 @@ from ups_server.pde.grid import Grid
 
 def to_faces(centred: Array, axis: int) -> Array:
     """Values on the inner faces along `axis` whose means over each cell are nearest to `centred` (least squares)."""
+    from scipy.fft import dst, idst
+
     n = centred.shape[axis]
     waves = np.moveaxis(dst(centred, 2, axis=axis), axis, -1)[..., :-1]
     waves /= np.cos(0.5 * np.pi * np.arange(1, n) / n)

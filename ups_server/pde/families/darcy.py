@@ -22,8 +22,6 @@ correlation length is that with their number of interfaces along a line, 1.5.
 from collections.abc import Mapping
 
 import numpy as np
-from scipy.sparse import diags_array
-from scipy.sparse.linalg import splu
 
 from ups_server.errors import UserError
 from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
@@ -101,6 +99,9 @@ def solve_extrapolated(permeability: Array, grid: Grid) -> Array:
 
 def solve_on_cells(permeability: Array, grid: Grid) -> Array:
     """The finite-volume solution (X, Y) of -div(nu grad u) = 1."""
+    from scipy.sparse import diags_array
+    from scipy.sparse.linalg import splu
+
     through_x, through_y = face_conductances(permeability, grid)
     leaving = through_x[1:] + through_x[:-1] + through_y[:, 1:] + through_y[:, :-1]
     to_next_row = -through_x[1:-1].ravel()

@@ -8,7 +8,7 @@ the same interface without a language model.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,9 @@ from ups_server.model.metadata import MetadataEncoder
 from ups_server.model.predictor import CHANNEL_POINTS, MeanPoolPredictor, pooled
 from ups_server.model.spectral import propagate
 from ups_server.model.superspace import coordinates
+
+if TYPE_CHECKING:
+    from ups_server.model.adapters import AdapterSettings
 
 DEFECT_SCALE = 100.0
 """A front that moves by a hundredth of the box moves the mean by a hundredth of its height."""
@@ -60,12 +63,16 @@ class Operator(nn.Module, ABC):
 
     Attributes:
         use_body: does the language model take part? Never where there is none.
+        adapters: of a model whose weights are those of another and low-rank adapters.
+        shares: whose weights they are, kept alive for the next model that shares them.
     """
 
     def __init__(self, config: UPSConfig) -> None:
         super().__init__()
         self.config = config
         self.use_body = False
+        self.adapters: AdapterSettings | None = None
+        self.shares: tuple[nn.Module, ...] = ()
 
     @abstractmethod
     def read(self, initial: Tensor, given: Conditions) -> Context:

@@ -92,6 +92,6 @@ def bures2(x: Tensor, y: Tensor) -> Tensor:
     mean_x, mean_y = x.mean(-2), y.mean(-2)
     left = (x - mean_x[..., None, :]) / x.shape[-2] ** 0.5
     right = (y - mean_y[..., None, :]) / y.shape[-2] ** 0.5
-    overlap = torch.linalg.svdvals(left @ right.mT).sum(-1)
+    overlap: Tensor = torch.linalg.svdvals(left @ right.mT).sum(-1)
     spread = left.square().sum((-2, -1)) + right.square().sum((-2, -1))
     return ((mean_x - mean_y).square().sum(-1) + spread - 2 * overlap).clamp_min(0.0)

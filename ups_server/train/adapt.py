@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -294,8 +294,12 @@ def criterion(score: Score) -> float:
     return math.log(max(score.one_step, 1e-12)) + math.log(max(rollout, 1e-12))
 
 
-def deliver(report: dict[str, Any], best: Path, out: Path, about: dict[str, Any]) -> None:
+def deliver(
+    report: dict[str, Any], best: Path, out: Path, about: dict[str, Any], extra: Mapping[str, str] | None = None
+) -> None:
     """Puts the tuned model into `out` with its scores and what `about` says of its origin; whole or not at all.
+
+    `extra` are the texts of further files by name.
 
     Doing it again after a crash changes nothing.
 
@@ -309,6 +313,8 @@ def deliver(report: dict[str, Any], best: Path, out: Path, about: dict[str, Any]
     place_adapters(part, out)
     _write_json(part / "scores.json", report)
     _write_json(part / "adaptation.json", about)
+    for name, text in (extra or {}).items():
+        (part / name).write_text(text, encoding="utf-8")
     if out.exists():
         shutil.rmtree(out)
     part.rename(out)

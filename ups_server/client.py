@@ -349,9 +349,8 @@ def _declared_family(card: Mapping[str, Any]) -> Any:
         {"name": entry["name"], "slot": slot, "unit": entry["unit"], "description": entry["description"]}
         for slot, entry in enumerate(card["fields"])
     ]
-    return EquationSpec.model_validate_json(
-        json.dumps({name: card[name] for name in same} | {"fields": fields})
-    ).family()
+    document = {name: card[name] for name in same} | {"fields": fields}
+    return EquationSpec.model_validate_json(json.dumps(document)).family()
 
 
 def _attributes(header: dict[str, Any]) -> dict[str, Any]:

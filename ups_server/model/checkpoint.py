@@ -109,6 +109,8 @@ def place_adapters(folder: Path, out: Path) -> None:
 
 def merge(model: Operator) -> None:
     """Turns adapters into weights, so that the model is one like any other and shares nothing that changes."""
+    if model.adapters is None:
+        return
     adapters.merge(model)
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()

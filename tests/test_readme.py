@@ -70,7 +70,9 @@ def test_the_curl_line_returns_a_rollout(server: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("block", [text for text in blocks("sh") if not text.startswith("curl")])
-def test_shell_blocks(block: str, tmp_path: Path) -> None:
+def test_shell_blocks(block: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    if URL in block:
+        block = block.replace(URL, request.getfixturevalue("server"))
     run_shell(block, tmp_path)
     outputs = re.findall(r"-o (\S+)", block)
     assert outputs

@@ -71,6 +71,7 @@ class ModelCard(BaseModel):
         default=None, description="Points per axis it was trained at; null: any, as the family's."
     )
     base: str | None = Field(default=None, description="The language model of its body, where it has one.")
+    adapters_of: str | None = Field(default=None, description="The model whose weights it uses, where it is adapters.")
     families: dict[str, FamilySupport]
     adaptation: Adaptation | None = Field(default=None, description="Of adapted models: where they come from.")
     scores: Any = None
@@ -139,12 +140,17 @@ class Catalog:
         """Removes an adapted model; whoever has loaded it keeps it.
 
         Raises:
-            UserError: ``unknown_model``, ``not_deletable``.
+            UserError: ``unknown_model``, ``not_deletable``, ``model_in_use`` by adapters.
         """
         card = self.model(model_id)
         folder = Path(card.source)
         if card.adaptation is None or folder.parent not in [parent.resolve() for parent in self._folders[1:]]:
             raise UserError("not_deletable", f"{model_id} is not an adapted model of this installation", got=model_id)
+        users = [other.id for other in self.models() if other.adapters_of == model_id]
+        if users:
+            raise UserError(
+                "model_in_use", f"other models use the weights of {model_id}", got=users, hint="delete them first"
+            )
         gone = folder.with_name(f".{folder.name}.deleted")
         shutil.rmtree(gone, ignore_errors=True)
         folder.rename(gone)
@@ -161,6 +167,27 @@ def _is_model(folder: Path) -> bool:
     return not folder.name.startswith(".") and (folder / "config.json").is_file()
 
 
+def base_folder(adapters: Path, base_id: str, near: Path | None = None) -> Path:
+    """The folder of the model that a folder of adapters belongs to.
+
+    Args:
+        near: where it was when they were made; then beside the adapters, then among the shipped models.
+
+    Raises:
+        UserError: ``unknown_model``.
+    """
+    places = [adapters.parent / base_id, shipped_folder() / base_id]
+    for place in places if near is None else [near, *places]:
+        if (place / "config.json").is_file():
+            return place.resolve()
+    raise UserError(
+        "unknown_model",
+        f"{adapters.name} consists of adapters of {base_id}, which is not there",
+        got=base_id,
+        hint=f"put {base_id} beside {adapters.name}",
+    )
+
+
 def read_card(folder: Path) -> ModelCard:
     """The card of one model folder.
 
@@ -168,6 +195,7 @@ def read_card(folder: Path) -> ModelCard:
         UserError: ``invalid_model``.
     """
     scores, readme, adaptation = (folder / name for name in ("scores.json", "README.md", "adaptation.json"))
+    adapters = folder / "adapter.json"
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         return ModelCard.model_validate(
@@ -178,12 +206,13 @@ def read_card(folder: Path) -> ModelCard:
                 "name": config.get("name", folder.name),
                 "version": str(config.get("version", 1)),
                 "adaptation": json.loads(adaptation.read_text(encoding="utf-8")) if adaptation.is_file() else None,
+                "adapters_of": json.loads(adapters.read_text())["base"]["id"] if adapters.is_file() else None,
                 "scores": json.loads(scores.read_text(encoding="utf-8")) if scores.is_file() else None,
                 "readme": readme.read_text(encoding="utf-8") if readme.is_file() else None,
                 "source": str(folder.resolve()),
             }
         )
-    except (ValidationError, ValueError, OSError, AttributeError, TypeError) as error:
+    except (ValidationError, ValueError, LookupError, OSError, AttributeError, TypeError) as error:
         raise UserError("invalid_model", f"the folder of model {folder.name} cannot be read", got=str(error)) from error
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ups_server.errors import UserError
-from ups_server.pde import Grid, family
+from ups_server.pde import Grid, families
 from ups_server.tensors import SAFETENSORS, from_safetensors, to_safetensors
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Client:
         _check(response)
         arrays, texts = from_safetensors(response.content)
         header = json.loads(texts["header"])
-        return to_dataset(arrays["data"], arrays["times"], *_problem_of(header), _attributes(header))
+        return to_dataset(arrays["data"], arrays["times"], *self._problem_of(header), _attributes(header))
 
     def stream(self, family: str, n_steps: int, initial_condition: InitialCondition, **options: Any) -> Iterator[Step]:
         """The states of a rollout as they are computed, the initial condition first; arguments as of `rollout`.
@@ -254,6 +254,13 @@ class Client:
         """Queues a cancelled or failed job again. Raises UserError ``job_not_resumable``."""
         return self._json("POST", f"{_job_path(job_id)}/resume")
 
+    def _problem_of(self, header: dict[str, Any]) -> tuple[Any, Grid, dict[str, float]]:
+        """(family, grid, coefficients) of an answer."""
+        grid, name = header["grid"], header["family"]
+        extent = tuple((low, high) for low, high in grid["extent"])
+        entry = families().get(name) or _declared_family(self._get(f"/v1/families/{_segment(name)}"))
+        return entry, Grid(tuple(grid["n"]), extent, tuple(grid["offset"])), header["coefficients"]
+
     def _create_job(self, prefix: str, document: dict[str, Any], key: str | None) -> dict[str, Any]:
         headers = {} if key is None else {"Idempotency-Key": key}
         return self._json("POST", JOB_PATHS[prefix], json=document, headers=headers)
@@ -333,11 +340,17 @@ def _request(initial: InitialCondition, document: dict[str, Any]) -> tuple[bytes
     return body, {"Content-Type": SAFETENSORS}
 
 
-def _problem_of(header: dict[str, Any]) -> tuple[Any, Grid, dict[str, float]]:
-    """(family, grid, coefficients) of an answer."""
-    grid = header["grid"]
-    extent = tuple((low, high) for low, high in grid["extent"])
-    return family(header["family"]), Grid(tuple(grid["n"]), extent, tuple(grid["offset"])), header["coefficients"]
+def _declared_family(card: Mapping[str, Any]) -> Any:
+    """An equation of a user's from its entry in the list of families."""
+    from ups_server.files.declaration import EquationSpec
+
+    same = ("id", "name", "equation", "extent", "boundary", "dt", "time_unit", "length_unit")
+    fields = [
+        {"name": entry["name"], "slot": slot, "unit": entry["unit"], "description": entry["description"]}
+        for slot, entry in enumerate(card["fields"])
+    ]
+    document = {name: card[name] for name in same} | {"fields": fields}
+    return EquationSpec.model_validate_json(json.dumps(document)).family()
 
 
 def _attributes(header: dict[str, Any]) -> dict[str, Any]:

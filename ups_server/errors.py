@@ -21,6 +21,7 @@ HTTP_STATUS = {
     "job_finished": 409,
     "job_not_resumable": 409,
     "model_in_use": 409,
+    "file_in_use": 409,
     "not_deletable": 409,
     "length_required": 411,
     "body_too_large": 413,

@@ -77,9 +77,8 @@ def test_from_a_file_to_a_model_that_answers(tuning: RunningService) -> None:
 @pytest.mark.parametrize(
     ("changes", "status", "code"),
     [
-        ({"alignment": "otdd"}, 422, "alignment_not_offered"),
-        ({"tuning": "lora"}, 422, "tuning_not_offered"),
         ({"alignment": "magic"}, 422, "invalid_request"),
+        ({"tuning": "magic"}, 422, "invalid_request"),
         ({"model": "persistence"}, 422, "not_tunable"),
         ({"model": "absent"}, 404, "unknown_model"),
         ({"training_file": "absent"}, 404, "unknown_file"),

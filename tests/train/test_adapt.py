@@ -15,11 +15,11 @@ from ups_server.data.splits import few_shot_split
 from ups_server.data.statistics import compute
 from ups_server.data.store import Store
 from ups_server.errors import UserError
-from ups_server.model.checkpoint import WEIGHTS_FILE, from_pretrained
+from ups_server.model.checkpoint import from_pretrained
 from ups_server.pde import family
 from ups_server.train.adapt import Adaptation, Interrupted, Place, check_output, criterion, deliver
 from ups_server.train.few_shot import AdaptationSettings, recipe
-from ups_server.train.loop import StepReport
+from ups_server.train.loop import StepReport, schedule
 from ups_server.train.memory import check_memory
 from ups_server.train.validate import Score
 
@@ -72,7 +72,8 @@ def adaptation(
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "best" / WEIGHTS_FILE)
+    (file,) = (folder / "best").glob("*.safetensors")
+    return load_file(file)
 
 
 def test_learns_an_unseen_family(parent: Path, store: Store, tmp_path: Path) -> None:
@@ -100,18 +101,28 @@ def test_learns_an_unseen_family(parent: Path, store: Store, tmp_path: Path) -> 
         ("mmd", 4),
         pytest.param("none", 0, marks=pytest.mark.slow),
         pytest.param("mmd", 1, marks=pytest.mark.slow),
+        ("otdd", 1),
+        ("recraft", 1),
+        ("pare", 5),
+        ("none lora", 5),
+        ("otdd lora", 1),
+        pytest.param("pare lora", 5, marks=pytest.mark.slow),
+        pytest.param("otdd layernorm", 1, marks=pytest.mark.slow),
+        pytest.param("none layernorm", 5, marks=pytest.mark.slow),
+        pytest.param("none head", 5, marks=pytest.mark.slow),
     ],
 )
 def test_resumed_equals_uninterrupted(
     parent: Path, store: Store, tmp_path: Path, alignment: str, stop_after: int
 ) -> None:
-    whole, told = adaptation(parent, store, tmp_path / "whole", alignment=alignment)
+    method: dict[str, Any] = dict(zip(("alignment", "tuning"), alignment.split(), strict=False))
+    whole, told = adaptation(parent, store, tmp_path / "whole", **method)
     expected = whole.run()
-    stopped, before = adaptation(parent, store, tmp_path / "parts", 1 + stop_after, alignment=alignment)
+    stopped, before = adaptation(parent, store, tmp_path / "parts", 1 + stop_after, **method)
     with pytest.raises(Interrupted):
         stopped.run()
     assert before.saves[-1] == stop_after  # a step after the last question, the state is on disk
-    resumed, after = adaptation(parent, store, tmp_path / "parts", alignment=alignment)
+    resumed, after = adaptation(parent, store, tmp_path / "parts", **method)
     report = resumed.run()
     assert sorted({*before.steps, *after.steps}) == told.steps
     first, second = weights(tmp_path / "whole"), weights(tmp_path / "parts")
@@ -125,13 +136,18 @@ def test_alignment_comes_first_and_counts_as_steps() -> None:
     assert (config.stage1.steps, config.stage1.alignment, config.stage1.body_learning_rate) == (10, "mmd", 0.0)
     assert (config.stage2.steps, config.stage2.alignment) == (40, "none")
     assert recipe(settings(max_steps=50), "tuned", "burgers", 2).stage1.steps == 0
+    mixed = recipe(settings(alignment="pare", max_steps=50), "tuned", "burgers", 2)
+    assert (mixed.stage1.steps, mixed.stage2.steps, mixed.stage2.alignment) == (0, 50, "pare")
+    falling = recipe(settings(alignment="otdd", max_steps=500), "tuned", "burgers", 2).stage1
+    rates = [schedule(falling, step, step / 100) for step in (10, 40, 75)]
+    np.testing.assert_allclose(rates, [1.0, 0.2, 0.04])
 
 
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
-        ({"alignment": "otdd"}, "alignment_not_offered"),
-        ({"tuning": "lora"}, "tuning_not_offered"),
+        ({"alignment": "magic"}, "alignment_not_offered"),
+        ({"tuning": "magic"}, "tuning_not_offered"),
         ({"n_trajectories": 11}, "too_few_trajectories"),
     ],
 )

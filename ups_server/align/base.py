@@ -1,27 +1,81 @@
-"""The interface of adaptation methods: how an embedder is aligned with the language model before tuning."""
+"""The interface of adaptation methods: how an operator is aligned with the language model it works with."""
 
 from abc import ABC, abstractmethod
-from typing import final
+from collections.abc import Mapping
+from typing import ClassVar, Protocol, final
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from ups_server.model.conditioning import Conditions
 from ups_server.model.ups import UPSModel
+
+PARTS = 16
+"""Parts of the box that an outline holds the mean of; a square number, so that it works in two dimensions too."""
+
+
+class Target(Protocol):
+    """What a method may ask about the data before training."""
+
+    @property
+    def ndim(self) -> int:
+        """Spatial dimensions; the largest where families differ."""
+        ...
+
+    def outlines(self, count: int) -> Tensor:
+        """(M, N * PARTS) outlines of the targets of at least `count` random training windows."""
+        ...
+
+
+class Windows(Protocol):
+    """A batch of one family, normalised, as `train.dataset.Batch` has it."""
+
+    @property
+    def frames(self) -> Tensor:
+        """(R W, T, N, X...): of every window, at least two frames."""
+        ...
+
+    @property
+    def context(self) -> Tensor:
+        """(R, N, X...) first frames of the trajectories."""
+        ...
+
+    @property
+    def conditions(self) -> Conditions:
+        """Of the R trajectories."""
+        ...
+
+    @property
+    def windows(self) -> int:
+        """W, windows per trajectory."""
+        ...
 
 
 class Alignment(ABC):
-    """A stage-1 loss on sequence-mean features.
+    """One adaptation method: a loss on features in stage 1 (`aligns`) or a loss on mixed tokens (`mixes`).
 
-    `prepare` sees the model once before training; `loss` is called with the features of every batch; what a method
-    accumulates between calls is its `state`, so that a resumed run equals an uninterrupted one.
+    `prepare` sees model and data once before training and gives the same after a restart; what a method accumulates
+    between calls, and parameters of its own, are its `state`, so that a resumed run equals an uninterrupted one. Random
+    numbers come from torch's generator, which the loop seeds in every step.
     """
 
-    @abstractmethod
-    def prepare(self, model: UPSModel) -> None:
-        """Computes what stays fixed during stage 1 (the features of the reference text)."""
+    aligns: ClassVar[bool] = False
+    mixes: ClassVar[bool] = False
 
     @abstractmethod
-    def loss(self, features: Tensor) -> Tensor:
-        """The alignment loss of a batch of sequence-mean features (B, E)."""
+    def prepare(self, model: UPSModel, target: Target) -> None:
+        """Computes what stays fixed during training (the features of the reference text)."""
+
+    def loss(self, features: Tensor, outlines: Tensor) -> Tensor:
+        """The alignment loss of a batch of sequence-mean features (B, E) and outlines of their targets (B, F)."""
+        return features.new_zeros(())
+
+    def mixed_loss(self, model: UPSModel, batch: Windows, done: float) -> Tensor:
+        """The loss of one step from mixed tokens; `done` is the fraction of the stage behind."""
+        return batch.frames.new_zeros(())
+
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        """Parameters of the method's own, trained with the model and left behind with the method."""
+        return {}
 
     def state(self) -> dict[str, Tensor]:
         return {}
@@ -33,10 +87,7 @@ class Alignment(ABC):
 
 @final
 class NoAlignment(Alignment):
-    """Naive fine-tuning: no stage-1 alignment."""
+    """Naive fine-tuning: neither stage-1 alignment nor mixing."""
 
-    def prepare(self, model: UPSModel) -> None:
+    def prepare(self, model: UPSModel, target: Target) -> None:
         pass
-
-    def loss(self, features: Tensor) -> Tensor:
-        return features.new_zeros(())

@@ -5,8 +5,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from ups_server.align.base import Alignment
+from ups_server.align.base import Alignment, Target
 from ups_server.align.corpus import sentences
+from ups_server.align.queue import FeatureQueue
 from ups_server.model.ups import UPSModel
 
 BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -52,25 +53,24 @@ class MMDAlignment(Alignment):
     A batch is small; features of earlier batches (detached) bring the sample to `samples` a side.
     """
 
+    aligns = True
+
     def __init__(self, samples: int = 192) -> None:
-        self.samples = samples
-        self._queue: Tensor | None = None
+        self._queue = FeatureQueue(samples, "queue")
         self._text: Tensor | None = None
 
-    def prepare(self, model: UPSModel) -> None:
+    def prepare(self, model: UPSModel, target: Target) -> None:
         with torch.no_grad():
             self._text = model.text_features(tuple(sentence.text for sentence in sentences()))
 
-    def loss(self, features: Tensor) -> Tensor:
+    def loss(self, features: Tensor, outlines: Tensor) -> Tensor:
         if self._text is None:
             raise RuntimeError("prepare() comes before loss()")
-        queue = features.new_zeros(0, features.shape[1]) if self._queue is None else self._queue
-        sample = torch.cat([features, queue])[: self.samples]
-        self._queue = sample.detach()
+        (sample,) = self._queue.push(features)
         return mmd2(sample, self._text)
 
     def state(self) -> dict[str, Tensor]:
-        return {} if self._queue is None else {"queue": self._queue}
+        return self._queue.state()
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        self._queue = state.get("queue")
+        self._queue.load_state(state)

@@ -1,4 +1,4 @@
-"""The alignment methods by name. Imports no torch: what is offered can be asked without it."""
+"""The adaptation methods by name. Imports no torch: what is offered can be asked without it."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -19,4 +19,33 @@ def _mmd() -> "Alignment":
     return MMDAlignment()
 
 
-ALIGNMENTS: "dict[str, Callable[[], Alignment]]" = {"none": _none, "mmd": _mmd}
+def _otdd() -> "Alignment":
+    from ups_server.align.otdd import OTDDAlignment
+
+    return OTDDAlignment()
+
+
+def _recraft() -> "Alignment":
+    from ups_server.align.recraft import RecraftAlignment
+
+    return RecraftAlignment()
+
+
+def _pare() -> "Alignment":
+    from ups_server.align.pare import PatchReplacement
+
+    return PatchReplacement()
+
+
+ALIGNMENTS: "dict[str, Callable[[], Alignment]]" = {
+    "none": _none,
+    "mmd": _mmd,
+    "otdd": _otdd,
+    "recraft": _recraft,
+    "pare": _pare,
+}
+
+STAGE_1 = ("mmd", "otdd", "recraft")
+"""Methods that have a stage of their own before tuning."""
+MIXING = ("pare",)
+"""Methods that mix text into the tokens during tuning."""

@@ -173,6 +173,15 @@ class JobStore:
         with self._database.read() as connection:
             return connection.execute(query.limit(1)).scalar_one_or_none()
 
+    def uses_file(self, file_id: str) -> str | None:
+        """The id of an open job that reads this file, where there is one."""
+        query = sa.select(jobs.c.id, jobs.c.spec).where(jobs.c.state.in_([JobState.QUEUED, *ACTIVE]))
+        with self._database.read() as connection:
+            for job_id, spec in connection.execute(query):
+                if file_id in (spec.get("training_file"), spec.get("file")):
+                    return str(job_id)
+        return None
+
     def _row(
         self, connection: sa.Connection, job_id: str, kind: str | None = None, lock: bool = False
     ) -> sa.RowMapping:

@@ -1,14 +1,20 @@
 """Model folders: JSON config, safetensors weights, the language model's config and tokenizer. No pickle.
 
-A baseline has no language model, and its folder none of that.
+A baseline has no language model, and its folder none of that. A folder of adapters refers to the model they belong to,
+by its id; models made of adapters of one base share its weights in memory.
 """
 
+import os
+import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
+from ups_server.catalog import base_folder
 from ups_server.errors import UserError
+from ups_server.model import adapters
 from ups_server.model.baselines import BASELINES
 from ups_server.model.body import default_folder, empty_body, load_tokenizer, pretrained_body
 from ups_server.model.config import CONFIG_FILE, UPSConfig
@@ -16,6 +22,9 @@ from ups_server.model.ups import Operator, UPSModel, build
 
 WEIGHTS_FILE = "model.safetensors"
 LANGUAGE_FOLDER = "language_model"
+
+_bases: "weakref.WeakValueDictionary[tuple[str, str], Operator]" = weakref.WeakValueDictionary()
+"""Bases by (checksum, device), for as long as a model lives that shares their weights."""
 
 
 def create(config: UPSConfig, *, random_body: bool = False, language_model: Path | None = None) -> Operator:
@@ -32,7 +41,10 @@ def create(config: UPSConfig, *, random_body: bool = False, language_model: Path
 
 
 def save_pretrained(model: Operator, folder: Path) -> None:
-    """Writes a self-contained model folder. The language model's weights go in half precision."""
+    """Writes a self-contained model folder, or adapters alone. The language model's weights go in half precision."""
+    if model.adapters is not None:
+        adapters.save_adapters(model, model.adapters, folder)
+        return
     folder.mkdir(parents=True, exist_ok=True)
     model.config.save(folder)
     if isinstance(model, UPSModel):
@@ -51,8 +63,11 @@ def from_pretrained(folder: Path, device: str | torch.device = "cpu") -> Operato
     """Loads a model folder for inference (float32, eval mode).
 
     Raises:
-        UserError: ``not_a_model`` where the folder or its weights are not a checkpoint of this package.
+        UserError: ``not_a_model`` where the folder or its weights are not a checkpoint of this package;
+            ``unknown_model`` or ``base_changed`` where the base of adapters is not what it was.
     """
+    if (folder / adapters.ADAPTER_FILE).is_file():
+        return _from_adapters(folder, device)
     if not (folder / CONFIG_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
         raise UserError("not_a_model", "no model here", got=folder.name, expected=f"{CONFIG_FILE} and {WEIGHTS_FILE}")
     config = UPSConfig.load(folder)
@@ -64,6 +79,66 @@ def from_pretrained(folder: Path, device: str | torch.device = "cpu") -> Operato
         raise UserError("not_a_model", "weights do not match the config", got=sorted(expected ^ tensors.keys())[:5])
     model.load_state_dict(tensors, strict=False)
     return model.to(device).eval()
+
+
+def equip(model: Operator, base: Path) -> None:
+    """Adds low-rank adapters that change nothing yet to the model of the folder `base`.
+
+    Raises:
+        UserError: ``adapted_already``.
+    """
+    if model.adapters is not None:
+        raise UserError(
+            "adapted_already",
+            f"{base.name} consists of adapters itself",
+            got=base.name,
+            expected=f"a model with weights of its own, such as {model.adapters.base.id}",
+            hint="tune its base, or tune all of it",
+        )
+    adapters.equip(model, adapters.Base(base.name, adapters.digest(base / WEIGHTS_FILE), str(base.resolve())))
+
+
+def place_adapters(folder: Path, out: Path) -> None:
+    """Has adapters in `folder` say where their base is as seen from `out`, where they will be."""
+    if (folder / adapters.ADAPTER_FILE).is_file():
+        found = adapters.read_settings(folder)
+        if found.base.folder is not None:
+            base = replace(found.base, folder=os.path.relpath(folder / found.base.folder, out))
+            adapters.write_settings(replace(found, base=base), folder)
+
+
+def merge(model: Operator) -> None:
+    """Turns adapters into weights, so that the model is one like any other and shares nothing that changes."""
+    if model.adapters is None:
+        return
+    adapters.merge(model)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+    model.shares = ()
+
+
+def _from_adapters(folder: Path, device: str | torch.device) -> Operator:
+    wanted = adapters.read_settings(folder).base
+    near = None if wanted.folder is None else folder / wanted.folder
+    found = base_folder(folder, wanted.id, near)
+    checksum = adapters.digest(found / WEIGHTS_FILE)
+    if checksum != wanted.sha256:
+        raise UserError(
+            "base_changed",
+            f"{folder.name} belongs to other weights of {wanted.id}",
+            got=checksum,
+            expected=wanted.sha256,
+            hint="tune again, or put the former version back",
+        )
+    key = (checksum, str(device))
+    base = _bases.get(key)
+    if base is None:
+        base = from_pretrained(found, device)
+        _bases[key] = base
+    model = adapters.restore(base, folder)
+    model.config = UPSConfig.load(folder)
+    model.shares = (base,)
+    return model.eval()
 
 
 def _empty(config: UPSConfig, language: Path) -> Operator:

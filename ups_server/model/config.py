@@ -99,6 +99,12 @@ class UPSConfig(Frozen):
         return self.operator in ("conditioned", "paper")
 
     @property
+    def state_tokens(self) -> int:
+        """l, the tokens that a state becomes."""
+        channels = self.operator == "conditioned" and self.token_kind == "channel"
+        return self.hidden_channels if channels else self.tokens
+
+    @property
     def grids(self) -> list[tuple[int, int]]:
         """(points per axis, dimensions) of the grids its families are trained on; without families, of any."""
         known = {(card.statistics.n, card.ndim) for card in self.families.values()}

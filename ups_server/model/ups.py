@@ -6,9 +6,9 @@ the same interface without a language model.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import torch
 import torch.nn.functional as F
@@ -24,8 +24,15 @@ from ups_server.model.predictor import CHANNEL_POINTS, MeanPoolPredictor, pooled
 from ups_server.model.spectral import propagate
 from ups_server.model.superspace import coordinates
 
+if TYPE_CHECKING:
+    from ups_server.model.adapters import AdapterSettings
+
 DEFECT_SCALE = 100.0
 """A front that moves by a hundredth of the box moves the mean by a hundredth of its height."""
+
+
+TokenMix = Callable[[Tensor], Tensor]
+"""State tokens (B, l, E) -> as many tokens, some of them taken from elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +63,16 @@ class Operator(nn.Module, ABC):
 
     Attributes:
         use_body: does the language model take part? Never where there is none.
+        adapters: of a model whose weights are those of another and low-rank adapters.
+        shares: whose weights they are, kept alive for the next model that shares them.
     """
 
     def __init__(self, config: UPSConfig) -> None:
         super().__init__()
         self.config = config
         self.use_body = False
+        self.adapters: AdapterSettings | None = None
+        self.shares: tuple[nn.Module, ...] = ()
 
     @abstractmethod
     def read(self, initial: Tensor, given: Conditions) -> Context:
@@ -87,6 +98,16 @@ class UPSModel(Operator):
     @abstractmethod
     def advance(self, u: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """One step: states (B, N, X...) -> (next states (B, N, X...), state tokens (B, l, E) for the alignment)."""
+
+    @abstractmethod
+    def mixed_step(
+        self, u: Tensor, initial: Tensor, given: Conditions, windows: int, mix: TokenMix
+    ) -> tuple[Tensor, Tensor]:
+        """One step in which the body reads mixed tokens, and alone says what it read: no path leads around it.
+
+        Args: states u (R W, N, X...) of W windows of each of R trajectories; initial (R, N, X...) and conditions of
+            these. Returns the next states, and the mean (B, E) of what the body made of each mixed sequence.
+        """
 
     def forward(self, u: Tensor, context: Context) -> Tensor:
         return self.advance(u, context)[0]
@@ -153,6 +174,18 @@ class UPS(UPSModel):
             parameter.zero_()
 
     def read(self, initial: Tensor, given: Conditions) -> Context:
+        return self._read(initial, given, None)[0]
+
+    def mixed_step(
+        self, u: Tensor, initial: Tensor, given: Conditions, windows: int, mix: TokenMix
+    ) -> tuple[Tensor, Tensor]:
+        context, heard = self._read(initial, given, mix)
+        if heard is None:
+            raise RuntimeError("mixed tokens need the language model")
+        return self(u, context.repeat(windows)), heard
+
+    def _read(self, initial: Tensor, given: Conditions, mix: TokenMix | None) -> tuple[Context, Tensor | None]:
+        """The context and, where the body takes part, the mean (B, E) of its output."""
         given = shown(given, self.config.metadata)
         names, symbols = self.metadata.mean(given.names), self._symbols(given)
         vector = self.conditioner(names, symbols, given)
@@ -162,13 +195,16 @@ class UPS(UPSModel):
             rows["static"] = given.static
         if self.config.defect:
             rows["means"] = initial.mean(tuple(range(2, initial.ndim)))
+        heard = None
         if self.use_body:
             context = self._context(rows, vector, names, symbols, given)
             _, state_tokens = self.advance(initial, context)
-            sequence, sequence_mask = self.mixed_sequence(state_tokens, context)
-            hidden = self.body(sequence, sequence_mask)
-            vector = vector + self.read_out(masked_mean(hidden, sequence_mask))
-        return self._context(rows, vector, names, symbols, given)
+            sequence, sequence_mask = self.mixed_sequence(state_tokens if mix is None else mix(state_tokens), context)
+            heard = masked_mean(self.body(sequence, sequence_mask), sequence_mask)
+            told = self.read_out(heard)
+            # The conditioner's vector leads around the tokens: with it, what is in them would hardly be seen.
+            vector = vector + told if mix is None else told
+        return self._context(rows, vector, names, symbols, given), heard
 
     def _symbols(self, given: Conditions) -> Tensor:
         if given.coefficient_names:
@@ -267,6 +303,17 @@ class UPSPaper(UPSModel):
         )
 
     def advance(self, u: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        step, tokens, _ = self._advance(u, context, None)
+        return step, tokens
+
+    def mixed_step(
+        self, u: Tensor, initial: Tensor, given: Conditions, windows: int, mix: TokenMix
+    ) -> tuple[Tensor, Tensor]:
+        step, _, heard = self._advance(u, self.read(initial, given).repeat(windows), mix)
+        return step, heard
+
+    def _advance(self, u: Tensor, context: Context, mix: TokenMix | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Next states, state tokens, and the mean (B, E) of what the body made of the sequence."""
         n, ndim = self.config.resolution, self.config.max_dimensions
         given, missing = tuple(u.shape[2:]), ndim - (u.ndim - 2)
         u = interpolated(u, (n,) * len(given))
@@ -275,11 +322,12 @@ class UPSPaper(UPSModel):
         place = place[(..., *(None,) * missing)].expand(ndim, *(n,) * ndim)
         features = self.embedder(torch.cat([square, place.expand(u.shape[0], *place.shape)], dim=1))
         tokens = self.tokenise(features.flatten(2))
-        sequence, mask = self.mixed_sequence(tokens, context)
+        sequence, mask = self.mixed_sequence(tokens if mix is None else mix(tokens), context)
         hidden = self.body(sequence, mask) if self.use_body else self.body.embed(sequence, mask)
-        step = self.predictor(masked_mean(hidden, mask)).reshape(-1, self.config.slots, *(n,) * ndim)
+        heard = masked_mean(hidden, mask)
+        step = self.predictor(heard).reshape(-1, self.config.slots, *(n,) * ndim)
         step = step[(slice(None), slice(None), *(slice(None),) * (ndim - missing), *(0,) * missing)]
-        return interpolated(step, given) * context["mask"][(..., *(None,) * (step.ndim - 2))], tokens
+        return interpolated(step, given) * context["mask"][(..., *(None,) * (step.ndim - 2))], tokens, heard
 
 
 def interpolated(u: Tensor, points: tuple[int, ...]) -> Tensor:

@@ -45,7 +45,7 @@ class DescribedFamily(Family):
             f"{self.id} has no solver here",
             got=self.id,
             expected=sorted(registry.families()),
-            hint="its files can be read, checked and converted",
+            hint="give the initial state; its files can be read, checked and converted",
         )
 
 
@@ -75,9 +75,6 @@ class CompressibleNs3D(DescribedFamily):
 DESCRIBED: tuple[Family, ...] = (CompressibleNs3D(),)
 
 
-_declared: dict[str, Family] = {}
-
-
 def declare(entry: Family) -> None:
     """Make the equation of a user's file known to this process, in place of an earlier one of the same id.
 
@@ -86,12 +83,12 @@ def declare(entry: Family) -> None:
     """
     if entry.id in registry.families() or any(entry.id == known.id for known in DESCRIBED):
         raise UserError("family_exists", f"{entry.id} is a family of this installation", hint="choose another id")
-    _declared[entry.id] = entry
+    registry.declare(entry)
 
 
 def described() -> dict[str, Family]:
     """All families that can be read, by id: those described here, those declared by users, the registered ones."""
-    return {entry.id: entry for entry in DESCRIBED} | _declared | registry.families()
+    return {entry.id: entry for entry in DESCRIBED} | registry.declared() | registry.families()
 
 
 def describe(family_id: str) -> Family:

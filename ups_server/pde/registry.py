@@ -14,14 +14,27 @@ def families() -> dict[str, Family]:
     return {entry.id: entry for entry in FAMILIES}
 
 
+_declared: dict[str, Family] = {}
+
+
+def declare(entry: Family) -> None:
+    """Make an equation of a user's known to this process (see `described.declare`)."""
+    _declared[entry.id] = entry
+
+
+def declared() -> dict[str, Family]:
+    """Equations of users' files that this process knows, by id."""
+    return dict(_declared)
+
+
 def family(family_id: str) -> Family:
-    """The family of that id.
+    """The family of that id; an equation that was declared in this process counts.
 
     Raises:
         UserError: ``unknown_family``.
     """
     try:
-        return families()[family_id]
+        return (_declared | families())[family_id]
     except KeyError:
         raise _unknown(family_id) from None
 

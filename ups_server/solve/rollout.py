@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from ups_server.catalog import Catalog, FamilySupport, ModelCard
 from ups_server.errors import UserError
+from ups_server.files.equations import model_equation
 from ups_server.files.storage import FileStorage
 from ups_server.pde import BoundaryCondition, Family, Grid, family
 from ups_server.settings import Settings
@@ -97,6 +99,12 @@ class Plan:
         )
 
 
+def _equation(request: RolloutRequest, card: ModelCard) -> Family:
+    """The family of a request: the model's own where it was tuned to an equation of a user's."""
+    own = model_equation(Path(card.source)) if card.kind == "learned" else None
+    return own.family() if own is not None and own.id == request.family else family(request.family)
+
+
 def plan(
     request: RolloutRequest,
     catalog: Catalog,
@@ -113,10 +121,10 @@ def plan(
     Raises:
         UserError: everything that can be wrong with a request.
     """
-    equation = family(request.family)
+    card = catalog.model(request.model or settings.default_model)
+    equation = _equation(request, card)
     if request.initial_condition is not None and request.initial_condition.file is not None:
         request, arrays = from_file(request, files, arrays)
-    card = catalog.model(request.model or settings.default_model)
     support = card.support(equation.id)
     values = initial_array(request.initial_condition, arrays)
     states = None if values is None else as_states(values, equation, request.grid.n)

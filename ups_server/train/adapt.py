@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,13 +12,14 @@ from typing import Any, Protocol
 import torch
 from safetensors.torch import load_file
 
-from ups_server.align.registry import ALIGNMENTS
+from ups_server.align.registry import ALIGNMENTS, MIXING, STAGE_1
 from ups_server.data.atomic import replacing
 from ups_server.data.selection import SelectedRows
 from ups_server.data.splits import few_shot_split
 from ups_server.data.store import Store
 from ups_server.errors import UserError
-from ups_server.model.checkpoint import WEIGHTS_FILE, from_pretrained
+from ups_server.model.checkpoint import from_pretrained, merge, place_adapters
+from ups_server.model.config import UPSConfig
 from ups_server.model.superspace import check_card
 from ups_server.model.ups import Operator
 from ups_server.pde import family
@@ -84,7 +85,7 @@ class Adaptation:
     Raises:
         UserError: ``alignment_not_offered``, ``tuning_not_offered``, ``too_few_trajectories``,
             ``superspace_too_small``, ``dt_mismatch``, ``resolution_mismatch``, ``too_large``, ``run_exists``,
-            ``not_a_model``.
+            ``not_a_model``, ``no_language_model``, ``nothing_to_tune``, ``adapted_already``.
     """
 
     def __init__(
@@ -97,6 +98,12 @@ class Adaptation:
         self.config = recipe(settings, name, self.family, len(self.split.validation))
         self.model = from_pretrained(model, place.device)
         self.parent = self.model.config
+        check_language_model(self.parent, settings.alignment)
+        self.tuning = TUNINGS[settings.tuning]()
+        if self.tuning.equip is not None:
+            self.tuning.equip(self.model, model)
+        else:
+            merge(self.model)  # adapters of a parent become part of what is tuned
         n = self.parent.resolution
         data = self.config.families[self.family]
         self.windows = FamilyWindows(self.family, data, store, n, split=self.split)
@@ -218,7 +225,7 @@ class Adaptation:
 
     def _trainer(self, model: Operator, stage: int) -> StageTrainer:
         method = (self.config.stage1, self.config.stage2)[stage].alignment
-        select = TUNINGS[self.settings.tuning]() if stage == 1 else None
+        select = self.tuning.select if stage == 1 else self.tuning.select_aligned
         return StageTrainer(model, [self.windows], self.config, stage, ALIGNMENTS[method](), select)
 
     def _step(self, trainer: StageTrainer) -> int:
@@ -287,8 +294,12 @@ def criterion(score: Score) -> float:
     return math.log(max(score.one_step, 1e-12)) + math.log(max(rollout, 1e-12))
 
 
-def deliver(report: dict[str, Any], best: Path, out: Path, about: dict[str, Any]) -> None:
+def deliver(
+    report: dict[str, Any], best: Path, out: Path, about: dict[str, Any], extra: Mapping[str, str] | None = None
+) -> None:
     """Puts the tuned model into `out` with its scores and what `about` says of its origin; whole or not at all.
+
+    `extra` are the texts of further files by name.
 
     Doing it again after a crash changes nothing.
 
@@ -299,8 +310,11 @@ def deliver(report: dict[str, Any], best: Path, out: Path, about: dict[str, Any]
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     shutil.copytree(best, part)
+    place_adapters(part, out)
     _write_json(part / "scores.json", report)
     _write_json(part / "adaptation.json", about)
+    for name, text in (extra or {}).items():
+        (part / name).write_text(text, encoding="utf-8")
     if out.exists():
         shutil.rmtree(out)
     part.rename(out)
@@ -312,10 +326,19 @@ def check_output(out: Path) -> None:
         raise UserError("output_exists", f"{out} exists and is no adapted model", hint="choose another folder")
 
 
+def check_language_model(config: UPSConfig, alignment: str) -> None:
+    """Raises UserError ``no_language_model`` where a method needs one that is not there, or does not take part."""
+    if (alignment in STAGE_1 and not config.has_language_model) or (alignment in MIXING and not config.body):
+        raise UserError(
+            "no_language_model", f"{config.name} has no language model for {alignment}", hint="choose `none`"
+        )
+
+
 def _check_finite(folder: Path) -> None:
     if not folder.is_dir():
         raise UserError("not_finite", "no step of the training gave finite predictions on validation trajectories")
-    bad = sorted(name for name, value in load_file(folder / WEIGHTS_FILE).items() if not value.isfinite().all())
+    tensors = {name: value for file in folder.glob("*.safetensors") for name, value in load_file(file).items()}
+    bad = sorted(name for name, value in tensors.items() if not value.isfinite().all())
     if bad:
         raise UserError("not_finite", "weights of the tuned model are not finite", got=bad[:5])
 

@@ -56,8 +56,8 @@ class Stage(Section):
             not counted. The learning rate and the unrolling then follow the time that has passed, and the weights
             depend on the machine: such a run resumes, but is not reproduced bit by bit. Neither leaves the stage out.
         body: does the LLM body take part? It is trained where its learning rate is positive, else frozen.
-        alignment: the alignment loss added to the task loss, by name.
-        schedule: of the learning rates after warm-up, down to zero.
+        alignment: the adaptation method whose loss is added to the task loss, by name.
+        schedule: of the learning rates after warm-up, down to zero; "steps" falls to a fifth after each third.
         noise: standard deviation of Gaussian noise on the input, in units of the family's increment.
         unroll: (fraction, steps) pairs: from that fraction of the stage on, so many steps are rolled out.
     """
@@ -69,7 +69,7 @@ class Stage(Section):
     body: bool = False
     alignment: str = "none"
     alignment_weight: float = 1.0
-    schedule: Literal["cosine", "linear"] = "cosine"
+    schedule: Literal["cosine", "linear", "steps"] = "cosine"
     warmup: int = 200
     weight_decay: float = 1e-5
     betas: tuple[float, float] = (0.9, 0.98)

@@ -3,7 +3,7 @@
 import fcntl
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ups_server.align.labels import outlines
 from ups_server.data.build import build_store
 from ups_server.data.splits import FewShotSplit, Split
 from ups_server.data.statistics import compute
@@ -88,6 +89,31 @@ class FamilyWindows:
         flat = lift(frames.flatten(0, 2), self.card, repeat(given, windows * (unroll + 1)))
         context = lift(first.to(device), self.card, given)
         return Batch(flat.unflatten(0, (count * windows, unroll + 1)), context, given, windows)
+
+
+class TrainingTarget:
+    """Data of a run as adaptation methods ask for them (`align.base.Target`); the same after every restart."""
+
+    def __init__(
+        self, families: Sequence[FamilyWindows], config: UPSConfig, device: torch.device, seed: tuple[int, ...]
+    ) -> None:
+        self._families, self._config, self._device = families, config, device
+        self._seed = seed
+
+    @property
+    def ndim(self) -> int:
+        return max(entry.card.ndim for entry in self._families)
+
+    def outlines(self, count: int) -> Tensor:
+        # A stream of its own: steps draw from (seed, stage, step).
+        rng = np.random.default_rng([*self._seed, 0, count])
+        drawn, rows = list[Tensor](), 0
+        while rows < count:
+            for entry in self._families:
+                batch = entry.batch(rng, 1, self._config, self._device)
+                drawn.append(outlines(batch.frames[:, 1]))
+                rows += len(drawn[-1])
+        return torch.cat(drawn)
 
 
 def repeat(given: Conditions, times: int) -> Conditions:

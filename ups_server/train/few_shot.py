@@ -4,7 +4,7 @@ import math
 
 from pydantic import Field
 
-from ups_server.align.registry import ALIGNMENTS
+from ups_server.align.registry import ALIGNMENTS, MIXING, STAGE_1
 from ups_server.errors import UserError
 from ups_server.train.config import FamilyData, Section, Stage, TrainConfig
 from ups_server.train.tuning import TUNINGS
@@ -14,7 +14,9 @@ VALIDATIONS = 20
 PATIENCE = 8
 """Validations in succession without a better one before training stops."""
 ALIGNMENT_SHARE = 0.2
-"""Part of the steps that goes into alignment, where there is one."""
+"""Part of the steps that goes into alignment, where it is a stage of its own."""
+BODY_RATE = 5e-5
+"""Peak learning rate of the language model's weights; what is added to them learns as the operator does."""
 WINDOWS = 4
 
 
@@ -49,8 +51,8 @@ def check_methods(alignment: str, tuning: str) -> None:
 
 
 def recipe(settings: AdaptationSettings, name: str, family: str, validation: int) -> TrainConfig:
-    """Two stages, the first without steps where nothing is aligned; the body is trained in the second only."""
-    aligned = math.ceil(ALIGNMENT_SHARE * settings.steps) if settings.alignment != "none" else 0
+    """Two stages, the first without steps where nothing is aligned in it; the body is trained in the second only."""
+    aligned = math.ceil(ALIGNMENT_SHARE * settings.steps) if settings.alignment in STAGE_1 else 0
     rate = settings.learning_rate or 1e-3
     tuned = settings.steps - aligned
     data = FamilyData(
@@ -68,14 +70,16 @@ def recipe(settings: AdaptationSettings, name: str, family: str, validation: int
             learning_rate=rate,
             body=True,
             body_learning_rate=0.0,
-            alignment=settings.alignment,
+            alignment=settings.alignment if aligned else "none",
+            schedule="steps" if settings.alignment == "otdd" else "cosine",
             warmup=max(1, aligned // 20),
         ),
         stage2=Stage(
             steps=tuned,
             learning_rate=rate,
             body=True,
-            body_learning_rate=min(5e-5, rate),
+            body_learning_rate=min(BODY_RATE, rate) if settings.tuning == "full" else rate,
+            alignment=settings.alignment if settings.alignment in MIXING else "none",
             warmup=max(1, tuned // 20),
             unroll=((0.0, 1), (0.5, 2)),
         ),

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from ups_server.align.base import Alignment
+from ups_server.align.labels import outlines
 from ups_server.model.superspace import nrmse
 from ups_server.model.ups import Context, Operator, UPSModel
 from ups_server.train.config import Stage, TrainConfig
-from ups_server.train.dataset import Batch, FamilyWindows
+from ups_server.train.dataset import Batch, FamilyWindows, TrainingTarget
 
 MAX_BAD_STEPS = 20
 """Steps in succession with a loss or gradient that is not finite before a run is given up."""
@@ -32,6 +33,10 @@ WARMUP_SHARE = 0.05
 """Warm-up of a stage of so many minutes ends at this share of them, if it has not ended by its steps."""
 
 
+STEP_DECAY, STEPS_DOWN = 0.2, 3
+"""The schedule in steps: three parts of equal length, each with this part of the rate before it (ORCA)."""
+
+
 class Select(Protocol):
     """Which parameters are trained: marks them on the model and returns them by name."""
 
@@ -40,7 +45,7 @@ class Select(Protocol):
 
 @dataclass(frozen=True)
 class StepReport:
-    """Task loss per family, alignment loss, gradient norm; `skipped` where the step was not taken."""
+    """Task loss per family, loss of the adaptation method, gradient norm; `skipped` where the step was not taken."""
 
     losses: dict[str, float]
     alignment: float
@@ -78,16 +83,20 @@ class StageTrainer:
         model.use_body = self.stage.body and model.config.body
         train_body = model.use_body and self.stage.body_learning_rate > 0
         self.trained = (select or trained_parameters)(model, train_body=train_body)
+        if isinstance(model, UPSModel):
+            alignment.prepare(model, TrainingTarget(families, model.config, self.device, (config.seed, stage_index)))
+        groups, own = parameter_groups(self.trained, self.stage), list(alignment.parameters().values())
+        if own:
+            groups.append({"params": own, "peak": self.stage.learning_rate})
+        self._clipped = [*self.trained.values(), *own]
         self.optimiser = torch.optim.AdamW(
-            parameter_groups(self.trained, self.stage),
+            groups,
             betas=self.stage.betas,
             weight_decay=self.stage.weight_decay,
             # PyTorch has no fused update for complex weights (neuraloperator's).
             fused=not any(parameter.is_complex() for parameter in self.trained.values()),
         )
         self.average = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
-        if isinstance(model, UPSModel):
-            alignment.prepare(model)
 
     @property
     def done(self) -> float:
@@ -118,20 +127,22 @@ class StageTrainer:
         unroll = scheduled_unroll(self.stage, self.done)
         self._set_learning_rates()
         self.optimiser.zero_grad(set_to_none=True)
-        losses, aligned = {}, []
+        losses, aligned, mixed = {}, [], 0.0
         for entry in self.families:
             if self.step % entry.data.every:
                 continue
             batch = entry.batch(rng, unroll, self.model.config, self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
                 loss, features = self._losses(batch)
+                extra = self._mixed_loss(batch)
             losses[entry.id] = loss.item()
+            mixed += float(extra.detach()) / len(self.families)
             if features is None:
-                (loss / len(self.families)).backward()
+                ((loss + extra) / len(self.families)).backward()
             else:
-                aligned.append((loss, features))
-        alignment = self._backward_aligned(aligned) if aligned else 0.0
-        gradient = float(nn.utils.clip_grad_norm_(self.trained.values(), self.config.clip))
+                aligned.append((loss, features, outlines(batch.frames[:, 1])))
+        alignment = self._backward_aligned(aligned) if aligned else mixed
+        gradient = float(nn.utils.clip_grad_norm_(self._clipped, self.config.clip))
         skipped = not math.isfinite(gradient) or not all(map(math.isfinite, losses.values()))
         self._bad = self._bad + 1 if skipped else 0
         if self._bad > MAX_BAD_STEPS:
@@ -142,9 +153,15 @@ class StageTrainer:
         self._update_average()
         return StepReport(losses, alignment, gradient, skipped)
 
-    def _backward_aligned(self, aligned: list[tuple[Tensor, Tensor]]) -> float:
-        task = torch.stack([loss for loss, _ in aligned]).mean()
-        distance = self.alignment.loss(torch.cat([features for _, features in aligned]))
+    def _mixed_loss(self, batch: Batch) -> Tensor:
+        if not self.alignment.mixes:
+            return batch.frames.new_zeros(())
+        return self.stage.alignment_weight * self.alignment.mixed_loss(self._language_model(), batch, self.done)
+
+    def _backward_aligned(self, aligned: list[tuple[Tensor, Tensor, Tensor]]) -> float:
+        losses, features, targets = zip(*aligned, strict=True)
+        task = torch.stack(losses).mean()
+        distance = self.alignment.loss(torch.cat(features), torch.cat(targets))
         (task + self.stage.alignment_weight * distance).backward()
         return float(distance.detach())
 
@@ -167,7 +184,7 @@ class StageTrainer:
         for step in range(steps):
             if refresh and step and step % refresh == 0:
                 context = self.model.read(u, given)
-            if step == 0 and self.stage.alignment != "none":
+            if step == 0 and self.alignment.aligns:
                 u, features = self._aligned_step(u, context)
             else:
                 u = self.model(u, context)
@@ -175,10 +192,14 @@ class StageTrainer:
         return task, features
 
     def _aligned_step(self, u: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        model = self._language_model()
+        following, tokens = model.advance(u, context)
+        return following, model.sequence_features(tokens, context)
+
+    def _language_model(self) -> UPSModel:
         if not isinstance(self.model, UPSModel):
-            raise TypeError("only a model with a language model has features to align")
-        following, tokens = self.model.advance(u, context)
-        return following, self.model.sequence_features(tokens, context)
+            raise TypeError("only a model with a language model can be aligned with it")
+        return self.model
 
     def _set_learning_rates(self) -> None:
         factor = schedule(self.stage, self.step, self.done)
@@ -222,7 +243,7 @@ def parameter_groups(trained: dict[str, nn.Parameter], stage: Stage) -> list[dic
 
 
 def schedule(stage: Stage, step: int, done: float) -> float:
-    """Linear warm-up to one, then cosine or linear to zero at the end; `done` is the fraction of the stage behind."""
+    """Linear warm-up to one, then down by cosine, linearly or in steps; `done` is the fraction of the stage behind."""
     if stage.minutes:
         if step < stage.warmup and done < WARMUP_SHARE:
             return max((step + 1) / stage.warmup, done / WARMUP_SHARE)
@@ -230,6 +251,8 @@ def schedule(stage: Stage, step: int, done: float) -> float:
         return (step + 1) / stage.warmup
     else:
         done = (step - stage.warmup) / max(stage.steps - stage.warmup, 1)
+    if stage.schedule == "steps":
+        return STEP_DECAY ** int(STEPS_DOWN * done)
     return 0.5 * (1 + math.cos(math.pi * done)) if stage.schedule == "cosine" else 1 - done
 
 

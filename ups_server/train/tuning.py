@@ -1,17 +1,59 @@
 """What tuning may change, by name. Imports no torch: what is offered can be asked without it."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ups_server.model.ups import Operator
     from ups_server.train.loop import Select
 
 
-def _full() -> "Select":
+@dataclass(frozen=True)
+class Tuning:
+    """One way to tune.
+
+    Attributes:
+        select: the parameters that stage 2 trains.
+        select_aligned: those that stage 1 trains, where there is one.
+        equip: adds what is trained beside the weights of the model in a folder.
+    """
+
+    select: "Select"
+    select_aligned: "Select"
+    equip: "Callable[[Operator, Path], None] | None" = None
+
+
+def _full() -> Tuning:
     """Everything but the word embeddings."""
     from ups_server.train.loop import trained_parameters
 
-    return trained_parameters
+    return Tuning(trained_parameters, trained_parameters)
 
 
-TUNINGS: "dict[str, Callable[[], Select]]" = {"full": _full}
+def _lora() -> Tuning:
+    """Low-rank adapters of attention projections and of the operator's linear layers; in stage 1 only the latter."""
+    from ups_server.model.checkpoint import equip
+    from ups_server.train.selection import low_rank
+
+    return Tuning(low_rank, low_rank, equip)
+
+
+def _layernorm() -> Tuning:
+    """Layer norms alone (FPT, Lu et al. 2021); stage 1 aligns all of the operator."""
+    from ups_server.train.loop import trained_parameters
+    from ups_server.train.selection import layer_norms
+
+    return Tuning(layer_norms, trained_parameters)
+
+
+def _head() -> Tuning:
+    """The predictor alone; stage 1 aligns all of the operator."""
+    from ups_server.train.loop import trained_parameters
+    from ups_server.train.selection import predictor
+
+    return Tuning(predictor, trained_parameters)
+
+
+TUNINGS: "dict[str, Callable[[], Tuning]]" = {"full": _full, "lora": _lora, "layernorm": _layernorm, "head": _head}

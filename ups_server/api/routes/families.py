@@ -1,12 +1,16 @@
 """The equations this installation solves."""
 
 import math
+from pathlib import Path
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from ups_server.api.problems import documented
-from ups_server.pde import Coefficient, Family, Field, families, family
+from ups_server.api.service import CurrentService, Service
+from ups_server.files.equations import declared_families
+from ups_server.pde import Coefficient, Family, families, family
+from ups_server.pde import Field as Quantity
 
 router = APIRouter(prefix="/v1/families", tags=["families"])
 
@@ -52,6 +56,7 @@ class FamilyCard(BaseModel):
     time_unit: str
     length_unit: str
     conserved: list[str]
+    declared: bool = Field(default=False, description="An equation of a user's file; only models tuned to it solve it.")
 
 
 class FamilyList(BaseModel):
@@ -61,18 +66,29 @@ class FamilyList(BaseModel):
 
 
 @router.get("")
-def list_families() -> FamilyList:
-    """Every family: equation, fields, coefficients with their physical domains, default grid and time step."""
-    return FamilyList(families=[family_card(entry) for entry in families().values()])
+def list_families(service: CurrentService) -> FamilyList:
+    """Every family: equation, fields, coefficients with their physical domains, default grid and time step.
+
+    Equations that users declared come last.
+    """
+    known = [family_card(entry) for entry in families().values()]
+    return FamilyList(families=known + [family_card(entry, declared=True) for entry in _declared(service).values()])
 
 
 @router.get("/{family_id}", responses=documented(404))
-def get_family(family_id: str) -> FamilyCard:
+def get_family(family_id: str, service: CurrentService) -> FamilyCard:
     """One family."""
-    return family_card(family(family_id))
+    declared = _declared(service)
+    return family_card(declared[family_id], declared=True) if family_id in declared else family_card(family(family_id))
 
 
-def family_card(entry: Family) -> FamilyCard:
+def _declared(service: Service) -> dict[str, Family]:
+    return declared_families(
+        service.settings.data_dir, [Path(card.source) for card in service.catalog.models() if card.kind == "learned"]
+    )
+
+
+def family_card(entry: Family, declared: bool = False) -> FamilyCard:
     return FamilyCard(
         id=entry.id,
         name=entry.name,
@@ -89,10 +105,11 @@ def family_card(entry: Family) -> FamilyCard:
         time_unit=entry.time_unit,
         length_unit=entry.length_unit,
         conserved=list(entry.conserved),
+        declared=declared,
     )
 
 
-def _field_card(field: Field) -> FieldCard:
+def _field_card(field: Quantity) -> FieldCard:
     return FieldCard(name=field.name, unit=field.unit, description=field.description, positive=field.positive)
 
 

@@ -187,10 +187,13 @@ def get_preview(file_id: str, service: CurrentService) -> FileResponse:
     return FileResponse(service.files.preview(file_id), media_type="image/png")
 
 
-@router.delete("/{file_id}", status_code=204, responses=documented(404))
+@router.delete("/{file_id}", status_code=204, responses=documented(404, 409))
 def delete_file(file_id: str, service: CurrentService) -> None:
-    """Removes a file, at whatever state."""
+    """Removes a file, at whatever state, unless an open job reads it."""
     service.files.record(file_id)
+    user = service.jobs.store.uses_file(file_id)
+    if user is not None:
+        raise UserError("file_in_use", f"{file_id} is in use", got=user, hint="cancel the job, or wait for it")
     service.examiner.cancel(file_id)
     service.files.delete(file_id)
 

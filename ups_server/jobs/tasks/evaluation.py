@@ -5,6 +5,7 @@ from typing import Any
 
 from ups_server.catalog import Catalog
 from ups_server.data.store import Store
+from ups_server.files.equations import declare_stored
 from ups_server.jobs.context import JobContext
 from ups_server.jobs.files import stored_file
 from ups_server.jobs.spec import EvaluationSpec
@@ -17,6 +18,7 @@ def run(context: JobContext) -> dict[str, Any]:
         raise TypeError(f"not an evaluation: {spec.kind}")
     card = Catalog(context.settings.data_dir).model(spec.model or context.settings.default_model)
     store = stored_file(context.settings.data_dir, spec.file)
+    declare_stored(context.settings.data_dir, spec.file)
     import torch
 
     from ups_server.solve.evaluate import evaluate_source

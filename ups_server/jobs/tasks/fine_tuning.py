@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ups_server.catalog import Catalog
 from ups_server.data.store import Store
 from ups_server.errors import UserError
+from ups_server.files.equations import EQUATION_FILE, declare_stored
 from ups_server.jobs.context import JobContext, Stopped
 from ups_server.jobs.files import stored_file
 from ups_server.jobs.spec import FineTuningSpec, tuned_model_id
@@ -26,6 +27,7 @@ def run(context: JobContext) -> dict[str, Any]:
     if card.kind == "builtin":
         raise UserError("not_tunable", f"{card.id} has no weights to tune", got=card.id, expected="a trained model")
     store = stored_file(settings.data_dir, spec.training_file)
+    equation = declare_stored(settings.data_dir, spec.training_file)
     import torch
 
     from ups_server.solve.solver import choose_device
@@ -60,7 +62,8 @@ def run(context: JobContext) -> dict[str, Any]:
     about = adaptation.about(card.id, job=context.job_id, file=spec.training_file)
     models = settings.data_dir / "models"
     models.mkdir(exist_ok=True)
-    deliver(report, context.folder / "best", models / model_id, about)
+    extra = {} if equation is None else {EQUATION_FILE: equation.model_dump_json(indent=1) + "\n"}
+    deliver(report, context.folder / "best", models / model_id, about, extra)
     context.event("model", {"model": model_id}, "model")
     return {"model": model_id, **report}
 

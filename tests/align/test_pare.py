@@ -1,0 +1,201 @@
+"""PaRe: which tokens are replaced, by which, with which gradient, how many, and what the mixed loss is made of."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.align.conftest import FixedTarget
+from tests.small_models import SMALL, card, make
+from ups_server.align import pare
+from ups_server.align.pare import Mix, PatchReplacement, replace_tokens, replaced_tokens, top_k
+from ups_server.align.source import passages
+from ups_server.model.conditioning import Conditions, conditions
+from ups_server.model.config import UPS_PAPER, UPSConfig
+from ups_server.model.superspace import nrmse
+from ups_server.model.ups import UPSModel
+from ups_server.pde import BoundaryCondition, BoundaryKind
+
+
+@dataclass(frozen=True)
+class Batch:
+    frames: torch.Tensor
+    context: torch.Tensor
+    conditions: Conditions
+    windows: int
+
+
+def batch(config: UPSConfig, trajectories: int = 3, windows: int = 2) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randn(trajectories, 32, 1, generator=generator)
+    periodic = BoundaryCondition.uniform(BoundaryKind.PERIODIC, 1)
+    given = conditions(config, card(), {"nu": [0.1] * trajectories}, periodic, (0.5,), first)
+    frames = torch.zeros(trajectories * windows, 2, config.slots, 32)
+    frames[:, :, 0] = torch.randn(trajectories * windows, 2, 32, generator=generator)
+    context = torch.zeros(trajectories, config.slots, 32)
+    context[:, 0] = first[..., 0]
+    return Batch(frames, context, given, windows)
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Choices without Gumbel noise."""
+    monkeypatch.setattr(pare, "gumbel", torch.zeros_like)
+
+
+def test_k_falls_linearly_to_none() -> None:
+    assert [replaced_tokens(4, done) for done in (0.0, 0.2, 0.25, 0.5, 0.75, 0.99, 1.0)] == [4, 3, 3, 2, 1, 0, 0]
+    assert [replaced_tokens(16, step / 16) for step in range(17)] == list(range(16, -1, -1))
+
+
+def test_top_k_is_hard_forward_and_soft_backward() -> None:
+    keys = torch.tensor([[0.1, 2.0, -1.0, 1.0]], dtype=torch.float64, requires_grad=True)
+    chosen = top_k(keys, 2)
+    torch.testing.assert_close(chosen.detach(), torch.tensor([[0.0, 1.0, 0.0, 1.0]], dtype=torch.float64))
+    (gradient,) = torch.autograd.grad(chosen[0, 0], keys)
+    first = keys.detach().softmax(1)
+    second = (keys.detach() + (1 - first).log()).softmax(1)
+    assert float(gradient[0, 0]) > 0 > float(gradient[0, 1])
+    # By difference, of the relaxed choice: the hard one is constant.
+    h = 1e-6
+    moved = keys.detach() + torch.tensor([h, 0.0, 0.0, 0.0])
+    higher = moved.softmax(1) + (moved + (1 - moved.softmax(1)).log()).softmax(1)
+    assert float(gradient[0, 0]) == pytest.approx(float((higher - first - second)[0, 0]) / h, rel=1e-4)
+
+
+def test_top_k_follows_a_permutation() -> None:
+    keys = torch.randn(5, 9, generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(9, generator=torch.Generator().manual_seed(1))
+    for k in range(10):
+        torch.testing.assert_close(top_k(keys, k)[:, order], top_k(keys[:, order], k))
+        assert torch.equal(top_k(keys, k).round().sum(1), torch.full((5,), float(k)))
+
+
+def gate_by_first_component(size: int) -> torch.nn.Linear:
+    gate = torch.nn.Linear(size, 1)
+    with torch.no_grad():
+        gate.weight.zero_()
+        gate.bias.zero_()
+        gate.weight[0, 0] = 1.0
+    return gate
+
+
+@pytest.mark.usefixtures("quiet")
+def test_lowest_target_tokens_give_way_to_highest_source_tokens() -> None:
+    target = torch.tensor([[3.0, 0.0], [-2.0, 1.0], [1.0, 2.0], [-1.0, 3.0]])
+    source = torch.tensor([[0.5, -5.0], [2.0, -6.0], [-3.0, -7.0], [1.5, -8.0]])
+    mix = Mix(gate_by_first_component(2), source[None], torch.tensor([7]), 2)
+    torch.testing.assert_close(mix(target[None])[0], torch.stack([target[0], source[1], target[2], source[3]]))
+    assert mix.labels.tolist() == [7]
+    torch.testing.assert_close(
+        Mix(gate_by_first_component(2), source[None], torch.tensor([7]), 4)(target[None])[0], source
+    )
+    assert torch.equal(Mix(gate_by_first_component(2), source[None], torch.tensor([7]), 0)(target[None])[0], target)
+
+
+def test_the_gate_learns_through_the_choice() -> None:
+    """Of two ways to lose half of the tokens the gate takes to the one that costs less."""
+    torch.manual_seed(0)
+    gate = torch.nn.Linear(2, 1)
+    target = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]])
+    source = torch.zeros(1, 4, 2)
+    optimiser = torch.optim.Adam(gate.parameters(), lr=0.1)
+    for _ in range(200):
+        optimiser.zero_grad()
+        mixed = Mix(gate, source, torch.tensor([0]), 2)(target)
+        # Tokens (1, 0) are what counts.
+        (target[..., 0] - mixed[..., 0]).square().sum().backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    scores = gate(target).squeeze()
+    assert float(scores[0].detach()) > float(scores[1].detach()) + 1
+
+
+def test_replaced_one_by_one_in_order() -> None:
+    target, source = torch.arange(4.0).reshape(1, 4, 1), 10 + torch.arange(4.0).reshape(1, 4, 1)
+    keep, take = torch.tensor([[0.0, 1.0, 1.0, 0.0]]), torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+    assert replace_tokens(target, source, keep, take).flatten().tolist() == [12.0, 1.0, 2.0, 13.0]
+
+
+def test_passages_are_whole_and_of_one_subject(model: UPSModel) -> None:
+    texts, labels = passages(model, 4)
+    assert texts.shape[1:] == (4, model.body.size)
+    assert set(labels.tolist()) == set(range(10))
+    words = model.metadata.embeddings.weight
+    assert (torch.cdist(texts[:5].flatten(0, 1), words).min(1).values < 1e-4).all()
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("done", [0.0, 0.5, 0.75])
+def test_mixed_loss_is_eq_1(model: UPSModel, target: FixedTarget, done: float) -> None:
+    """Taken apart: the share of the source is k / N, the metadata tokens reach the body as they are."""
+    method = PatchReplacement()
+    method.prepare(model, target)
+    data = batch(SMALL)
+    heard = []
+    hook = model.body.register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0].detach()))
+    torch.manual_seed(0)
+    loss = method.mixed_loss(model, data, done)
+    hook.remove()
+    context = model.read(data.context, data.conditions)
+    words = int(context["metadata"].shape[1])
+    assert torch.equal(heard[0][:, :words], context["metadata"])
+    share = {0.0: 1.0, 0.5: 0.5, 0.75: 0.25}[done]
+    replaced = sum(
+        bool((torch.cdist(token[None], model.metadata.embeddings.weight) < 1e-4).any()) for token in heard[0][0, words:]
+    )
+    assert replaced == share * SMALL.tokens
+    state = method.state()
+    k = replaced_tokens(SMALL.tokens, done)
+    gate = torch.nn.Linear(model.body.size, 1)
+    gate.load_state_dict({name: state[f"gate.{name}"] for name in ("weight", "bias")})
+    mix = Mix(gate, *passages(model, SMALL.tokens), k)
+    torch.manual_seed(0)
+    step, pooled = model.mixed_step(data.frames[:, 0], data.context, data.conditions, 2, mix)
+    on_source = F.cross_entropy(F.linear(pooled, state["head.weight"], state["head.bias"]), mix.labels)
+    on_target = nrmse(step, data.frames[:, 1], data.conditions.mask.repeat_interleave(2, 0))
+    torch.testing.assert_close(loss, (1 - share) * on_target + share * on_source)
+
+
+def test_gradient_reaches_gate_source_head_and_model(language_model: Path, target: FixedTarget) -> None:
+    for config in (
+        SMALL,
+        UPS_PAPER.model_copy(update={"resolution": 16, "hidden_channels": 8, "n_modes": 4, "tokens": 4}),
+    ):
+        model = make(config, language_model)
+        method = PatchReplacement()
+        method.prepare(model, target)
+        torch.manual_seed(0)
+        method.mixed_loss(model, batch(config), 0.5).backward()  # type: ignore[no-untyped-call]
+        assert set(method.parameters()) == {"gate.weight", "gate.bias", "head.weight", "head.bias"}
+        for name, parameter in method.parameters().items():
+            assert parameter.grad is not None, name
+            # The bias of the gate shifts all scores; through the sigmoid that is no equal shift.
+            assert float(parameter.grad.abs().max()) > 0, name
+        grown = [name for name, p in model.named_parameters() if p.grad is not None and float(p.grad.abs().max()) > 0]
+        assert any(name.startswith("body.encoder.encoder") for name in grown)
+        assert any(name.startswith("tokenise") for name in grown)
+
+
+def test_the_mix_is_visible_and_alone(model: UPSModel) -> None:
+    """The prediction depends on the mixed tokens, and equal tokens make the conditioner's numbers invisible."""
+    data = batch(SMALL)
+    same = torch.ones(3, SMALL.tokens, model.body.size)
+    first, _ = model.mixed_step(data.frames[:, 0], data.context, data.conditions, 2, lambda tokens: same)
+    other, _ = model.mixed_step(data.frames[:, 0], data.context, data.conditions, 2, lambda tokens: tokens)
+    assert float((first - other).detach().abs().max()) > 1e-5
+
+
+def test_gate_and_head_are_the_state(model: UPSModel, target: FixedTarget) -> None:
+    first, second = PatchReplacement(), PatchReplacement()
+    first.prepare(model, target)
+    second.prepare(model, target)
+    assert all(torch.equal(a, b) for a, b in zip(first.state().values(), second.state().values(), strict=True))
+    with torch.no_grad():
+        for parameter in first.parameters().values():
+            parameter.add_(1.0)
+    second.load_state({name: value.clone() for name, value in first.state().items()})
+    assert all(torch.equal(a, b) for a, b in zip(first.state().values(), second.state().values(), strict=True))
+    assert np.isfinite(float(second.state()["gate.bias"]))

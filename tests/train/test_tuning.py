@@ -1,0 +1,166 @@
+"""What each tuning trains, and only that; adapters apart from the weights they belong to."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.small_models import SMALL, write_parent
+from tests.train.test_adapt import adaptation
+from ups_server.catalog import Catalog
+from ups_server.data.build import build_store
+from ups_server.data.store import Store
+from ups_server.errors import UserError
+from ups_server.model import adapters
+from ups_server.model.checkpoint import equip, from_pretrained, merge, save_pretrained
+from ups_server.model.config import FNO
+from ups_server.model.ups import Operator
+from ups_server.pde import BoundaryCondition, BoundaryKind, Grid, family
+from ups_server.solve.neural import UPSSolver
+from ups_server.solve.solver import Problem
+from ups_server.train.adapt import check_language_model, deliver
+from ups_server.train.selection import layer_norms
+from ups_server.train.tuning import TUNINGS
+
+
+@pytest.fixture(scope="module")
+def parent(language_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_parent(tmp_path_factory.mktemp("models") / "tiny", language_model)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    folder = tmp_path_factory.mktemp("data") / "burgers"
+    return build_store(family("burgers"), {"nu": 0.1}, 8, 32, 0, folder, frame_dt=0.05, t_final=0.5)
+
+
+def predicted(model: Operator, name: str = "advection") -> np.ndarray:
+    solver = UPSSolver(model)
+    grid = Grid((32,), ((0.0, 1.0),))
+    periodic = BoundaryCondition.uniform(BoundaryKind.PERIODIC, 1)
+    coefficient = "beta" if name == "advection" else "nu"
+    x = np.sin(2 * np.pi * grid.axes[0])[None, :, None].astype(np.float32)
+    return solver.session(Problem(name, {coefficient: 0.4}, grid, periodic, 0.05), x).step()
+
+
+def test_new_adapters_change_nothing(parent: Path) -> None:
+    model = from_pretrained(parent)
+    before = predicted(model)
+    equip(model, parent)
+    np.testing.assert_array_equal(predicted(model), before)
+    names = adapters.adapter_parameters(model)
+    assert any(name.startswith("body.") and "query" in name for name in names)
+    assert any("layers.0.mix" in name for name in names)
+    assert not any("intermediate" in name for name in names)
+    with torch.no_grad():
+        for name, parameter in names.items():
+            if name.endswith("up"):
+                parameter.normal_(std=0.1)
+    changed = predicted(model)
+    assert np.abs(changed - before).max() > 1e-3
+    merge(model)
+    np.testing.assert_allclose(predicted(model), changed, rtol=1e-4, atol=1e-6)
+
+
+TRAINED: dict[str, Callable[[str], bool]] = {
+    "full": lambda name: "word_embeddings" not in name,
+    "lora": lambda name: name.endswith((".up", ".down")),
+    "layernorm": lambda name: "LayerNorm" in name or name.startswith("read_out.0."),
+    "head": lambda name: name.startswith("predictor."),
+}
+
+
+@pytest.mark.parametrize("tuning", TUNINGS)
+def test_only_the_declared_parameters_move(parent: Path, store: Store, tmp_path: Path, tuning: str) -> None:
+    run, _ = adaptation(parent, store, tmp_path, tuning=tuning, max_steps=3, learning_rate=1e-2)
+    before = from_pretrained(parent)
+    if tuning == "lora":
+        equip(before, parent)
+    old = {name: value.clone() for name, value in before.state_dict().items() if torch.is_tensor(value)}
+    run.run()
+    moved = {
+        name for name, value in run.model.state_dict().items() if name in old and not torch.equal(value, old[name])
+    }
+    assert moved
+    assert all(TRAINED[tuning](name) for name in moved), moved
+    assert not [name for name in old if TRAINED["head"](name) and tuning in ("full", "head")] or any(
+        TRAINED["head"](name) for name in moved
+    )
+
+
+def test_adapters_go_round_and_share_their_base(parent: Path, store: Store, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    shutil.copytree(parent, models / "tiny")
+    for name in ("first", "second"):
+        run, _ = adaptation(models / "tiny", store, tmp_path / name, tuning="lora", max_steps=4, learning_rate=1e-2)
+        report = run.run()
+        deliver(report, tmp_path / name / "best", models / name, run.about("tiny"))
+        np.testing.assert_array_equal(
+            predicted(from_pretrained(models / name), "burgers"),
+            predicted(from_pretrained(tmp_path / name / "best"), "burgers"),
+        )
+    size = sum(file.stat().st_size for file in (models / "first").glob("*.safetensors"))
+    assert size < 0.7 * (models / "tiny" / "model.safetensors").stat().st_size
+    first, second = from_pretrained(models / "first"), from_pretrained(models / "second")
+    pairs = list(zip(first.named_parameters(), second.named_parameters(), strict=True))
+    shared = [name for (name, a), (_, b) in pairs if a.data_ptr() == b.data_ptr()]
+    assert set(shared) == {name for name, _ in first.named_parameters()} - set(adapters.adapter_parameters(first))
+
+    catalog = Catalog(tmp_path, shipped=tmp_path / "none")
+    assert catalog.model("first").adapters_of == "tiny"
+    assert set(catalog.model("first").families) == {"burgers"}
+    moved = tmp_path / "elsewhere"
+    models.rename(moved)
+    np.testing.assert_array_equal(predicted(from_pretrained(moved / "first"), "burgers"), predicted(first, "burgers"))
+    (moved / "tiny").rename(moved / "gone")
+    with pytest.raises(UserError, match="which is not there"):
+        from_pretrained(moved / "first")
+    other = from_pretrained(moved / "gone")
+    with torch.no_grad():
+        next(other.parameters()).add_(1.0)
+    save_pretrained(other, moved / "tiny")
+    with pytest.raises(UserError) as caught:
+        from_pretrained(moved / "first")
+    assert caught.value.code == "base_changed"
+
+
+def test_adapters_of_adapters_are_refused_and_full_tuning_of_them_is_not(
+    parent: Path, store: Store, tmp_path: Path
+) -> None:
+    run, _ = adaptation(parent, store, tmp_path / "a", tuning="lora", max_steps=2)
+    run.run()
+    best = tmp_path / "a" / "best"
+    with pytest.raises(UserError) as caught:
+        adaptation(best, store, tmp_path / "b", tuning="lora")
+    assert caught.value.code == "adapted_already"
+    again, _ = adaptation(best, store, tmp_path / "c", max_steps=2)
+    assert not adapters.adapter_parameters(again.model)
+
+
+def test_a_base_with_children_is_not_deleted(parent: Path, store: Store, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    run, _ = adaptation(parent, store, tmp_path / "a", max_steps=1)
+    deliver(run.run(), tmp_path / "a" / "best", models / "base", run.about("tiny"))
+    child, _ = adaptation(models / "base", store, tmp_path / "b", max_steps=1, tuning="lora")
+    deliver(child.run(), tmp_path / "b" / "best", models / "child", child.about("base"))
+    catalog = Catalog(tmp_path, shipped=tmp_path / "none")
+    with pytest.raises(UserError) as caught:
+        catalog.delete("base")
+    assert (caught.value.code, caught.value.got) == ("model_in_use", ["child"])
+    catalog.delete("child")
+    catalog.delete("base")
+
+
+def test_what_a_model_lacks_is_said(parent: Path) -> None:
+    without = SMALL.model_copy(update={"body": False})
+    for config, alignment in ((FNO, "otdd"), (without, "pare")):
+        with pytest.raises(UserError, match="no language model"):
+            check_language_model(config, alignment)
+    check_language_model(without, "mmd")
+    model = from_pretrained(parent)
+    model.use_body = False
+    with pytest.raises(UserError, match="layer norms"):
+        layer_norms(model, train_body=False)

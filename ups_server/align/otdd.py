@@ -1,0 +1,133 @@
+"""Optimal transport dataset distance between the target and labelled text: the first stage of ORCA.
+
+Sources: Shen et al. 2023, "Cross-Modal Fine-Tuning: Align then Refine", Eq. 3 and Algorithm 1; Alvarez-Melis and Fusi
+2020, whose Gaussian form of the label cost is taken: 2-Wasserstein between class-conditional clouds as Gaussians.
+"""
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from ups_server.align.base import Alignment, Target
+from ups_server.align.labels import SAMPLES, classify, kmeans
+from ups_server.align.mmd import squared_distances
+from ups_server.align.queue import FeatureQueue, standing_for
+from ups_server.align.source import SourceTask, source_task
+from ups_server.align.transport import EPSILON, ITERATIONS, bures2, divergence
+from ups_server.model.ups import UPSModel
+
+
+def otdd(
+    x: Tensor,
+    x_labels: Tensor,
+    y: Tensor,
+    y_labels: Tensor,
+    epsilon: float = EPSILON,
+    iterations: int = ITERATIONS,
+) -> Tensor:
+    """Debiased dataset distance of labelled clouds (m, E) and (n, E), squared: the least mean cost of carrying one
+    over into the other, where ``d^2((x, y), (x', y')) = |x - x'|^2 + W_2^2(cloud of y, cloud of y')`` (Eq. 3).
+
+    Every label has to occur at its place: labels are 0 ... K - 1 on either side.
+    """
+    x_clouds, y_clouds = clouds(x, x_labels), clouds(y, y_labels)
+
+    def cost(a: Tensor, b: Tensor, labels: Tensor, a_labels: Tensor, b_labels: Tensor) -> Tensor:
+        return squared_distances(a, b) + labels[a_labels][:, b_labels]
+
+    return divergence(
+        cost(x, y, label_costs(x_clouds, y_clouds), x_labels, y_labels),
+        cost(x, x, label_costs(x_clouds, x_clouds), x_labels, x_labels),
+        cost(y, y, label_costs(y_clouds, y_clouds), y_labels, y_labels),
+        epsilon,
+        iterations,
+    )
+
+
+def clouds(points: Tensor, labels: Tensor) -> list[Tensor]:
+    """The points of every label."""
+    return [points[labels == label] for label in range(int(labels.max()) + 1)]
+
+
+def label_costs(left: list[Tensor], right: list[Tensor]) -> Tensor:
+    """(K, L) squared 2-Wasserstein distances of clouds as Gaussians; exactly zero where the two are one."""
+    rows = [[a.new_zeros(()) if a is b else bures2(a, b) for b in right] for a in left]
+    return torch.stack([torch.stack(row) for row in rows])
+
+
+@final
+class OTDDAlignment(Alignment):
+    """OTDD by class-wise subsampling (Algorithm 1), in units of the median cost among the text.
+
+    A step is one round of the algorithm: of every class of targets that the recent batches hold, `subsample` features
+    against as many sentences, weighted by the frequency of the class. Targets are dense: their classes are K-means
+    classes of their outlines. What is constant in the parameters, the text's own term, is drawn anew too, so that the
+    loss of equal clouds stays near zero.
+    """
+
+    aligns = True
+
+    def __init__(self, samples: int = 192, subsample: int = 24, source_subsample: int = 96) -> None:
+        self._queue = FeatureQueue(samples, "features", "labels")
+        self.subsample = subsample
+        self.source_subsample = source_subsample
+        self._source: SourceTask | None = None
+        self._centres: Tensor | None = None
+        self._source_costs = torch.empty(0)
+        self._scale = torch.empty(0)
+
+    def prepare(self, model: UPSModel, target: Target) -> None:
+        source = source_task(model)
+        self._source = source
+        self._centres = kmeans(target.outlines(SAMPLES))
+        with torch.no_grad():
+            own = clouds(source.features, source.labels)
+            self._source_costs = label_costs(own, own)
+            self._scale = squared_distances(source.features, source.features).median()
+
+    def loss(self, features: Tensor, outlines: Tensor) -> Tensor:
+        if self._source is None or self._centres is None:
+            raise RuntimeError("prepare() comes before loss()")
+        labels = classify(outlines, self._centres)
+        sample, sample_labels = self._queue.push(features.float(), labels)
+        known = sample[len(features) :]
+        sample = torch.cat([standing_for(sample[: len(features)], len(sample)), known])
+        return classwise(sample, sample_labels, self._source, self._source_costs, self.subsample, self.source_subsample
+                         ) / self._scale  # fmt: skip
+
+    def state(self) -> dict[str, Tensor]:
+        return self._queue.state()
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        self._queue.load_state(state)
+
+
+def classwise(
+    features: Tensor, labels: Tensor, source: SourceTask, source_costs: Tensor, subsample: int, source_subsample: int
+) -> Tensor:
+    """Algorithm 1 with one round: ``sum_i w_i OTDD(D_i, S)`` over the classes i of the target, w_i their frequency.
+
+    Args:
+        source_costs: (L, L) squared distances between the label clouds of the source.
+    """
+    present, counts = labels.unique(return_counts=True)
+    device = features.device
+    rows = torch.stack(
+        [
+            members[torch.randint(len(members), (subsample,), device=device)]
+            for members in (torch.nonzero(labels == label).flatten() for label in present)
+        ]
+    )
+    drawn = features[rows]  # (K, b, E)
+    own = [source.features[source.labels == label] for label in range(source.classes)]
+    # W_2^2 between the cloud of each target class and those of the subjects, for the subsample of this round.
+    to_labels = torch.stack([bures2(drawn, cloud) for cloud in own], dim=1)  # (K, L)
+    picked = torch.randperm(len(source.features), device=device)[:source_subsample]
+    text, text_labels = source.features[picked], source.labels[picked]
+    count = len(present)
+    between = torch.stack([squared_distances(cloud, text) for cloud in drawn]) + to_labels[:, None, text_labels]
+    within = torch.stack([squared_distances(cloud, cloud) for cloud in drawn])
+    among = squared_distances(text, text) + source_costs[text_labels][:, text_labels]
+    distances = divergence(between, within, among.expand(count, -1, -1))
+    return (counts / counts.sum() * distances).sum()

@@ -1,0 +1,66 @@
+"""Equations of users, after the examination of their files: in the stored file, and in the models tuned to it."""
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from ups_server.errors import UserError
+from ups_server.files.declaration import EquationSpec
+from ups_server.files.storage import FileStorage
+from ups_server.pde import Family
+from ups_server.pde.described import declare
+
+EQUATION_FILE = "equation.json"
+"""Of a model that was tuned to a user's own equation."""
+
+
+def stored_equation(data_dir: Path, file_id: str) -> EquationSpec | None:
+    """The equation that was declared with a stored file, its step filled in; None where the file is of a family.
+
+    Raises:
+        UserError: ``unknown_file``.
+    """
+    folder = data_dir / "files"
+    if not (folder / file_id / "registration.json").is_file():
+        return None  # a store without an upload is of a family
+    record = FileStorage(folder, 0, 0).record(file_id)
+    equation = record.declaration.equation
+    if equation is None or record.report is None:
+        return None
+    return equation.model_copy(update={"dt": equation.dt or record.report.dt})
+
+
+def declare_stored(data_dir: Path, file_id: str) -> EquationSpec | None:
+    """Makes the equation of a stored file known to this process, and returns it where it has one of its own."""
+    equation = stored_equation(data_dir, file_id)
+    if equation is not None:
+        declare(equation.family())
+    return equation
+
+
+def model_equation(model: Path) -> EquationSpec | None:
+    """The equation of its own that a model folder was tuned to.
+
+    Raises:
+        UserError: ``invalid_model``.
+    """
+    file = model / EQUATION_FILE
+    if not file.is_file():
+        return None
+    try:
+        return EquationSpec.model_validate_json(file.read_bytes())
+    except (ValidationError, OSError) as error:
+        raise UserError("invalid_model", f"the equation of {model.name} cannot be read", got=str(error)) from error
+
+
+def declared_families(data_dir: Path, models: list[Path]) -> dict[str, Family]:
+    """Every equation of users by id: those of ready files, then those that models were tuned to, which win."""
+    found: dict[str, Family] = {}
+    storage = FileStorage(data_dir / "files", 0, 0)
+    for record in reversed(storage.records()):
+        if record.state == "ready" and (equation := stored_equation(data_dir, record.id)) is not None:
+            found[equation.id] = equation.family()
+    for model in models:
+        if (equation := model_equation(model)) is not None:
+            found[equation.id] = equation.family()
+    return found

@@ -1,0 +1,149 @@
+"""Low-rank adapters (LoRA): what tuning adds to frozen weights, kept apart from them.
+
+Source: Hu et al. 2021, "LoRA": ``W = W_0 + (alpha / r) B A`` with B zero at first. Written as a parametrisation of the
+weight, and not as a layer in the place of another: Fourier layers use the weights of their pointwise layers directly,
+which an exchanged layer (as of the package peft) would not notice.
+"""
+
+import copy
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from ups_server.errors import UserError
+from ups_server.model.ups import Operator
+
+ADAPTER_FILE = "adapter.json"
+ADAPTER_WEIGHTS = "adapter.safetensors"
+RANK = 8
+ALPHA = 16.0
+ATTENTION = ("query", "key", "value", "attention.output.dense", "q_proj", "k_proj", "v_proj", "out_proj", "o_proj")
+"""Ends of the names of attention projections in Hugging Face encoders."""
+MARK = "parametrizations.weight.0."
+
+
+class LowRank(nn.Module):
+    """``W -> W + scale B A`` for weights (out, in): A (r, in) random, B (out, r) zero."""
+
+    def __init__(self, out: int, inputs: int, rank: int, alpha: float) -> None:
+        super().__init__()
+        rank = min(rank, out, inputs)
+        self.scale = alpha / rank
+        self.down = nn.Parameter(torch.empty(rank, inputs))
+        self.up = nn.Parameter(torch.zeros(out, rank))
+        nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + self.scale * self.up @ self.down
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model that adapters belong to: its id, and what it must be.
+
+    Attributes:
+        folder: where it was, relative to the adapters' folder; looked for by its id too.
+    """
+
+    id: str
+    sha256: str
+    folder: str | None = None
+
+
+def adapted_layers(model: Operator) -> Iterator[tuple[str, nn.Linear]]:
+    """The operator's linear and pointwise layers, and the attention projections of the language model."""
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Linear) and (not name.startswith("body.") or name.endswith(ATTENTION)):
+            yield name, layer
+
+
+def equip(model: Operator, base: Base, rank: int = RANK, alpha: float = ALPHA, seed: int = 0) -> None:
+    """Adds adapters that change nothing yet. `base` is what `save_adapters` will refer to."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for _, layer in list(adapted_layers(model)):
+            low_rank = LowRank(layer.out_features, layer.in_features, rank, alpha).to(layer.weight.device)
+            parametrize.register_parametrization(layer, "weight", low_rank)
+    model.adapters = AdapterSettings(base, rank, alpha)
+
+
+@dataclass(frozen=True)
+class AdapterSettings:
+    """What an equipped model remembers of its adapters."""
+
+    base: Base
+    rank: int
+    alpha: float
+
+
+def adapter_parameters(model: Operator) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in model.named_parameters() if MARK in name}
+
+
+def merge(model: Operator) -> None:
+    """Turns the adapters into weights, so that the model is one like any other."""
+    for layer in list(model.modules()):
+        if parametrize.is_parametrized(layer, "weight"):
+            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+    model.adapters = None
+
+
+def save_adapters(model: Operator, settings: AdapterSettings, folder: Path) -> None:
+    """Writes configuration and adapters; the base stays where it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.config.save(folder)
+    write_settings(settings, folder)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in adapter_parameters(model).items()}
+    save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+
+
+def write_settings(settings: AdapterSettings, folder: Path) -> None:
+    (folder / ADAPTER_FILE).write_text(json.dumps(asdict(settings), indent=1) + "\n", encoding="utf-8")
+
+
+def read_settings(folder: Path) -> AdapterSettings:
+    """Raises UserError ``not_a_model``."""
+    try:
+        found = json.loads((folder / ADAPTER_FILE).read_text(encoding="utf-8"))
+        return AdapterSettings(Base(**found["base"]), int(found["rank"]), float(found["alpha"]))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError("not_a_model", "the adapters here cannot be read", got=str(error)) from error
+
+
+def restore(base: Operator, folder: Path) -> Operator:
+    """The model of a folder of adapters. It shares the weights of `base`, which must not be changed any more."""
+    settings = read_settings(folder)
+    model = sharing(base)
+    equip(model, settings.base, settings.rank, settings.alpha)
+    stored, own = load_file(folder / ADAPTER_WEIGHTS), adapter_parameters(model)
+    if stored.keys() != own.keys():
+        raise UserError("not_a_model", "the adapters do not match the base", got=sorted(stored.keys() ^ own.keys())[:5])
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(stored[name])
+    return model
+
+
+def sharing(base: Operator) -> Operator:
+    """A copy of a model with modules of its own around the same tensors."""
+    memo: dict[int, object] = {id(value): value for value in (*base.parameters(), *base.buffers())}
+    metadata = getattr(base, "metadata", None)  # tokenizer and word embeddings, never changed
+    memo[id(metadata)] = metadata
+    return copy.deepcopy(base, memo)
+
+
+def digest(weights: Path) -> str:
+    """The checksum by which adapters know their base."""
+    with weights.open("rb") as handle:
+        found = sha256()
+        while part := handle.read(2**20):
+            found.update(part)
+    return found.hexdigest()

@@ -10,10 +10,14 @@ const DIVERGING = [
   [0.36, 0.13, 262], [0.56, 0.14, 252], [0.78, 0.08, 245], [0.965, 0.004, 240], [0.8, 0.09, 45], [0.6, 0.16, 33], [0.4, 0.13, 25],
 ];
 
-/** sRGB (0 to 255) of a colour in OKLCH; after B. Ottosson's definition of OKLab. */
-function rgb([lightness, chroma, hue]) {
+/** OKLab: straight lines between its colours never pass a third hue. */
+function lab([lightness, chroma, hue]) {
   const angle = (hue * Math.PI) / 180;
-  const [a, b] = [chroma * Math.cos(angle), chroma * Math.sin(angle)];
+  return [lightness, chroma * Math.cos(angle), chroma * Math.sin(angle)];
+}
+
+/** sRGB (0 to 255) of a colour in OKLab; after B. Ottosson's definition. */
+function rgb([lightness, a, b]) {
   const l = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3;
   const m = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3;
   const s = (lightness - 0.0894841775 * a - 1.291485548 * b) ** 3;
@@ -28,7 +32,8 @@ function rgb([lightness, chroma, hue]) {
 }
 
 /** (256, 3) bytes. */
-function computed(anchors) {
+function computed(colours) {
+  const anchors = colours.map(lab);
   const map = new Uint8ClampedArray(3 * STEPS);
   for (let step = 0; step < STEPS; step += 1) {
     const place = (step / (STEPS - 1)) * (anchors.length - 1);

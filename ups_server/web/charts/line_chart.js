@@ -9,7 +9,6 @@ const LEFT = 58;
 const RIGHT = 10;
 const TOP = 8;
 const BOTTOM = 34;
-export const INKS = ["--curve-1", "--curve-2", "--curve-3", "--curve-4"];
 
 /**
  * A figure of curves. `update(curves, options)` draws: curves are {name, x, y, ink, dash, faint}, options may set
@@ -57,6 +56,7 @@ export function lineChart({ title, xLabel, yLabel = "", logX = false, logY = fal
 function entry(curve) {
   const key = h("i", { class: curve.dash ? "key dashed" : "key" });
   key.style.color = `var(${curve.ink})`;
+  if (curve.faint) key.style.opacity = 0.4;
   return h("span", {}, key, curve.name);
 }
 

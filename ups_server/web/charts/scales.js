@@ -12,9 +12,13 @@ export function ticks(low, high, count = 5) {
   return Array.from({ length: Math.max(0, last - first + 1) }, (_, index) => Number(((first + index) * step).toPrecision(12)));
 }
 
-/** Powers of ten between low and high, thinned to about `count`. */
+/** Powers of ten between low and high, thinned to about `count`; 1, 2 and 5 of each where there are few. */
 export function decades(low, high, count = 5) {
   const [first, last] = [Math.ceil(Math.log10(low) - 1e-9), Math.floor(Math.log10(high) + 1e-9)];
+  if (last - first < 2) {
+    const fine = Array.from({ length: last - first + 3 }, (_, index) => first - 1 + index);
+    return fine.flatMap((power) => [1, 2, 5].map((factor) => factor * 10 ** power)).filter((value) => value >= low && value <= high);
+  }
   const stride = Math.max(1, Math.ceil((last - first) / count));
   const powers = Array.from({ length: Math.max(0, last - first + 1) }, (_, index) => first + index);
   return powers.filter((power) => (power - first) % stride === 0).map((power) => 10 ** power);

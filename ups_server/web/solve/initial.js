@@ -27,10 +27,14 @@ export function initialState(onChange) {
   const kinds = choice("Initial state", [["sample", "Sample"], ["draw", "Draw"], ["file", "File"]], kind, (value) => select(value));
   const element = h("div", {}, kinds.element, ...Object.values(parts), problem);
 
-  function select(value) {
+  function reveal(value) {
     kind = value;
     kinds.select(value);
     for (const [name, part] of Object.entries(parts)) part.hidden = name !== kind;
+  }
+
+  function select(value) {
+    reveal(value);
     if (kind === "draw") prepare();
     onChange();
   }
@@ -67,7 +71,7 @@ export function initialState(onChange) {
     chosenFile();
   }
 
-  select("sample");
+  reveal("sample");
   return {
     element,
     kind: () => kind,

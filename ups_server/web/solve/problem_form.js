@@ -22,7 +22,7 @@ export function problemForm(onRun) {
   const every = h("input", { type: "number", min: 1, step: 1, value: 1, onInput: () => update() });
   const compare = h("input", { type: "checkbox", checked: true });
   const compareControl = h("label", { class: "check" }, compare, h("span", {}, "Compare with the numerical reference"));
-  const submit = h("button", { type: "submit", class: "primary" }, "Run");
+  const submit = h("button", { type: "submit", class: "primary", disabled: true }, "Run");
   const initial = initialState(() => update());
   const element = h(
     "form",

@@ -12,6 +12,7 @@ from fastapi.openapi.utils import get_openapi
 from ups_server import __version__
 from ups_server.api.problems import Problem, install
 from ups_server.api.routes import ROUTERS
+from ups_server.api.security import SecurityHeaders
 from ups_server.api.service import Service
 from ups_server.catalog import Catalog
 from ups_server.files.declaration import Declaration
@@ -64,6 +65,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     )
     app.state.service = service
     install(app, settings)
+    app.add_middleware(SecurityHeaders)
     for router in ROUTERS:
         app.include_router(router)
     app.openapi = lambda: openapi_document(app)  # type: ignore[method-assign]

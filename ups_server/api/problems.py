@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from ups_server.api.security import HEADERS as SECURITY_HEADERS
 from ups_server.errors import UserError
 from ups_server.settings import Settings
 
@@ -78,7 +79,8 @@ def install(app: FastAPI, settings: Settings) -> None:
         )
 
     async def failure(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse(problem_document(error), 500, media_type=MEDIA_TYPE)
+        # This answer is made outside of every middleware.
+        return JSONResponse(problem_document(error), 500, SECURITY_HEADERS, MEDIA_TYPE)
 
     app.add_exception_handler(UserError, user_error)
     app.add_exception_handler(HTTPException, http_error)

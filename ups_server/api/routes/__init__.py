@@ -1,8 +1,9 @@
 """The resources, one file each. A new resource is a new file and one line here."""
 
-from ups_server.api.routes import evaluations, families, files, fine_tuning, health, models, rollouts
+from ups_server.api.routes import evaluations, families, files, fine_tuning, health, models, page, rollouts
 
 ROUTERS = (
+    page.router,
     health.router,
     families.router,
     files.router,

@@ -1,0 +1,144 @@
+"""Files, jobs and models in a real browser: from a file on this machine to a tuned model that solves."""
+
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, Route, expect
+
+from tests.api.conftest import RunningService
+
+pytestmark = pytest.mark.slow
+
+
+def upload(page: Page, path: Path) -> None:
+    page.goto("/#/files")
+    page.get_by_label("choose files").set_input_files(path)
+
+
+def ready(page: Page, site: RunningService, path: Path) -> str:
+    """The id of the file in the service; uploaded where it is not there yet."""
+    files = site.get("/v1/files").json()["files"]
+    found = [record["id"] for record in files if record["name"] == path.name and record["state"] == "ready"]
+    if not found:
+        upload(page, path)
+        expect(page.locator(".state.ready").first).to_be_visible()
+        return ready(page, site, path)
+    return str(found[0])
+
+
+def test_a_file_is_uploaded_in_parts_and_goes_on_after_a_break(
+    page: Page, site: RunningService, burgers_file: Path
+) -> None:
+    breaks = []
+
+    def break_once(route: Route) -> None:
+        if breaks:
+            route.continue_()
+        else:
+            breaks.append(route.request.headers["content-range"])
+            route.abort()
+
+    page.route("**/content", lambda route: break_once(route) if route.request.method == "PUT" else route.continue_())
+    page.on("console", lambda message: None)
+    path = burgers_file.with_name("broken_off_Burgers_Nu0.1.hdf5")
+    path.write_bytes(burgers_file.read_bytes())
+    page.goto("/#/files")
+    page.get_by_label("Equation").select_option("burgers")
+    page.get_by_label("choose files").set_input_files(path)
+    expect(page.locator("details", has_text=path.name).locator(".state.ready")).to_be_visible()
+    assert breaks == [f"bytes 0-{path.stat().st_size - 1}/{path.stat().st_size}"]
+    report = page.locator("details", has_text=path.name)
+    expect(report).to_contain_text("7 of 7 can be used")
+    picture = report.get_by_alt_text("First trajectory")
+    picture.scroll_into_view_if_needed()
+    expect(picture).to_have_js_property("complete", True)
+    assert picture.evaluate("picture => picture.naturalWidth") > 100
+    page.on("dialog", lambda dialog: dialog.accept())
+    report.get_by_role("button", name="Delete").click()
+    expect(page.locator("details", has_text=path.name)).to_have_count(0)
+    assert path.name not in site.get("/v1/files").text
+
+
+def test_a_file_that_is_none_is_refused_in_words(page: Page, tmp_path: Path) -> None:
+    path = tmp_path / "notes.h5"
+    path.write_text("not HDF5 at all")
+    upload(page, path)
+    expect(page.locator("details", has_text="notes.h5").get_by_role("alert")).to_be_visible()
+    expect(page.locator("details", has_text="notes.h5").locator(".state")).to_have_text("refused")
+    expect(page.get_by_role("button", name="Examine again")).to_be_visible()
+
+
+def test_a_rollout_starts_from_a_trajectory_of_a_file(page: Page, site: RunningService, burgers_file: Path) -> None:
+    file_id = ready(page, site, burgers_file)
+    page.goto(f"/#/solve?file={file_id}")
+    form = page.get_by_role("form", name="Problem")
+    expect(form.get_by_label("File")).to_have_value(file_id)
+    form.get_by_label("Trajectory", exact=True).fill("6")
+    form.get_by_label("Steps").fill("3")
+    with page.expect_request("**/v1/rollouts*") as sent:
+        form.get_by_role("button", name="Run").click()
+    expect(page.get_by_role("status")).to_have_text(re.compile(r"^Finished: 3 steps"))
+    request = sent.value.post_data_json
+    assert request["initial_condition"] == {"file": file_id, "trajectory": 6}
+    assert request["coefficients"] == {}
+    assert "grid" not in request
+
+
+def test_a_model_is_adapted_watched_and_used(page: Page, site: RunningService, burgers_file: Path) -> None:
+    file_id = ready(page, site, burgers_file)
+    page.goto(f"/#/jobs?file={file_id}")
+    form = page.get_by_role("form", name="New job")
+    form.get_by_label("Model").select_option("tiny")
+    form.get_by_label("Trajectories to train on").fill("4")
+    form.get_by_label("Steps at most").fill("6")
+    form.get_by_label("Name").fill("mine")
+    form.get_by_role("button", name="Start").click()
+    job = page.get_by_role("region", name="Job", exact=True)
+    expect(job.get_by_text("succeeded", exact=True)).to_be_visible()
+    expect(job.locator(".verdict")).to_contain_text("Tuning")
+    expect(job.get_by_label(re.compile("^Validation error: at the end one-step"))).to_be_visible()
+    expect(page.get_by_role("region", name="Adaptations")).to_contain_text("tiny-mine-")
+    job.get_by_role("link", name="Solve with the new model").click()
+    problem = page.get_by_role("form", name="Problem")
+    expect(problem.get_by_label("Model")).to_have_value(re.compile("^tiny-mine-"))
+    problem.get_by_label("Steps").fill("2")
+    problem.get_by_role("button", name="Run").click()
+    expect(page.get_by_role("status")).to_have_text(re.compile("^Finished: 2 steps"))
+
+
+def test_a_job_is_cancelled_and_resumed(page: Page, site: RunningService, burgers_file: Path) -> None:
+    file_id = ready(page, site, burgers_file)
+    spec = {"model": "tiny", "training_file": file_id, "n_trajectories": 4, "max_steps": 100_000}
+    made = site.send("POST", "/v1/fine-tuning/jobs", spec).json()
+    page.goto(f"/#/jobs/{made['id']}")
+    job = page.get_by_role("region", name="Job", exact=True)
+    expect(job.get_by_label(re.compile(r"^Loss: at the end|^Loss"))).to_be_visible()
+    job.get_by_role("button", name="Cancel").click()
+    expect(job.locator(".state")).to_have_text("cancelled")
+    job.get_by_role("button", name="Resume").click()
+    expect(job.get_by_role("button", name="Cancel")).to_be_visible()
+    job.get_by_role("button", name="Cancel").click()
+    expect(job.locator(".state")).to_have_text("cancelled")
+
+
+def test_an_evaluation_ends_in_the_table(page: Page, site: RunningService, burgers_file: Path) -> None:
+    file_id = ready(page, site, burgers_file)
+    page.goto(f"/#/jobs?file={file_id}")
+    form = page.get_by_role("form", name="New job")
+    form.get_by_text("Evaluate a model").click()
+    form.get_by_label("Model").select_option("numerical")
+    form.get_by_label("Trajectories").fill("2")
+    form.get_by_role("button", name="Start").click()
+    expect(page.get_by_role("region", name="Scores")).to_contain_text("persistence")
+    expect(page.get_by_role("region", name="Evaluations")).to_contain_text("numerical")
+
+
+def test_cards_of_models(page: Page) -> None:
+    page.goto("/#/models/small")
+    card = page.get_by_role("region", name="Model card")
+    expect(card.get_by_role("heading", name="small")).to_be_visible()
+    expect(card.get_by_role("region", name="Families and trained ranges")).to_contain_text("nu 0.001 to 0.5")
+    page.get_by_role("link", name="numerical").click()
+    expect(card.get_by_role("heading", name="numerical")).to_be_visible()
+    expect(card.get_by_text("reference solver")).to_be_visible()

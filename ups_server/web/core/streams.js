@@ -1,0 +1,44 @@
+// Server-sent events read with fetch, which can POST and set headers; EventSource can do neither.
+import { Problem, UNREACHABLE } from "./service.js";
+
+/** {id, name, data} of the events of a response, as they come. Comments are skipped. */
+export async function* events(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      const blocks = (rest + value).replaceAll("\r\n", "\n").split("\n\n");
+      rest = blocks.pop();
+      for (const block of blocks) {
+        const event = parsed(block);
+        if (event) yield event;
+      }
+    }
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Problem(UNREACHABLE);
+  } finally {
+    reader.cancel().catch(() => {});
+  }
+}
+
+function parsed(block) {
+  const event = { id: null, name: "message" };
+  const data = [];
+  for (const line of block.split("\n")) {
+    const [, field, text] = line.match(/^([^:]*):? ?(.*)$/s);
+    if (field === "data") data.push(text);
+    else if (field === "event") event.name = text;
+    else if (field === "id") event.id = text;
+  }
+  return data.length ? { ...event, data: JSON.parse(data.join("\n")) } : null;
+}
+
+/** Base64 of little-endian float32 as an array. */
+export function decodeFloats(text) {
+  const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+  const view = new DataView(bytes.buffer);
+  return Float32Array.from({ length: bytes.length / 4 }, (_, index) => view.getFloat32(4 * index, true));
+}

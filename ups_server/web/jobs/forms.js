@@ -1,0 +1,76 @@
+// What can be started: an adaptation of a model to a file, an evaluation on one.
+import { choice, fill, h, labelled } from "../core/dom.js";
+import { guarded } from "../core/problems.js";
+import { get, send } from "../core/service.js";
+
+const ALIGNMENTS = [["none", "none"], ["mmd", "MMD"]];
+
+/** `onStart(job)` is called with what was started. */
+export function jobForm(onStart) {
+  let [kind, models, key] = ["fine_tuning", [], crypto.randomUUID?.() ?? String(Math.random())];
+  const note = h("div", {});
+  const model = h("select", {});
+  const file = h("select", {});
+  const number = (attributes) => h("input", { type: "number", min: 1, step: 1, ...attributes });
+  const trajectories = number({ value: 10, required: true });
+  const steps = number({ placeholder: "by itself" });
+  const seconds = number({ placeholder: "no limit", step: "any", min: 0 });
+  const rate = h("input", { type: "number", min: 0, max: 1, step: "any", placeholder: "by itself" });
+  const alignment = h("select", {});
+  fill(alignment, ALIGNMENTS, "none");
+  const suffix = h("input", { type: "text", pattern: "[a-z0-9][a-z0-9\\-]{0,31}", placeholder: "mine", autocomplete: "off" });
+  const resolution = number({ min: 8, placeholder: "the file's" });
+  const count = number({ placeholder: "all" });
+  const tuning = h("div", { class: "grid" },
+    labelled("Trajectories to train on", trajectories), labelled("Alignment", alignment), labelled("Steps at most", steps),
+    labelled("Seconds at most", seconds), labelled("Learning rate", rate), labelled("Name", suffix, "Part of the new model's id."));
+  const scoring = h("div", { class: "grid", hidden: true }, labelled("Points per axis", resolution), labelled("Trajectories", count));
+  const kinds = choice("What", [["fine_tuning", "Adapt a model"], ["evaluation", "Evaluate a model"]], kind, (value) => {
+    kind = value;
+    tuning.hidden = kind !== "fine_tuning";
+    scoring.hidden = kind === "fine_tuning";
+    listModels();
+  });
+  const start = h("button", { type: "submit", class: "primary" }, "Start");
+  const noFile = h("p", { class: "quietly", hidden: true }, "A job needs a file. ", h("a", { href: "#/files" }, "Upload one"), ".");
+  const element = h("form", { class: "panel", "aria-label": "New job", onSubmit: (event) => {
+    event.preventDefault();
+    submit();
+  } }, kinds.element, h("div", { class: "grid" }, labelled("Model", model), labelled("File", file)), noFile, tuning, scoring, note, start);
+
+  function listModels() {
+    const fitting = models.filter((card) => kind === "evaluation" || card.kind !== "builtin");
+    fill(model, fitting.map(({ id }) => [id, id]));
+    start.disabled = !file.value || !model.value;
+  }
+
+  const value = (field) => (field.value === "" ? {} : field.valueAsNumber);
+  const given = (entries) => Object.fromEntries(entries.filter(([, entry]) => typeof entry !== "object"));
+
+  async function submit() {
+    await guarded(note, async () => {
+      const [address, document] = kind === "fine_tuning"
+        ? ["v1/fine-tuning/jobs", {
+          training_file: file.value, n_trajectories: trajectories.valueAsNumber, alignment: alignment.value,
+          ...given([["max_steps", value(steps)], ["max_seconds", value(seconds)], ["learning_rate", value(rate)]]),
+          ...(suffix.value ? { suffix: suffix.value } : {}),
+        }]
+        : ["v1/evaluations", { file: file.value, ...given([["resolution", value(resolution)], ["trajectories", value(count)]]) }];
+      const job = await send("POST", address, { model: model.value, ...document }, { "Idempotency-Key": key });
+      key = crypto.randomUUID?.() ?? String(Math.random());
+      onStart(job);
+    });
+  }
+
+  return {
+    element,
+    async refresh(query) {
+      const [listed, stored] = await Promise.all([get("v1/models"), get("v1/files")]);
+      ({ models } = listed);
+      const ready = stored.files.filter((record) => record.state === "ready");
+      fill(file, ready.map(({ id, name }) => [id, name]), query.get("file") ?? undefined);
+      noFile.hidden = ready.length > 0;
+      listModels();
+    },
+  };
+}

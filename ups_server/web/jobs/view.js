@@ -1,0 +1,44 @@
+// Jobs: start one, watch one, and the tables of all.
+import { h, table } from "../core/dom.js";
+import { when } from "../core/numbers.js";
+import { guarded } from "../core/problems.js";
+import { get, segment } from "../core/service.js";
+import { figures } from "../models/scores.js";
+import { jobForm } from "./forms.js";
+import { jobPanel } from "./job.js";
+
+export function jobsView() {
+  const problem = h("div", {});
+  const lists = h("div", {});
+  const panel = jobPanel(() => refresh());
+  const form = jobForm((job) => (location.hash = `#/jobs/${segment(job.id)}`));
+  const element = h("div", { class: "narrow" }, h("h1", {}, "Jobs"), problem, panel.element, form.element, lists);
+
+  const link = (job) => h("a", { href: `#/jobs/${segment(job.id)}` }, job.id);
+  const state = (job) => h("span", { class: `state ${job.state}` }, job.state);
+
+  async function refresh() {
+    await guarded(problem, async () => {
+      const [tunings, evaluations] = await Promise.all([get("v1/fine-tuning/jobs"), get("v1/evaluations")]);
+      const rows = tunings.jobs.map((job) => [link(job), state(job), job.model, job.result?.model ?? "–", when(job.created_at)]);
+      const scored = evaluations.jobs.map((job) => [link(job), state(job), job.model, ...figures(job.result ?? {}), when(job.created_at)]);
+      lists.replaceChildren(
+        ...(rows.length ? [h("section", { class: "panel" }, table("Adaptations", ["job", "state", "model", "new model", "made"], rows))] : []),
+        ...(scored.length ? [h("section", { class: "panel" }, table("Evaluations", ["job", "state", "model", "one-step nRMSE", "skill", "rollout nRMSE", "made"], scored))] : []),
+      );
+    });
+  }
+
+  return {
+    element,
+    async show(rest, query) {
+      await guarded(problem, async () => {
+        await form.refresh(query);
+        await refresh();
+      });
+      if (rest[0]) panel.follow(rest[0]);
+      else panel.leave();
+    },
+    hide: () => panel.leave(),
+  };
+}

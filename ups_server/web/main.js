@@ -1,0 +1,44 @@
+// Starts the page: theme, sections by the address after `#`, state of the service.
+import { get } from "./core/service.js";
+import { installTheme } from "./core/theme.js";
+import { filesView } from "./files/view.js";
+import { jobsView } from "./jobs/view.js";
+import { modelsView } from "./models/view.js";
+import { solveView } from "./solve/view.js";
+
+const SECTIONS = { solve: solveView, files: filesView, jobs: jobsView, models: modelsView };
+const made = new Map();
+let shown = null;
+
+function address() {
+  const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
+  const [name, ...rest] = path.split("/");
+  return { name: name in SECTIONS ? name : "solve", rest: rest.map(decodeURIComponent), query: new URLSearchParams(query) };
+}
+
+// Sections are made on their first visit and kept: a rollout goes on while another section is looked at.
+function show() {
+  if (location.hash === "#main") return;
+  const { name, rest, query } = address();
+  if (!made.has(name)) made.set(name, SECTIONS[name]());
+  const view = made.get(name);
+  if (shown !== view) {
+    shown?.hide?.();
+    document.getElementById("main").replaceChildren(view.element);
+    shown = view;
+    scrollTo(0, 0);
+  }
+  for (const link of document.querySelectorAll("nav a")) {
+    if (link.hash === `#/${name}`) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  view.show(rest, query);
+}
+
+installTheme(document.getElementById("theme"));
+addEventListener("hashchange", show);
+show();
+get("healthz").then(
+  (health) => (document.getElementById("service").textContent = `ups-server ${health.version}`),
+  () => (document.getElementById("service").textContent = "the service does not answer"),
+);

@@ -1,0 +1,76 @@
+// A rollout as it arrives: frames in memory, smallest and largest values, what is said about it.
+import { ask, Problem } from "../core/service.js";
+import { decodeFloats, events } from "../core/streams.js";
+
+/** States (X..., C), channels last, one Float32Array a frame. */
+export class Solution {
+  constructor(request) {
+    this.request = request;
+    this.header = null;
+    this.frames = [];
+    this.times = [];
+    this.flags = [];
+    this.planned = 0;
+    this.low = [];
+    this.high = [];
+    this.complete = false;
+  }
+
+  get points() {
+    return this.header.grid.n;
+  }
+
+  get fields() {
+    return this.header.fields;
+  }
+
+  /** One field (X...) of a frame. */
+  field(frame, index) {
+    const count = this.fields.length;
+    const values = this.frames[frame];
+    if (count === 1) return values;
+    return Float32Array.from({ length: values.length / count }, (_, point) => values[point * count + index]);
+  }
+
+  begin(header) {
+    this.header = header;
+    this.planned = header.n_frames;
+    this.flags = header.flags;
+    this.low = header.fields.map(() => Infinity);
+    this.high = header.fields.map(() => -Infinity);
+  }
+
+  add(time, values) {
+    this.frames.push(values);
+    this.times.push(time);
+    const count = this.fields.length;
+    for (let index = 0; index < values.length; index += 1) {
+      const field = index % count;
+      if (values[index] < this.low[field]) this.low[field] = values[index];
+      if (values[index] > this.high[field]) this.high[field] = values[index];
+    }
+  }
+}
+
+/** Runs a request; `onFrame` is called after each state. Raises `Problem`, also for a stream that breaks off. */
+export async function run(solution, signal, onFrame) {
+  const response = await ask("v1/rollouts?encoding=base64", {
+    method: "POST",
+    headers: { "Content-Type": "application/json", Accept: "text/event-stream" },
+    body: JSON.stringify(solution.request),
+    signal,
+  });
+  for await (const { name, data } of events(response)) {
+    if (name === "start") solution.begin(data);
+    else if (name === "step") {
+      solution.add(data.time, decodeFloats(data.data));
+      onFrame();
+    } else if (name === "problem") throw new Problem(data);
+    else if (name === "end") {
+      solution.flags = data.flags;
+      solution.complete = true;
+      return;
+    }
+  }
+  throw new Problem({ code: "stream_broken", detail: "The stream broke off before its end.", hint: "Run it again." });
+}

@@ -1,0 +1,182 @@
+// What a rollout looks like: the field in motion, the reference and the difference, curves beneath.
+import { lineChart } from "../charts/line_chart.js";
+import { picture } from "../charts/picture.js";
+import { choice, fill, h, labelled } from "../core/dom.js";
+import { unit } from "../core/numbers.js";
+import { mean, normalisedError, spectrum } from "./quantities.js";
+
+const INKS = ["--curve-1", "--curve-2"];
+
+/** `show(solution, reference, family)` begins; `grow()` after new frames; `draw(frame)` shows one. */
+export function stage() {
+  let [solution, reference, family, field, map, charts] = [null, null, null, 0, "sequential", null];
+  let curves = { errors: [], means: [], referenceMeans: [] };
+  let frame = 0;
+  const fields = h("select", { onChange: () => {
+    field = Number(fields.value);
+    recompute();
+    grow();
+  } });
+  const fieldControl = labelled("Field", fields);
+  const colours = choice("Colours", [["sequential", "Sequential"], ["diverging", "Diverging"]], map, (value) => {
+    map = value;
+    draw(frame);
+  });
+  const tools = h("div", { class: "row tools" }, fieldControl, colours.element);
+  const pictures = h("div", { class: "pictures" });
+  const below = h("div", { class: "curves" });
+  const element = h("div", { class: "stage" }, pictures, below);
+
+  const flat = () => family.dimensions === 1;
+
+  function show(nextSolution, nextReference, nextFamily) {
+    [solution, reference, family] = [nextSolution, nextReference, nextFamily];
+    field = Math.min(field, family.fields.length - 1);
+    curves = { errors: [], means: [], referenceMeans: [] };
+    frame = 0;
+    fill(fields, family.fields.map(({ name }, index) => [String(index), name]), String(field));
+    fieldControl.hidden = family.fields.length === 1;
+    charts = made();
+    const maps = [charts.model, charts.reference, charts.difference].filter(Boolean);
+    pictures.replaceChildren(...(charts.curve ? [charts.curve.element] : []), h("div", { class: "maps" }, maps.map((chart) => chart.element)));
+    pictures.dataset.dimensions = family.dimensions;
+    below.replaceChildren(...[charts.error, charts.mean, charts.spectrum].filter(Boolean).map((chart) => chart.element));
+  }
+
+  function made() {
+    const time = `t${unit(family.time_unit)}`;
+    const space = `x${unit(family.length_unit)}`;
+    const axes = flat() ? { xLabel: space, yLabel: time } : { xLabel: space, yLabel: `y${unit(family.length_unit)}`, square: true };
+    const compared = reference !== null;
+    return {
+      curve: flat() ? lineChart({ title: "State", xLabel: space, tall: true }) : null,
+      model: picture({ title: solution.request.model, ...axes }),
+      reference: compared ? picture({ title: "Reference", ...axes }) : null,
+      difference: compared ? picture({ title: "Difference", ...axes }) : null,
+      error: compared ? lineChart({ title: "Error, nRMSE", xLabel: time, logY: true }) : null,
+      mean: lineChart({ title: "Mean", xLabel: time }),
+      spectrum: lineChart({ title: "Power spectrum", xLabel: "wavenumber", logX: true, logY: true }),
+    };
+  }
+
+  function recompute() {
+    curves = { errors: [], means: [], referenceMeans: [] };
+  }
+
+  /** Curves over time go on from where they were. */
+  function grow() {
+    if (!solution?.frames.length) return;
+    while (curves.means.length < solution.frames.length) curves.means.push(mean(solution.field(curves.means.length, field)));
+    if (reference) {
+      while (curves.referenceMeans.length < reference.frames.length) {
+        curves.referenceMeans.push(mean(reference.field(curves.referenceMeans.length, field)));
+      }
+      while (curves.errors.length < Math.min(solution.frames.length, reference.frames.length)) {
+        const index = curves.errors.length;
+        curves.errors.push(normalisedError(solution.field(index, field), reference.field(index, field)) ?? NaN);
+      }
+    }
+    draw(frame);
+  }
+
+  function limits() {
+    const list = [solution, reference].filter((entry) => entry?.frames.length);
+    return [Math.min(...list.map((entry) => entry.low[field])), Math.max(...list.map((entry) => entry.high[field]))];
+  }
+
+  function draw(index) {
+    if (!solution?.frames.length || !charts) return;
+    frame = Math.min(index, solution.frames.length - 1);
+    const [low, high] = limits();
+    const size = Math.max(Math.abs(low), Math.abs(high)) || 1;
+    const look = { low: map === "diverging" ? -size : low, high: map === "diverging" ? size : high, map, unit: family.fields[field].unit };
+    drawOverTime();
+    if (flat()) drawFlat(look, low, high);
+    else drawMaps(look);
+  }
+
+  function xRange() {
+    return solution.header.grid.extent[0];
+  }
+
+  function drawOverTime() {
+    const marker = solution.times[frame];
+    const last = solution.header.times[solution.planned - 1] ?? marker;
+    const options = { marker, xRange: [0, last || 1] };
+    const conserved = family.conserved.includes(family.fields[field].name);
+    const name = family.fields[field].name;
+    charts.mean.update(
+      [
+        { name: conserved ? `${name}, conserved` : name, x: solution.times, y: curves.means, ink: INKS[0] },
+        ...(reference?.frames.length ? [{ name: "reference", x: reference.times, y: curves.referenceMeans, ink: INKS[1], dash: true }] : []),
+      ],
+      options,
+    );
+    if (charts.error) charts.error.update([{ name: "", x: solution.times.slice(1, curves.errors.length), y: curves.errors.slice(1), ink: INKS[0] }], options);
+    const shown = [[solution, solution.request.model, false]];
+    if (reference && reference.frames.length > frame) shown.push([reference, "reference", true]);
+    charts.spectrum.update(shown.map(([source, label, dash]) => {
+      const { k, power } = spectrum(source.field(frame, field), source.points);
+      return { name: label, x: k, y: power, ink: INKS[dash ? 1 : 0], dash };
+    }), { yRange: spectrumRange() });
+  }
+
+  /** The first state says how strong modes are: the axis stays where it is while the field moves. */
+  function spectrumRange() {
+    const { power } = spectrum(solution.field(0, field), solution.points);
+    const top = Math.max(...power, 1e-12);
+    return [top * 1e-9, top * 10];
+  }
+
+  function drawFlat(look, low, high) {
+    const [n] = solution.points;
+    const [from, to] = xRange();
+    const x = Array.from({ length: n }, (_, index) => from + ((index + solution.header.grid.offset[0]) * (to - from)) / n);
+    const room = 0.06 * (high - low || 1);
+    charts.curve.update(
+      [
+        { name: "initial", x, y: solution.field(0, field), ink: "--muted", faint: true },
+        ...(reference && reference.frames.length > frame ? [{ name: "reference", x, y: reference.field(frame, field), ink: INKS[1], dash: true }] : []),
+        { name: solution.request.model, x, y: solution.field(frame, field), ink: INKS[0] },
+      ],
+      { xRange: [from, to], yRange: [low - room, high + room] },
+    );
+    const yRange = [0, solution.header.times[solution.planned - 1] || 1];
+    const together = (frames, value) => {
+      const all = new Float32Array(frames * n);
+      for (let row = 0; row < frames; row += 1) all.set(value(row), row * n);
+      return { values: all, width: n, height: frames, filled: frames / solution.planned };
+    };
+    const axes = { xRange: [from, to], yRange, marker: solution.times[frame] };
+    charts.model.update({ ...together(solution.frames.length, (row) => solution.field(row, field)), ...axes, ...look });
+    if (!reference?.frames.length) return;
+    charts.reference.update({ ...together(reference.frames.length, (row) => reference.field(row, field)), ...axes, ...look });
+    const common = Math.min(solution.frames.length, reference.frames.length);
+    const differences = together(common, (row) => difference(row));
+    charts.difference.update({ ...differences, ...axes, ...symmetric(differences.values), unit: look.unit });
+  }
+
+  function drawMaps(look) {
+    const [nx, ny] = solution.points;
+    const [xRangeOf, yRange] = solution.header.grid.extent;
+    const axes = { width: nx, height: ny, byColumn: true, xRange: xRangeOf, yRange };
+    charts.model.update({ values: solution.field(frame, field), ...axes, ...look });
+    if (!reference || reference.frames.length <= frame) return;
+    charts.reference.update({ values: reference.field(frame, field), ...axes, ...look });
+    const values = difference(frame);
+    charts.difference.update({ values, ...axes, ...symmetric(values), unit: look.unit });
+  }
+
+  function difference(index) {
+    const expected = reference.field(index, field);
+    return solution.field(index, field).map((value, point) => value - expected[point]);
+  }
+
+  function symmetric(values) {
+    let size = 0;
+    for (const value of values) size = Math.max(size, Math.abs(value) || 0);
+    return { low: -size || -1, high: size || 1, map: "diverging" };
+  }
+
+  return { element, tools, show, grow, draw, errors: () => curves.errors };
+}

@@ -267,7 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for letter, table in (("a", transfer_table), ("b", method_table)):
         if letter in options.table:
             print("\n".join(table(runs, results)) + "\n")
-    print(f"{len(results)} of {len(runs)} runs finished")
+    print(f"{len(results)} of {len({run.id for run in runs})} runs finished")
     if options.json:
         options.json.write_text(json.dumps(list(results.values()), allow_nan=False, indent=1) + "\n")
 

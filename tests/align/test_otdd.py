@@ -84,7 +84,7 @@ def test_moves_features_towards_the_text(model: UPSModel, target: FixedTarget) -
         method = OTDDAlignment()
         method.prepare(model, target)
         loss = method.loss(features, target.rows)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimiser.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.5 * losses[0]

@@ -107,7 +107,7 @@ def test_the_gate_learns_through_the_choice() -> None:
         optimiser.zero_grad()
         mixed = Mix(gate, source, torch.tensor([0]), 2)(target)
         # Tokens (1, 0) are what counts.
-        (target[..., 0] - mixed[..., 0]).square().sum().backward()  # type: ignore[no-untyped-call]
+        (target[..., 0] - mixed[..., 0]).square().sum().backward()
         optimiser.step()
     scores = gate(target).squeeze()
     assert float(scores[0].detach()) > float(scores[1].detach()) + 1
@@ -168,7 +168,7 @@ def test_gradient_reaches_gate_source_head_and_model(language_model: Path, targe
         method = PatchReplacement()
         method.prepare(model, target)
         torch.manual_seed(0)
-        method.mixed_loss(model, batch(config), 0.5).backward()  # type: ignore[no-untyped-call]
+        method.mixed_loss(model, batch(config), 0.5).backward()
         assert set(method.parameters()) == {"gate.weight", "gate.bias", "head.weight", "head.bias"}
         for name, parameter in method.parameters().items():
             assert parameter.grad is not None, name

@@ -53,7 +53,7 @@ def test_a_batch_stands_for_the_sample() -> None:
     fresh = torch.ones(2, 1, requires_grad=True)
     (sample,) = queue.push(fresh)
     mean = torch.cat([standing_for(sample[:2], len(sample)), sample[2:]]).mean()
-    mean.backward()  # type: ignore[no-untyped-call]
+    mean.backward()
     assert float(mean.detach()) == pytest.approx((2 * 1 + 6 * 2) / 8)
     assert fresh.grad is not None
     assert torch.equal(fresh.grad, torch.full((2, 1), 1 / 2))
@@ -99,7 +99,7 @@ def test_moves_features_towards_the_text(model: UPSModel, target: FixedTarget) -
     for _ in range(30):
         optimiser.zero_grad()
         loss = method.loss(features, target.rows)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimiser.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.7 * losses[0]

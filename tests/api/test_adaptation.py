@@ -56,7 +56,7 @@ def test_upload_report_job_events_model_rollout(running: RunningService, tmp_pat
     with Client(running.url) as client:
         record = client.upload(file, {"family": "diffusion_reaction_1d"})
         rows = record["report"]["rows"]
-            assert rows >= 6, record["report"]["check"]
+        assert rows >= 6, record["report"]["check"]
         job = client.fine_tune(
             record["id"], 4, model="tiny", max_steps=6, tuning="lora", alignment="recraft", suffix="mine"
         )

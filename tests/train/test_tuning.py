@@ -1,6 +1,7 @@
 """What each tuning trains, and only that; adapters apart from the weights they belong to."""
 
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from tests.small_models import SMALL, write_parent
 from tests.train.test_adapt import adaptation
 from ups_server.catalog import Catalog
+from ups_server.cli.models import export
 from ups_server.data.build import build_store
 from ups_server.data.store import Store
 from ups_server.errors import UserError
@@ -147,6 +149,13 @@ def test_a_base_with_children_is_not_deleted(parent: Path, store: Store, tmp_pat
     child, _ = adaptation(models / "base", store, tmp_path / "b", max_steps=1, tuning="lora")
     deliver(child.run(), tmp_path / "b" / "best", models / "child", child.about("base"))
     catalog = Catalog(tmp_path, shipped=tmp_path / "none")
+    export("child", tmp_path / "child.zip", tmp_path)
+    with zipfile.ZipFile(tmp_path / "child.zip") as archive:
+        archive.extractall(tmp_path / "unpacked")
+    np.testing.assert_array_equal(
+        predicted(from_pretrained(tmp_path / "unpacked" / "child"), "burgers"),
+        predicted(from_pretrained(models / "child"), "burgers"),
+    )
     with pytest.raises(UserError) as caught:
         catalog.delete("base")
     assert (caught.value.code, caught.value.got) == ("model_in_use", ["child"])

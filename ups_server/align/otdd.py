@@ -130,4 +130,5 @@ def classwise(
     within = torch.stack([squared_distances(cloud, cloud) for cloud in drawn])
     among = squared_distances(text, text) + source_costs[text_labels][:, text_labels]
     distances = divergence(between, within, among.expand(count, -1, -1))
-    return (counts / counts.sum() * distances).sum()
+    weights: Tensor = counts / counts.sum()
+    return (weights * distances).sum()

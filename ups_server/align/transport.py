@@ -94,4 +94,5 @@ def bures2(x: Tensor, y: Tensor) -> Tensor:
     right = (y - mean_y[..., None, :]) / y.shape[-2] ** 0.5
     overlap: Tensor = torch.linalg.svdvals(left @ right.mT).sum(-1)
     spread = left.square().sum((-2, -1)) + right.square().sum((-2, -1))
-    return ((mean_x - mean_y).square().sum(-1) + spread - 2 * overlap).clamp_min(0.0)
+    squared: Tensor = (mean_x - mean_y).square().sum(-1) + spread - 2 * overlap
+    return squared.clamp_min(0.0)

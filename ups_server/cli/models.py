@@ -60,16 +60,24 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The .zip file to write.")],
     data_dir: DataDir = None,
 ) -> None:
-    """Pack a model folder into one file; unpacked, it is a MODEL for every command."""
+    """Pack a model folder into one file; unpacked, it is a MODEL for every command.
+
+    With adapters comes the model they belong to, in a folder beside theirs.
+    """
     check_suffix(output, (".zip",))
     card = catalog(data_dir).model(model)
     if card.kind == "builtin":
         raise UserError("not_exportable", f"{model} has no files", got=model, expected="a trained model")
-    folder = Path(card.source)
+    from ups_server.catalog import base_folder
+
+    folders = {model: Path(card.source)}
+    if card.adapters_of is not None:
+        folders[card.adapters_of] = base_folder(folders[model], card.adapters_of)
     with zipfile.ZipFile(output, "w", zipfile.ZIP_STORED) as archive:  # weights do not compress
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                archive.write(path, Path(model, path.relative_to(folder)))
+        for name, folder in folders.items():
+            for path in sorted(folder.rglob("*")):
+                if path.is_file():
+                    archive.write(path, Path(name, path.relative_to(folder)))
     print_note(f"{model} written to {output}")
 
 

@@ -26,7 +26,7 @@ OPTIONS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PATIENCE_MS = 60_000
+PATIENCE_MS = 30_000
 """A busy machine is slow; nothing waits longer than it has to."""
 REFUSAL = "the server responded with a status of 422"
 """Chromium's own remark on answers that some tests provoke."""

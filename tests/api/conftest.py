@@ -18,7 +18,7 @@ from ups_server.jobs.local import LocalJobs
 from ups_server.settings import Settings
 from ups_server.solve.engine import Engine
 
-DEADLINE_S = 60.0
+DEADLINE_S = 180.0
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:

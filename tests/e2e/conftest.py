@@ -26,7 +26,7 @@ OPTIONS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PATIENCE_MS = 60_000
+PATIENCE_MS = 30_000
 """A busy machine is slow; nothing waits longer than it has to."""
 REFUSAL = "the server responded with a status of 422"
 """Chromium's own remark on answers that some tests provoke."""
@@ -45,7 +45,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def site(browser: Browser, language_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """A service whose default model, `small`, knows Burgers; `tiny` knows advection and can be tuned. Both untrained."""
+    """A service whose default model, `small`, knows Burgers; `tiny` knows advection. Both are untrained."""
     data_dir = tmp_path_factory.mktemp("page")
     burgers = card().model_copy(
         update={"fields": ("u",), "coefficients": {"nu": CoefficientRange(low=0.001, high=0.5)}}

@@ -1,4 +1,4 @@
-"""Who uses a keyboard, a screen reader, a phone or the dark finds the same page: axe-core's rules, and what they miss."""
+"""The same page with a keyboard, a screen reader, a phone, in the dark: the rules of axe-core, and what they miss."""
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe

@@ -76,7 +76,7 @@ def test_the_trained_range_is_marked_and_the_domain_enforced(page: Page) -> None
     assert band[1] > 50
     expect(form.get_by_text("Trained from 0.001 to 0.5.")).to_be_visible()
     number.fill("-1")
-    expect(form.get_by_text("Must be at least 0.")).to_be_visible()
+    expect(form.get_by_text("Must be above 0.")).to_be_visible()
     expect(number).to_have_attribute("aria-invalid", "true")
     expect(form.get_by_role("button", name="Run")).to_be_disabled()
     number.fill("0.9")

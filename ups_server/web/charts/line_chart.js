@@ -68,13 +68,13 @@ function axes(context, width, height, { x, y, x0, x1, y0, y1, logX, logY, xLabel
   const yTicks = logY ? decades(y0, y1, 4) : ticks(y0, y1, 4);
   for (const value of yTicks.length ? yTicks : [y0, y1]) {
     line(context, "--line", [[LEFT, y(value)], [width - RIGHT, y(value)]], []);
-    context.fillText(number(value, 3), LEFT - 6, y(value));
+    context.fillText(number(value, 6), LEFT - 6, y(value));
   }
   context.textBaseline = "top";
   const xTicks = logX ? decades(x0, x1, 4) : ticks(x0, x1, 5);
   for (const value of xTicks.length > 1 ? xTicks : [x0, x1]) {
     context.textAlign = x(value) > width - 24 ? "right" : "center";
-    context.fillText(number(value, 3), x(value), height - BOTTOM + 5);
+    context.fillText(number(value, 6), x(value), height - BOTTOM + 5);
   }
   context.textAlign = "center";
   context.fillText(xLabel, (LEFT + width - RIGHT) / 2, height - 13);

@@ -1,11 +1,10 @@
 // One job, live: state, curves, outcome; cancel and resume.
 import { lineChart } from "../charts/line_chart.js";
-import { h } from "../core/dom.js";
+import { h, table } from "../core/dom.js";
 import { when } from "../core/numbers.js";
 import { guarded, problemNote, sentence } from "../core/problems.js";
 import { get, Problem, segment, send } from "../core/service.js";
 import { figures, tuningTable } from "../models/scores.js";
-import { table } from "../core/dom.js";
 import { follow, jobAddress } from "./history.js";
 
 /** `follow(id)` shows a job from its first event on; `onChange(job)` is called when its state changes. */
@@ -45,7 +44,7 @@ export function jobPanel(onChange) {
     if (!job.result) return [];
     if (job.kind === "evaluation") {
       const rows = [[job.model, ...figures(job.result)], ["persistence", ...figures(job.result.persistence ?? {})]];
-      return [table("Scores", ["", "one-step nRMSE", "skill", "rollout nRMSE"], rows)];
+      return [table("Scores", ["model", "one-step nRMSE", "skill", "rollout nRMSE"], rows)];
     }
     const { model, verdict } = job.result;
     return [

@@ -14,7 +14,7 @@ export function tuningTable(report) {
   const rows = [["before tuning", "zero_shot"], ["tuned", "tuned"], ["persistence", "persistence"]]
     .filter(([, part]) => report[part])
     .map(([name, part]) => [name, ...figures(report[part])]);
-  return table("Scores on held-out trajectories", ["", ...COLUMNS], rows);
+  return table("Scores on held-out trajectories", ["model", ...COLUMNS], rows);
 }
 
 /** The scores of a card, whichever of the known forms they have; null where it has none. */
@@ -25,5 +25,5 @@ export function scoreTable(scores) {
     const values = Object.entries(model.coefficients ?? {}).map(([name, value]) => `${name} ${number(value)}`).join(", ");
     return [h("span", {}, model.family, values ? ` (${values})` : ""), role, ...figures(model)];
   });
-  return table("Measured scores", ["problem", "", ...COLUMNS], rows);
+  return table("Measured scores", ["problem", "role", ...COLUMNS], rows);
 }

@@ -18,7 +18,7 @@ export function player(onFrame) {
   });
   const speed = h("select", { id: unique("speed") }, SPEEDS.map(([value, text]) => h("option", { value }, text)));
   speed.value = "15";
-  const clock = h("output", { class: "clock" });
+  const clock = h("span", { class: "clock" });
   const element = h(
     "div",
     { class: "player", role: "group", "aria-label": "Animation" },

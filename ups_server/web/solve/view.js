@@ -11,7 +11,7 @@ export function solveView() {
   let [stopping, first] = [null, true];
   const notes = h("div", { class: "notes" });
   const status = h("p", { class: "status", role: "status" });
-  const progress = h("progress", { max: 1, value: 0, "aria-label": "Steps computed", hidden: true });
+  const progress = h("progress", { max: 1, value: 0, "aria-label": "Computation", hidden: true });
   const stop = h("button", { type: "button", class: "quiet", hidden: true, onClick: () => stopping?.abort() }, "Stop");
   const empty = h("div", { class: "empty" }, h("p", {}, "Choose a problem and press Run."), h("p", { class: "quietly" }, "Every step is shown as soon as it is computed."));
   const scene = stage();

@@ -64,7 +64,19 @@ class Settings(BaseSettings):
     )
     examinations: int = Field(default=1, ge=1, description="Uploaded files examined at the same time.")
 
-    max_active: int = Field(default=8, ge=1, description="Rollouts the engine steps at the same time.")
+    max_active: int = Field(
+        default=64, ge=1, description="Rollouts that share the engine, by turns where they do not fit into one batch."
+    )
+    max_batch_rows: int = Field(default=32, ge=1, description="Most states in one step of the engine.")
+    step_memory_bytes: int = Field(
+        default=2**30, ge=1, description="Memory one step of the engine may take; what needs more is refused."
+    )
+    models_memory_bytes: int = Field(
+        default=2 * 2**30, ge=1, description="Memory of loaded models; the least recently used leave first."
+    )
+    states_memory_bytes: int = Field(
+        default=2**30, ge=1, description="Memory of the states of all rollouts in progress; the others wait."
+    )
     max_queued: int = Field(
         default=64, ge=0, description="Rollouts that may wait for a place; more are refused with 429."
     )

@@ -14,8 +14,9 @@ from ups_server.catalog import Catalog
 from ups_server.errors import UserError
 from ups_server.pde import family
 from ups_server.settings import Settings
+from ups_server.solve.admission import Admission
 from ups_server.solve.engine import Frame, RolloutSpec, Started
-from ups_server.solve.engine_local import Admission, LocalEngine
+from ups_server.solve.engine_local import LocalEngine
 from ups_server.solve.solver import Problem
 
 pytestmark = pytest.mark.anyio
@@ -104,11 +105,11 @@ async def test_closing_fails_what_is_in_flight(tmp_path: Path) -> None:
 
 
 async def test_admission_is_bounded_and_in_order() -> None:
-    admission = Admission(places=1, queue=1, timeout=30.0)
+    admission = Admission(places=1, queue=1, timeout=30.0, memory=10)
     order: list[str] = []
 
     async def visit(name: str, leave: asyncio.Event) -> None:
-        async with admission.place():
+        async with admission.place(100, 1):
             order.append(name)
             await leave.wait()
 
@@ -120,6 +121,8 @@ async def test_admission_is_bounded_and_in_order() -> None:
     with pytest.raises(UserError) as caught:
         await visit("third", leave)
     assert caught.value.code == "queue_full"
+    async with admission.place(1, 1):  # a short one has a place of its own
+        assert admission.active == 2
     leave.set()
     await asyncio.gather(first, second)
     assert order == ["first", "second"]
@@ -127,11 +130,26 @@ async def test_admission_is_bounded_and_in_order() -> None:
 
 
 async def test_admission_gives_up_waiting() -> None:
-    admission = Admission(places=1, queue=1, timeout=0.01)
-    async with admission.place():
+    admission = Admission(places=1, queue=1, timeout=0.01, memory=10)
+    async with admission.place(100, 1):
         with pytest.raises(UserError) as caught:
-            async with admission.place():
+            async with admission.place(100, 1):
                 pass
     assert caught.value.code == "queue_full"
-    async with admission.place():
+    async with admission.place(100, 1):
         pass
+
+
+async def test_admission_counts_memory() -> None:
+    admission = Admission(places=8, queue=0, timeout=0.01, memory=10)
+    async with admission.place(100, 6):
+        with pytest.raises(UserError) as caught:
+            async with admission.place(100, 5):
+                pass
+        assert caught.value.code == "queue_full"
+        async with admission.place(100, 4):
+            assert admission.active == 2
+    with pytest.raises(UserError) as refused:
+        async with admission.place(100, 11):
+            pass
+    assert refused.value.code == "too_much_memory"

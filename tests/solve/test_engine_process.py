@@ -9,7 +9,8 @@ import pytest
 from ups_server.errors import UserError
 from ups_server.pde import Grid, family
 from ups_server.solve.engine import RolloutSpec
-from ups_server.solve.engine_process import Scheduler
+from ups_server.solve.residents import Residents
+from ups_server.solve.scheduler import Limits, Scheduler
 from ups_server.solve.solver import Frames, Problem, Session, Solver
 
 
@@ -66,7 +67,8 @@ class Wire:
 
     def __init__(self) -> None:
         self.sent: list[tuple[dict[str, Any], list[Frames]]] = []
-        self.scheduler = Scheduler(load, self.send)
+        solvers = Residents(load, 1, lambda model, here: self.send({"op": "loaded", "model": model}, ()))
+        self.scheduler = Scheduler(solvers, self.send, Limits(rows=4, memory=1))
 
     def send(self, header: dict[str, Any], arrays: Sequence[Frames]) -> None:
         self.sent.append((header, [array.copy() for array in arrays]))
@@ -85,8 +87,8 @@ class Wire:
         return [header["step"] for header, _ in self.sent if header["op"] == "frame" and header["id"] == rollout_id]
 
     def run(self) -> None:
-        while not self.scheduler.idle:
-            self.scheduler.step_all()
+        while self.scheduler.step():
+            pass
 
 
 @pytest.fixture
@@ -105,7 +107,7 @@ def test_every_kept_step_is_a_frame(wire: Wire) -> None:
 
 def test_rollouts_take_turns_and_join_at_any_step(wire: Wire) -> None:
     wire.start(1, "good", n_steps=4)
-    wire.scheduler.step_all()
+    wire.scheduler.step()
     wire.start(2, "good", n_steps=2)
     wire.run()
     order = [(header["id"], header["step"]) for header, _ in wire.sent if header["op"] == "frame"]
@@ -125,9 +127,9 @@ def test_a_slow_reader_pauses_its_rollout_only(wire: Wire) -> None:
 
 def test_cancel(wire: Wire) -> None:
     wire.start(1, "good", n_steps=5)
-    wire.scheduler.step_all()
+    wire.scheduler.step()
     wire.scheduler.handle({"op": "cancel", "id": 1}, [])
-    assert wire.scheduler.idle
+    assert not wire.scheduler.step()
     assert wire.ops(1) == ["started", "frame"]
     wire.scheduler.handle({"op": "cancel", "id": 1}, [])
     wire.scheduler.handle({"op": "more", "id": 1, "frames": 1}, [])

@@ -6,7 +6,7 @@ the same interface without a language model.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
@@ -56,6 +56,32 @@ class Context:
             self.offset,
             self.trained,
         )
+
+    @classmethod
+    def joined(cls, contexts: Sequence["Context"]) -> "Context":
+        """The rows of several contexts of one grid, boundary and trained grid, one after another.
+
+        Where some have fewer metadata tokens or static fields, zeros take their places: the mask hides the ones, and
+        an absent static field is zero.
+        """
+        first = contexts[0]
+        names = dict.fromkeys(name for context in contexts for name in context.rows)
+        rows = {name: _stacked([context.rows.get(name) for context in contexts], contexts) for name in names}
+        return cls(rows, first.periodic, first.offset, first.trained)
+
+
+def _stacked(parts: list[Tensor | None], contexts: Sequence[Context]) -> Tensor:
+    """Tensors (B_i, K_i, ...) along B, filled up with zeros to the largest K."""
+    present = [part for part in parts if part is not None]
+    if len({part.shape[1:] for part in present}) == 1 and len(present) == len(parts):
+        return torch.cat(present)
+    shape = (max(part.shape[1] for part in present), *present[0].shape[2:])
+    counts = [len(context["mask"]) for context in contexts]
+    out = present[0].new_zeros(sum(counts), *shape)
+    for part, rows in zip(parts, out.split(counts), strict=True):
+        if part is not None:
+            rows[:, : part.shape[1]] = part
+    return out
 
 
 class Operator(nn.Module, ABC):
@@ -220,7 +246,15 @@ class UPS(UPSModel):
         operator = {"modulation": modulation, "velocity": velocity, "diffusivity": diffusivity, "drift": drift}
         return Context({**rows, **operator}, given.periodic, given.offset, given.trained)
 
+    def forward(self, u: Tensor, context: Context) -> Tensor:
+        return self._stepped(u, context)[0]
+
     def advance(self, u: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        step, features = self._stepped(u, context)
+        return step, self._tokens(features)
+
+    def _stepped(self, u: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """The next states (B, N, X...) and the features (B, C, X...) they were predicted from."""
         spread = (..., *(None,) * (u.ndim - 2))
         rates = self._half_rates(u, context)
         v = propagate(u, *rates, context.periodic) if rates else u
@@ -230,7 +264,7 @@ class UPS(UPSModel):
             step = v + step * context["increment"][spread]
         if rates:
             step = propagate(step, *rates, context.periodic)
-        return step * context["mask"][spread], self._tokens(features)
+        return step * context["mask"][spread], features
 
     def _predict(self, features: Tensor) -> Tensor:
         if isinstance(self.predictor, MeanPoolPredictor):

@@ -18,12 +18,14 @@ class RolloutSpec:
         model: what the solver is loaded from (`ModelCard.source`).
         n_steps: steps of `problem.dt`.
         save_every: every so many steps become a frame.
+        deterministic: share no step with other rollouts: the same request then gives the same bits.
     """
 
     model: str
     problem: Problem
     n_steps: int
     save_every: int = 1
+    deterministic: bool = False
 
     def as_json(self) -> dict[str, Any]:
         grid = self.problem.grid
@@ -31,6 +33,7 @@ class RolloutSpec:
             "model": self.model,
             "n_steps": self.n_steps,
             "save_every": self.save_every,
+            "deterministic": self.deterministic,
             "problem": {
                 "family": self.problem.family,
                 "coefficients": {name: value for name, value in self.problem.coefficients.items()},
@@ -58,6 +61,7 @@ class RolloutSpec:
             ),
             n_steps=document["n_steps"],
             save_every=document["save_every"],
+            deterministic=document["deterministic"],
         )
 
 

@@ -17,6 +17,7 @@ from ups_server.errors import UserError
 from ups_server.settings import Settings
 from ups_server.solve import engine_protocol as protocol
 from ups_server.solve.engine import BlowUp, EngineFailure, Event, Frame, RolloutSpec, Started, engine_unavailable
+from ups_server.solve.engine_process import ProcessOptions
 from ups_server.solve.solver import Frames
 
 logger = logging.getLogger(__name__)
@@ -56,8 +57,11 @@ class EngineConnection:
         self._last_sign = time.monotonic()
 
     @classmethod
-    async def launch(cls, settings: Settings) -> "EngineConnection":
-        """Starts the process; `ready` is set once it answers and somebody listens."""
+    async def launch(cls, settings: Settings, learned: bool) -> "EngineConnection":
+        """Starts a process for trained models, or for the built-in solvers.
+
+        `ready` is set once it answers and somebody listens.
+        """
         ours, theirs = socket.socketpair()
         with theirs:
             process = await asyncio.create_subprocess_exec(
@@ -65,9 +69,7 @@ class EngineConnection:
                 "-m",
                 "ups_server.solve.engine_process",
                 str(theirs.fileno()),
-                settings.device,
-                str(settings.threads),
-                settings.log_level,
+                ProcessOptions.of(settings, learned).as_json(),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
                 env=environment(settings),
@@ -182,6 +184,8 @@ class EngineConnection:
                 self.ready.set()
             case "loaded":
                 self.loaded.add(header["model"])
+            case "unloaded":
+                self.loaded.discard(header["model"])
             case "load_failed":
                 self.failed[header["model"]] = header["reason"]
             case "alive":

@@ -1,7 +1,10 @@
 """A trained model as a solver: arrays in physical units in, arrays in physical units out."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import final
 
 import numpy as np
 import torch
@@ -10,11 +13,14 @@ from torch import Tensor
 from ups_server.errors import UserError
 from ups_server.model.checkpoint import from_pretrained
 from ups_server.model.conditioning import Conditions, conditions
-from ups_server.model.config import FamilyCard
+from ups_server.model.config import FamilyCard, UPSConfig
 from ups_server.model.controls import BodyControl, control_body
 from ups_server.model.superspace import lift, lower
 from ups_server.model.ups import Context, Operator
-from ups_server.solve.solver import Frames, Problem
+from ups_server.solve.solver import BatchedSession, Frames, Landing, Problem
+
+STEP_TENSORS = 12
+"""Tensors (channels, points) that are alive at once in the heaviest part of a step."""
 
 
 def as_static(static: Frames | None, card: FamilyCard) -> Tensor | None:
@@ -30,26 +36,147 @@ def reads_again(model: Operator, step: int) -> bool:
     return step > 0 and model.config.refresh > 0 and step % model.config.refresh == 0
 
 
-class UPSSession:
-    """One rollout of a trained model: the context is read once, then the state advances on the device.
+@final
+class UPSSession(BatchedSession):
+    """One rollout of a trained model: the problem is read once, before the first step, then the state advances.
 
-    A model with `refresh` reads again, from the state reached, after every so many steps.
+    A model with `refresh` reads again, from the state reached, after every so many steps. Sessions of other families,
+    coefficients and lengths can share the steps: what differs is in the rows of the context.
+
+    Attributes:
+        u: states (B, N, X...) in the superspace, on the device; stale while a batch has the session.
+        context: what was read; None before the first step.
+        steps: how many it has made.
     """
 
-    def __init__(self, model: Operator, card: FamilyCard, given: Conditions, initial: Tensor) -> None:
-        self._model, self._card, self._given = model, card, given
-        self._u = lift(initial, card, given)
-        self._context = model.read(self._u, given)
-        self._steps = 0
+    def __init__(self, model: Operator, card: FamilyCard, given: Conditions, u: Tensor) -> None:
+        self.model, self.card, self.given, self.u = model, card, given, u
+        self.context: Context | None = None
+        self.steps = 0
+        self.rows = len(u)
+        points = tuple(u.shape[2:])
+        self.row_bytes = step_bytes(model.config, points)
+        self.bucket = (id(model), points, given.periodic, given.offset, given.trained, u.dtype)
+        self._own: UPSBatch | None = None
+
+    @property
+    def fresh(self) -> bool:  # type: ignore[override]
+        return self.context is None
+
+    def read(self) -> Context:
+        """Reads the problem from the state reached."""
+        self.context = self.model.read(self.u, self.given)
+        return self.context
+
+    def step(self) -> Frames:
+        self._own = self._own or UPSBatch([self])
+        (frames,) = self._own.launch([True])()
+        if frames is None:
+            raise AssertionError("a wanted frame is there")
+        return frames
+
+    def split(self, rows: int) -> list[BatchedSession]:
+        parts = [slice(first, first + rows) for first in range(0, self.rows, rows)]
+        return [UPSSession(self.model, self.card, rows_of(self.given, part), self.u[part]) for part in parts]
+
+    def batch(self, sessions: Sequence[BatchedSession]) -> "UPSBatch":
+        return UPSBatch([session for session in sessions if isinstance(session, UPSSession)])
+
+
+@final
+class UPSBatch:
+    """Sessions of one bucket, their rows one after another: one forward pass a step, one copy off the device."""
 
     @torch.inference_mode()
-    def step(self) -> Frames:
-        if reads_again(self._model, self._steps):
-            self._context = self._model.read(self._u, self._given)
-        self._steps += 1
+    def __init__(self, sessions: Sequence[UPSSession]) -> None:
+        self._sessions = sessions
+        self._model = sessions[0].model
+        self._rows = [session.rows for session in sessions]
+        self._context = Context.joined([session.context or session.read() for session in sessions])
+        self._u = torch.cat([session.u for session in sessions])
+        spread = (..., *(None,) * (self._u.ndim - 2))
+        self._mean = torch.cat([session.given.mean for session in sessions])[spread]
+        self._std = torch.cat([session.given.std for session in sessions])[spread]
+        self._absent = torch.cat([session.given.mask for session in sessions])[spread] == 0
+
+    @torch.inference_mode()
+    def launch(self, wanted: Sequence[bool]) -> Landing:
+        self._read_again()
         self._u = self._model(self._u, self._context)
-        frames: Frames = lower(self._u, self._card, self._given).cpu().numpy()
-        return frames
+        for session in self._sessions:
+            session.steps += 1
+        physical = self._u * self._std + self._mean
+        finite = (physical.isfinite() | self._absent).flatten(1).all(1)
+        copies = _off_the_device(finite, physical) if any(wanted) else _off_the_device(finite)
+
+        def land() -> list[Frames | None]:
+            arrived, *states = copies()
+            good = [bool(rows.all()) for rows in arrived.split(self._rows)]
+            if not states and not all(good):
+                states = [physical.cpu()]
+            if not states:
+                return [None] * len(good)
+            chosen = zip(self._sessions, states[0].split(self._rows), wanted, good, strict=True)
+            return [_frames(rows, session.card) if due or not fine else None for session, rows, due, fine in chosen]
+
+        return land
+
+    def _read_again(self) -> None:
+        due = [session for session in self._sessions if reads_again(self._model, session.steps)]
+        if due:
+            self._return_states()
+            for session in due:
+                session.read()
+            self._context = Context.joined([session.context or session.read() for session in self._sessions])
+
+    def _return_states(self) -> None:
+        for session, rows in zip(self._sessions, self._u.split(self._rows), strict=True):
+            session.u = rows
+
+    def release(self) -> None:
+        for session, rows in zip(self._sessions, self._u.split(self._rows), strict=True):
+            session.u = rows.clone()
+
+
+def _frames(rows: Tensor, card: FamilyCard) -> Frames:
+    """Superspace values (B, N, X...) on the host -> the family's fields (B, X..., C)."""
+    frames: Frames = rows[:, list(card.slots)].movedim(1, -1).numpy()
+    return frames
+
+
+def _off_the_device(*tensors: Tensor) -> Callable[[], list[Tensor]]:
+    """Begins to copy to the host; the result waits for the copies. On the CPU nothing is copied."""
+    if tensors[0].device.type != "cuda":
+        return lambda: list(tensors)
+    host = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
+    for copy, tensor in zip(host, tensors, strict=True):
+        copy.copy_(tensor, non_blocking=True)
+    done = torch.cuda.Event()
+    done.record()
+
+    def arrived() -> list[Tensor]:
+        done.synchronize()
+        return host
+
+    return arrived
+
+
+def rows_of(given: Conditions, part: slice) -> Conditions:
+    """The conditions of some of the samples."""
+    own = ("texts", "names", *(f.name for f in fields(given) if isinstance(getattr(given, f.name), Tensor)))
+    return replace(given, **{name: getattr(given, name)[part] for name in own})
+
+
+def step_bytes(config: UPSConfig, points: Sequence[int]) -> int:
+    """Estimated working memory of one step of one state, measured on the CPU and rounded up.
+
+    `STEP_TENSORS` tensors of all channels at every point, padding included; the paper's operator works on its own
+    square grid.
+    """
+    if config.operator == "paper":
+        points = (config.resolution,) * config.max_dimensions
+    padded = math.prod(round(n * (1 + config.padding)) for n in points)
+    return 4 * STEP_TENSORS * config.hidden_channels * padded
 
 
 class UPSSolver:
@@ -88,7 +215,7 @@ class UPSSolver:
     def session(self, problem: Problem, initial: Frames, static: Frames | None = None) -> UPSSession:
         state = self._tensor(initial)
         card, given = self._conditions(problem, state, static)
-        return UPSSession(self.model, card, given, state)
+        return UPSSession(self.model, card, given, lift(state, card, given))
 
     @torch.inference_mode()
     def one_step(self, problem: Problem, truth: Frames, static: Frames | None = None) -> Frames | None:

@@ -1,6 +1,7 @@
 """One interface for everything that advances a state: trained models, persistence, numerical methods."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -43,6 +44,50 @@ class Session(Protocol):
     def step(self) -> Frames:
         """The next state (B, X..., C) in physical units, dt later."""
         ...
+
+
+Landing = Callable[[], list[Frames | None]]
+"""Waits for a step that was launched. Each session's state (B, X..., C) where it was wanted or is not finite."""
+
+
+class Batch(Protocol):
+    """Sessions that advance together."""
+
+    def launch(self, wanted: Sequence[bool]) -> Landing:
+        """Begins one step of all; on an accelerator the next one may begin before this one has landed."""
+        ...
+
+    def release(self) -> None:
+        """Gives the sessions their states back: they may join another batch."""
+        ...
+
+
+class BatchedSession(ABC):
+    """A rollout in progress that can share its steps with others of the same bucket.
+
+    Attributes:
+        bucket: equal for sessions that can be in one batch.
+        rows: states.
+        row_bytes: estimated memory that a step takes per state, beyond the states themselves.
+        fresh: does its first step take longer, because the problem has not been read yet?
+    """
+
+    bucket: Hashable
+    rows: int
+    row_bytes: int
+    fresh: bool
+
+    @abstractmethod
+    def step(self) -> Frames:
+        """See `Session`."""
+
+    @abstractmethod
+    def split(self, rows: int) -> "list[BatchedSession]":
+        """Sessions of at most so many states each, instead of this one; before the first step only."""
+
+    @abstractmethod
+    def batch(self, sessions: "Sequence[BatchedSession]") -> Batch:
+        """A batch of sessions of this bucket, this one among them."""
 
 
 class Solver(Protocol):

@@ -1,0 +1,117 @@
+"""One kind of engine process: started when it is first needed, watched, restarted, with an admission before it."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from ups_server.errors import UserError
+from ups_server.settings import Settings
+from ups_server.solve.admission import Admission
+from ups_server.solve.engine import Event, RolloutSpec, engine_unavailable
+from ups_server.solve.engine_connection import EngineConnection
+from ups_server.solve.solver import Frames
+
+logger = logging.getLogger(__name__)
+
+STEADY_S = 60.0
+"""A process that lived this long was healthy: the pause before the next restart is short again."""
+
+STATE_COPIES = 4
+"""Of the states of a rollout: as given, on the device, in the batch, and on the way out."""
+
+
+class SupervisedProcess:
+    """An engine process for trained models (`learned`), or for the built-in solvers.
+
+    Attributes:
+        connection: to the process, while it runs.
+        restarts: how often it was started again.
+    """
+
+    def __init__(self, settings: Settings, learned: bool) -> None:
+        self.learned = learned
+        self.connection: EngineConnection | None = None
+        self.restarts = 0
+        self.admission = Admission(
+            settings.max_active, settings.max_queued, settings.queue_timeout_s, settings.states_memory_bytes
+        )
+        self._settings = settings
+        self._preload: str | None = None
+        self._running = asyncio.Event()
+        self._supervision: asyncio.Task[None] | None = None
+        self._closed = False
+
+    def start(self, preload: str | None = None) -> None:
+        """Begins to start it, if that has not been done; each life loads the model `preload` first."""
+        self._preload = preload or self._preload
+        if self._supervision is None and not self._closed:
+            self._supervision = asyncio.create_task(self._supervise())
+
+    async def rollout(self, spec: RolloutSpec, initial: Frames, static: Frames | None) -> AsyncGenerator[Event]:
+        """See `Engine.rollout`."""
+        self.start()
+        size = STATE_COPIES * (initial.nbytes + (0 if static is None else static.nbytes))
+        async with self.admission.place(spec.n_steps, size):
+            connection = await self._connected()
+            async with aclosing(connection.rollout(spec, initial, static)) as events:
+                async for event in events:
+                    yield event
+
+    async def close(self) -> None:
+        self._closed = True
+        if self._supervision is not None:
+            self._supervision.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._supervision
+        self._running.set()  # whoever waits for a restart learns that there will be none
+
+    async def _connected(self) -> EngineConnection:
+        """The live connection, waiting for a start or restart underway."""
+        try:
+            async with asyncio.timeout(self._settings.engine_start_timeout_s):
+                await self._running.wait()
+        except TimeoutError:
+            raise engine_unavailable("the engine did not start in time") from None
+        if self._closed or self.connection is None:
+            raise engine_unavailable("the service is shutting down")
+        return self.connection
+
+    async def _supervise(self) -> None:
+        """Starts the process again whenever it ends, after a pause that doubles while it keeps dying early."""
+        pause = self._settings.engine_restart_s
+        while True:
+            began = time.monotonic()
+            try:
+                await self._live()
+            except Exception:
+                logger.exception("the engine process could not be run")
+            if time.monotonic() - began > STEADY_S:
+                pause = self._settings.engine_restart_s
+            logger.warning("the engine ended; restart in %.1f s", pause)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, self._settings.engine_restart_max_s)
+            self.restarts += 1
+
+    async def _live(self) -> None:
+        """One process from start to end."""
+        self.connection = connection = await EngineConnection.launch(self._settings, self.learned)
+        greeting = asyncio.create_task(self._greet(connection))
+        try:
+            await connection.listen()
+        finally:
+            greeting.cancel()
+            self._running.clear()
+            self.connection = None
+            await connection.end()
+
+    async def _greet(self, connection: EngineConnection) -> None:
+        """Once the process answers: loads the model it is to have, lets requests in."""
+        await connection.ready.wait()
+        logger.info("engine process %d on %s", connection.process.pid, connection.device)
+        if self._preload is not None:
+            with contextlib.suppress(UserError):
+                connection.preload(self._preload)
+        self._running.set()

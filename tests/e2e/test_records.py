@@ -30,7 +30,7 @@ def ready(page: Page, site: RunningService, path: Path) -> str:
 def test_a_file_is_uploaded_in_parts_and_goes_on_after_a_break(
     page: Page, site: RunningService, burgers_file: Path
 ) -> None:
-    breaks = []
+    breaks: list[str] = []
 
     def break_once(route: Route) -> None:
         if breaks:
@@ -80,6 +80,7 @@ def test_a_rollout_starts_from_a_trajectory_of_a_file(page: Page, site: RunningS
         form.get_by_role("button", name="Run").click()
     expect(page.get_by_role("status")).to_have_text(re.compile(r"^Finished: 3 steps"))
     request = sent.value.post_data_json
+    assert request is not None
     assert request["initial_condition"] == {"file": file_id, "trajectory": 6}
     assert request["coefficients"] == {}
     assert "grid" not in request

@@ -1,9 +1,10 @@
 """The section Solve in a real browser: run, watch, scrub, compare, draw, be told what is wrong."""
 
 import re
+from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Request, expect
 
 pytestmark = pytest.mark.slow
 
@@ -24,6 +25,13 @@ def run(page: Page, form: Locator, steps: int) -> None:
     expect(page.get_by_role("status")).to_have_text(DONE)
 
 
+def sent_document(request: Request) -> dict[str, Any]:
+    """The JSON body of a request."""
+    document = request.post_data_json
+    assert document is not None
+    return dict(document)
+
+
 def painted(canvas: Locator) -> int:
     """How many different colours a canvas shows."""
     return int(
@@ -40,7 +48,7 @@ def test_a_rollout_beside_its_reference(page: Page) -> None:
     assert form.get_by_label("Equation").input_value() == "burgers"
     with page.expect_request("**/v1/rollouts*") as sent:
         run(page, form, 6)
-    assert sent.value.post_data_json["grid"] == {"n": [32]}
+    assert sent_document(sent.value)["grid"] == {"n": [32]}
     expect(page.get_by_role("status")).to_contain_text("6 steps")
     expect(page.get_by_role("status")).to_contain_text("Error against the reference")
     slider = page.get_by_label("Frame")
@@ -100,7 +108,7 @@ def test_a_curve_drawn_by_hand_is_what_is_solved(page: Page) -> None:
     page.mouse.up()
     with page.expect_request("**/v1/rollouts*") as sent:
         run(page, form, 2)
-    values = [value for (value,) in sent.value.post_data_json["initial_condition"]["values"]]
+    values = [value for (value,) in sent_document(sent.value)["initial_condition"]["values"]]
     assert len(values) == 32
     assert values[14] > values[2] + 0.5 * (max(values) - min(values)), "raised where it was drawn"
     assert values[0] == pytest.approx(values[28]), "and nowhere else"
@@ -116,7 +124,7 @@ def test_a_flow_in_two_dimensions_painted_with_the_brush(page: Page) -> None:
     canvas.click(position={"x": 60, "y": 60})
     with page.expect_request("**/v1/rollouts*") as sent:
         run(page, form, 3)
-    values = sent.value.post_data_json["initial_condition"]["values"]
+    values = sent_document(sent.value)["initial_condition"]["values"]
     assert (len(values), len(values[0]), len(values[0][0])) == (16, 16, 1)
     assert values[8][8][0] > values[0][0][0], "the bump is in the middle"
     assert values[3][12][0] > values[12][3][0], "the brush was above and left of it"

@@ -46,7 +46,8 @@ def gradient_norms(head: nn.Linear, features: Tensor, labels: Tensor) -> Tensor:
     """(M,) norms of the gradient of the cross-entropy with respect to the features, ``|W^T (p - e_y)|``."""
     residual = head(features).softmax(1) - F.one_hot(labels, head.out_features).to(features.dtype)
     gradients: Tensor = residual @ head.weight
-    return torch.linalg.vector_norm(gradients, dim=1)
+    norms: Tensor = torch.linalg.vector_norm(gradients, dim=1)
+    return norms
 
 
 def calibrated_head(source: SourceTask, lipschitz: float, steps: int = CALIBRATION_STEPS) -> nn.Linear:

@@ -5,6 +5,7 @@ by its id; models made of adapters of one base share its weights in memory.
 """
 
 import os
+import re
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,8 @@ from ups_server.model.ups import Operator, UPSModel, build
 
 WEIGHTS_FILE = "model.safetensors"
 LANGUAGE_FOLDER = "language_model"
+HALVED = re.compile(r"^body\.|\.joint\.weight$")
+"""Stored in half precision: the language model, and the matrices of joint wave vectors."""
 
 _bases: "weakref.WeakValueDictionary[tuple[str, str], Operator]" = weakref.WeakValueDictionary()
 """Bases by (checksum, device), for as long as a model lives that shares their weights."""
@@ -41,7 +44,7 @@ def create(config: UPSConfig, *, random_body: bool = False, language_model: Path
 
 
 def save_pretrained(model: Operator, folder: Path) -> None:
-    """Writes a self-contained model folder, or adapters alone. The language model's weights go in half precision."""
+    """Writes a self-contained model folder, or adapters alone; the largest weights (`HALVED`) in half precision."""
     if model.adapters is not None:
         adapters.save_adapters(model, model.adapters, folder)
         return
@@ -52,7 +55,7 @@ def save_pretrained(model: Operator, folder: Path) -> None:
         model.body.encoder.config.save_pretrained(language)
         model.metadata.tokenizer.save_pretrained(language)
     tensors = {
-        name: (value.half() if name.startswith("body.") and value.is_floating_point() else value).contiguous().cpu()
+        name: (value.half() if HALVED.search(name) and value.is_floating_point() else value).contiguous().cpu()
         for name, value in model.state_dict().items()
         if isinstance(value, torch.Tensor)
     }

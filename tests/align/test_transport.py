@@ -32,7 +32,7 @@ def test_small_epsilon_is_exact_transport(points: tuple[torch.Tensor, torch.Tens
     epsilon = 1e-3 * cost.median()
     entropic = entropic_cost(cost, epsilon, 20_000)
     # The entropy of a matching of n points relative to the independent plan is log n.
-    assert float(entropic) == pytest.approx(exact + float(epsilon) * math.log(6), rel=1e-4)
+    assert float(entropic) == pytest.approx(exact + float(epsilon) * math.log(6), rel=1e-3)
     debiased = divergence(
         cost, squared_distances(points[0], points[0]), squared_distances(points[1], points[1]), 1e-3, 20_000
     )

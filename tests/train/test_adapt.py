@@ -215,3 +215,16 @@ def test_a_rollout_that_diverges_is_bad_but_comparable() -> None:
     good, bad = Score(0.1, 0.2, 1.0), Score(0.1, float("inf"), 1.0)
     assert criterion(good) < criterion(bad) < criterion(Score(0.2, float("nan"), 1.0))
     assert criterion(Score(float("nan"), 0.1, 1.0)) == np.inf
+
+
+@pytest.mark.slow
+def test_a_family_with_static_fields(parent: Path, tmp_path: Path) -> None:
+    """The forcing of the flow reaches scores, training and validation."""
+    flow = family("incompressible_ns_2d")
+    forced = build_store(flow, {}, 4, 32, 0, tmp_path / "flow", frame_dt=0.05, t_final=0.15)
+    run, _ = adaptation(parent, forced, tmp_path / "work", n_trajectories=2, max_steps=2)
+    report = run.run()
+    assert report["steps"] == 2
+    known = from_pretrained(tmp_path / "work" / "best").config.families[flow.id]
+    assert known.static_fields == tuple(field.name for field in flow.static_fields)
+    assert min(known.statistics.static_std) > 0

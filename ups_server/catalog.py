@@ -33,12 +33,27 @@ class Range(BaseModel):
         return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
 
 
+class SeenStates(BaseModel):
+    """What the training states of a family looked like: points per axis, and the range of each field's values."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    n: int
+    min: tuple[float, ...] = ()
+    max: tuple[float, ...] = ()
+
+
 class FamilySupport(BaseModel):
     """What a model knows of one family."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
     dt: float = Field(description="Time between two states of the model.")
     coefficients: dict[str, Range] = Field(default_factory=dict, description="Trained range of each coefficient.")
+    statistics: SeenStates | None = Field(default=None, description="What its training states looked like.")
+
+    @property
+    def points(self) -> int | None:
+        """Points per axis it was trained at, where that is known."""
+        return None if self.statistics is None else self.statistics.n
 
 
 class Adaptation(BaseModel):

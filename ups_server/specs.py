@@ -91,6 +91,11 @@ class RolloutRequest(Spec):
     save_every: int = Field(
         default=1, ge=1, le=10**9, description="Keep every so many steps; the initial condition is kept."
     )
+    deterministic: bool = Field(
+        default=False,
+        description="Share no step with other requests: the same request then gives the same bits. Otherwise answers "
+        "agree to rounding.",
+    )
 
     @model_validator(mode="after")
     def _keeps_a_step(self) -> "RolloutRequest":

@@ -111,7 +111,8 @@ def test_rollouts_take_turns_and_join_at_any_step(wire: Wire) -> None:
     wire.start(2, "good", n_steps=2)
     wire.run()
     order = [(header["id"], header["step"]) for header, _ in wire.sent if header["op"] == "frame"]
-    assert order == [(1, 1), (1, 2), (2, 1), (1, 3), (2, 2), (1, 4)]
+    # The newcomer goes first.
+    assert order == [(1, 1), (2, 1), (1, 2), (2, 2), (1, 3), (1, 4)]
 
 
 def test_a_slow_reader_pauses_its_rollout_only(wire: Wire) -> None:

@@ -109,6 +109,22 @@ def test_another_resolution_is_flagged(catalog: Catalog) -> None:
     assert codes(from_values) == ["resolution_differs_from_training"]
 
 
+def test_the_family_says_what_it_was_trained_on(tmp_path: Path) -> None:
+    """Points and values of the family's statistics, not the model's one resolution."""
+    folder = tmp_path / "models" / "small"
+    folder.mkdir(parents=True)
+    statistics = {"n": 64, "min": [-1.0], "max": [1.0]}
+    document = {"name": "small", "resolution": 128, "families": {"burgers": {"dt": 0.05, "statistics": statistics}}}
+    (folder / "config.json").write_text(json.dumps(document))
+    catalog = Catalog(tmp_path, tmp_path / "none")
+    inside = planned(catalog, initial_condition={"values": [-1.0, 1.0] * 32})
+    assert codes(inside) == []
+    assert planned(catalog).grid.n == (64,)
+    (flag,) = planned(catalog, initial_condition={"values": [0.0, 1.5] * 32}).flags
+    assert (flag.code, flag.model_dump()["got"]) == ("state_outside_trained_range", [0.0, 1.5])
+    assert codes(planned(catalog, initial_condition={"values": [0.0] * 128})) == ["resolution_differs_from_training"]
+
+
 def test_the_seed_decides(catalog: Catalog) -> None:
     first, again = planned(catalog), planned(catalog)
     other = planned(catalog, initial_condition={"sample": {"seed": 4}})

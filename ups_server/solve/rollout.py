@@ -149,7 +149,7 @@ def plan(
         request=request,
         card=card,
         family=equation,
-        spec=RolloutSpec(card.source, problem, n_steps, stride),
+        spec=RolloutSpec(card.source, problem, n_steps, stride, request.deterministic),
         grid=grid,
         initial=initial,
         static=static,
@@ -163,8 +163,9 @@ def plan(
 
 
 def _grid(request: RolloutRequest, equation: Family, card: ModelCard, shape: tuple[int, ...] | None) -> Grid:
-    """The request's grid; points default to those of the given array, else to the model's resolution."""
-    n = request.grid.n or shape or (card.resolution or equation.n,) * equation.ndim
+    """The request's grid; points default to those of the given array, else to what the model was trained at."""
+    default = card.support(equation.id).points or card.resolution or equation.n
+    n = request.grid.n or shape or (default,) * equation.ndim
     extent = request.grid.extent or equation.extent
     if len(n) != equation.ndim or len(extent) != equation.ndim:
         raise UserError(
@@ -285,20 +286,44 @@ def _flags(
         for name, trained in support.coefficients.items()
         if name in own and not trained.contains(own[name])
     ]
-    if card.resolution is not None and any(points != card.resolution for points in grid.n):
+    trained_at = support.points or card.resolution
+    if trained_at is not None and any(points != trained_at for points in grid.n):
         flags.append(
             _flag(
                 "resolution_differs_from_training",
-                f"{card.id} was trained at {card.resolution} points per axis",
+                f"{card.id} was trained on {equation.id} at {trained_at} points per axis",
                 n=list(grid.n),
-                trained=card.resolution,
+                trained=trained_at,
             )
         )
+    flags += _unusual_states(equation, card, support, initial)
     negative = [
         field.name for index, field in enumerate(equation.fields) if field.positive and initial[..., index].min() < 0
     ]
     if negative:
         flags.append(_flag("negative_initial_condition", "these fields are positive in nature", fields=negative))
+    return flags
+
+
+def _unusual_states(equation: Family, card: ModelCard, support: FamilySupport, initial: Frames) -> list[Flag]:
+    """A flag for each field whose initial values leave the range of the training data."""
+    seen = support.statistics
+    if seen is None or len(seen.min) != len(equation.fields):
+        return []
+    space = tuple(range(initial.ndim - 1))
+    flags = []
+    for index, (low, high) in enumerate(zip(initial.min(space).tolist(), initial.max(space).tolist(), strict=True)):
+        if low < seen.min[index] or high > seen.max[index]:
+            name = equation.fields[index].name
+            flags.append(
+                _flag(
+                    "state_outside_trained_range",
+                    f"{name} of the initial condition leaves the values {card.id} was trained on",
+                    field=name,
+                    got=[low, high],
+                    trained=[seen.min[index], seen.max[index]],
+                )
+            )
     return flags
 
 

@@ -97,6 +97,9 @@ def run(connection: socket.socket, options: ProcessOptions) -> None:
 
             torch.set_num_threads(options.threads)
             stack.enter_context(torch.inference_mode())
+        else:
+            # Before it says that it is ready: from then on its silence is watched.
+            import ups_server.solve.classical  # noqa: F401
         send({"op": "ready", "device": device}, ())
         busy = False
         while True:

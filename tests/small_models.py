@@ -16,10 +16,10 @@ WORDS += [mark + letter for letter in "abcdefghijklmnopqrstuvwxyz0123456789.=" f
 
 def card(name: str = "1D Burgers' Equation", ndim: int = 1, slots: tuple[int, ...] = (0,)) -> FamilyCard:
     fields = tuple(f"field{slot}" for slot in slots)
-    one = (1.0,) * len(slots)
+    low, high = (-4.0,) * len(slots), (4.0,) * len(slots)
     statistics = FamilyStatistics(
         family="burgers", fields=fields, dt=0.05, n=32, trajectories=1,
-        mean=(0.25,) * len(slots), std=(2.0,) * len(slots), increment_std=(0.5,) * len(slots), min=one, max=one,
+        mean=(0.25,) * len(slots), std=(2.0,) * len(slots), increment_std=(0.5,) * len(slots), min=low, max=high,
     )  # fmt: skip
     return FamilyCard(
         dt=0.05, name=name, ndim=ndim, fields=fields, slots=slots, symbols={"nu": "Nu"}, statistics=statistics

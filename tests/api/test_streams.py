@@ -117,7 +117,7 @@ def test_a_killed_engine_is_a_503_for_whole_answers(settings: Settings) -> None:
 
 def test_a_full_queue_refuses(settings: Settings) -> None:
     small = settings.model_copy(update={"max_active": 1, "max_queued": 0})
-    short = {**ENDLESS, "grid": {"n": [16]}, "n_steps": 1}
+    short = {**ENDLESS, "grid": {"n": [16]}, "n_steps": 9}
     with running_service(small) as service:
         with streaming(service, ENDLESS) as stream:
             next(stream)
@@ -139,7 +139,7 @@ def test_a_client_that_leaves_a_whole_answer_frees_its_place(service: RunningSer
 
 def test_a_queued_rollout_gets_its_turn(settings: Settings) -> None:
     small = settings.model_copy(update={"max_active": 1, "max_queued": 1})
-    short = {**ENDLESS, "grid": {"n": [16]}, "n_steps": 1}
+    short = {**ENDLESS, "grid": {"n": [16]}, "n_steps": 9}
     with running_service(small) as service, ThreadPoolExecutor() as threads:
         with streaming(service, ENDLESS) as stream:
             next(stream)

@@ -17,6 +17,7 @@ SOURCES = [*MODULES, *sorted((REPOSITORY / "tests").rglob("*.py")), *sorted((REP
 ORDER = (
     "errors",
     "settings",
+    "supervision",
     "pde",
     "tensors",
     "specs",
@@ -38,6 +39,7 @@ ORDER = (
 TORCH_FREE = (
     "errors",
     "settings",
+    "supervision",
     "pde",
     "tensors",
     "specs",

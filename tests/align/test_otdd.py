@@ -88,17 +88,3 @@ def test_moves_features_towards_the_text(model: UPSModel, target: FixedTarget) -
         optimiser.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.5 * losses[0]
-
-
-def test_the_queue_is_the_state(model: UPSModel, target: FixedTarget) -> None:
-    first, second = OTDDAlignment(), OTDDAlignment()
-    features = torch.randn(3, 12, model.body.size, generator=torch.Generator().manual_seed(0))
-    for method in (first, second):
-        method.prepare(model, target)
-    first.loss(features[0], target.rows)
-    second.load_state(first.state())
-    values = []
-    for method in (first, second):
-        torch.manual_seed(3)
-        values.append(float(method.loss(features[1], target.rows)))
-    assert values[0] == values[1]

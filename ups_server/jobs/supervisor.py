@@ -6,19 +6,17 @@ import json
 import logging
 import os
 import sys
-import time
 import uuid
 from pathlib import Path
 from typing import Any
 
 from ups_server.jobs.leases import Leases
 from ups_server.settings import Settings
+from ups_server.supervision import keep_alive
 
 logger = logging.getLogger(__name__)
 
 PACKAGE_PARENT = Path(__file__).resolve().parent.parent.parent
-STEADY_S = 60.0
-"""A process that lived this long was healthy: the pause before the next restart is short again."""
 
 
 class WorkerSupervisor:
@@ -37,7 +35,7 @@ class WorkerSupervisor:
         return process.pid if process is not None and process.returncode is None else None
 
     def start(self) -> None:
-        self._supervision = asyncio.create_task(self._supervise())
+        self._supervision = asyncio.create_task(keep_alive(self._live, self._restarted, self._settings, "worker"))
 
     async def close(self) -> None:
         """Lets the worker finish the step in hand and save; its job waits for the next start."""
@@ -46,21 +44,8 @@ class WorkerSupervisor:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._supervision
 
-    async def _supervise(self) -> None:
-        """Starts the process again whenever it ends, after a pause that doubles while it keeps dying early."""
-        pause = self._settings.engine_restart_s
-        while True:
-            began = time.monotonic()
-            try:
-                await self._live()
-            except Exception:
-                logger.exception("the worker process could not be run")
-            if time.monotonic() - began > STEADY_S:
-                pause = self._settings.engine_restart_s
-            logger.warning("the worker ended; restart in %.1f s", pause)
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, self._settings.engine_restart_max_s)
-            self.restarts += 1
+    def _restarted(self) -> None:
+        self.restarts += 1
 
     async def _live(self) -> None:
         """One process from start to end, and the jobs it leaves behind."""

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -13,11 +12,9 @@ from ups_server.solve.admission import Admission
 from ups_server.solve.engine import Event, RolloutSpec, engine_unavailable
 from ups_server.solve.engine_connection import EngineConnection
 from ups_server.solve.solver import Frames
+from ups_server.supervision import keep_alive
 
 logger = logging.getLogger(__name__)
-
-STEADY_S = 60.0
-"""A process that lived this long was healthy: the pause before the next restart is short again."""
 
 STATE_COPIES = 4
 """Of the states of a rollout: as given, on the device, in the batch, and on the way out."""
@@ -48,7 +45,7 @@ class SupervisedProcess:
         """Begins to start it, if that has not been done; each life loads the model `preload` first."""
         self._preload = preload or self._preload
         if self._supervision is None and not self._closed:
-            self._supervision = asyncio.create_task(self._supervise())
+            self._supervision = asyncio.create_task(keep_alive(self._live, self._restarted, self._settings, "engine"))
 
     async def rollout(self, spec: RolloutSpec, initial: Frames, static: Frames | None) -> AsyncGenerator[Event]:
         """See `Engine.rollout`."""
@@ -79,21 +76,8 @@ class SupervisedProcess:
             raise engine_unavailable("the service is shutting down")
         return self.connection
 
-    async def _supervise(self) -> None:
-        """Starts the process again whenever it ends, after a pause that doubles while it keeps dying early."""
-        pause = self._settings.engine_restart_s
-        while True:
-            began = time.monotonic()
-            try:
-                await self._live()
-            except Exception:
-                logger.exception("the engine process could not be run")
-            if time.monotonic() - began > STEADY_S:
-                pause = self._settings.engine_restart_s
-            logger.warning("the engine ended; restart in %.1f s", pause)
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, self._settings.engine_restart_max_s)
-            self.restarts += 1
+    def _restarted(self) -> None:
+        self.restarts += 1
 
     async def _live(self) -> None:
         """One process from start to end."""

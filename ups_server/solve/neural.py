@@ -168,7 +168,7 @@ def rows_of(given: Conditions, part: slice) -> Conditions:
 
 
 def step_bytes(config: UPSConfig, points: Sequence[int]) -> int:
-    """Estimated working memory of one step of one state, measured on the CPU and rounded up.
+    """Working memory of one step of one state, estimated from the architecture.
 
     `STEP_TENSORS` tensors of all channels at every point, padding included; the paper's operator works on its own
     square grid.

@@ -112,9 +112,12 @@ def test_the_shipped_model_is_self_contained() -> None:
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= MOST_MODEL_BYTES
     assert {path.suffix for path in files} <= {".json", ".safetensors", ".txt", ".md", ".yaml"}, "no pickle"
-    assert card.version == "1"
-    assert {"advection", "burgers", "diffusion_sorption"} == set(card.families)
-    assert "diffusion_reaction_1d" not in json.loads((folder / "config.json").read_text())["families"], "held out"
+    assert card.version == "2"
+    lines = {"advection", "burgers", "diffusion_sorption", "compressible_ns_1d"}
+    planes = {"shallow_water", "compressible_ns_2d", "incompressible_ns_2d"}
+    assert lines | planes == set(card.families)
+    held_out = {"diffusion_reaction_1d", "diffusion_reaction_2d"}
+    assert not held_out & set(json.loads((folder / "config.json").read_text())["families"])
     assert card.readme, "a shipped model has a card"
 
 

@@ -28,8 +28,8 @@ OPTIONS = [
 ]
 PATIENCE_MS = 30_000
 """A busy machine is slow; nothing waits longer than it has to."""
-REFUSAL = "the server responded with a status of 422"
-"""Chromium's own remark on answers that some tests provoke."""
+PROVOKED = ("the server responded with a status of 422", "net::ERR_FAILED")
+"""Chromium's own remarks on what tests provoke: answers that refuse, and requests that a test itself breaks off."""
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +70,7 @@ def page(browser: Browser, site: RunningService) -> Iterator[Page]:
     errors: list[str] = []
 
     def told(message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning") and REFUSAL not in message.text:
+        if message.type in ("error", "warning") and not any(remark in message.text for remark in PROVOKED):
             errors.append(message.text)
 
     opened.on("console", told)

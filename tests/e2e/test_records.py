@@ -40,7 +40,6 @@ def test_a_file_is_uploaded_in_parts_and_goes_on_after_a_break(
             route.abort()
 
     page.route("**/content", lambda route: break_once(route) if route.request.method == "PUT" else route.continue_())
-    page.on("console", lambda message: None)
     path = burgers_file.with_name("broken_off_Burgers_Nu0.1.hdf5")
     path.write_bytes(burgers_file.read_bytes())
     page.goto("/#/files")
@@ -127,7 +126,7 @@ def test_an_evaluation_ends_in_the_table(page: Page, site: RunningService, burge
     file_id = ready(page, site, burgers_file)
     page.goto(f"/#/jobs?file={file_id}")
     form = page.get_by_role("form", name="New job")
-    form.get_by_text("Evaluate a model").click()
+    form.get_by_role("radio", name="Evaluate a model").check()
     form.get_by_label("Model", exact=True).select_option("numerical")
     form.get_by_label("Trajectories", exact=True).fill("2")
     form.get_by_role("button", name="Start").click()

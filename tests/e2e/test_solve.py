@@ -97,7 +97,7 @@ def test_the_trained_range_is_marked_and_the_domain_enforced(page: Page) -> None
 
 def test_a_curve_drawn_by_hand_is_what_is_solved(page: Page) -> None:
     form = open_form(page)
-    form.get_by_text("Draw", exact=True).click()
+    form.get_by_role("radio", name="Draw").check()
     form.get_by_role("button", name="Flat").click()
     canvas = form.get_by_label("Drawing of the initial state")
     box = canvas.bounding_box()
@@ -118,7 +118,7 @@ def test_a_flow_in_two_dimensions_painted_with_the_brush(page: Page) -> None:
     form = open_form(page, "?model=numerical&family=shallow_water")
     expect(form.get_by_label("Equation")).to_have_value("shallow_water")
     form.get_by_label("Points").select_option("16")
-    form.get_by_text("Draw", exact=True).click()
+    form.get_by_role("radio", name="Draw").check()
     form.get_by_role("button", name="Bump").click()
     canvas = form.get_by_label("Drawing of the initial state")
     canvas.click(position={"x": 60, "y": 60})
@@ -128,7 +128,7 @@ def test_a_flow_in_two_dimensions_painted_with_the_brush(page: Page) -> None:
     assert (len(values), len(values[0]), len(values[0][0])) == (16, 16, 1)
     assert values[8][8][0] > values[0][0][0], "the bump is in the middle"
     assert values[3][12][0] > values[12][3][0], "the brush was above and left of it"
-    page.get_by_text("Diverging").click()
+    page.get_by_role("radio", name="Diverging").check()
     assert painted(page.locator(".result .maps canvas.plot")) > 20
 
 

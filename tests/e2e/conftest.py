@@ -32,9 +32,12 @@ PROVOKED = ("the server responded with a status of 422", "net::ERR_FAILED")
 """Chromium's own remarks on what tests provoke: answers that refuse, and requests that a test itself breaks off."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium (`apt-get install chromium`), or the one `CHROMIUM` names."""
+    """Debian's Chromium (`apt-get install chromium`), or the one `CHROMIUM` names.
+
+    Playwright's event loop runs in the test's own thread for as long as this lives, so it ends with each file.
+    """
     if CHROMIUM is None:
         pytest.skip("there is no Chromium on this machine (apt-get install chromium)")
     with sync_playwright() as playwright:
@@ -44,7 +47,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def site(browser: Browser, language_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+def site(language_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     """A service whose default model, `small`, knows Burgers; `tiny` knows advection. Both are untrained."""
     data_dir = tmp_path_factory.mktemp("page")
     burgers = card().model_copy(

@@ -8,8 +8,9 @@ from torch import Tensor
 from tests.small_models import SMALL, card, make
 from ups_server.errors import UserError
 from ups_server.model.body import load_tokenizer, pretrained_body
+from ups_server.model.characteristics import carried, departure
 from ups_server.model.checkpoint import from_pretrained, save_pretrained
-from ups_server.model.conditioning import Conditions, conditions, value_features
+from ups_server.model.conditioning import RATE_SCALE, Conditions, conditions, value_features
 from ups_server.model.config import UPS_PAPER, FamilyCard, UPSConfig
 from ups_server.model.superspace import check_card, lift, lower, nrmse
 from ups_server.model.ups import UPS, Operator, UPSModel
@@ -151,6 +152,21 @@ def test_the_defect_of_the_mean_is_heard(small: UPSModel) -> None:
         context = small.read(u, given(1))
         moved = replace(context, rows={**context.rows, "means": context["means"] + 0.01})
         assert (small(u, context) - small(u, moved)).abs().max() > 1e-6
+
+
+def test_the_state_is_carried_by_its_own_velocity(language_model: Path) -> None:
+    config = SMALL.model_copy(update={"propagator": False})
+    model = UPS(config, pretrained_body(language_model), load_tokenizer(language_model))
+    assert model.conditioner.carry is not None
+    with torch.no_grad():
+        # Slot 0 of the state before the step, along the first axis: a unit carries by 1.5 boxes times RATE_SCALE.
+        model.conditioner.carry.bias[0] = -1.5
+    u = state(2)
+    u[:, 1] = torch.randn(2, 32)
+    conditioned = given(2, entry=card(slots=(0, 1)))
+    expected = carried(u, departure(-1.5 * RATE_SCALE * u[:, :1], (True,)), (True,))
+    torch.testing.assert_close(step(model, u, conditioned), expected, atol=1e-6, rtol=1e-5)
+    assert (expected - u).abs().max() > 0.05
 
 
 def test_strip_equals_broadcast(small: UPSModel) -> None:

@@ -205,7 +205,8 @@ class Conditioner(nn.Module):
         self.rate_of_value = nn.Linear(32 + size, rates)
         self.rate = nn.Linear(size, rates)
         self.drift = nn.Linear(size, slots * ndim * slots)
-        for layer in (self.rate_of_value, self.rate, self.drift, heard):
+        self.carry = nn.Linear(size, 2 * ndim * slots) if config.transport else None
+        for layer in filter(None, (self.rate_of_value, self.rate, self.drift, self.carry, heard)):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
@@ -235,3 +236,10 @@ class Conditioner(nn.Module):
         velocity, diffusivity = (RATE_SCALE * total).chunk(2, dim=-1)
         drift = RATE_SCALE * self.drift(vector).reshape(*shape, self.slots)
         return velocity.reshape(shape), diffusivity.reshape(shape).abs(), drift
+
+    def carriers(self, vector: Tensor) -> Tensor | None:
+        """Box lengths a step that a unit of each slot carries the state (B, 2, d, N): before the step, and after."""
+        if self.carry is None:
+            return None
+        rates: Tensor = RATE_SCALE * self.carry(vector)
+        return rates.reshape(-1, 2, self.ndim, self.slots)

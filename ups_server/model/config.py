@@ -54,6 +54,8 @@ class UPSConfig(Frozen):
         local_width: points of the local convolution beside the spectral one (1 is the plain FNO).
         padding: cells added along a non-periodic axis, as a fraction of n.
         propagator: the linear, exactly integrated part of the step (constant-coefficient transport and diffusion).
+        transport: carry the state along characteristics of velocities that are linear in the state, corrected by the
+            features.
         increment: predict u(t + dt) - u(t) instead of u(t + dt).
         tokens: state tokens that the body reads (paper: one per channel; else one per patch of the box).
         token_kind: of the conditioned operator: a token per patch of the box, or per FNO channel as in the paper.
@@ -82,6 +84,7 @@ class UPSConfig(Frozen):
     local_width: int = 3
     padding: float = 0.25
     propagator: bool = True
+    transport: bool = False
     increment: bool = True
     tokens: int = 16
     token_kind: Literal["patch", "channel"] = "patch"
@@ -118,7 +121,7 @@ class UPSConfig(Frozen):
         return cls.model_validate_json((folder / CONFIG_FILE).read_text())
 
 
-UPS_MINI = UPSConfig(version=2, padding=0.125, joint_modes=8, defect=True, levels=True)
+UPS_MINI = UPSConfig(version=3, padding=0.125, joint_modes=8, defect=True, levels=True, transport=True)
 """The default: read once, step many."""
 
 UPS_PAPER = UPSConfig(

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ups_server.model.body import LLMBody, masked_mean
-from ups_server.model.conditioning import MAX_SHIFT, Conditioner, Conditions, shown
+from ups_server.model.characteristics import carried, departure
+from ups_server.model.conditioning import MAX_SHIFT, RATE_SCALE, Conditioner, Conditions, shown
 from ups_server.model.config import UPSConfig
 from ups_server.model.embedder import FNOEmbedder
 from ups_server.model.metadata import MetadataEncoder
@@ -181,8 +182,9 @@ class UPS(UPSModel):
         self.read_out = nn.Sequential(nn.LayerNorm(size), heard)
         local = config.predictor == "local"
         self.predictor = nn.Linear(width, config.slots) if local else MeanPoolPredictor(config, size)
+        self.displace = nn.Linear(width, config.max_dimensions) if config.transport else None
         # Start as the unconditioned operator, persistence, and a body that is not heard yet.
-        for layer in (self.modulation, heard, *self._last_layers()):
+        for layer in filter(None, (self.modulation, heard, self.displace, *self._last_layers())):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
@@ -244,6 +246,9 @@ class UPS(UPSModel):
         modulation = self.modulation(vector).reshape(-1, config.n_layers, 2, config.hidden_channels)
         velocity, diffusivity, drift = self.conditioner.rates(vector, names, symbols, given)
         operator = {"modulation": modulation, "velocity": velocity, "diffusivity": diffusivity, "drift": drift}
+        carriers = self.conditioner.carriers(vector)
+        if carriers is not None:
+            operator["carriers"] = carriers
         return Context({**rows, **operator}, given.periodic, given.offset, given.trained)
 
     def forward(self, u: Tensor, context: Context) -> Tensor:
@@ -262,9 +267,20 @@ class UPS(UPSModel):
         step = self._predict(features)
         if self.config.increment:
             step = v + step * context["increment"][spread]
+        if self.displace is not None:
+            step = self._carried(v, step, features, context)
         if rates:
             step = propagate(step, *rates, context.periodic)
         return step * context["mask"][spread], features
+
+    def _carried(self, v: Tensor, step: Tensor, features: Tensor, context: Context) -> Tensor:
+        """The step (B, N, X...) carried by a flow that the states before and after it and the features tell."""
+        assert self.displace is not None
+        axes, carriers = v.ndim - 2, context["carriers"]
+        linear = torch.einsum("btan,btn...->ba...", carriers[:, :, :axes], torch.stack([v, step], dim=1))
+        learned = RATE_SCALE * self.displace(features.movedim(1, -1)).movedim(-1, 1)
+        displacement = (linear + learned[:, :axes]).clamp(-MAX_SHIFT, MAX_SHIFT)
+        return carried(step, departure(displacement, context.periodic), context.periodic)
 
     def _predict(self, features: Tensor) -> Tensor:
         if isinstance(self.predictor, MeanPoolPredictor):

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from ups_server.api.quotas import LimitReached
 from ups_server.api.security import HEADERS as SECURITY_HEADERS
 from ups_server.errors import UserError
 from ups_server.settings import Settings
@@ -21,6 +22,8 @@ MEDIA_TYPE = "application/problem+json"
 
 RETRY = frozenset({"queue_full", "engine_unavailable"})
 """Errors that go away by themselves: their answers carry Retry-After."""
+CHALLENGED = frozenset({"missing_key", "invalid_key"})
+"""Errors whose answers say how to show a key (RFC 6750)."""
 
 
 class Problem(BaseModel):
@@ -57,7 +60,11 @@ def install(app: FastAPI, settings: Settings) -> None:
 
     async def user_error(request: Request, error: Exception) -> JSONResponse:
         document = problem_document(error)
-        headers = {"Retry-After": str(settings.retry_after_s)} if document["code"] in RETRY else None
+        headers = {"Retry-After": str(settings.retry_after_s)} if document["code"] in RETRY else {}
+        if isinstance(error, LimitReached):
+            headers["Retry-After"] = str(error.retry_after)
+        if document["code"] in CHALLENGED:
+            headers["WWW-Authenticate"] = 'Bearer realm="ups"'
         return JSONResponse(document, document["status"], headers, MEDIA_TYPE)
 
     async def http_error(request: Request, error: Exception) -> JSONResponse:

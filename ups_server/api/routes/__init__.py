@@ -1,10 +1,23 @@
 """The resources, one file each. A new resource is a new file and one line here."""
 
-from ups_server.api.routes import evaluations, families, files, fine_tuning, health, models, page, rollouts
+from ups_server.api.routes import (
+    evaluations,
+    families,
+    files,
+    fine_tuning,
+    health,
+    keys,
+    metrics,
+    models,
+    page,
+    rollouts,
+)
 
 ROUTERS = (
     page.router,
     health.router,
+    metrics.router,
+    keys.router,
     families.router,
     files.router,
     models.router,

@@ -21,9 +21,9 @@ from ups_server.settings import Settings
 
 CONFIGURATION = """
 # What no schema can say makes a request wrong although it has the right form: coefficients of another family, shapes
-# that do not fit, a file that was never uploaded. It is answered with 4xx and a problem document.
+# that do not fit, a file that was never uploaded, JSON in the query. It is answered with 4xx and a problem document.
 [checks]
-positive_data_acceptance.expected-statuses = ["2xx", 401, 403, 404, 406, 409, 411, 413, 415, 422, 429, 507]
+positive_data_acceptance.expected-statuses = ["2xx", 400, 401, 403, 404, 406, 409, 411, 413, 415, 422, 429, 507]
 """
 
 

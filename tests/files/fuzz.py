@@ -18,6 +18,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,8 @@ SECONDS = 60.0
 LIBRARY = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE}
 """The HDF5 library failed; the process that read the file ended, and the file is refused."""
 LIMITS = {signal.SIGXCPU, signal.SIGKILL}
+SAME = {"SIGSEGV": "damaged_file", "SIGBUS": "damaged_file", "SIGABRT": "damaged_file", "SIGXCPU": "too_slow"}
+"""What the service says of a process that ended by a signal."""
 
 
 @dataclass(frozen=True)
@@ -139,30 +142,35 @@ def _wait(child: int) -> tuple[bool, int]:
     return False, os.waitpid(child, 0)[1]
 
 
-def run(folder: Path, seed: int, numbers: range, spawn: int) -> tuple[Counter[str], list[str]]:
-    """How files ended, and the faults: (number, what was done, what went wrong)."""
+def run(folder: Path, seed: int, numbers: Iterable[int], spawn: int) -> tuple[Counter[str], int]:
+    """How files ended, and the number of faults, each of which is printed as it is found."""
     fuzz = Fuzz(folder, seed)
     list_fonts(fuzz.cache)
     import ups_server.files.examination_process  # noqa: F401 (so that every child has it)
 
     ends: Counter[str] = Counter()
-    faults = []
+    faults = 0
     for number in numbers:
         path, done = fuzz.make(number)
         found = [fuzz.forked(path)]
         if spawn and number % spawn == 0:
             found.append(fuzz.spawned(path))
-            same = {"SIGSEGV": "damaged_file", "SIGBUS": "damaged_file", "SIGABRT": "damaged_file"}
-            if same.get(found[0].code, found[0].code) != found[1].code:
-                faults.append(f"{number} ({', '.join(done)}): {found[0].code}, but started afresh {found[1].code}")
+        told = [each.fault for each in found if each.fault]
+        if len({SAME.get(each.code, each.code) for each in found}) > 1:
+            told.append(f"{found[0].code}, but started afresh {found[1].code}")
+        for fault in told:
+            print(f"{number} ({', '.join(done)}): {fault}", flush=True)
         ends[found[0].code] += 1
-        faults += [f"{number} ({', '.join(done)}): {each.fault}" for each in found if each.fault]
+        faults += len(told)
+        if sum(ends.values()) % 500 == 0:
+            print(f"{sum(ends.values())} files, {faults} faults", file=sys.stderr, flush=True)
     return ends, faults
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--first", type=int, default=0, help="number of the first one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--spawn", type=int, default=100, help="one in so many is also started afresh; 0: none")
     parser.add_argument("--only", type=int, help="one file by its number")
@@ -177,12 +185,10 @@ def main() -> None:
             path, done = Fuzz(Path(name), options.seed).make(options.only)
             shutil.copyfile(path, options.keep / f"fuzz-{options.seed}-{options.only}.h5")
             print(done)
-        numbers = range(options.count) if options.only is None else range(options.only, options.only + 1)
+        numbers = range(options.first, options.first + options.count) if options.only is None else [options.only]
         ends, faults = run(Path(name), options.seed, numbers, options.spawn)
-    for fault in faults:
-        print(fault)
     print(json.dumps(dict(ends.most_common())))
-    print(f"{sum(ends.values())} files, seed {options.seed}, {time.monotonic() - began:.0f} s, {len(faults)} faults")
+    print(f"{sum(ends.values())} files, seed {options.seed}, {time.monotonic() - began:.0f} s, {faults} faults")
     sys.exit(bool(faults))
 
 

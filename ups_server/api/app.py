@@ -20,7 +20,7 @@ from ups_server.api.metrics import RequestMetrics, ServiceCollector
 from ups_server.api.observation import Observation
 from ups_server.api.openapi import complete, demand_keys
 from ups_server.api.problems import Problem, install
-from ups_server.api.routes import ROUTERS
+from ups_server.api.routes import ROUTERS, methods
 from ups_server.api.security import SecurityHeaders, cors_options
 from ups_server.api.service import Service
 from ups_server.catalog import Catalog
@@ -78,6 +78,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         redoc_url=None,
     )
     app.state.service = service
+    app.state.methods = methods
     install(app, settings)
     app.add_middleware(Ownership, own=partial(own, service))
     if settings.cors_origins:

@@ -70,12 +70,13 @@ def install(app: FastAPI, settings: Settings) -> None:
     async def http_error(request: Request, error: Exception) -> JSONResponse:
         if not isinstance(error, HTTPException):
             raise error
+        headers = dict(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            headers["Allow"] = ", ".join(sorted(app.state.methods(request.url.path)))
         phrase = HTTPStatus(error.status_code).phrase
         code = phrase.lower().replace(" ", "_")
         detail = f"{phrase}: {request.method} {request.url.path}"
-        return JSONResponse(
-            _plain_problem(error.status_code, code, detail), error.status_code, error.headers, MEDIA_TYPE
-        )
+        return JSONResponse(_plain_problem(error.status_code, code, detail), error.status_code, headers, MEDIA_TYPE)
 
     async def validation_error(request: Request, error: Exception) -> JSONResponse:
         if not isinstance(error, RequestValidationError):

@@ -58,7 +58,7 @@ CREATED: dict[int | str, dict[str, Any]] = {
         "description": "The file; its bytes are missing where the body was JSON.",
         "headers": {"Location": {"description": "The file.", "schema": {"type": "string"}}},
     },
-    **documented(400, 409, 411, 413, 415, 422, 507),
+    **documented(400, 404, 409, 411, 413, 415, 422, 507),
 }
 IdempotencyKey = Annotated[
     str | None,

@@ -1,10 +1,22 @@
 """The OpenAPI document is kept, in a small number of cases; `python -m tests.api.contract` makes more."""
 
 import json
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from tests.api.contract import runs
 from ups_server.api.app import create_app
 from ups_server.settings import Settings
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_every_route_keeps_to_the_document(tmp_path: Path) -> None:
+    for kind, ran in runs(tmp_path, examples=2, seed=0).items():
+        assert ran.code == 0, f"{kind}:\n{ran.output[-20_000:]}"
+        assert ran.cases > 100
 
 
 def test_every_route_and_every_error_has_an_example() -> None:

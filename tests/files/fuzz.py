@@ -53,7 +53,7 @@ class Fuzz:
 
         self.folder = folder
         self.seed = seed
-        self.cache = folder / "cache"
+        self.cache = Path(os.environ["MPLCONFIGDIR"])
         self.seeds = seeds(folder / "seeds")
         self.secret = plain(folder / "secret.h5", {"beta": 0.4}, tensor=np.full((3, 5, 16), 12345.678, "f4"))
 
@@ -146,7 +146,10 @@ def run(folder: Path, seed: int, numbers: Iterable[int], spawn: int) -> tuple[Co
     """How files ended, and the number of faults, each of which is printed as it is found."""
     fuzz = Fuzz(folder, seed)
     list_fonts(fuzz.cache)
-    import ups_server.files.examination_process  # noqa: F401 (so that every child has it)
+    import matplotlib.backends.backend_agg
+    import matplotlib.pyplot  # noqa: F401
+
+    import ups_server.files.examination_process  # noqa: F401
 
     ends: Counter[str] = Counter()
     faults = 0

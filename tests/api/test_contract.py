@@ -33,6 +33,8 @@ def test_every_route_and_every_error_has_an_example() -> None:
                     if media_type.endswith("json"):
                         assert content.get("example"), f"{place}: {status} {media_type} has no example"
                         json.dumps(content["example"], allow_nan=False)
+            if "429" in operation["responses"]:
+                assert "Retry-After" in operation["responses"]["429"]["headers"], place
             for parameter in operation.get("parameters", ()):
                 assert parameter.get("description"), f"{place}: {parameter['name']} is not described"
             assert operation.get("summary")

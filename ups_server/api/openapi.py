@@ -18,6 +18,13 @@ PARAMETERS = {
     "limit": "Most entries of the answer.",
 }
 """Descriptions of parameters that mean the same everywhere."""
+RETRY_AFTER = {"description": "Seconds after which asking again is worth it.", "schema": {"type": "integer"}}
+HEADERS = {
+    "401": {"WWW-Authenticate": {"description": "How to show a key.", "schema": {"type": "string"}}},
+    "429": {"Retry-After": RETRY_AFTER},
+    "503": {"Retry-After": RETRY_AFTER},
+}
+"""Headers of answers by status."""
 FOREIGN = ("HTTPValidationError", "ValidationError")
 """FastAPI's own form of 422, which this service never answers: that is a problem document as well."""
 
@@ -33,6 +40,9 @@ def complete(document: dict[str, Any]) -> None:
     for name in FOREIGN:
         document["components"]["schemas"].pop(name, None)
     describe_doors(document)
+    for operation in _operations(document):
+        for status in HEADERS.keys() & operation["responses"].keys():
+            operation["responses"][status].setdefault("headers", {}).update(HEADERS[status])
     add_examples(document)
 
 

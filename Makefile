@@ -29,11 +29,11 @@ export OMP_WAIT_POLICY ?= passive
 export WANDB_MODE ?= disabled
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-all lint types format wheel constraints clean
+.PHONY: help install serve test test-all lint types format reference wheel constraints clean
 
 help:
 	@sed -n '1,5s/^# \{0,1\}//p' Makefile
-	@echo "targets: install serve test test-all lint types format wheel constraints clean"
+	@echo "targets: install serve test test-all lint types format reference wheel constraints clean"
 
 install: $(STAMP)
 
@@ -66,6 +66,9 @@ types: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+reference: install
+	$(BIN)/python -m tests.reference
 
 wheel: install
 	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .

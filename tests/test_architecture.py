@@ -16,6 +16,7 @@ SOURCES = [*MODULES, *sorted((REPOSITORY / "tests").rglob("*.py")), *sorted((REP
 
 ORDER = (
     "errors",
+    "logs",
     "settings",
     "supervision",
     "pde",
@@ -30,6 +31,7 @@ ORDER = (
     "align",
     "train",
     "jobs",
+    "access",
     "client",
     "api",
     "cli",
@@ -38,6 +40,7 @@ ORDER = (
 
 TORCH_FREE = (
     "errors",
+    "logs",
     "settings",
     "supervision",
     "pde",
@@ -47,6 +50,7 @@ TORCH_FREE = (
     "pictures",
     "data",
     "files",
+    "access",
     "client",
     "api",
     "cli",

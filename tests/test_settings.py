@@ -24,7 +24,3 @@ def test_frozen_and_strict() -> None:
 @pytest.mark.parametrize("name", list(Settings.model_fields))
 def test_every_setting_is_described(name: str) -> None:
     assert Settings.model_fields[name].description
-
-
-def test_loopback_only_by_default() -> None:
-    Settings().check_host()

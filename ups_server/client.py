@@ -48,6 +48,7 @@ class Client:
     Args:
         transport: replaces the network, as httpx understands it.
         timeout: seconds without an answer.
+        key: API key; by default that of the environment variable UPS_KEY.
     """
 
     def __init__(
@@ -55,8 +56,11 @@ class Client:
         base_url: str = "http://127.0.0.1:8000",
         transport: httpx.BaseTransport | None = None,
         timeout: float = 600.0,
+        key: str | None = None,
     ) -> None:
-        self._http = httpx.Client(base_url=base_url, transport=transport, timeout=timeout)
+        key = key or os.environ.get("UPS_KEY")
+        headers = {} if not key else {"Authorization": f"Bearer {key}"}
+        self._http = httpx.Client(base_url=base_url, transport=transport, timeout=timeout, headers=headers)
 
     def __enter__(self) -> Self:
         return self

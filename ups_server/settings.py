@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from ups_server.errors import UserError
+from ups_server.logs import LogFormat
 
 
 def available_cores() -> int:
@@ -21,17 +21,17 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="UPS_", frozen=True, extra="forbid")
 
-    host: str = Field(default="127.0.0.1", description="Address to listen on.")
-    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes any free one.")
-    allow_remote: bool = Field(
-        default=False,
-        description="Allow a `host` that other machines can reach. The service has no authentication of its own.",
+    host: str = Field(
+        default="127.0.0.1",
+        description="Address to listen on; one that other machines can reach needs an API key (`ups keys create`).",
     )
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes any free one.")
     data_dir: Path = Field(
         default=Path(".ups"),
         description="Folder of everything the service stores; its `models/` subfolder adds models.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Verbosity of the log.")
+    log_format: LogFormat = Field(default="text", description="Lines of the log for a person, or one JSON object each.")
 
     default_model: str = Field(
         default="ups-mini", description="Model of requests that name none; loaded at start, `/readyz` waits for it."
@@ -63,6 +63,22 @@ class Settings(BaseSettings):
         default=3600.0, gt=0, description="Longest examination of an uploaded file in seconds."
     )
     examinations: int = Field(default=1, ge=1, description="Uploaded files examined at the same time.")
+
+    key_requests_per_minute: int | None = Field(
+        default=600, ge=1, description="Requests a minute with one API key, where it has no limit of its own."
+    )
+    key_stored_bytes: int | None = Field(
+        default=None, ge=0, description="Bytes of all files one API key uploaded, where it has no limit of its own."
+    )
+    key_compute_seconds: float | None = Field(
+        default=None,
+        ge=0,
+        description="Seconds a day that are computed for one API key, where it has no limit of its own.",
+    )
+    cors_origins: tuple[str, ...] = Field(
+        default=(),
+        description='Origins whose pages may use the service with an API key, as JSON: `["https://example.org"]`.',
+    )
 
     max_active: int = Field(
         default=64, ge=1, description="Rollouts that share the engine, by turns where they do not fit into one batch."
@@ -124,24 +140,14 @@ class Settings(BaseSettings):
         default=3, ge=1, description="Times in succession a job may take its worker down before it has failed."
     )
     retry_after_s: int = Field(default=2, ge=1, description="The `Retry-After` of 429 and 503 answers, in seconds.")
-    shutdown_grace_s: int = Field(default=5, ge=0, description="Seconds open requests get to finish at shutdown.")
+    shutdown_grace_s: int = Field(
+        default=30, ge=0, description="Seconds open requests get to finish at shutdown; a second signal cuts them off."
+    )
 
     @property
     def database(self) -> str | None:
         """The database URL in clear."""
         return None if self.database_url is None else self.database_url.get_secret_value()
-
-    def check_host(self) -> None:
-        """Raises UserError ``remote_not_allowed`` for a reachable address without `allow_remote`."""
-        if self.allow_remote or is_loopback(self.host):
-            return
-        raise UserError(
-            "remote_not_allowed",
-            "the service listens on loopback addresses only",
-            got=self.host,
-            expected="127.0.0.1, ::1 or localhost",
-            hint="set UPS_ALLOW_REMOTE=1 if everyone who can reach this address may use the service",
-        )
 
 
 def is_loopback(host: str) -> bool:

@@ -34,6 +34,8 @@ def test_every_older_version_is_brought_up_with_its_jobs(
     with engine.begin() as connection:
         connection.exec_driver_sql(OLD_JOB)
         connection.exec_driver_sql(OLD_EVENT)
+        if version >= 2:
+            connection.exec_driver_sql("UPDATE jobs SET model = 'numerical'")
     engine.dispose()
     database = open_database(tmp_path, database_url)
     store, leases = JobStore(database), Leases(database)

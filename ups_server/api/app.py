@@ -4,15 +4,24 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
+from prometheus_client import CollectorRegistry
+from starlette.middleware.cors import CORSMiddleware
 
 from ups_server import __version__
+from ups_server.access.usage import Meter
+from ups_server.api.access import admit, keys_required
+from ups_server.api.metering import MeteredEngine, Ownership, keep_accounts, own, write_accounts
+from ups_server.api.metrics import RequestMetrics, ServiceCollector
+from ups_server.api.observation import Observation
+from ups_server.api.openapi import complete, demand_keys
 from ups_server.api.problems import Problem, install
-from ups_server.api.routes import ROUTERS
-from ups_server.api.security import SecurityHeaders
+from ups_server.api.routes import ROUTERS, methods
+from ups_server.api.security import SecurityHeaders, cors_options
 from ups_server.api.service import Service
 from ups_server.catalog import Catalog
 from ups_server.files.declaration import Declaration
@@ -40,19 +49,24 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     """
     settings = settings or Settings()
     catalog = Catalog(settings.data_dir)
-    parts = (engine or LocalEngine(settings, catalog), examiner_of(settings), LocalJobs(settings))
-    service = Service(settings, catalog, *parts)
+    meter = Meter()
+    metered = MeteredEngine(engine or LocalEngine(settings, catalog), meter)
+    parts = (metered, examiner_of(settings), LocalJobs(settings))
+    service = Service(settings, catalog, *parts, meter=meter)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await service.jobs.start()
         await service.engine.start()
         await asyncio.to_thread(service.examiner.start)
+        accounts = asyncio.create_task(keep_accounts(service))
         try:
             yield
         finally:
+            accounts.cancel()
             await asyncio.to_thread(service.examiner.close)
             await service.engine.close()
+            await asyncio.to_thread(write_accounts, service)
             await service.jobs.close()
 
     app = FastAPI(
@@ -64,10 +78,17 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         redoc_url=None,
     )
     app.state.service = service
+    app.state.methods = methods
     install(app, settings)
+    app.add_middleware(Ownership, own=partial(own, service))
+    if settings.cors_origins:
+        app.add_middleware(CORSMiddleware, **cors_options(settings))
     app.add_middleware(SecurityHeaders)
+    app.state.registry = registry = CollectorRegistry()
+    registry.register(ServiceCollector(service))
+    app.add_middleware(Observation, metrics=RequestMetrics(registry))
     for router in ROUTERS:
-        app.include_router(router)
+        app.include_router(router, dependencies=[Depends(admit)])
     app.openapi = lambda: openapi_document(app)  # type: ignore[method-assign]
     return app
 
@@ -88,5 +109,7 @@ def openapi_document(app: FastAPI) -> dict[str, Any]:
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas.update(schema.pop("$defs", {}))
             schemas[model.__name__] = schema
+        complete(document)
         app.openapi_schema = document
+    demand_keys(app.openapi_schema, keys_required(app.state.service))
     return app.openapi_schema

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -109,7 +109,7 @@ def add_job_routes(router: APIRouter, kind: str) -> None:
         start = after if last_event_id is None else event_number(last_event_id)
         if EVENT_STREAM in request.headers.get("accept", ""):
             settings = service.settings
-            events = job_events(store, job_id, start, settings.job_poll_s)
+            events = job_events(store, job_id, start, settings.job_poll_s, service.draining.is_set)
             return EventStream(with_keep_alive(events, settings.keep_alive_s))
         found, complete = await asyncio.to_thread(store.events, job_id, start)
         return JobEvents(events=found, complete=complete)
@@ -132,14 +132,16 @@ def event_number(text: str) -> int:
     return int(text)
 
 
-async def job_events(store: JobStore, job_id: str, after: int, poll: float) -> AsyncGenerator[bytes]:
-    """The events from `after` on as they come, until the job has ended."""
+async def job_events(
+    store: JobStore, job_id: str, after: int, poll: float, ending: Callable[[], bool] = lambda: False
+) -> AsyncGenerator[bytes]:
+    """The events from `after` on as they come, until the job has ended, or the service is: then they can be resumed."""
     while True:
         found, complete = await asyncio.to_thread(store.events, job_id, after)
         for event in found:
             yield sse(event)
             after = event.seq
-        if complete:
+        if complete or ending():
             return
         if not found:
             await asyncio.sleep(poll)

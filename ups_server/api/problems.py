@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from ups_server.api.quotas import LimitReached
 from ups_server.api.security import HEADERS as SECURITY_HEADERS
 from ups_server.errors import UserError
 from ups_server.settings import Settings
@@ -21,6 +22,8 @@ MEDIA_TYPE = "application/problem+json"
 
 RETRY = frozenset({"queue_full", "engine_unavailable"})
 """Errors that go away by themselves: their answers carry Retry-After."""
+CHALLENGED = frozenset({"missing_key", "invalid_key"})
+"""Errors whose answers say how to show a key (RFC 6750)."""
 
 
 class Problem(BaseModel):
@@ -57,18 +60,23 @@ def install(app: FastAPI, settings: Settings) -> None:
 
     async def user_error(request: Request, error: Exception) -> JSONResponse:
         document = problem_document(error)
-        headers = {"Retry-After": str(settings.retry_after_s)} if document["code"] in RETRY else None
+        headers = {"Retry-After": str(settings.retry_after_s)} if document["code"] in RETRY else {}
+        if isinstance(error, LimitReached):
+            headers["Retry-After"] = str(error.retry_after)
+        if document["code"] in CHALLENGED:
+            headers["WWW-Authenticate"] = 'Bearer realm="ups"'
         return JSONResponse(document, document["status"], headers, MEDIA_TYPE)
 
     async def http_error(request: Request, error: Exception) -> JSONResponse:
         if not isinstance(error, HTTPException):
             raise error
+        headers = dict(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            headers["Allow"] = ", ".join(sorted(app.state.methods(request.url.path)))
         phrase = HTTPStatus(error.status_code).phrase
         code = phrase.lower().replace(" ", "_")
         detail = f"{phrase}: {request.method} {request.url.path}"
-        return JSONResponse(
-            _plain_problem(error.status_code, code, detail), error.status_code, error.headers, MEDIA_TYPE
-        )
+        return JSONResponse(_plain_problem(error.status_code, code, detail), error.status_code, headers, MEDIA_TYPE)
 
     async def validation_error(request: Request, error: Exception) -> JSONResponse:
         if not isinstance(error, RequestValidationError):

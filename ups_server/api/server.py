@@ -1,16 +1,18 @@
 """Runs the service."""
 
-import logging
 import socket
+import threading
 from collections.abc import Callable
+from types import FrameType
 
 import uvicorn
 
+from ups_server import logs
+from ups_server.access.keys import KeyStore
 from ups_server.api.app import create_app
 from ups_server.errors import UserError
-from ups_server.settings import Settings
-
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+from ups_server.jobs.database import open_database
+from ups_server.settings import Settings, is_loopback
 
 
 def serve(settings: Settings, announce: Callable[[str], None] | None = None) -> None:
@@ -22,20 +24,53 @@ def serve(settings: Settings, announce: Callable[[str], None] | None = None) -> 
     Raises:
         UserError: ``remote_not_allowed``, ``address_in_use``.
     """
-    settings.check_host()
-    logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT)
+    check_host(settings)
+    logs.configure(settings.log_level, settings.log_format, "api")
+    app = create_app(settings)
     config = uvicorn.Config(
-        create_app(settings),
+        app,
         host=settings.host,
         port=settings.port,
         log_config=None,
         log_level=settings.log_level,
+        access_log=False,  # ours has an id for each request, and no query
         timeout_graceful_shutdown=settings.shutdown_grace_s,
     )
     with _bound(settings) as listening:
         if announce is not None:
             announce(base_url(listening))
-        uvicorn.Server(config).run(sockets=[listening])
+        DrainingServer(config, app.state.service.draining).run(sockets=[listening])
+
+
+class DrainingServer(uvicorn.Server):
+    """Takes no new connection from the first signal on and lets open requests finish; streams of jobs end at once."""
+
+    def __init__(self, config: uvicorn.Config, draining: threading.Event) -> None:
+        super().__init__(config)
+        self._draining = draining
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._draining.set()
+        super().handle_exit(sig, frame)
+
+
+def check_host(settings: Settings) -> None:
+    """Raises UserError ``remote_not_allowed`` for an address others can reach, where no key is active."""
+    if is_loopback(settings.host):
+        return
+    database = open_database(settings.data_dir, settings.database)
+    try:
+        guarded = KeyStore(database).any_active()
+    finally:
+        database.close()
+    if not guarded:
+        raise UserError(
+            "remote_not_allowed",
+            "without an API key the service listens on loopback addresses only",
+            got=settings.host,
+            expected="127.0.0.1, ::1 or localhost",
+            hint="`ups keys create NAME --scope admin` makes a key",
+        )
 
 
 def base_url(listening: socket.socket) -> str:

@@ -1,10 +1,13 @@
 """What every route works with."""
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
+from ups_server.access.rates import RateLimiter
+from ups_server.access.usage import Meter
 from ups_server.catalog import Catalog
 from ups_server.files.examiner import Examiner
 from ups_server.files.storage import FileStorage
@@ -15,13 +18,20 @@ from ups_server.solve.engine import Engine
 
 @dataclass(frozen=True)
 class Service:
-    """The parts of a running service."""
+    """The parts of a running service.
+
+    Attributes:
+        draining: the service is about to end; set by whoever runs it.
+    """
 
     settings: Settings
     catalog: Catalog
     engine: Engine
     examiner: Examiner
     jobs: LocalJobs
+    rates: RateLimiter = field(default_factory=RateLimiter)
+    meter: Meter = field(default_factory=Meter)
+    draining: threading.Event = field(default_factory=threading.Event)
 
     @property
     def files(self) -> FileStorage:

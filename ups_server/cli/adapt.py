@@ -30,7 +30,7 @@ def adapt(
     tuning: Annotated[TuningName, typer.Option(help="What may change.")] = TuningName.FULL,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Steps. [default: by --n-trajectories]")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak. [default: by the method]")] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random numbers of the tuning.")] = 0,
     family: Annotated[str | None, typer.Option(help="Family of the file, where it does not say.")] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="OUT", help="Write the report; `-` for standard output.")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ups_server import __version__
-from ups_server.cli import adapt, data, evaluate, files, jobs, listings, models, serve, solve, train
+from ups_server.cli import adapt, data, doctor, evaluate, files, jobs, keys, listings, models, serve, solve, train
 from ups_server.cli.output import print_error
 from ups_server.errors import EXIT_CODE, UserError
 
@@ -21,6 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("serve")(serve.serve)
+app.command("doctor")(doctor.doctor)
 app.command("solve")(solve.solve)
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(train.app, name="train")
@@ -30,6 +31,7 @@ app.add_typer(files.app, name="files")
 app.command("families")(listings.list_families)
 app.add_typer(models.app, name="models")
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(keys.app, name="keys")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

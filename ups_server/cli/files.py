@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Upload files of trajectories to a service.", no_args_is_help=True, rich_markup_mode=None)
 
 Url = Annotated[str, typer.Option("--url", help="Address of the service.", envvar="UPS_URL")]
+Key = Annotated[
+    str | None,
+    typer.Option("--key", help="API key, where the service asks for one; UPS_KEY keeps it out of sight."),
+]
 FileId = Annotated[str, typer.Argument(metavar="ID", help="A file's id; `ups files list` lists them.")]
 LOCAL = "http://127.0.0.1:8000"
 
@@ -30,12 +34,13 @@ def upload(
         typer.Option(metavar="YAML", help="A declaration as YAML or JSON: an equation of your own, boundary, axes, …"),
     ] = None,
     url: Url = LOCAL,
+    key: Key = None,
     as_json: AsJson = False,
 ) -> None:
     """Upload a file; a broken upload goes on when the command is repeated. Exit code 2 where the file is refused."""
     check_file(file)
     said = _declaration(declaration, family, parse_coefficients(coef))
-    with _client(url) as client, progress(file.name) as advance:
+    with _client(url, key) as client, progress(file.name) as advance:
         record = client.upload(file, said, progress=advance)
     if as_json:
         print_json(record)
@@ -44,9 +49,9 @@ def upload(
 
 
 @app.command("list")
-def list_files(url: Url = LOCAL, as_json: AsJson = False) -> None:
+def list_files(url: Url = LOCAL, key: Key = None, as_json: AsJson = False) -> None:
     """List the files of a service."""
-    with _client(url) as client:
+    with _client(url, key) as client:
         records = client.files()
     if as_json:
         print_json(records)
@@ -62,12 +67,13 @@ def show(
         Path | None, typer.Option("--picture", metavar="PNG", help="Write the preview to this file.")
     ] = None,
     url: Url = LOCAL,
+    key: Key = None,
     as_json: AsJson = False,
 ) -> None:
     """Describe a file: its state, and what was found in it."""
     if picture is not None:
         check_suffix(picture, (".png",))
-    with _client(url) as client:
+    with _client(url, key) as client:
         record = client.file(file_id)
         if picture is not None:
             picture.write_bytes(client.preview(file_id))
@@ -78,17 +84,17 @@ def show(
 
 
 @app.command()
-def delete(file_id: FileId, url: Url = LOCAL) -> None:
+def delete(file_id: FileId, url: Url = LOCAL, key: Key = None) -> None:
     """Remove a file and all that was made of it."""
-    with _client(url) as client:
+    with _client(url, key) as client:
         client.delete_file(file_id)
     print_note(f"{file_id} deleted")
 
 
-def _client(url: str) -> "Client":
+def _client(url: str, key: str | None) -> "Client":
     from ups_server.client import Client
 
-    return Client(url)
+    return Client(url, key=key)
 
 
 def _declaration(path: Path | None, family: str | None, coefficients: dict[str, float]) -> dict[str, Any]:

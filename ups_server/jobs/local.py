@@ -24,6 +24,16 @@ class LocalJobs:
             raise RuntimeError("start() comes first")
         return self._store
 
+    @property
+    def running(self) -> bool:
+        return self._database is not None
+
+    @property
+    def database(self) -> Database:
+        if self._database is None:
+            raise RuntimeError("start() comes first")
+        return self._database
+
     async def start(self) -> None:
         """Raises UserError as `open_database`."""
         settings = self._settings
@@ -39,3 +49,4 @@ class LocalJobs:
             await self.worker.close()
         if self._database is not None:
             self._database.close()
+            self._database = None

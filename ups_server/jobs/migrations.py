@@ -71,7 +71,37 @@ def model_of_a_job(connection: sa.Connection) -> None:
         connection.execute(sa.update(table).where(table.c.number == number).values(model=model))
 
 
-MIGRATIONS: tuple[Step, ...] = (jobs_and_events, model_of_a_job)
+def api_keys(connection: sa.Connection) -> None:
+    for statement in (
+        """
+        CREATE TABLE api_keys (
+            id TEXT NOT NULL PRIMARY KEY,
+            name TEXT NOT NULL,
+            hash TEXT NOT NULL,
+            scopes TEXT NOT NULL,
+            created_at DOUBLE PRECISION NOT NULL,
+            expires_at DOUBLE PRECISION,
+            revoked_at DOUBLE PRECISION,
+            requests_per_minute INTEGER,
+            stored_bytes BIGINT,
+            compute_seconds DOUBLE PRECISION
+        )
+        """,
+        "CREATE TABLE key_resources (resource TEXT NOT NULL PRIMARY KEY, key TEXT NOT NULL)",
+        "CREATE INDEX key_resources_key ON key_resources (key)",
+        """
+        CREATE TABLE key_usage (
+            key TEXT NOT NULL,
+            day INTEGER NOT NULL,
+            compute_seconds DOUBLE PRECISION NOT NULL,
+            PRIMARY KEY (key, day)
+        )
+        """,
+    ):
+        connection.exec_driver_sql(statement)
+
+
+MIGRATIONS: tuple[Step, ...] = (jobs_and_events, model_of_a_job, api_keys)
 """Version v of the schema is what the first v steps make."""
 
 

@@ -167,6 +167,12 @@ class JobStore:
             )
             return job_of(changed) if changed is not None else job
 
+    def counts(self) -> dict[tuple[str, str], int]:
+        """(kind, state) -> how many jobs."""
+        query = sa.select(jobs.c.kind, jobs.c.state, sa.func.count()).group_by(jobs.c.kind, jobs.c.state)
+        with self._database.read() as connection:
+            return {(kind, state): count for kind, state, count in connection.execute(query)}
+
     def uses(self, model: str) -> str | None:
         """The id of an open job that works with this model, where there is one."""
         query = sa.select(jobs.c.id).where(jobs.c.model == model, jobs.c.state.in_([JobState.QUEUED, *ACTIVE]))

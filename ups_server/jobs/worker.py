@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ups_server import logs
 from ups_server.errors import UserError
 from ups_server.jobs.context import JobContext, Stopped, heartbeats
 from ups_server.jobs.database import open_database
@@ -115,7 +116,7 @@ def stop_with_input(worker: Worker) -> None:
 def main() -> None:
     (owner,) = sys.argv[1:]
     settings = Settings.model_validate_json(sys.stdin.readline())
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s worker: %(message)s")
+    logs.configure(settings.log_level, settings.log_format, "worker")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     database = open_database(settings.data_dir, settings.database)
     worker = Worker(settings, Leases(database, settings.job_lease_s, settings.job_max_crashes), owner)

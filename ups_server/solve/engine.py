@@ -100,6 +100,7 @@ class Health:
         process_id: of the engine process, where there is one.
         restarts: how often it was restarted.
         active, queued: rollouts being stepped, rollouts waiting.
+        detail: by name of a process: `process_id`, and what it has computed: `steps`, `rows`, `seconds`.
     """
 
     state: str

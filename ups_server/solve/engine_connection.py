@@ -22,6 +22,9 @@ from ups_server.solve.solver import Frames
 
 logger = logging.getLogger(__name__)
 
+NO_WORK = {"steps": 0, "rows": 0, "seconds": 0.0}
+"""What a process has computed at its start: steps of batches, states they advanced, seconds they took."""
+
 PACKAGE_PARENT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -48,6 +51,7 @@ class EngineConnection:
         self.loaded: set[str] = set()
         self.failed: dict[str, str] = {}
         self.ready = asyncio.Event()
+        self.work = dict(NO_WORK)
         self._settings = settings
         self._reader = reader
         self._writer = writer
@@ -189,7 +193,7 @@ class EngineConnection:
             case "load_failed":
                 self.failed[header["model"]] = header["reason"]
             case "alive":
-                pass
+                self.work = header["work"]
             case _ if rollout := self._open.get(header["id"]):
                 rollout.owed -= header["op"] == "frame"
                 rollout.inbox.put_nowait(message)

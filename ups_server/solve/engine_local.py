@@ -59,6 +59,11 @@ class LocalEngine(Engine):
             restarts=sum(process.restarts for process in processes),
             active=sum(process.admission.active for process in processes),
             queued=sum(process.admission.waiting for process in processes),
+            detail={
+                "learned" if p.learned else "builtin": {**p.connection.work, "process_id": p.connection.process.pid}
+                for p in processes
+                if p.connection is not None
+            },
         )
 
     async def close(self) -> None:

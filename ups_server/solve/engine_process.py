@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from ups_server import logs
+from ups_server.logs import LogFormat
 from ups_server.settings import Settings
 from ups_server.solve import engine_protocol as protocol
 from ups_server.solve.residents import Residents
@@ -44,6 +46,7 @@ class ProcessOptions:
     device: str
     threads: int
     log_level: str
+    log_format: LogFormat
     max_batch_rows: int
     step_memory_bytes: int
     models_memory_bytes: int
@@ -55,6 +58,7 @@ class ProcessOptions:
             settings.device if learned else "cpu",
             settings.threads,
             settings.log_level,
+            settings.log_format,
             settings.max_batch_rows,
             settings.step_memory_bytes,
             settings.models_memory_bytes,
@@ -101,21 +105,22 @@ def run(connection: socket.socket, options: ProcessOptions) -> None:
             # Before it says that it is ready: from then on its silence is watched.
             import ups_server.solve.classical  # noqa: F401
         send({"op": "ready", "device": device}, ())
-        busy = False
+        busy, told = False, 0
         while True:
             while not busy or not inbox.empty():
                 scheduler.handle(*inbox.get())
                 busy = True
             busy = scheduler.step()
-            if time.monotonic() - last_sent > ALIVE_S:
-                send({"op": "alive"}, ())
+            if time.monotonic() - last_sent > ALIVE_S or (not busy and scheduler.work.steps > told):
+                told = scheduler.work.steps
+                send({"op": "alive", "work": asdict(scheduler.work)}, ())
 
 
 def main() -> None:
     descriptor, document = sys.argv[1:]
     options = ProcessOptions(**json.loads(document))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the API's; this process ends when the connection does
-    logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)s engine: %(message)s")
+    logs.configure(options.log_level, options.log_format, "engine")
     try:
         run(socket.socket(fileno=int(descriptor)), options)
     except ConnectionError:

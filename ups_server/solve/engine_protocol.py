@@ -7,7 +7,7 @@ To the engine: ``load`` (model), ``rollout`` (id, spec, window; arrays initial a
 ``more`` (id, frames: so many more frames may be sent), ``cancel`` (id).
 From the engine: ``ready`` (device), ``loaded`` (model), ``unloaded`` (model), ``load_failed`` (model, reason),
 ``started`` (id), ``frame`` (id, step; one array), ``blow_up`` (id, step, fields, states), ``end`` (id), ``problem``
-(id, problem), ``alive`` (steps are being computed).
+(id, problem), ``alive`` (work: what has been computed so far).
 """
 
 import asyncio

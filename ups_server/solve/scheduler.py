@@ -6,6 +6,7 @@ has just come goes first, into the next turn, so that a short one does not wait 
 """
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -45,8 +46,21 @@ class Limits:
     ahead: int = 0
 
 
+@dataclass
+class Work:
+    """What has been done: steps of batches, states they advanced, seconds they took."""
+
+    steps: int = 0
+    rows: int = 0
+    seconds: float = 0.0
+
+
 class Scheduler:
-    """Advances all rollouts of an engine process."""
+    """Advances all rollouts of an engine process.
+
+    Attributes:
+        work: since the start of the process.
+    """
 
     def __init__(self, solvers: Residents, send: Send, limits: Limits) -> None:
         self._solvers = solvers
@@ -57,6 +71,7 @@ class Scheduler:
         self._turn_of: dict[Hashable, int] = {}
         self._flying: deque[Flight] = deque()
         self._turn = 0
+        self.work = Work()
         self._favoured = False
 
     def handle(self, header: dict[str, Any], arrays: list[Frames]) -> None:
@@ -76,14 +91,18 @@ class Scheduler:
         ready = [part for rollout in self._rollouts.values() for part in rollout.parts if part.ready]
         if not ready:
             return self._land_all()
+        began = time.monotonic()
         self._turn += 1
         bucket = self._next_bucket(ready)
         self._turn_of[bucket] = self._turn
         flight = self._launched(bucket, self._chosen(bucket, [part for part in ready if part.bucket == bucket]))
         if flight is not None:
             self._flying.append(flight)
+            self.work.steps += 1
+            self.work.rows += sum(part.rows for part in flight.members)
         while len(self._flying) > self._limits.ahead:
             self._land(self._flying.popleft())
+        self.work.seconds += time.monotonic() - began
         return True
 
     def _preload(self, model: str) -> None:

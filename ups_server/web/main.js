@@ -1,5 +1,6 @@
 // Starts the page: theme, sections by the address after `#`, state of the service.
 import { get } from "./core/service.js";
+import { installKey } from "./core/key.js";
 import { installTheme } from "./core/theme.js";
 import { filesView } from "./files/view.js";
 import { jobsView } from "./jobs/view.js";
@@ -36,6 +37,7 @@ function show() {
 }
 
 installTheme(document.getElementById("theme"));
+installKey(document.getElementById("key"), () => location.reload());
 addEventListener("hashchange", show);
 show();
 get("healthz").then(

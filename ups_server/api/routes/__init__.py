@@ -1,10 +1,25 @@
 """The resources, one file each. A new resource is a new file and one line here."""
 
-from ups_server.api.routes import evaluations, families, files, fine_tuning, health, models, page, rollouts
+from fastapi.routing import APIRoute
+
+from ups_server.api.routes import (
+    evaluations,
+    families,
+    files,
+    fine_tuning,
+    health,
+    keys,
+    metrics,
+    models,
+    page,
+    rollouts,
+)
 
 ROUTERS = (
     page.router,
     health.router,
+    metrics.router,
+    keys.router,
     families.router,
     files.router,
     models.router,
@@ -12,3 +27,9 @@ ROUTERS = (
     evaluations.router,
     fine_tuning.router,
 )
+
+
+def methods(path: str) -> set[str]:
+    """All methods that a path answers, whichever routes they belong to."""
+    routes = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+    return {method for route in routes if route.path_regex.match(path) for method in route.methods or ()}

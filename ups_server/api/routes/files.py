@@ -8,8 +8,10 @@ from fastapi.responses import FileResponse
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
+from ups_server.api.access import Admitted
 from ups_server.api.body import JSON, read_body
 from ups_server.api.problems import documented
+from ups_server.api.quotas import check_stored
 from ups_server.api.receiving import HDF5_TYPES, described_upload, range_start, receive
 from ups_server.api.service import CurrentService, Service
 from ups_server.errors import UserError
@@ -56,7 +58,7 @@ CREATED: dict[int | str, dict[str, Any]] = {
         "description": "The file; its bytes are missing where the body was JSON.",
         "headers": {"Location": {"description": "The file.", "schema": {"type": "string"}}},
     },
-    **documented(400, 409, 411, 413, 415, 422, 507),
+    **documented(400, 404, 409, 411, 413, 415, 422, 507),
 }
 IdempotencyKey = Annotated[
     str | None,
@@ -86,6 +88,7 @@ async def create_file(
         str | None, Query(max_length=8192, description="The declaration as JSON, where the body is the file.")
     ] = None,
     idempotency_key: IdempotencyKey = None,
+    caller: Admitted = None,
 ) -> FileRecord | Response:
     """Takes a file, or makes a place for one that comes in parts; it is then examined."""
     essence = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
@@ -101,6 +104,7 @@ async def create_file(
             got=essence,
             expected=(JSON, *HDF5_TYPES),
         )
+    await asyncio.to_thread(check_stored, wanted.size, caller.key if caller else None, service)
     record, new = await asyncio.to_thread(service.files.create, wanted, idempotency_key)
     if essence != JSON and record.state == "uploading":
         try:

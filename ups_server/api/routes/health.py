@@ -1,5 +1,7 @@
 """Is the service alive, and can it answer rollouts?"""
 
+from dataclasses import replace
+
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
@@ -17,7 +19,7 @@ class Alive(BaseModel):
 
 
 class Readiness(BaseModel):
-    """State of the engine: `starting`, `loading` (the default model), `ready` or `down`."""
+    """State of the engine: `starting`, `loading` (the default model), `ready`, `draining` or `down`."""
 
     status: str
     reason: str | None
@@ -38,6 +40,8 @@ async def healthz() -> Alive:
 async def readyz(service: CurrentService, response: Response) -> Readiness:
     """200 once the engine holds the default model; 503 until then."""
     health = service.engine.health()
+    if service.draining.is_set():
+        health = replace(health, state="draining", reason="the service is shutting down")
     if health.state != "ready":
         response.status_code = 503
         response.headers["Retry-After"] = str(service.settings.retry_after_s)

@@ -2,7 +2,7 @@
 import { h, table } from "../core/dom.js";
 import { bytes, equation, number, unit } from "../core/numbers.js";
 import { sentence } from "../core/problems.js";
-import { segment } from "../core/service.js";
+import { picture, segment } from "../core/service.js";
 
 const span = ([low, high]) => (low === high ? number(low) : `${number(low)} to ${number(high)}`);
 
@@ -30,9 +30,15 @@ export function fileReport(record) {
     h(
       "div",
       {},
-      h("img", { class: "preview", src: `v1/files/${segment(record.id)}/preview`, alt: `First trajectory of ${record.name}`, loading: "lazy" }),
+      preview(record),
     ),
     table("Fields", ["Field", "Smallest", "Largest", "Mean", "Deviation", "Not finite"], fields),
     remarks.length ? h("ul", { class: "remarks" }, remarks.map((text) => h("li", {}, sentence(text)))) : null,
   );
+}
+
+function preview(record) {
+  const image = h("img", { class: "preview", alt: `First trajectory of ${record.name}` });
+  picture(image, `v1/files/${segment(record.id)}/preview`).catch(() => image.remove());
+  return image;
 }

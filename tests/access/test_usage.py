@@ -1,0 +1,53 @@
+"""What keys have used is counted once, and kept."""
+
+import pytest
+
+from tests.jobs.conftest import database, database_url, postgresql  # noqa: F401 (fixtures)
+from ups_server.access.usage import Meter, Usage
+from ups_server.jobs.database import Database
+from ups_server.jobs.leases import Leases
+from ups_server.jobs.spec import EvaluationSpec
+from ups_server.jobs.store import JobStore
+
+
+def test_the_meter_is_drained_once() -> None:
+    meter = Meter()
+    meter.computed("a", 1.0)
+    meter.computed("a", 0.5)
+    meter.computed("b", 2.0)
+    assert meter.gathered("a") == 1.5
+    assert meter.drain() == {"a": 1.5, "b": 2.0}
+    assert meter.drain() == {}
+    assert meter.gathered("a") == 0.0
+
+
+def test_seconds_add_up_by_key(database: Database) -> None:  # noqa: F811
+    account = Usage(database)
+    assert account.compute_today("a") == 0.0
+    account.add({"a": 1.0, "b": 5.0})
+    account.add({"a": 0.25})
+    assert account.compute_today("a") == pytest.approx(1.25)
+    assert account.compute_today("b") == pytest.approx(5.0)
+
+
+def test_the_first_owner_keeps_it(database: Database) -> None:  # noqa: F811
+    account = Usage(database)
+    account.own("a", "file-1")
+    account.own("b", "file-1")
+    account.own("b", "file-2")
+    assert (account.owned("a"), account.owned("b")) == ({"file-1"}, {"file-2"})
+
+
+def test_jobs_tell_their_own_time(database: Database) -> None:  # noqa: F811
+    account, store, leases = Usage(database), JobStore(database), Leases(database)
+    job, _ = store.create(EvaluationSpec(model="persistence", file="burgers"))
+    account.own("a", job.id)
+    assert account.compute_today("a") == 0.0, "it has not begun"
+    lease = leases.claim("worker")
+    assert lease is not None
+    leases.succeed(lease, {})
+    ended = store.get(job.id)
+    assert ended.started_at is not None
+    assert ended.finished_at is not None
+    assert account.compute_today("a") == pytest.approx(ended.finished_at - ended.started_at)
+    assert account.compute_today("b") == 0.0

@@ -1,0 +1,82 @@
+"""What keys have used: which files and jobs are theirs, and how long the engine and the worker computed for them."""
+
+import threading
+from collections import defaultdict
+from collections.abc import Mapping
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from ups_server.access.keys import DAY_S
+from ups_server.access.tables import resources, usage
+from ups_server.jobs.database import Database, now
+from ups_server.jobs.tables import jobs
+
+
+class Meter:
+    """Seconds of the engine that are not written down yet, by key."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+
+    def computed(self, key: str, seconds: float) -> None:
+        with self._lock:
+            self._seconds[key] += seconds
+
+    def gathered(self, key: str) -> float:
+        with self._lock:
+            return self._seconds.get(key, 0.0)
+
+    def drain(self) -> dict[str, float]:
+        """Everything, which is then forgotten."""
+        with self._lock:
+            gathered, self._seconds = dict(self._seconds), defaultdict(float)
+            return gathered
+
+
+class Usage:
+    """The account of all keys in the database. A day is one of UTC."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def own(self, key: str, resource: str) -> None:
+        """A key has made a file or a job; the first one it belongs to keeps it."""
+        insert = postgresql.insert if self._database.engine.dialect.name == "postgresql" else sqlite.insert
+        row = insert(resources).values(resource=resource, key=key)
+        with self._database.write() as connection:
+            connection.execute(row.on_conflict_do_nothing(index_elements=[resources.c.resource]))
+
+    def owned(self, key: str) -> set[str]:
+        """Ids of all files and jobs a key has made."""
+        with self._database.read() as connection:
+            return set(connection.execute(sa.select(resources.c.resource).where(resources.c.key == key)).scalars())
+
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """The engine has worked so many seconds for these keys."""
+        insert = postgresql.insert if self._database.engine.dialect.name == "postgresql" else sqlite.insert
+        with self._database.write() as connection:
+            for key, more in seconds.items():
+                row = insert(usage).values(key=key, day=_today(connection), compute_seconds=more)
+                total = usage.c.compute_seconds + row.excluded.compute_seconds
+                days = [usage.c.key, usage.c.day]
+                connection.execute(row.on_conflict_do_update(index_elements=days, set_={"compute_seconds": total}))
+
+    def compute_today(self, key: str) -> float:
+        """Seconds of today: of the engine, and of the jobs that began today, the waits between attempts included."""
+        with self._database.read() as connection:
+            today = _today(connection)
+            engine = sa.select(usage.c.compute_seconds).where(usage.c.key == key, usage.c.day == today)
+            lasted = sa.func.coalesce(jobs.c.finished_at, now()) - jobs.c.started_at
+            mine = sa.select(resources.c.resource).where(resources.c.key == key)
+            worker = sa.select(sa.func.coalesce(sa.func.sum(lasted), 0.0)).where(
+                jobs.c.id.in_(mine), jobs.c.started_at >= today * DAY_S
+            )
+            written = connection.execute(engine).scalar_one_or_none() or 0.0
+            worked = connection.execute(worker).scalar_one()
+        return float(written + worked)
+
+
+def _today(connection: sa.Connection) -> int:
+    return int(connection.execute(sa.select(now())).scalar_one() // DAY_S)

@@ -1,0 +1,75 @@
+"""What is known of every request afterwards: an id, a line in the log, a count. Never a header, a query or a body."""
+
+import logging
+import re
+import secrets
+import time
+from urllib.parse import quote
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ups_server.api.metrics import RequestMetrics
+from ups_server.logs import REQUEST_ID
+
+logger = logging.getLogger("ups_server.requests")
+
+HEADER = "X-Request-ID"
+ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+"""Ids that are taken over from whoever asks, such as a proxy; others are replaced."""
+QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
+"""Asked every few seconds: logged only where debugging."""
+BROKEN = 499
+"""The client left before there was an answer."""
+
+
+class Observation:
+    """ASGI middleware around everything else."""
+
+    def __init__(self, app: ASGIApp, metrics: RequestMetrics) -> None:
+        self.app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began, status = time.monotonic(), BROKEN
+        request_id = request_id_of(scope)
+        REQUEST_ID.set(request_id)
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[HEADER] = request_id
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched)
+        except Exception:
+            status = 500 if status == BROKEN else status
+            raise
+        finally:
+            self._tell(scope, status, time.monotonic() - began)
+
+    def _tell(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "none")
+        self._metrics.count(scope["method"], route, status, seconds)
+        path = quote(scope["path"][:256])
+        facts = {
+            "method": scope["method"],
+            "path": path,
+            "status": status,
+            "seconds": round(seconds, 4),
+            "key": scope.get("state", {}).get("key"),
+            "client": scope["client"][0] if scope.get("client") else None,
+        }
+        level = logging.DEBUG if scope["path"] in QUIET else logging.INFO
+        logger.log(level, "%s %s %d in %.3f s", scope["method"], path, status, seconds, extra=facts)
+
+
+def request_id_of(scope: Scope) -> str:
+    """The id that came with the request where it is one, else a new one."""
+    given = Headers(scope=scope).get(HEADER, "")
+    return given if ID.fullmatch(given) else secrets.token_hex(8)

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -16,18 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ups_server.errors import UserError
+from ups_server.exchange import Progress, check, transfer, user_error
+from ups_server.exchange import events as events
 from ups_server.pde import Grid, families
 from ups_server.tensors import SAFETENSORS, from_safetensors, to_safetensors
 
 if TYPE_CHECKING:
     import xarray as xr
 
-PART_BYTES = 2**18
-MAX_FAILURES = 8
-"""Breaks of an upload one after another, without one byte arriving in between, before it is given up."""
-LONGEST_PAUSE_S = 5.0
-
-Progress = Callable[[int, int], None]
 JOB_PATHS = {"eval": "/v1/evaluations", "ft": "/v1/fine-tuning/jobs"}
 """Where jobs are, by the first part of their ids."""
 
@@ -91,7 +87,8 @@ class Client:
         Args:
             initial_condition: an array (X..., C) in physical units, (X...) for a single field, a leading axis for a
                 batch; or ``{"sample": {"seed": 7}}``.
-            options: the other fields of `RolloutRequest`: model, coefficients, grid, boundary, dt, save_every.
+            options: the other fields of `RolloutRequest`: model, coefficients, grid, boundary, dt, save_every,
+                diagnostics, reference.
 
         Raises:
             UserError: what the service objects to.
@@ -100,7 +97,7 @@ class Client:
 
         content, headers = _request(initial_condition, {"family": family, "n_steps": n_steps, **options})
         response = self._http.post("/v1/rollouts", content=content, headers={**headers, "Accept": SAFETENSORS})
-        _check(response)
+        check(response)
         arrays, texts = from_safetensors(response.content)
         header = json.loads(texts["header"])
         return to_dataset(arrays["data"], arrays["times"], *self._problem_of(header), _attributes(header))
@@ -113,6 +110,18 @@ class Client:
         Raises:
             UserError: what the service objects to; ``engine_unavailable`` where it fails in the middle.
         """
+        for name, data in self.stream_events(family, n_steps, initial_condition, **options):
+            if name == "step":
+                yield Step(data["index"], data["time"], data["data"])
+
+    def stream_events(
+        self, family: str, n_steps: int, initial_condition: InitialCondition, **options: Any
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(name, data) of all events of a rollout, diagnostics and reference included, `data["data"]` being arrays.
+
+        Raises:
+            UserError: as `stream`.
+        """
         content, headers = _request(initial_condition, {"family": family, "n_steps": n_steps, **options})
         with self._http.stream(
             "POST",
@@ -123,14 +132,14 @@ class Client:
         ) as response:
             if response.is_error:
                 response.read()
-            _check(response)
+            check(response)
             for name, data in events(response.iter_lines()):
-                if name == "step":
-                    values = np.frombuffer(base64.b64decode(data["data"]), dtype="<f4").reshape(data["shape"])
-                    yield Step(data["index"], data["time"], values)
-                elif name == "problem":
-                    raise _user_error(data)
-                elif name == "end":
+                if name == "problem":
+                    raise user_error(data)
+                if "shape" in data:
+                    data["data"] = np.frombuffer(base64.b64decode(data["data"]), "<f4").reshape(data["shape"])
+                yield name, data
+                if name == "end":
                     return
         raise UserError("engine_unavailable", "the stream broke off")
 
@@ -176,7 +185,7 @@ class Client:
         while (record := self.file(file_id))["state"] == "validating":
             time.sleep(interval_s)
         if record["state"] == "refused":
-            raise _user_error(record["problem"])
+            raise user_error(record["problem"])
         return record
 
     def files(self) -> list[dict[str, Any]]:
@@ -190,7 +199,7 @@ class Client:
     def preview(self, file_id: str) -> bytes:
         """A picture of an accepted file, PNG. Raises UserError ``unknown_file`` or ``wrong_state``."""
         response = self._http.get(f"/v1/files/{_segment(file_id)}/preview")
-        _check(response)
+        check(response)
         return response.content
 
     def declare(self, file_id: str, declaration: Mapping[str, Any]) -> dict[str, Any]:
@@ -204,11 +213,11 @@ class Client:
 
     def delete_file(self, file_id: str) -> None:
         """Removes an uploaded file. Raises UserError ``unknown_file``."""
-        _check(self._http.delete(f"/v1/files/{_segment(file_id)}"))
+        check(self._http.delete(f"/v1/files/{_segment(file_id)}"))
 
     def _json(self, method: str, path: str, **content: Any) -> dict[str, Any]:
         response = self._http.request(method, path, **content)
-        _check(response)
+        check(response)
         return dict(response.json())
 
     def evaluate(self, file: str, idempotency_key: str | None = None, **options: Any) -> dict[str, Any]:
@@ -237,7 +246,7 @@ class Client:
             with self._http.stream("GET", f"{_job_path(job_id)}/events", headers=headers) as response:
                 if response.is_error:
                     response.read()
-                _check(response)
+                check(response)
                 try:
                     for name, data in events(response.iter_lines()):
                         after = data["seq"]
@@ -267,68 +276,8 @@ class Client:
 
     def _get(self, path: str) -> dict[str, Any]:
         response = self._http.get(path)
-        _check(response)
+        check(response)
         return dict(response.json())
-
-
-def transfer(http: httpx.Client, record: Mapping[str, Any], file: Path, progress: Progress | None) -> None:
-    """Sends the bytes of a file that the service lacks, as often as the connection breaks and something arrived.
-
-    Raises:
-        UserError: what the service objects to.
-        httpx.TransportError: the service cannot be reached any more.
-    """
-    address, size = f"/v1/files/{record['id']}/content", int(record["size"])
-    failures, offset = 0, int(record["offset"])
-    while True:
-        try:
-            if failures:
-                arrived = _arrived(http, address)
-                failures = failures if arrived == offset else 1
-                offset = arrived
-            if offset == size:
-                return
-            headers = {"Content-Range": f"bytes {offset}-{size - 1}/{size}", "Content-Length": str(size - offset)}
-            _check(http.put(address, content=_parts(file, offset, progress, size), headers=headers))
-            return
-        except httpx.TransportError:
-            failures += 1
-            if failures > MAX_FAILURES:
-                raise
-            time.sleep(min(0.1 * 2**failures, LONGEST_PAUSE_S))
-
-
-def _arrived(http: httpx.Client, address: str) -> int:
-    """Bytes of an upload that the service has."""
-    response = http.head(address)
-    if response.status_code == 404:
-        raise UserError("unknown_file", "the upload was deleted", got=address)
-    response.raise_for_status()
-    return int(response.headers["Upload-Offset"])
-
-
-def _parts(file: Path, offset: int, progress: Progress | None, size: int) -> Iterator[bytes]:
-    with file.open("rb") as stream:
-        stream.seek(offset)
-        while part := stream.read(PART_BYTES):
-            yield part
-            offset += len(part)
-            if progress is not None:
-                progress(offset, size)
-
-
-def events(lines: Iterator[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(name, data) of server-sent events; comments are skipped."""
-    name, data = "message", list[str]()
-    for line in lines:
-        if line == "":
-            if data:
-                yield name, json.loads("\n".join(data))
-            name, data = "message", []
-        elif line.startswith("event:"):
-            name = line.removeprefix("event:").strip()
-        elif line.startswith("data:"):
-            data.append(line.removeprefix("data:").removeprefix(" "))
 
 
 def _request(initial: InitialCondition, document: dict[str, Any]) -> tuple[bytes, dict[str, str]]:
@@ -355,7 +304,8 @@ def _declared_family(card: Mapping[str, Any]) -> Any:
 
 def _attributes(header: dict[str, Any]) -> dict[str, Any]:
     """What the service says beside the problem itself."""
-    return {name: header[name] for name in ("model", "model_version", "dt", "n_steps", "save_every", "flags")}
+    names = ("model", "model_version", "dt", "n_steps", "save_every", "flags", "diagnostics", "reference")
+    return {name: header[name] for name in names if name in header}
 
 
 def _job_path(job_id: str) -> str:
@@ -369,22 +319,3 @@ def _job_path(job_id: str) -> str:
 def _segment(identifier: str) -> str:
     """An id as one part of a path."""
     return quote(identifier, safe="")
-
-
-def _check(response: httpx.Response) -> None:
-    """Raises the UserError of a problem document, or httpx.HTTPStatusError for anything else that failed."""
-    if not response.is_error:
-        return
-    if response.headers.get("content-type", "").startswith("application/problem+json"):
-        raise _user_error(response.json())
-    response.raise_for_status()
-
-
-def _user_error(problem: dict[str, Any]) -> UserError:
-    return UserError(
-        problem["code"],
-        problem["detail"],
-        got=problem.get("got"),
-        expected=problem.get("expected"),
-        hint=problem.get("hint"),
-    )

@@ -13,9 +13,10 @@ from ups_server.catalog import Catalog, FamilySupport, ModelCard
 from ups_server.errors import UserError
 from ups_server.files.equations import model_equation
 from ups_server.files.storage import FileStorage
-from ups_server.pde import BoundaryCondition, Family, Grid, family
+from ups_server.pde import BoundaryCondition, Family, Grid, families, family
 from ups_server.settings import Settings
 from ups_server.solve.engine import BlowUp, RolloutSpec
+from ups_server.solve.flags import flag, known_flags
 from ups_server.solve.initial import States, as_states, drawn_states, initial_array
 from ups_server.solve.solver import Frames, Problem
 from ups_server.solve.uploaded import from_file
@@ -53,6 +54,7 @@ class Plan:
     dt: float
     batched: bool
     flags: list[Flag]
+    finer: Grid | None = None
 
     @property
     def n_frames(self) -> int:
@@ -85,11 +87,43 @@ class Plan:
         """Engine values (B, X..., C) in the units of the request's box."""
         return values * self.scale
 
+    @property
+    def many(self) -> bool:
+        """Is there an axis of states in what is said of every frame?"""
+        return self.batched
+
+    @property
+    def answer_grid(self) -> Grid:
+        """The grid of the answer, on the family's own box."""
+        return self.finer or self.spec.problem.grid
+
+    def own_states(self, values: Frames) -> Frames:
+        """Of what the engine has, the states (B, X..., C) that are diagnosed, on the family's own box."""
+        return values
+
+    def states(self, values: Frames) -> Frames:
+        """The same in the units of the request's box, at the points of the answer."""
+        return self.own_states(values) * self.scale
+
+    @property
+    def reference_initial(self) -> Frames:
+        """What the numerical solver starts from, on the family's own box."""
+        return self.own_states(self.initial)
+
+    @property
+    def reference_static(self) -> Frames | None:
+        return self.static
+
+    @property
+    def reference_start(self) -> str:
+        """The same in words."""
+        return "the initial state of the model"
+
     def blow_up_flag(self, event: BlowUp) -> Flag:
         """What a reader has to know about a rollout that ended early."""
         names = [self.family.fields[index].name for index in event.fields]
         time = event.step * self.spec.problem.dt
-        return _flag(
+        return flag(
             "blow_up",
             f"{', '.join(names)} stopped being finite at t = {time:g}; the answer ends before",
             step=event.step,
@@ -126,6 +160,8 @@ def plan(
     if request.initial_condition is not None and request.initial_condition.file is not None:
         request, arrays = from_file(request, files, arrays)
     support = card.support(equation.id)
+    if request.reference:
+        _check_reference(card, equation)
     values = initial_array(request.initial_condition, arrays)
     states = None if values is None else as_states(values, equation, request.grid.n)
     grid = _grid(request, equation, card, states[0].shape[1:-1] if states else None)
@@ -158,7 +194,7 @@ def plan(
         dt=dt,
         coefficients=coefficients,
         batched=batched,
-        flags=_flags(equation, card, support, own, grid, initial),
+        flags=known_flags(equation, card, support, own, grid, initial),
     )
 
 
@@ -196,6 +232,18 @@ def _time_step(request: RolloutRequest, card: ModelCard, support: FamilySupport,
             expected=f"a multiple of {support.dt:g}",
         )
     return request.dt, substeps
+
+
+def _check_reference(card: ModelCard, equation: Family) -> None:
+    if card.id == "numerical":
+        raise UserError("no_reference", "the numerical solver is the reference itself", hint="choose a trained model")
+    if equation.id not in families():
+        raise UserError(
+            "no_reference",
+            f"{equation.id} has no numerical solver here to compare with",
+            got=equation.id,
+            expected=sorted(families()),
+        )
 
 
 def _check_limits(settings: Settings, n_steps: int, values: int) -> None:
@@ -269,63 +317,3 @@ def _rescaled(equation: Family, coefficients: dict[str, float], length: float) -
             expected=equation.extent,
         )
     return {name: coefficients[name] * length**power for name, power in powers.items() if power is not None}
-
-
-def _flags(
-    equation: Family, card: ModelCard, support: FamilySupport, own: Mapping[str, float], grid: Grid, initial: Frames
-) -> list[Flag]:
-    flags = [
-        _flag(
-            "coefficient_outside_trained_range",
-            f"{name} = {own[name]:g} is outside the range {card.id} was trained on",
-            coefficient=name,
-            value=own[name],
-            low=trained.low,
-            high=trained.high,
-        )
-        for name, trained in support.coefficients.items()
-        if name in own and not trained.contains(own[name])
-    ]
-    trained_at = support.points or card.resolution
-    if trained_at is not None and any(points != trained_at for points in grid.n):
-        flags.append(
-            _flag(
-                "resolution_differs_from_training",
-                f"{card.id} was trained on {equation.id} at {trained_at} points per axis",
-                n=list(grid.n),
-                trained=trained_at,
-            )
-        )
-    flags += _unusual_states(equation, card, support, initial)
-    negative = [
-        field.name for index, field in enumerate(equation.fields) if field.positive and initial[..., index].min() < 0
-    ]
-    if negative:
-        flags.append(_flag("negative_initial_condition", "these fields are positive in nature", fields=negative))
-    return flags
-
-
-def _unusual_states(equation: Family, card: ModelCard, support: FamilySupport, initial: Frames) -> list[Flag]:
-    """A flag for each field whose initial values leave the range of the training data."""
-    seen = support.statistics
-    if seen is None or len(seen.min) != len(equation.fields):
-        return []
-    space = tuple(range(initial.ndim - 1))
-    flags = []
-    for index, (low, high) in enumerate(zip(initial.min(space).tolist(), initial.max(space).tolist(), strict=True)):
-        if low < seen.min[index] or high > seen.max[index]:
-            name = equation.fields[index].name
-            flags.append(
-                _flag(
-                    "state_outside_trained_range",
-                    f"{name} of the initial condition leaves the values {card.id} was trained on",
-                    field=name,
-                    got=[low, high],
-                    trained=[seen.min[index], seen.max[index]],
-                )
-            )
-    return flags
-
-
-def _flag(code: str, message: str, **details: Any) -> Flag:
-    return Flag.model_validate({"code": code, "message": message, **details})

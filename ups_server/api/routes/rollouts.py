@@ -82,8 +82,8 @@ def _prepare(body: bytes, kind: str, output: str, service: Service) -> Plan:
 
 async def _answer(todo: Plan, output: str, content_type: str, encoding: Encoding, service: Service) -> Response:
     if output == EVENTS:
-        return await stream(todo, service.engine, encoding, service.settings.keep_alive_s)
-    answer = await collect(todo, service.engine)
+        return await stream(todo, service.engine, encoding, service.settings)
+    answer = await collect(todo, service.engine, service.settings)
     return Response(await asyncio.to_thread(encode, answer, output), media_type=content_type)
 
 

@@ -1,0 +1,97 @@
+"""How the client speaks with a service: answers checked, events read, uploads that go on where they broke off."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from ups_server.errors import UserError
+
+PART_BYTES = 2**18
+MAX_FAILURES = 8
+"""Breaks of an upload one after another, without one byte arriving in between, before it is given up."""
+LONGEST_PAUSE_S = 5.0
+
+Progress = Callable[[int, int], None]
+
+
+def check(response: httpx.Response) -> None:
+    """Raises the UserError of a problem document, or httpx.HTTPStatusError for anything else that failed."""
+    if not response.is_error:
+        return
+    if response.headers.get("content-type", "").startswith("application/problem+json"):
+        raise user_error(response.json())
+    response.raise_for_status()
+
+
+def user_error(problem: dict[str, Any]) -> UserError:
+    return UserError(
+        problem["code"],
+        problem["detail"],
+        got=problem.get("got"),
+        expected=problem.get("expected"),
+        hint=problem.get("hint"),
+    )
+
+
+def transfer(http: httpx.Client, record: Mapping[str, Any], file: Path, progress: Progress | None) -> None:
+    """Sends the bytes of a file that the service lacks, as often as the connection breaks and something arrived.
+
+    Raises:
+        UserError: what the service objects to.
+        httpx.TransportError: the service cannot be reached any more.
+    """
+    address, size = f"/v1/files/{record['id']}/content", int(record["size"])
+    failures, offset = 0, int(record["offset"])
+    while True:
+        try:
+            if failures:
+                arrived = _arrived(http, address)
+                failures = failures if arrived == offset else 1
+                offset = arrived
+            if offset == size:
+                return
+            headers = {"Content-Range": f"bytes {offset}-{size - 1}/{size}", "Content-Length": str(size - offset)}
+            check(http.put(address, content=_parts(file, offset, progress, size), headers=headers))
+            return
+        except httpx.TransportError:
+            failures += 1
+            if failures > MAX_FAILURES:
+                raise
+            time.sleep(min(0.1 * 2**failures, LONGEST_PAUSE_S))
+
+
+def _arrived(http: httpx.Client, address: str) -> int:
+    """Bytes of an upload that the service has."""
+    response = http.head(address)
+    if response.status_code == 404:
+        raise UserError("unknown_file", "the upload was deleted", got=address)
+    response.raise_for_status()
+    return int(response.headers["Upload-Offset"])
+
+
+def _parts(file: Path, offset: int, progress: Progress | None, size: int) -> Iterator[bytes]:
+    with file.open("rb") as stream:
+        stream.seek(offset)
+        while part := stream.read(PART_BYTES):
+            yield part
+            offset += len(part)
+            if progress is not None:
+                progress(offset, size)
+
+
+def events(lines: Iterator[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(name, data) of server-sent events; comments are skipped."""
+    name, data = "message", list[str]()
+    for line in lines:
+        if line == "":
+            if data:
+                yield name, json.loads("\n".join(data))
+            name, data = "message", []
+        elif line.startswith("event:"):
+            name = line.removeprefix("event:").strip()
+        elif line.startswith("data:"):
+            data.append(line.removeprefix("data:").removeprefix(" "))

@@ -39,7 +39,9 @@ class ScriptedEngine(Engine):
     async def start(self) -> None:
         pass
 
-    async def rollout(self, spec: RolloutSpec, initial: Frames, static: Frames | None = None) -> AsyncGenerator[Event]:
+    async def rollout(
+        self, spec: RolloutSpec, initial: Frames, static: Frames | None = None, *further: Any, **named: Any
+    ) -> AsyncGenerator[Event]:
         solver = spec.model == "numerical"
         try:
             yield Started()

@@ -1,6 +1,5 @@
-"""How the client speaks with a service: answers checked, events read, uploads that go on where they broke off."""
+"""Uploads that go on from where they broke off."""
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import httpx
 
+from ups_server.client.problems import check
 from ups_server.errors import UserError
 
 PART_BYTES = 2**18
@@ -16,25 +16,6 @@ MAX_FAILURES = 8
 LONGEST_PAUSE_S = 5.0
 
 Progress = Callable[[int, int], None]
-
-
-def check(response: httpx.Response) -> None:
-    """Raises the UserError of a problem document, or httpx.HTTPStatusError for anything else that failed."""
-    if not response.is_error:
-        return
-    if response.headers.get("content-type", "").startswith("application/problem+json"):
-        raise user_error(response.json())
-    response.raise_for_status()
-
-
-def user_error(problem: dict[str, Any]) -> UserError:
-    return UserError(
-        problem["code"],
-        problem["detail"],
-        got=problem.get("got"),
-        expected=problem.get("expected"),
-        hint=problem.get("hint"),
-    )
 
 
 def transfer(http: httpx.Client, record: Mapping[str, Any], file: Path, progress: Progress | None) -> None:
@@ -81,17 +62,3 @@ def _parts(file: Path, offset: int, progress: Progress | None, size: int) -> Ite
             offset += len(part)
             if progress is not None:
                 progress(offset, size)
-
-
-def events(lines: Iterator[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(name, data) of server-sent events; comments are skipped."""
-    name, data = "message", list[str]()
-    for line in lines:
-        if line == "":
-            if data:
-                yield name, json.loads("\n".join(data))
-            name, data = "message", []
-        elif line.startswith("event:"):
-            name = line.removeprefix("event:").strip()
-        elif line.startswith("data:"):
-            data.append(line.removeprefix("data:").removeprefix(" "))

@@ -9,15 +9,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
-from urllib.parse import quote
 
 import httpx
 import numpy as np
 from numpy.typing import NDArray
 
+from ups_server.client.problems import check, segment, user_error
+from ups_server.client.transfer import Progress, transfer
 from ups_server.errors import UserError
-from ups_server.exchange import Progress, check, transfer, user_error
-from ups_server.exchange import events as events
 from ups_server.pde import Grid, families
 from ups_server.tensors import SAFETENSORS, from_safetensors, to_safetensors
 
@@ -71,7 +70,7 @@ class Client:
 
     def family(self, family_id: str) -> dict[str, Any]:
         """One family. Raises UserError ``unknown_family``."""
-        return self._get(f"/v1/families/{_segment(family_id)}")
+        return self._get(f"/v1/families/{segment(family_id)}")
 
     def models(self) -> list[dict[str, Any]]:
         """Every model of the service, without scores and cards."""
@@ -79,7 +78,7 @@ class Client:
 
     def model(self, model_id: str) -> dict[str, Any]:
         """One model with its scores and card. Raises UserError ``unknown_model``."""
-        return self._get(f"/v1/models/{_segment(model_id)}")
+        return self._get(f"/v1/models/{segment(model_id)}")
 
     def rollout(self, family: str, n_steps: int, initial_condition: InitialCondition, **options: Any) -> "xr.Dataset":
         """A rollout with coordinates, units and attributes.
@@ -194,11 +193,11 @@ class Client:
 
     def file(self, file_id: str) -> dict[str, Any]:
         """One uploaded file with its report. Raises UserError ``unknown_file``."""
-        return self._get(f"/v1/files/{_segment(file_id)}")
+        return self._get(f"/v1/files/{segment(file_id)}")
 
     def preview(self, file_id: str) -> bytes:
         """A picture of an accepted file, PNG. Raises UserError ``unknown_file`` or ``wrong_state``."""
-        response = self._http.get(f"/v1/files/{_segment(file_id)}/preview")
+        response = self._http.get(f"/v1/files/{segment(file_id)}/preview")
         check(response)
         return response.content
 
@@ -208,12 +207,12 @@ class Client:
         Raises:
             UserError: ``unknown_file``, ``wrong_state``, what is wrong with the declaration, or why it is refused.
         """
-        self._json("PUT", f"/v1/files/{_segment(file_id)}/declaration", json=dict(declaration))
+        self._json("PUT", f"/v1/files/{segment(file_id)}/declaration", json=dict(declaration))
         return self.examined_file(file_id)
 
     def delete_file(self, file_id: str) -> None:
         """Removes an uploaded file. Raises UserError ``unknown_file``."""
-        check(self._http.delete(f"/v1/files/{_segment(file_id)}"))
+        check(self._http.delete(f"/v1/files/{segment(file_id)}"))
 
     def _json(self, method: str, path: str, **content: Any) -> dict[str, Any]:
         response = self._http.request(method, path, **content)
@@ -267,7 +266,7 @@ class Client:
         """(family, grid, coefficients) of an answer."""
         grid, name = header["grid"], header["family"]
         extent = tuple((low, high) for low, high in grid["extent"])
-        entry = families().get(name) or _declared_family(self._get(f"/v1/families/{_segment(name)}"))
+        entry = families().get(name) or _declared_family(self._get(f"/v1/families/{segment(name)}"))
         return entry, Grid(tuple(grid["n"]), extent, tuple(grid["offset"])), header["coefficients"]
 
     def _create_job(self, prefix: str, document: dict[str, Any], key: str | None) -> dict[str, Any]:
@@ -278,6 +277,20 @@ class Client:
         response = self._http.get(path)
         check(response)
         return dict(response.json())
+
+
+def events(lines: Iterator[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(name, data) of server-sent events; comments are skipped."""
+    name, data = "message", list[str]()
+    for line in lines:
+        if line == "":
+            if data:
+                yield name, json.loads("\n".join(data))
+            name, data = "message", []
+        elif line.startswith("event:"):
+            name = line.removeprefix("event:").strip()
+        elif line.startswith("data:"):
+            data.append(line.removeprefix("data:").removeprefix(" "))
 
 
 def _request(initial: InitialCondition, document: dict[str, Any]) -> tuple[bytes, dict[str, str]]:
@@ -313,9 +326,4 @@ def _job_path(job_id: str) -> str:
     prefix = job_id.partition("-")[0]
     if prefix not in JOB_PATHS:
         raise UserError("unknown_job", f"{job_id!r} is no job id", got=job_id, expected="eval-... or ft-...")
-    return f"{JOB_PATHS[prefix]}/{_segment(job_id)}"
-
-
-def _segment(identifier: str) -> str:
-    """An id as one part of a path."""
-    return quote(identifier, safe="")
+    return f"{JOB_PATHS[prefix]}/{segment(job_id)}"

@@ -4,6 +4,7 @@ Arrays are channels last, in physical units: (B, X..., C) for states, (B, T, X..
 """
 
 import reprlib
+from enum import StrEnum
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
@@ -67,6 +68,15 @@ class InitialConditionSpec(Spec):
         return self
 
 
+class Method(StrEnum):
+    """How an answer comes to a grid finer than that of its state."""
+
+    RESOLUTION_FREE = "resolution-free"
+    """The model runs on the fine grid, from the interpolated state."""
+    INTERPOLATION = "interpolation"
+    """The model runs on the state's own grid; its answer is interpolated."""
+
+
 class RolloutRequest(Spec):
     """One rollout: what is solved, where it starts, how far it goes."""
 
@@ -91,6 +101,17 @@ class RolloutRequest(Spec):
     save_every: int = Field(
         default=1, ge=1, le=10**9, description="Keep every so many steps; the initial condition is kept."
     )
+    output_resolution: tuple[Points, ...] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=3,
+        description="Points per axis of the answer, where it is to be on a finer grid than the state; any numbers.",
+    )
+    method: Method | None = Field(
+        default=None,
+        strict=False,
+        description="How it comes to that grid; default: resolution-free where that was measured to be no worse.",
+    )
     diagnostics: bool = Field(
         default=False,
         description="Also report conserved quantities, energy and spectrum of every state, the expected error, and "
@@ -111,6 +132,8 @@ class RolloutRequest(Spec):
     def _keeps_a_step(self) -> "RolloutRequest":
         if self.save_every > self.n_steps:
             raise ValueError("save_every must be at most n_steps")
+        if self.method is not None and self.output_resolution is None:
+            raise ValueError("a method needs an output_resolution")
         return self
 
     @classmethod
@@ -233,6 +256,17 @@ class Comparison(BaseModel):
     remark: str | None = Field(default=None, description="The same in a sentence.")
 
 
+class SuperResolution(BaseModel):
+    """An answer on a finer grid than its state: where from, which way, and what detail it can have."""
+
+    method: Method
+    reason: str = Field(description="Why this method.")
+    given: list[int] = Field(description="Points per axis of the state.")
+    output: list[int]
+    observed_cycles: list[int] = Field(description="Along each axis, the shortest waves the given points tell apart.")
+    explained: list[str] = Field(description="What detail can and cannot be recovered.")
+
+
 class RolloutAnswer(BaseModel):
     """The JSON answer. Binary formats hold the same: `data`, `times` and coordinates as arrays, the rest as text."""
 
@@ -253,12 +287,20 @@ class RolloutAnswer(BaseModel):
     length_unit: str
     batched: bool = Field(description="Has `data` a leading batch axis?")
     flags: list[Flag]
+    super_resolution: SuperResolution | None = None
     diagnostics: Diagnostics | None = None
     reference: Comparison | None = None
     data: list[Any] = Field(
         description="(T, X..., C) nested lists in physical units, the initial condition first; (B, T, X..., C) "
         "where the request had a batch axis."
     )
+
+
+class SuperResolutionAnswer(RolloutAnswer):
+    """The answer of both methods: `data` (M, T, X..., C), one entry a method in the order of `methods`."""
+
+    methods: list[Method] = Field(description="The default or requested one first.")
+    errors: dict[str, Comparison] = Field(description="By method, where a reference was asked for.")
 
 
 def invalid_request(error: ValidationError) -> UserError:

@@ -20,25 +20,42 @@ from ups_server.solve.solver import Frames
 
 @dataclass(frozen=True)
 class Answer:
-    """A finished rollout: values (B, T, X..., C) in the units of the request's box, and what is said beside them."""
+    """A finished rollout.
+
+    Attributes:
+        values: (B, T, X..., C) in the units of the request's box.
+        attributes: what is said beside them.
+        truths: the numerical solver's frames, each (B, X..., C), where they were to be kept.
+        seconds: of computing, where the engine knows.
+    """
 
     plan: Plan
     values: Frames
     attributes: dict[str, Any]
+    truths: list[Frames]
+    seconds: float | None
 
 
-async def collect(plan: Plan, engine: Engine, settings: Settings) -> Answer:
-    """Runs a plan to its end, or to where it blows up."""
+async def collect(plan: Plan, engine: Engine, settings: Settings, keep_truths: bool = False) -> Answer:
+    """Runs a plan to its end, or to where it blows up; keeps the reference's frames where they are wanted."""
     observation = Observation(plan, engine, settings.reference_timeout_s)
     await observation.start()
     values = np.empty(plan.shape, dtype=np.float32)
-    frames = 0
+    frames, truths = 0, list[Frames]()
     async with aclosing(observation.events()) as events:
         async for event in events:
             if isinstance(event, Computed):
-                values[:, frames] = plan.answer_values(event.values)
+                values[:, frames] = await finished(plan, event.values)
                 frames += 1
-    return Answer(plan, values[:, :frames], await asyncio.to_thread(observation.attributes))
+            elif keep_truths:
+                truths.append(event.truth)
+    attributes = await asyncio.to_thread(observation.attributes)
+    return Answer(plan, values[:, :frames], attributes, truths, observation.seconds)
+
+
+async def finished(plan: Plan, values: Frames) -> Frames:
+    """`Plan.answer_values`, beside the event loop where it takes time."""
+    return plan.answer_values(values) if plan.finer is None else await asyncio.to_thread(plan.answer_values, values)
 
 
 def check_size(plan: Plan, output: str, settings: Settings) -> None:

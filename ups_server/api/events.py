@@ -23,6 +23,7 @@ from typing import Any
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from starlette.types import Receive, Scope, Send
 
+from ups_server.api.answers import finished
 from ups_server.api.problems import problem_document
 from ups_server.data.exporters import Header
 from ups_server.errors import UserError
@@ -98,7 +99,8 @@ async def _events(observation: Observation, encoding: Encoding) -> AsyncGenerato
                 if frames == 0:
                     outline = {} if diagnosis is None else {"diagnostics": diagnosis.outline()}
                     yield _event("start", {**_header(plan), "n_frames": plan.n_frames, **outline})
-                yield _step(plan, event, times[event.index], encoding)
+                state = await finished(plan, event.values)
+                yield _step(plan, event, state, times[event.index], encoding)
                 frames += 1
         except (UserError, EngineFailure) as error:
             yield _event("problem", problem_document(error))
@@ -127,8 +129,7 @@ def _header(plan: Plan) -> dict[str, Any]:
     return header.document(header.times)
 
 
-def _step(plan: Plan, event: Computed, time: float, encoding: Encoding) -> bytes:
-    state = plan.answer_values(event.values)
+def _step(plan: Plan, event: Computed, state: Frames, time: float, encoding: Encoding) -> bytes:
     found = {} if event.diagnostics is None else {"diagnostics": event.diagnostics}
     written = _written(state if plan.batched else state[0], encoding)
     return _event("step", {"index": event.index, "time": time, **written, **found}, event.index)

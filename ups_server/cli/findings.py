@@ -6,6 +6,9 @@ from typing import Any
 
 def findings(attributes: Mapping[str, Any]) -> Iterator[str]:
     """One line each, from the attributes of an answer for a single state."""
+    if found := attributes.get("super_resolution"):
+        yield f"{found['method']}: {found['reason']}"
+        yield from found["explained"]
     if found := attributes.get("diagnostics"):
         yield from _diagnosed(found)
     if found := attributes.get("reference"):

@@ -11,11 +11,21 @@ import numpy as np
 import typer
 
 from ups_server.cli.findings import findings
-from ups_server.cli.options import Coefficients, DataDir, FamilyId, check_file, check_suffix, parse_coefficients
+from ups_server.cli.options import (
+    Coefficients,
+    DataDir,
+    FamilyId,
+    check_file,
+    check_suffix,
+    parse_coefficients,
+    parse_points,
+)
 from ups_server.cli.output import print_note, progress
 from ups_server.errors import UserError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from ups_server.catalog import Catalog
     from ups_server.pde import State, Trajectory
     from ups_server.solve.rollout import Plan
@@ -44,6 +54,13 @@ def solve(
     resolution: Annotated[
         int | None, typer.Option(min=8, help="Points per axis. [default: the model's, or the file's]")
     ] = None,
+    output_resolution: Annotated[
+        str | None, typer.Option(metavar="N[xN]", help="Points of the answer, on a finer grid than the state's.")
+    ] = None,
+    finer_by: Annotated[
+        Literal["resolution-free", "interpolation"] | None,
+        typer.Option(help="How it gets there. [default: resolution-free where that was measured to be no worse]"),
+    ] = None,
     diagnostics: Annotated[
         bool, typer.Option("--diagnostics", help="Report conservation, expected error and distance from training.")
     ] = False,
@@ -63,7 +80,11 @@ def solve(
     catalog, model_id = _find_model(method or model, data_dir)
     coefficients = parse_coefficients(coef)
     start = None if initial is None else _read(initial, trajectory, family, coefficients, resolution)
-    trust = {"diagnostics": diagnostics, "reference": reference}
+    trust: dict[str, Any] = {"diagnostics": diagnostics, "reference": reference}
+    if output_resolution is not None:
+        trust["output_resolution"] = parse_points(output_resolution)
+    if finer_by is not None:
+        trust["method"] = finer_by
     request = _Request(family, model_id, coefficients, seed, n_steps, dt, save_every, resolution, trust)
     todo = _plan(request, start, catalog)
     solution, attributes = _roll_out(todo, device)
@@ -155,7 +176,10 @@ def _plan(request: _Request, start: "State | None", catalog: "Catalog") -> "Plan
     arrays: dict[str, Any] = {"initial_condition": start.values}
     if start.static is not None:
         arrays["static"] = start.static
-    todo = plan(RolloutRequest.from_json(json.dumps(document)), catalog, Settings(), arrays)
+    wanted = RolloutRequest.from_json(json.dumps(document))
+    if wanted.output_resolution is not None:
+        return plan(wanted, catalog, Settings(), arrays, offset=start.grid.offset)
+    todo = plan(wanted, catalog, Settings(), arrays)
     # Thinning keeps the first point where it was: the file knows the grid better than its number of points.
     problem = replace(todo.spec.problem, grid=start.grid)
     return replace(todo, grid=start.grid, spec=replace(todo.spec, problem=problem))
@@ -179,9 +203,15 @@ def _roll_out(todo: "Plan", device: str) -> "tuple[Trajectory, dict[str, Any]]":
         todo.grid,
         todo.spec.problem.boundary,
         todo.coefficients,
-        None if todo.static is None else todo.static[0],
+        _static(todo),
     )
     return solution, watched.attributes()
+
+
+def _static(todo: "Plan") -> "NDArray[Any] | None":
+    """(X..., S) on the grid of the answer."""
+    static = todo.static if todo.refined is None else todo.refined.static
+    return None if static is None else static[0]
 
 
 def _write(solution: "Trajectory", output: Path, attributes: Mapping[str, Any]) -> None:

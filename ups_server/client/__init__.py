@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -87,15 +87,31 @@ class Client:
             initial_condition: an array (X..., C) in physical units, (X...) for a single field, a leading axis for a
                 batch; or ``{"sample": {"seed": 7}}``.
             options: the other fields of `RolloutRequest`: model, coefficients, grid, boundary, dt, save_every,
-                diagnostics, reference.
+                output_resolution, method, diagnostics, reference.
 
         Raises:
             UserError: what the service objects to.
         """
+        return self._solved("/v1/rollouts", initial_condition, {"family": family, "n_steps": n_steps, **options})
+
+    def super_resolution(
+        self,
+        family: str,
+        n_steps: int,
+        initial_condition: InitialCondition,
+        output_resolution: Sequence[int],
+        **options: Any,
+    ) -> "xr.Dataset":
+        """A rollout on a finer grid than its state, by both methods, along the dimension `method`; see `rollout`."""
+        document = {"family": family, "n_steps": n_steps, "output_resolution": list(output_resolution), **options}
+        solved = self._solved("/v1/super-resolution", initial_condition, document)
+        return solved.rename(trajectory="method").assign_coords(method=json.loads(solved.attrs["methods"]))
+
+    def _solved(self, path: str, initial: InitialCondition, document: dict[str, Any]) -> "xr.Dataset":
         from ups_server.data.exporters.dataset import to_dataset
 
-        content, headers = _request(initial_condition, {"family": family, "n_steps": n_steps, **options})
-        response = self._http.post("/v1/rollouts", content=content, headers={**headers, "Accept": SAFETENSORS})
+        content, headers = _request(initial, document)
+        response = self._http.post(path, content=content, headers={**headers, "Accept": SAFETENSORS})
         check(response)
         arrays, texts = from_safetensors(response.content)
         header = json.loads(texts["header"])
@@ -317,8 +333,9 @@ def _declared_family(card: Mapping[str, Any]) -> Any:
 
 def _attributes(header: dict[str, Any]) -> dict[str, Any]:
     """What the service says beside the problem itself."""
-    names = ("model", "model_version", "dt", "n_steps", "save_every", "flags", "diagnostics", "reference")
-    return {name: header[name] for name in names if name in header}
+    always = ("model", "model_version", "dt", "n_steps", "save_every", "flags")
+    asked = ("diagnostics", "reference", "super_resolution", "methods", "errors")
+    return {name: header[name] for name in (*always, *asked) if name in header}
 
 
 def _job_path(job_id: str) -> str:

@@ -48,6 +48,7 @@ class Observation:
         flags: all that is known so far.
         comparison: with the numerical solver, at the end, where one was asked for.
         diagnosis: of the frames so far, where it was asked for.
+        seconds: of computing, once it has ended and where the engine says so.
     """
 
     def __init__(self, plan: Plan, engine: Engine, reference_timeout_s: float) -> None:
@@ -59,7 +60,7 @@ class Observation:
         self._timeout = reference_timeout_s
         self._running = engine.rollout(plan.spec, plan.initial, plan.static)
         self._frames = 1
-        self._seconds: float | None = None
+        self.seconds: float | None = None
 
     async def start(self) -> None:
         """Waits until the engine has accepted it. Raises what the engine refuses it with."""
@@ -109,7 +110,7 @@ class Observation:
                 if self.diagnosis is not None:
                     self.diagnosis.stop(event)
             case Finished():
-                self._seconds = event.seconds
+                self.seconds = event.seconds
         return None
 
     async def _computed(self, index: int, values: Frames) -> Computed:
@@ -166,7 +167,7 @@ class Observation:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        self.comparison = found.summary(reason, self._seconds, solver_seconds)
+        self.comparison = found.summary(reason, self.seconds, solver_seconds)
 
 
 async def _pump(

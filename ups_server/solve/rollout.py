@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from ups_server.settings import Settings
 from ups_server.solve.engine import BlowUp, RolloutSpec
 from ups_server.solve.flags import flag, known_flags
 from ups_server.solve.initial import States, as_states, drawn_states, initial_array
+from ups_server.solve.refinement import Refinement, refinement, true_start
 from ups_server.solve.solver import Frames, Problem
+from ups_server.solve.super_resolution import resample
 from ups_server.solve.uploaded import from_file
 from ups_server.specs import Flag, RolloutRequest
 
@@ -39,6 +41,8 @@ class Plan:
         dt: time between two steps of the request.
         batched: does the answer have a batch axis?
         flags: what is known before the first step.
+        refined: an answer on a finer grid than the state's; `initial` is on the grid the engine works on.
+        truth: what a numerical solver starts from, and that in words, where it is not `initial`.
     """
 
     request: RolloutRequest
@@ -54,7 +58,8 @@ class Plan:
     dt: float
     batched: bool
     flags: list[Flag]
-    finer: Grid | None = None
+    refined: Refinement | None = None
+    truth: tuple[Frames, Frames | None, str] | None = None
 
     @property
     def n_frames(self) -> int:
@@ -64,7 +69,7 @@ class Plan:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the whole answer: (B, T, X..., C)."""
-        return (len(self.initial), self.n_frames, *self.initial.shape[1:])
+        return (len(self.initial), self.n_frames, *self.grid.n, self.initial.shape[-1])
 
     def times(self) -> NDArray[np.float64]:
         """(T,), to 12 digits: 0.15 instead of 0.15000000000000002."""
@@ -81,11 +86,19 @@ class Plan:
             "save_every": self.request.save_every,
             "batched": self.batched,
             "flags": [flag.model_dump(mode="json") for flag in flags],
+            **({"super_resolution": self.refined.told.model_dump(mode="json")} if self.refined else {}),
         }
 
     def answer_values(self, values: Frames) -> Frames:
-        """Engine values (B, X..., C) in the units of the request's box."""
+        """Engine values (B, X..., C) in the units of the request's box, at the points of the answer."""
+        if self.finer is not None:
+            values = resample(values, self.spec.problem.grid, self.finer, self.family.boundary)
         return values * self.scale
+
+    @property
+    def finer(self) -> Grid | None:
+        """The grid of the answer on the family's own box, where the engine works on a coarser one."""
+        return self.refined.fine if self.refined is not None and self.refined.interpolates else None
 
     @property
     def many(self) -> bool:
@@ -103,21 +116,21 @@ class Plan:
 
     def states(self, values: Frames) -> Frames:
         """The same in the units of the request's box, at the points of the answer."""
-        return self.own_states(values) * self.scale
+        return self.answer_values(self.own_states(values))
 
     @property
     def reference_initial(self) -> Frames:
         """What the numerical solver starts from, on the family's own box."""
-        return self.own_states(self.initial)
+        return self.own_states(self.initial) if self.truth is None else self.truth[0]
 
     @property
     def reference_static(self) -> Frames | None:
-        return self.static
+        return self.static if self.truth is None else self.truth[1]
 
     @property
     def reference_start(self) -> str:
         """The same in words."""
-        return "the initial state of the model"
+        return "the initial state of the model" if self.truth is None else self.truth[2]
 
     def blow_up_flag(self, event: BlowUp) -> Flag:
         """What a reader has to know about a rollout that ended early."""
@@ -145,12 +158,14 @@ def plan(
     settings: Settings,
     arrays: Mapping[str, NDArray[Any]] | None = None,
     files: FileStorage | None = None,
+    offset: tuple[float, ...] = (),
 ) -> Plan:
     """Checks a request against family, model and limits and fills in what it leaves open.
 
     Args:
         arrays: the arrays of a binary request: `initial_condition`, and `static` for families with static fields.
         files: the uploaded files of the service, for requests that start from one.
+        offset: of the grid of given states, where it is not cell-centred.
 
     Raises:
         UserError: everything that can be wrong with a request.
@@ -164,23 +179,31 @@ def plan(
         _check_reference(card, equation)
     values = initial_array(request.initial_condition, arrays)
     states = None if values is None else as_states(values, equation, request.grid.n)
-    grid = _grid(request, equation, card, states[0].shape[1:-1] if states else None)
+    grid = replace(_grid(request, equation, card, states[0].shape[1:-1] if states else None), offset=offset)
     dt, substeps = _time_step(request, card, support, equation.t_final)
     stride = substeps * request.save_every
     n_steps = request.n_steps // request.save_every * stride
     count, batched = _batch(request, states)
-    _check_limits(settings, n_steps, (n_steps // stride + 1) * count * math.prod(grid.n) * len(equation.fields))
+    points = math.prod(request.output_resolution or grid.n)
+    _check_limits(settings, n_steps, (n_steps // stride + 1) * count * points * len(equation.fields))
 
     length = _rescaling(equation, grid)
     coefficients = equation.complete(request.coefficients)
     own = equation.complete(_rescaled(equation, coefficients, length))
-    own_grid = Grid(grid.n, equation.extent)
+    own_grid = Grid(grid.n, equation.extent, offset)
     scale = np.array([length**-field.length_power for field in equation.fields], dtype=np.float32)
     if states is None:
         initial, static = drawn_states(request.initial_condition, equation, own_grid, own)
     else:
         initial, static = states[0] / scale, states[1]
-    problem = Problem(equation.id, own, own_grid, _boundary(request, equation), dt / substeps)
+    boundary = _boundary(request, equation)
+    refined = refinement(request, card, equation, own_grid, initial, static)
+    truth = true_start(request, equation, refined, own) if refined and request.reference else None
+    if refined is not None:
+        grid = Grid(refined.fine.n, grid.extent)
+        if not refined.interpolates:
+            own_grid, initial, static = refined.fine, refined.initial, refined.static
+    problem = Problem(equation.id, own, own_grid, boundary, dt / substeps)
     return Plan(
         request=request,
         card=card,
@@ -194,7 +217,9 @@ def plan(
         dt=dt,
         coefficients=coefficients,
         batched=batched,
-        flags=known_flags(equation, card, support, own, grid, initial),
+        flags=known_flags(equation, card, support, own, own_grid, initial),
+        refined=refined,
+        truth=truth,
     )
 
 

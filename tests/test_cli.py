@@ -194,6 +194,32 @@ def test_solve_from_a_drawn_state(ups: Ups, tmp_path: Path) -> None:
         np.testing.assert_allclose(solution.u[20], solution.u[0], atol=1e-3)
 
 
+def test_solve_says_how_far_it_can_be_trusted(ups: Ups, tmp_path: Path) -> None:
+    out = tmp_path / "out.nc"
+    words = ("solve", "burgers", "--method", "persistence", "--resolution", "32", "--n-steps", "3", "-o", out)
+    done = ups(*words, "--diagnostics", "--reference")
+    assert done.code == 0, done.err
+    for line in ("conserved: the mean of u moves by at most 0 ", "expected error: unknown", "true error of u: nRMSE"):
+        assert line in done.err
+    with xr.open_dataset(out, engine="h5netcdf") as dataset:
+        assert len(json.loads(dataset.attrs["reference"])["nrmse"]) == 4
+        assert json.loads(dataset.attrs["diagnostics"])["stopped"] is None
+    refused = ups("solve", "burgers", "--method", "numerical", "-o", out, "--reference")
+    assert (refused.code, "reference itself" in refused.err) == (2, True)
+
+
+def test_solve_on_a_finer_grid(ups: Ups, burgers: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.nc"
+    words = ("solve", "burgers", "--method", "numerical", "--n-steps", "2", "-o", out, "--output-resolution")
+    done = ups(*words, "100", "--initial", burgers, "--resolution", "32", "--finer-by", "interpolation")
+    assert done.code == 0, done.err
+    assert "up to 16 cycles per box" in done.err
+    with xr.open_dataset(out, engine="h5netcdf") as dataset:
+        assert dataset["u"].shape == (3, 100)
+    refused = ups(*words, "1o0")
+    assert (refused.code, "256x512" in refused.err) == (2, True)
+
+
 def test_solve_from_a_file_follows_the_file(ups: Ups, burgers: Path, tmp_path: Path) -> None:
     import h5py
 

@@ -34,12 +34,18 @@ class Range(BaseModel):
 
 
 class SeenStates(BaseModel):
-    """What the training states of a family looked like: points per axis, and the range of each field's values."""
+    """What the training states of a family looked like: points per axis; range, mean and spread of each field's values.
+
+    Mean and spread of fields in `relative` are in units of the field's mean over the box of the first state.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
     n: int
     min: tuple[float, ...] = ()
     max: tuple[float, ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    relative: tuple[str, ...] = ()
 
 
 class FamilySupport(BaseModel):

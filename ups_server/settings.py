@@ -105,6 +105,9 @@ class Settings(BaseSettings):
     queue_timeout_s: float = Field(
         default=60.0, gt=0, description="Longest wait for a place in the engine, in seconds."
     )
+    reference_timeout_s: float = Field(
+        default=300.0, gt=0, description="Longest run of the numerical solver beside a rollout, in seconds."
+    )
     engine_start_timeout_s: float = Field(
         default=120.0,
         gt=0,

@@ -4,6 +4,7 @@ Arrays are channels last, in physical units: (B, X..., C) for states, (B, T, X..
 """
 
 import reprlib
+from enum import StrEnum
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
@@ -67,6 +68,15 @@ class InitialConditionSpec(Spec):
         return self
 
 
+class Method(StrEnum):
+    """How an answer comes to a grid finer than that of its state."""
+
+    RESOLUTION_FREE = "resolution-free"
+    """The model runs on the fine grid, from the interpolated state."""
+    INTERPOLATION = "interpolation"
+    """The model runs on the state's own grid; its answer is interpolated."""
+
+
 class RolloutRequest(Spec):
     """One rollout: what is solved, where it starts, how far it goes."""
 
@@ -91,6 +101,27 @@ class RolloutRequest(Spec):
     save_every: int = Field(
         default=1, ge=1, le=10**9, description="Keep every so many steps; the initial condition is kept."
     )
+    output_resolution: tuple[Points, ...] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=3,
+        description="Points per axis of the answer, where it is to be on a finer grid than the state; any numbers.",
+    )
+    method: Method | None = Field(
+        default=None,
+        strict=False,
+        description="How it comes to that grid; default: resolution-free where that was measured to be no worse.",
+    )
+    diagnostics: bool = Field(
+        default=False,
+        description="Also report conserved quantities, energy and spectrum of every state, the expected error, and "
+        "whether the request lies outside the model's training.",
+    )
+    reference: bool = Field(
+        default=False,
+        description="Also run the family's numerical solver and report the true error of every state, and which of "
+        "the two computed faster.",
+    )
     deterministic: bool = Field(
         default=False,
         description="Share no step with other requests: the same request then gives the same bits. Otherwise answers "
@@ -101,6 +132,8 @@ class RolloutRequest(Spec):
     def _keeps_a_step(self) -> "RolloutRequest":
         if self.save_every > self.n_steps:
             raise ValueError("save_every must be at most n_steps")
+        if self.method is not None and self.output_resolution is None:
+            raise ValueError("a method needs an output_resolution")
         return self
 
     @classmethod
@@ -132,6 +165,108 @@ class Flag(BaseModel):
     message: str
 
 
+class Stopped(BaseModel):
+    """Where a rollout stopped being finite."""
+
+    step: int = Field(description="Steps of the model that led there.")
+    time: float
+    fields: list[str]
+    states: list[int] = Field(description="Which of the states.")
+
+
+class Drift(BaseModel):
+    """A quantity the equation conserves: its mean over the points of the box.
+
+    Fronts thinner than the spacing move the mean of the points even where the solution is exact.
+    """
+
+    initial: Any
+    drift: list[Any] = Field(description="How far the mean has moved, for every frame.")
+
+
+class Spectra(BaseModel):
+    """Power at each wave number; the powers of a field add up to its energy."""
+
+    wave_numbers: list[int] = Field(description="In cycles per box.")
+    power: dict[str, list[Any]] = Field(description="By field, for every frame, at every wave number.")
+
+
+class ExpectedError(BaseModel):
+    """Split-conformal bounds of the root mean square error, where the model has some that fit the request."""
+
+    available: bool
+    reason: str | None = Field(default=None, description="Why there are none, or what limits them.")
+    level: float | None = Field(
+        default=None, description="How often a new trajectory stays inside at every step, at least."
+    )
+    bounds: dict[str, list[Any]] = Field(
+        default_factory=dict, description="By field, for every frame, in its unit; null beyond the calibrated steps."
+    )
+    coverage: dict[str, dict[str, float]] = Field(
+        default_factory=dict, description="By field, how often trajectories that chose nothing did stay inside."
+    )
+    valid_for: dict[str, Any] = Field(default_factory=dict, description="What it was measured on.")
+
+
+class OutOfDistribution(BaseModel):
+    """Is the request outside of what the model was trained on?"""
+
+    flagged: bool | None = Field(description="null where nothing is known of the training, or there was none.")
+    checked: list[str] = Field(description="Of `coefficients`, `resolution`, `states`.")
+    reasons: list[Flag] = Field(description="Those of the flags that say so.")
+    departure: dict[str, list[Any]] = Field(
+        default_factory=dict,
+        description="By field, for every frame: root mean square distance from the mean of the training states, in "
+        "units of their standard deviation.",
+    )
+
+
+class Diagnostics(BaseModel):
+    """What `diagnostics` asks for. What is said for every frame is (T), or (B, T) where the request had a batch axis;
+    numbers that are not finite are null."""
+
+    stopped: Stopped | None
+    conserved: dict[str, Drift] = Field(description="Empty where the equation conserves no mean over the box.")
+    energy: dict[str, list[Any]] = Field(description="Mean square over the box, by field.")
+    spectrum: Spectra
+    expected_error: ExpectedError
+    out_of_distribution: OutOfDistribution
+
+
+class Comparison(BaseModel):
+    """What `reference` asks for: the true error against the family's numerical solver, for every frame it reached.
+
+    nRMSE is ``||model - solver|| / ||solver||``: of a frame, over its points; of the trajectory, over all frames but
+    the first. `nrmse` lumps the fields into one norm.
+    """
+
+    solver: str
+    complete: bool = Field(description="Did the solver reach every frame of the answer?")
+    reason: str | None = Field(default=None, description="Why it did not.")
+    start: str = Field(description="What the solver started from.")
+    nrmse: list[Any]
+    nrmse_per_field: dict[str, list[Any]]
+    rmse_per_field: dict[str, list[Any]] = Field(description="In the unit of the field.")
+    nrmse_trajectory: Any
+    nrmse_trajectory_per_field: dict[str, Any]
+    seconds: dict[str, float | None] = Field(
+        description="Time each took to compute this answer, `model` and `solver`, both at work at once."
+    )
+    faster: str | None = Field(description="`model` or `solver`; null where one of them did not finish.")
+    remark: str | None = Field(default=None, description="The same in a sentence.")
+
+
+class SuperResolution(BaseModel):
+    """An answer on a finer grid than its state: where from, which way, and what detail it can have."""
+
+    method: Method
+    reason: str = Field(description="Why this method.")
+    given: list[int] = Field(description="Points per axis of the state.")
+    output: list[int]
+    observed_cycles: list[int] = Field(description="Along each axis, the shortest waves the given points tell apart.")
+    explained: list[str] = Field(description="What detail can and cannot be recovered.")
+
+
 class RolloutAnswer(BaseModel):
     """The JSON answer. Binary formats hold the same: `data`, `times` and coordinates as arrays, the rest as text."""
 
@@ -152,10 +287,20 @@ class RolloutAnswer(BaseModel):
     length_unit: str
     batched: bool = Field(description="Has `data` a leading batch axis?")
     flags: list[Flag]
+    super_resolution: SuperResolution | None = None
+    diagnostics: Diagnostics | None = None
+    reference: Comparison | None = None
     data: list[Any] = Field(
         description="(T, X..., C) nested lists in physical units, the initial condition first; (B, T, X..., C) "
         "where the request had a batch axis."
     )
+
+
+class SuperResolutionAnswer(RolloutAnswer):
+    """The answer of both methods: `data` (M, T, X..., C), one entry a method in the order of `methods`."""
+
+    methods: list[Method] = Field(description="The default or requested one first.")
+    errors: dict[str, Comparison] = Field(description="By method, where a reference was asked for.")
 
 
 def invalid_request(error: ValidationError) -> UserError:

@@ -15,7 +15,7 @@ from ups_server.errors import UserError
 from ups_server.pde import family
 from ups_server.settings import Settings
 from ups_server.solve.admission import Admission
-from ups_server.solve.engine import Frame, RolloutSpec, Started
+from ups_server.solve.engine import Finished, Frame, RolloutSpec, Started
 from ups_server.solve.engine_local import LocalEngine
 from ups_server.solve.solver import Problem
 
@@ -54,8 +54,10 @@ async def test_a_rollout_through_the_process(tmp_path: Path) -> None:
             first, *frames = [event async for event in events]
         assert isinstance(first, Started)
         assert [frame.step for frame in frames if isinstance(frame, Frame)] == list(range(1, 21))
-        last = frames[-1]
+        last, ending = frames[-2:]
         assert isinstance(last, Frame)
+        assert isinstance(ending, Finished)
+        assert ending.seconds > 0.0
         np.testing.assert_allclose(last.values, initial, atol=0.01)  # once around the box
         assert engine.health().models == ("numerical", "persistence")
         assert engine.health().active == 0
@@ -74,7 +76,7 @@ async def test_it_restarts_and_what_was_in_flight_fails(tmp_path: Path) -> None:
                     pass
             assert caught.value.code == "engine_unavailable"
             again = [event async for event in engine.rollout(*spec(1))]
-            assert len(again) == 2
+            assert [type(event) for event in again] == [Started, Frame, Finished]
             assert engine.health().restarts == restarts
 
 

@@ -1,8 +1,10 @@
 """Finished rollouts: collected from the engine, encoded by the exporters."""
 
+import asyncio
 import math
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -10,34 +12,50 @@ from ups_server.api.negotiation import JSON
 from ups_server.data.exporters import encode as export_bytes
 from ups_server.errors import UserError
 from ups_server.settings import Settings
-from ups_server.solve.engine import BlowUp, Engine, Frame
+from ups_server.solve.engine import Engine
+from ups_server.solve.observation import Computed, Observation
 from ups_server.solve.rollout import Plan
 from ups_server.solve.solver import Frames
-from ups_server.specs import Flag
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A finished rollout: values (B, T, X..., C) in the units of the request's box."""
+    """A finished rollout.
+
+    Attributes:
+        values: (B, T, X..., C) in the units of the request's box.
+        attributes: what is said beside them.
+        truths: the numerical solver's frames, each (B, X..., C), where they were to be kept.
+        seconds: of computing, where the engine knows.
+    """
 
     plan: Plan
     values: Frames
-    flags: list[Flag]
+    attributes: dict[str, Any]
+    truths: list[Frames]
+    seconds: float | None
 
 
-async def collect(plan: Plan, engine: Engine) -> Answer:
-    """Runs a plan to its end, or to where it blows up."""
+async def collect(plan: Plan, engine: Engine, settings: Settings, keep_truths: bool = False) -> Answer:
+    """Runs a plan to its end, or to where it blows up; keeps the reference's frames where they are wanted."""
+    observation = Observation(plan, engine, settings.reference_timeout_s)
+    await observation.start()
     values = np.empty(plan.shape, dtype=np.float32)
-    values[:, 0] = plan.answer_values(plan.initial)
-    frames, flags = 1, list(plan.flags)
-    async with aclosing(engine.rollout(plan.spec, plan.initial, plan.static)) as events:
+    frames, truths = 0, list[Frames]()
+    async with aclosing(observation.events()) as events:
         async for event in events:
-            if isinstance(event, Frame):
-                values[:, frames] = plan.answer_values(event.values)
+            if isinstance(event, Computed):
+                values[:, frames] = await finished(plan, event.values)
                 frames += 1
-            elif isinstance(event, BlowUp):
-                flags.append(plan.blow_up_flag(event))
-    return Answer(plan, values[:, :frames], flags)
+            elif keep_truths:
+                truths.append(event.truth)
+    attributes = await asyncio.to_thread(observation.attributes)
+    return Answer(plan, values[:, :frames], attributes, truths, observation.seconds)
+
+
+async def finished(plan: Plan, values: Frames) -> Frames:
+    """`Plan.answer_values`, beside the event loop where it takes time."""
+    return plan.answer_values(values) if plan.finer is None else await asyncio.to_thread(plan.answer_values, values)
 
 
 def check_size(plan: Plan, output: str, settings: Settings) -> None:
@@ -63,6 +81,6 @@ def encode(answer: Answer, output: str) -> bytes:
         plan.family,
         plan.grid,
         plan.coefficients,
-        plan.attributes(answer.flags),
+        answer.attributes,
         plan.batched,
     )

@@ -4,6 +4,12 @@ Data of the events (JSON): `start` is the answer without `data`, with all planne
 `index`, `time` and `data`, the state (X..., C), with a leading batch axis where the request had one, as nested lists
 or, with ``?encoding=base64``, as base64 of little-endian float32 in C order with its `shape`; `end` has `n_frames` and
 all `flags`; `problem` is a problem document.
+
+With `diagnostics`, `start` has what is known before the first step (`wave_numbers`, `expected_error`,
+`out_of_distribution`), each `step` its own (`conserved`, `energy`, `power`, `departure`), `end` the rest (`stopped`,
+`out_of_distribution`). With `reference`, a `reference` event follows as soon as the numerical solver has reached a
+frame: `index`, `time`, the solver's state as `data` and the model's `nrmse`, `nrmse_per_field` and `rmse_per_field`;
+`end` has the whole comparison.
 """
 
 import asyncio
@@ -17,10 +23,13 @@ from typing import Any
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from starlette.types import Receive, Scope, Send
 
+from ups_server.api.answers import finished
 from ups_server.api.problems import problem_document
 from ups_server.data.exporters import Header
 from ups_server.errors import UserError
-from ups_server.solve.engine import BlowUp, Engine, EngineFailure, Event, Frame
+from ups_server.settings import Settings
+from ups_server.solve.engine import Engine, EngineFailure
+from ups_server.solve.observation import Compared, Computed, Observation
 from ups_server.solve.rollout import Plan
 from ups_server.solve.solver import Frames
 
@@ -48,14 +57,14 @@ class EventStream(EventSourceResponse):
             await self._events.aclose()
 
 
-async def stream(plan: Plan, engine: Engine, encoding: Encoding, keep_alive: float) -> EventStream:
+async def stream(plan: Plan, engine: Engine, encoding: Encoding, settings: Settings) -> EventStream:
     """Starts a rollout and answers with its events.
 
     Waits for the engine to accept it, so that what is refused is an error status and not an event.
     """
-    running = engine.rollout(plan.spec, plan.initial, plan.static)
-    await anext(running)
-    return EventStream(with_keep_alive(_events(plan, running, encoding), keep_alive))
+    observation = Observation(plan, engine, settings.reference_timeout_s)
+    await observation.start()
+    return EventStream(with_keep_alive(_events(observation, encoding), settings.keep_alive_s))
 
 
 async def with_keep_alive(events: AsyncGenerator[bytes], interval: float) -> AsyncGenerator[bytes]:
@@ -78,22 +87,33 @@ async def with_keep_alive(events: AsyncGenerator[bytes], interval: float) -> Asy
             await events.aclose()
 
 
-async def _events(plan: Plan, running: AsyncGenerator[Event], encoding: Encoding) -> AsyncGenerator[bytes]:
-    times, frames, flags = plan.times(), 1, list(plan.flags)
-    async with aclosing(running):
-        yield _event("start", {**_header(plan), "n_frames": plan.n_frames})
-        yield _step(plan, 0, 0.0, plan.initial, encoding)
+async def _events(observation: Observation, encoding: Encoding) -> AsyncGenerator[bytes]:
+    plan, diagnosis = observation.plan, observation.diagnosis
+    times, frames = plan.times().tolist(), 0
+    async with aclosing(observation.events()) as running:
         try:
             async for event in running:
-                if isinstance(event, Frame):
-                    yield _step(plan, frames, float(times[frames]), event.values, encoding)
-                    frames += 1
-                elif isinstance(event, BlowUp):
-                    flags.append(plan.blow_up_flag(event))
+                if isinstance(event, Compared):
+                    yield _reference(plan, event, times[event.index], encoding)
+                    continue
+                if frames == 0:
+                    outline = {} if diagnosis is None else {"diagnostics": diagnosis.outline()}
+                    yield _event("start", {**_header(plan), "n_frames": plan.n_frames, **outline})
+                state = await finished(plan, event.values)
+                yield _step(plan, event, state, times[event.index], encoding)
+                frames += 1
         except (UserError, EngineFailure) as error:
             yield _event("problem", problem_document(error))
             return
-        yield _event("end", {"n_frames": frames, "flags": [flag.model_dump(mode="json") for flag in flags]})
+    ending: dict[str, Any] = {
+        "n_frames": frames,
+        "flags": [flag.model_dump(mode="json") for flag in observation.flags],
+    }
+    if diagnosis is not None:
+        ending["diagnostics"] = diagnosis.ending()
+    if observation.comparison is not None:
+        ending["reference"] = observation.comparison.model_dump(mode="json")
+    yield _event("end", ending)
 
 
 def _header(plan: Plan) -> dict[str, Any]:
@@ -109,14 +129,21 @@ def _header(plan: Plan) -> dict[str, Any]:
     return header.document(header.times)
 
 
-def _step(plan: Plan, index: int, time: float, values: Frames, encoding: Encoding) -> bytes:
-    state = plan.answer_values(values)
-    if not plan.batched:
-        state = state[0]
+def _step(plan: Plan, event: Computed, state: Frames, time: float, encoding: Encoding) -> bytes:
+    found = {} if event.diagnostics is None else {"diagnostics": event.diagnostics}
+    written = _written(state if plan.batched else state[0], encoding)
+    return _event("step", {"index": event.index, "time": time, **written, **found}, event.index)
+
+
+def _reference(plan: Plan, event: Compared, time: float, encoding: Encoding) -> bytes:
+    written = _written(event.truth if plan.many else event.truth[0], encoding)
+    return _event("reference", {"index": event.index, "time": time, **event.errors, **written})
+
+
+def _written(state: Frames, encoding: Encoding) -> dict[str, Any]:
     if encoding is Encoding.BASE64:
-        text = base64.b64encode(state.astype("<f4").tobytes()).decode()
-        return _event("step", {"index": index, "time": time, "shape": state.shape, "data": text}, index)
-    return _event("step", {"index": index, "time": time, "data": state.tolist()}, index)
+        return {"shape": state.shape, "data": base64.b64encode(state.astype("<f4").tobytes()).decode()}
+    return {"data": state.tolist()}
 
 
 def _event(name: str, data: dict[str, Any], event_id: int | None = None) -> bytes:

@@ -40,6 +40,18 @@ def parse_coefficients(entries: Sequence[str] | None) -> dict[str, float]:
     return coefficients
 
 
+def parse_points(text: str) -> list[int]:
+    """`256x512` to `[256, 512]`.
+
+    Raises:
+        UserError: ``invalid_grid``.
+    """
+    try:
+        return [int(number) for number in text.split("x")]
+    except ValueError:
+        raise UserError("invalid_grid", "points are given as N or NxN", got=text, expected="256x512") from None
+
+
 def check_suffix(path: Path, expected: Sequence[str]) -> None:
     """Raises UserError ``unknown_format`` before any work, where `path` could not be written in the end."""
     if path.suffix.lower() not in expected:

@@ -10,15 +10,25 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 import typer
 
-from ups_server.cli.options import Coefficients, DataDir, FamilyId, check_file, check_suffix, parse_coefficients
+from ups_server.cli.findings import findings
+from ups_server.cli.options import (
+    Coefficients,
+    DataDir,
+    FamilyId,
+    check_file,
+    check_suffix,
+    parse_coefficients,
+    parse_points,
+)
 from ups_server.cli.output import print_note, progress
 from ups_server.errors import UserError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from ups_server.catalog import Catalog
     from ups_server.pde import State, Trajectory
     from ups_server.solve.rollout import Plan
-    from ups_server.specs import Flag
 
 PICTURES = (".png", ".gif")
 
@@ -44,6 +54,19 @@ def solve(
     resolution: Annotated[
         int | None, typer.Option(min=8, help="Points per axis. [default: the model's, or the file's]")
     ] = None,
+    output_resolution: Annotated[
+        str | None, typer.Option(metavar="N[xN]", help="Points of the answer, on a finer grid than the state's.")
+    ] = None,
+    finer_by: Annotated[
+        Literal["resolution-free", "interpolation"] | None,
+        typer.Option(help="How it gets there. [default: resolution-free where that was measured to be no worse]"),
+    ] = None,
+    diagnostics: Annotated[
+        bool, typer.Option("--diagnostics", help="Report conservation, expected error and distance from training.")
+    ] = False,
+    reference: Annotated[
+        bool, typer.Option("--reference", help="Run the numerical solver too and report the true error.")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     data_dir: DataDir = None,
 ) -> None:
@@ -57,12 +80,19 @@ def solve(
     catalog, model_id = _find_model(method or model, data_dir)
     coefficients = parse_coefficients(coef)
     start = None if initial is None else _read(initial, trajectory, family, coefficients, resolution)
-    request = _Request(family, model_id, coefficients, seed, n_steps, dt, save_every, resolution)
+    trust: dict[str, Any] = {"diagnostics": diagnostics, "reference": reference}
+    if output_resolution is not None:
+        trust["output_resolution"] = parse_points(output_resolution)
+    if finer_by is not None:
+        trust["method"] = finer_by
+    request = _Request(family, model_id, coefficients, seed, n_steps, dt, save_every, resolution, trust)
     todo = _plan(request, start, catalog)
-    solution, flags = _roll_out(todo, device)
-    _write(solution, output, todo.attributes(flags))
-    for flag in flags:
-        print_note(f"note: {flag.message}")
+    solution, attributes = _roll_out(todo, device)
+    _write(solution, output, attributes)
+    for flag in attributes["flags"]:
+        print_note(f"note: {flag['message']}")
+    for line in findings(attributes):
+        print_note(line)
     print_note(f"{todo.card.id}: {len(solution)} frames to t = {solution.times[-1]:g} written to {output}")
 
 
@@ -78,6 +108,7 @@ class _Request:
     dt: float | None
     save_every: int
     resolution: int | None
+    trust: dict[str, Any]
 
 
 def _find_model(model: str | None, data_dir: Path | None) -> "tuple[Catalog, str]":
@@ -135,6 +166,7 @@ def _plan(request: _Request, start: "State | None", catalog: "Catalog") -> "Plan
         "n_steps": request.n_steps or max(request.save_every, round(equation.t_final / dt)),
         "dt": request.dt,
         "save_every": request.save_every,
+        **request.trust,
     }
     if start is None:
         document["initial_condition"] = {"sample": {"seed": request.seed}}
@@ -144,41 +176,42 @@ def _plan(request: _Request, start: "State | None", catalog: "Catalog") -> "Plan
     arrays: dict[str, Any] = {"initial_condition": start.values}
     if start.static is not None:
         arrays["static"] = start.static
-    todo = plan(RolloutRequest.from_json(json.dumps(document)), catalog, Settings(), arrays)
+    wanted = RolloutRequest.from_json(json.dumps(document))
+    if wanted.output_resolution is not None:
+        return plan(wanted, catalog, Settings(), arrays, offset=start.grid.offset)
+    todo = plan(wanted, catalog, Settings(), arrays)
     # Thinning keeps the first point where it was: the file knows the grid better than its number of points.
     problem = replace(todo.spec.problem, grid=start.grid)
     return replace(todo, grid=start.grid, spec=replace(todo.spec, problem=problem))
 
 
-def _roll_out(todo: "Plan", device: str) -> "tuple[Trajectory, list[Flag]]":
-    """The trajectory, first frame the initial state, and what to know about it; it ends before a blow-up."""
+def _roll_out(todo: "Plan", device: str) -> "tuple[Trajectory, dict[str, Any]]":
+    """The trajectory, first frame the initial state, and what belongs to it; it ends before a blow-up."""
     from ups_server.pde import Trajectory
-    from ups_server.solve.engine import BlowUp
-    from ups_server.solve.solver import load, rollout
+    from ups_server.solve.observed_here import ObservedHere
 
-    spec, frames, flags = todo.spec, [todo.answer_values(todo.initial)[0]], list(todo.flags)
-    source = spec.model if todo.card.kind == "builtin" else Path(spec.model)
-    session = load(source, device).session(spec.problem, todo.initial, todo.static)
+    frames = []
+    watched = ObservedHere(todo, device)
     with progress(todo.card.id) as advance, np.errstate(all="ignore"):
-        for step, values in enumerate(rollout(session, spec.n_steps), start=1):
-            bad = ~np.isfinite(values[0])
-            if bad.any():
-                fields = np.flatnonzero(bad.any(axis=tuple(range(bad.ndim - 1))))
-                flags.append(todo.blow_up_flag(BlowUp(step, tuple(fields.tolist()), (0,))))
-                break
-            if step % spec.save_every == 0:
-                frames.append(todo.answer_values(values)[0])
-                advance(len(frames) - 1, todo.n_frames - 1)
+        for values in watched.frames():
+            frames.append(todo.answer_values(values)[0])
+            advance(len(frames) - 1, todo.n_frames - 1)
     solution = Trajectory(
         todo.family.id,
         np.stack(frames),
         todo.times()[: len(frames)],
         todo.grid,
-        spec.problem.boundary,
+        todo.spec.problem.boundary,
         todo.coefficients,
-        None if todo.static is None else todo.static[0],
+        _static(todo),
     )
-    return solution, flags
+    return solution, watched.attributes()
+
+
+def _static(todo: "Plan") -> "NDArray[Any] | None":
+    """(X..., S) on the grid of the answer."""
+    static = todo.static if todo.refined is None else todo.refined.static
+    return None if static is None else static[0]
 
 
 def _write(solution: "Trajectory", output: Path, attributes: Mapping[str, Any]) -> None:

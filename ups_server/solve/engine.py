@@ -87,7 +87,14 @@ class BlowUp:
     states: tuple[int, ...]
 
 
-Event = Started | Frame | BlowUp
+@dataclass(frozen=True)
+class Finished:
+    """There are no more steps. `seconds` of computing went into those there were, waiting for a turn left out."""
+
+    seconds: float
+
+
+Event = Started | Frame | BlowUp | Finished
 
 
 @dataclass(frozen=True)
@@ -132,7 +139,7 @@ class Engine(ABC):
 
     @abstractmethod
     def rollout(self, spec: RolloutSpec, initial: Frames, static: Frames | None = None) -> AsyncGenerator[Event]:
-        """Started, then each frame as it is computed; closing the generator frees the engine's place.
+        """Started, each frame as it is computed, Finished; closing the generator frees the engine's place.
 
         Args:
             initial: (B, X..., C), finite, physical units.

@@ -16,7 +16,16 @@ from typing import Any
 from ups_server.errors import UserError
 from ups_server.settings import Settings
 from ups_server.solve import engine_protocol as protocol
-from ups_server.solve.engine import BlowUp, EngineFailure, Event, Frame, RolloutSpec, Started, engine_unavailable
+from ups_server.solve.engine import (
+    BlowUp,
+    EngineFailure,
+    Event,
+    Finished,
+    Frame,
+    RolloutSpec,
+    Started,
+    engine_unavailable,
+)
 from ups_server.solve.engine_process import ProcessOptions
 from ups_server.solve.solver import Frames
 
@@ -131,8 +140,10 @@ class EngineConnection:
                     case "blow_up":
                         finished = True
                         yield BlowUp(header["step"], tuple(header["fields"]), tuple(header["states"]))
+                        yield Finished(header["seconds"])
                     case "end":
                         finished = True
+                        yield Finished(header["seconds"])
         finally:
             del self._open[rollout_id]
             if not finished and self._alive:

@@ -6,8 +6,8 @@ the arrays one after another (C order, native float32: both ends are on one mach
 To the engine: ``load`` (model), ``rollout`` (id, spec, window; arrays initial and, where there is one, static),
 ``more`` (id, frames: so many more frames may be sent), ``cancel`` (id).
 From the engine: ``ready`` (device), ``loaded`` (model), ``unloaded`` (model), ``load_failed`` (model, reason),
-``started`` (id), ``frame`` (id, step; one array), ``blow_up`` (id, step, fields, states), ``end`` (id), ``problem``
-(id, problem), ``alive`` (work: what has been computed so far).
+``started`` (id), ``frame`` (id, step; one array), ``blow_up`` (id, step, fields, states, seconds), ``end`` (id,
+seconds), ``problem`` (id, problem), ``alive`` (work: what has been computed so far).
 """
 
 import asyncio

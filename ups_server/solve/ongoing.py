@@ -53,6 +53,7 @@ class Rollout:
     Attributes:
         allowed: frames that its reader has had room for so far.
         last: its last step; less than asked for once a state is not finite.
+        seconds: how long the turns took in which it made a step.
     """
 
     id: int
@@ -60,6 +61,7 @@ class Rollout:
     last: int
     save_every: int
     allowed: int
+    seconds: float = 0.0
     parts: list[Part] = field(default_factory=list)
     _frames: dict[int, dict[int, Frames]] = field(default_factory=dict)
     _bad_fields: set[int] = field(default_factory=set)
@@ -108,9 +110,9 @@ class Rollout:
     def end(self) -> dict[str, Any]:
         """The message that ends it: all steps made, or where it stopped being finite."""
         if not self._bad_states:
-            return {"op": "end", "id": self.id}
+            return {"op": "end", "id": self.id, "seconds": self.seconds}
         found = {"fields": sorted(self._bad_fields), "states": sorted(self._bad_states)}
-        return {"op": "blow_up", "id": self.id, "step": self.last, **found}
+        return {"op": "blow_up", "id": self.id, "step": self.last, "seconds": self.seconds, **found}
 
     def _blow_up(self, part: Part, step: int, bad: np.ndarray) -> None:
         """Values (B, X..., C) are not finite after a step: the earliest such step of all parts is the last."""
@@ -119,6 +121,12 @@ class Rollout:
         self._bad_fields |= set(np.flatnonzero(bad.any(axis=tuple(range(bad.ndim - 1)))).tolist())
         states = np.flatnonzero(bad.any(axis=tuple(range(1, bad.ndim))))
         self._bad_states |= {part.first + int(state) for state in states}
+
+
+def charge(parts: Sequence[Part], seconds: float) -> None:
+    """Each rollout of a turn waited all of it."""
+    for rollout in {part.rollout for part in parts}:
+        rollout.seconds += seconds
 
 
 @dataclass(eq=False)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,14 @@ from ups_server.catalog import Catalog, FamilySupport, ModelCard
 from ups_server.errors import UserError
 from ups_server.files.equations import model_equation
 from ups_server.files.storage import FileStorage
-from ups_server.pde import BoundaryCondition, Family, Grid, family
+from ups_server.pde import BoundaryCondition, Family, Grid, families, family
 from ups_server.settings import Settings
 from ups_server.solve.engine import BlowUp, RolloutSpec
+from ups_server.solve.flags import flag, known_flags
 from ups_server.solve.initial import States, as_states, drawn_states, initial_array
+from ups_server.solve.refinement import Refinement, refinement, true_start
 from ups_server.solve.solver import Frames, Problem
+from ups_server.solve.super_resolution import resample
 from ups_server.solve.uploaded import from_file
 from ups_server.specs import Flag, RolloutRequest
 
@@ -38,6 +41,8 @@ class Plan:
         dt: time between two steps of the request.
         batched: does the answer have a batch axis?
         flags: what is known before the first step.
+        refined: an answer on a finer grid than the state's; `initial` is on the grid the engine works on.
+        truth: what a numerical solver starts from, and that in words, where it is not `initial`.
     """
 
     request: RolloutRequest
@@ -53,6 +58,8 @@ class Plan:
     dt: float
     batched: bool
     flags: list[Flag]
+    refined: Refinement | None = None
+    truth: tuple[Frames, Frames | None, str] | None = None
 
     @property
     def n_frames(self) -> int:
@@ -62,7 +69,7 @@ class Plan:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the whole answer: (B, T, X..., C)."""
-        return (len(self.initial), self.n_frames, *self.initial.shape[1:])
+        return (len(self.initial), self.n_frames, *self.grid.n, self.initial.shape[-1])
 
     def times(self) -> NDArray[np.float64]:
         """(T,), to 12 digits: 0.15 instead of 0.15000000000000002."""
@@ -79,17 +86,57 @@ class Plan:
             "save_every": self.request.save_every,
             "batched": self.batched,
             "flags": [flag.model_dump(mode="json") for flag in flags],
+            **({"super_resolution": self.refined.told.model_dump(mode="json")} if self.refined else {}),
         }
 
     def answer_values(self, values: Frames) -> Frames:
-        """Engine values (B, X..., C) in the units of the request's box."""
+        """Engine values (B, X..., C) in the units of the request's box, at the points of the answer."""
+        if self.finer is not None:
+            values = resample(values, self.spec.problem.grid, self.finer, self.family.boundary)
         return values * self.scale
+
+    @property
+    def finer(self) -> Grid | None:
+        """The grid of the answer on the family's own box, where the engine works on a coarser one."""
+        return self.refined.fine if self.refined is not None and self.refined.interpolates else None
+
+    @property
+    def many(self) -> bool:
+        """Is there an axis of states in what is said of every frame?"""
+        return self.batched
+
+    @property
+    def answer_grid(self) -> Grid:
+        """The grid of the answer, on the family's own box."""
+        return self.finer or self.spec.problem.grid
+
+    def own_states(self, values: Frames) -> Frames:
+        """Of what the engine has, the states (B, X..., C) that are diagnosed, on the family's own box."""
+        return values
+
+    def states(self, values: Frames) -> Frames:
+        """The same in the units of the request's box, at the points of the answer."""
+        return self.answer_values(self.own_states(values))
+
+    @property
+    def reference_initial(self) -> Frames:
+        """What the numerical solver starts from, on the family's own box."""
+        return self.own_states(self.initial) if self.truth is None else self.truth[0]
+
+    @property
+    def reference_static(self) -> Frames | None:
+        return self.static if self.truth is None else self.truth[1]
+
+    @property
+    def reference_start(self) -> str:
+        """The same in words."""
+        return "the initial state of the model" if self.truth is None else self.truth[2]
 
     def blow_up_flag(self, event: BlowUp) -> Flag:
         """What a reader has to know about a rollout that ended early."""
         names = [self.family.fields[index].name for index in event.fields]
         time = event.step * self.spec.problem.dt
-        return _flag(
+        return flag(
             "blow_up",
             f"{', '.join(names)} stopped being finite at t = {time:g}; the answer ends before",
             step=event.step,
@@ -111,12 +158,14 @@ def plan(
     settings: Settings,
     arrays: Mapping[str, NDArray[Any]] | None = None,
     files: FileStorage | None = None,
+    offset: tuple[float, ...] = (),
 ) -> Plan:
     """Checks a request against family, model and limits and fills in what it leaves open.
 
     Args:
         arrays: the arrays of a binary request: `initial_condition`, and `static` for families with static fields.
         files: the uploaded files of the service, for requests that start from one.
+        offset: of the grid of given states, where it is not cell-centred.
 
     Raises:
         UserError: everything that can be wrong with a request.
@@ -126,25 +175,35 @@ def plan(
     if request.initial_condition is not None and request.initial_condition.file is not None:
         request, arrays = from_file(request, files, arrays)
     support = card.support(equation.id)
+    if request.reference:
+        _check_reference(card, equation)
     values = initial_array(request.initial_condition, arrays)
     states = None if values is None else as_states(values, equation, request.grid.n)
-    grid = _grid(request, equation, card, states[0].shape[1:-1] if states else None)
+    grid = replace(_grid(request, equation, card, states[0].shape[1:-1] if states else None), offset=offset)
     dt, substeps = _time_step(request, card, support, equation.t_final)
     stride = substeps * request.save_every
     n_steps = request.n_steps // request.save_every * stride
     count, batched = _batch(request, states)
-    _check_limits(settings, n_steps, (n_steps // stride + 1) * count * math.prod(grid.n) * len(equation.fields))
+    points = math.prod(request.output_resolution or grid.n)
+    _check_limits(settings, n_steps, (n_steps // stride + 1) * count * points * len(equation.fields))
 
     length = _rescaling(equation, grid)
     coefficients = equation.complete(request.coefficients)
     own = equation.complete(_rescaled(equation, coefficients, length))
-    own_grid = Grid(grid.n, equation.extent)
+    own_grid = Grid(grid.n, equation.extent, offset)
     scale = np.array([length**-field.length_power for field in equation.fields], dtype=np.float32)
     if states is None:
         initial, static = drawn_states(request.initial_condition, equation, own_grid, own)
     else:
         initial, static = states[0] / scale, states[1]
-    problem = Problem(equation.id, own, own_grid, _boundary(request, equation), dt / substeps)
+    boundary = _boundary(request, equation)
+    refined = refinement(request, card, equation, own_grid, initial, static)
+    truth = true_start(request, equation, refined, own) if refined and request.reference else None
+    if refined is not None:
+        grid = Grid(refined.fine.n, grid.extent)
+        if not refined.interpolates:
+            own_grid, initial, static = refined.fine, refined.initial, refined.static
+    problem = Problem(equation.id, own, own_grid, boundary, dt / substeps)
     return Plan(
         request=request,
         card=card,
@@ -158,7 +217,9 @@ def plan(
         dt=dt,
         coefficients=coefficients,
         batched=batched,
-        flags=_flags(equation, card, support, own, grid, initial),
+        flags=known_flags(equation, card, support, own, own_grid, initial),
+        refined=refined,
+        truth=truth,
     )
 
 
@@ -196,6 +257,18 @@ def _time_step(request: RolloutRequest, card: ModelCard, support: FamilySupport,
             expected=f"a multiple of {support.dt:g}",
         )
     return request.dt, substeps
+
+
+def _check_reference(card: ModelCard, equation: Family) -> None:
+    if card.id == "numerical":
+        raise UserError("no_reference", "the numerical solver is the reference itself", hint="choose a trained model")
+    if equation.id not in families():
+        raise UserError(
+            "no_reference",
+            f"{equation.id} has no numerical solver here to compare with",
+            got=equation.id,
+            expected=sorted(families()),
+        )
 
 
 def _check_limits(settings: Settings, n_steps: int, values: int) -> None:
@@ -269,63 +342,3 @@ def _rescaled(equation: Family, coefficients: dict[str, float], length: float) -
             expected=equation.extent,
         )
     return {name: coefficients[name] * length**power for name, power in powers.items() if power is not None}
-
-
-def _flags(
-    equation: Family, card: ModelCard, support: FamilySupport, own: Mapping[str, float], grid: Grid, initial: Frames
-) -> list[Flag]:
-    flags = [
-        _flag(
-            "coefficient_outside_trained_range",
-            f"{name} = {own[name]:g} is outside the range {card.id} was trained on",
-            coefficient=name,
-            value=own[name],
-            low=trained.low,
-            high=trained.high,
-        )
-        for name, trained in support.coefficients.items()
-        if name in own and not trained.contains(own[name])
-    ]
-    trained_at = support.points or card.resolution
-    if trained_at is not None and any(points != trained_at for points in grid.n):
-        flags.append(
-            _flag(
-                "resolution_differs_from_training",
-                f"{card.id} was trained on {equation.id} at {trained_at} points per axis",
-                n=list(grid.n),
-                trained=trained_at,
-            )
-        )
-    flags += _unusual_states(equation, card, support, initial)
-    negative = [
-        field.name for index, field in enumerate(equation.fields) if field.positive and initial[..., index].min() < 0
-    ]
-    if negative:
-        flags.append(_flag("negative_initial_condition", "these fields are positive in nature", fields=negative))
-    return flags
-
-
-def _unusual_states(equation: Family, card: ModelCard, support: FamilySupport, initial: Frames) -> list[Flag]:
-    """A flag for each field whose initial values leave the range of the training data."""
-    seen = support.statistics
-    if seen is None or len(seen.min) != len(equation.fields):
-        return []
-    space = tuple(range(initial.ndim - 1))
-    flags = []
-    for index, (low, high) in enumerate(zip(initial.min(space).tolist(), initial.max(space).tolist(), strict=True)):
-        if low < seen.min[index] or high > seen.max[index]:
-            name = equation.fields[index].name
-            flags.append(
-                _flag(
-                    "state_outside_trained_range",
-                    f"{name} of the initial condition leaves the values {card.id} was trained on",
-                    field=name,
-                    got=[low, high],
-                    trained=[seen.min[index], seen.max[index]],
-                )
-            )
-    return flags
-
-
-def _flag(code: str, message: str, **details: Any) -> Flag:
-    return Flag.model_validate({"code": code, "message": message, **details})

@@ -15,7 +15,7 @@ from typing import Any
 from ups_server.errors import UserError
 from ups_server.solve import engine_protocol as protocol
 from ups_server.solve.engine import RolloutSpec
-from ups_server.solve.ongoing import Flight, Part, Rollout, Running, batch_of
+from ups_server.solve.ongoing import Flight, Part, Rollout, Running, batch_of, charge
 from ups_server.solve.residents import Residents
 from ups_server.solve.solver import BatchedSession, Frames, Session
 
@@ -172,6 +172,7 @@ class Scheduler:
             part.step += 1
             part.served = self._turn
             part.newcomer = False
+        began = time.perf_counter()
         try:
             running = self._batch(bucket, chosen)
             running.turns -= 1
@@ -180,6 +181,7 @@ class Scheduler:
         except Exception as error:
             self._fall(bucket, chosen, error)
             return None
+        charge(running.members, time.perf_counter() - began)
         return Flight(running.members, [part.step for part in running.members], landing)
 
     def _batch(self, bucket: Hashable, chosen: list[Part]) -> Running:
@@ -216,12 +218,14 @@ class Scheduler:
         return some
 
     def _land(self, flight: Flight) -> None:
+        began = time.perf_counter()
         try:
             frames = flight.landing()
         except Exception as error:
             for part in flight.members:
                 self._fail(part.rollout.id, error)
             return
+        charge(flight.members, time.perf_counter() - began)
         for part, step, values in zip(flight.members, flight.steps, frames, strict=True):
             rollout = self._rollouts.get(part.rollout.id)
             if rollout is None:

@@ -12,7 +12,6 @@ from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import CubicSpline
 
 from ups_server.errors import UserError
 from ups_server.pde import BoundaryCondition, Grid
@@ -139,6 +138,8 @@ def _spline(
     axis: int,
     wraps: bool,
 ) -> Frames:
+    from scipy.interpolate import CubicSpline
+
     low, high = extent
     rows = np.asarray(values, dtype=np.float64)
     if wraps:

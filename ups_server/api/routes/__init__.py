@@ -14,6 +14,7 @@ from ups_server.api.routes import (
     page,
     rollouts,
 )
+from ups_server.api.routes import super_resolution as super_resolution_routes
 
 ROUTERS = (
     page.router,
@@ -24,6 +25,7 @@ ROUTERS = (
     files.router,
     models.router,
     rollouts.router,
+    super_resolution_routes.router,
     evaluations.router,
     fine_tuning.router,
 )

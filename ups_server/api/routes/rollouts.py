@@ -68,7 +68,7 @@ async def create_rollout(
     body = await read_body(request, service.settings.max_body_bytes)
     todo = await asyncio.to_thread(_prepare, body, kind, output, service)
     try:
-        return await _while_connected(request, _answer(todo, output, content_type, encoding, service))
+        return await while_connected(request, _answer(todo, output, content_type, encoding, service))
     except ClientDisconnect:
         return Response(status_code=499)
 
@@ -82,12 +82,12 @@ def _prepare(body: bytes, kind: str, output: str, service: Service) -> Plan:
 
 async def _answer(todo: Plan, output: str, content_type: str, encoding: Encoding, service: Service) -> Response:
     if output == EVENTS:
-        return await stream(todo, service.engine, encoding, service.settings.keep_alive_s)
-    answer = await collect(todo, service.engine)
+        return await stream(todo, service.engine, encoding, service.settings)
+    answer = await collect(todo, service.engine, service.settings)
     return Response(await asyncio.to_thread(encode, answer, output), media_type=content_type)
 
 
-async def _while_connected(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
+async def while_connected(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
     """The result of `work`, which is cancelled when the client goes away: its place in the engine is free again.
 
     Raises:

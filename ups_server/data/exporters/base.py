@@ -16,6 +16,9 @@ from ups_server.pde.grid import Grid
 
 AXIS_NAMES = ("x", "y", "z")
 
+LONGEST_ATTRIBUTE = 2**15
+"""Bytes: HDF5 stores no attribute of 64 KiB or more; texts that are longer than this become variables."""
+
 Coefficients = Mapping[str, "float | NDArray[np.float64]"]
 """By name: one number, or one a trajectory (B,)."""
 

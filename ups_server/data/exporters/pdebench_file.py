@@ -1,4 +1,7 @@
-"""HDF5 in the layout PDEBench publishes the family in; written step by step. Always with a trajectory axis."""
+"""HDF5 in the layout PDEBench publishes the family in; written step by step. Always with a trajectory axis.
+
+Texts too long for an attribute are datasets of the group `about`.
+"""
 
 import json
 from typing import Any
@@ -6,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ups_server.data.exporters.base import Exporter
+from ups_server.data.exporters.base import LONGEST_ATTRIBUTE, Exporter
 from ups_server.data.pdebench.writing import layout_file
 
 
@@ -21,7 +24,11 @@ class PdebenchExporter(Exporter):
             self.target, header.family, header.coefficients, header.times, header.grid, header.count
         )
         for name, value in header.attributes.items():
-            self._file.file.attrs[name] = value if isinstance(value, str | int | float) else json.dumps(value)
+            plain = value if isinstance(value, str | int | float) else json.dumps(value)
+            if isinstance(plain, str) and len(plain.encode()) > LONGEST_ATTRIBUTE:
+                self._file.file[f"about/{name}"] = plain
+            else:
+                self._file.file.attrs[name] = plain
 
     def put(self, step: int, values: NDArray[np.floating[Any]]) -> None:
         self._file.put(values[:, None], slice(None), slice(step, step + 1))

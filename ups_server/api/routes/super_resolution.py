@@ -1,0 +1,119 @@
+"""Super-resolution: a rollout on a finer grid than its state, by both methods."""
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Request, Response
+from starlette.requests import ClientDisconnect
+
+from ups_server.api.answers import Answer, check_size, collect, encode
+from ups_server.api.body import JSON, decode, media_type, read_body
+from ups_server.api.negotiation import EVENTS, choose
+from ups_server.api.problems import documented
+from ups_server.api.routes.rollouts import ANSWERS, BINARY, EXAMPLE, REQUEST_BODY, while_connected
+from ups_server.api.service import CurrentService, Service
+from ups_server.errors import UserError
+from ups_server.solve.comparison import TrueError
+from ups_server.solve.refinement import Refinement
+from ups_server.solve.rollout import Plan, plan
+from ups_server.specs import Comparison, Method, SuperResolutionAnswer
+from ups_server.tensors import NPZ, SAFETENSORS
+
+router = APIRouter(prefix="/v1/super-resolution", tags=["rollouts"])
+
+SCHEMA = {"$ref": "#/components/schemas/RolloutRequest"}
+CONTENT = {
+    JSON: {"schema": SCHEMA, "example": {**EXAMPLE, "output_resolution": [512]}},
+    SAFETENSORS: BINARY,
+    NPZ: BINARY,
+}
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": SuperResolutionAnswer,
+        "description": "Both answers along the leading axis, in the order of `methods`; formats as of rollouts, "
+        "without streams.",
+        "content": {name: entry for name, entry in ANSWERS[200]["content"].items() if name != "text/event-stream"},
+    },
+    **documented(400, 404, 406, 409, 413, 415, 422, 429, 503),
+}
+
+
+@router.post(
+    "", responses=RESPONSES, response_model=None, openapi_extra={"requestBody": {**REQUEST_BODY, "content": CONTENT}}
+)
+async def create_super_resolution(request: Request, service: CurrentService) -> Response:
+    """A rollout at `output_resolution`, resolution-free and interpolated side by side.
+
+    Both start from what the grid of the request shows of the state. With `reference`, the numerical solver on the fine
+    grid says how far each is off; diagnostics are those of the first of `methods`.
+    """
+    output, content_type = choose(request.headers.get("accept"))
+    kind = media_type(request)
+    body = await read_body(request, service.settings.max_body_bytes)
+    plans = await asyncio.to_thread(_prepare, body, kind, output, service)
+    try:
+        return await while_connected(request, _answer(*plans, output, content_type, service))
+    except ClientDisconnect:
+        return Response(status_code=499)
+
+
+def _prepare(body: bytes, kind: str, output: str, service: Service) -> tuple[Plan, Plan]:
+    """The rollouts by the method of the request, or the default one, and by the other."""
+    wanted, arrays = decode(body, kind, service.settings.max_body_bytes)
+    if output == EVENTS:
+        raise UserError(
+            "not_acceptable", "super-resolution is not streamed", hint="stream a rollout with output_resolution"
+        )
+    first = plan(wanted, service.catalog, service.settings, arrays, service.files)
+    if first.refined is None:
+        raise UserError(
+            "missing_output_resolution", "super-resolution needs an output_resolution", expected="points per axis"
+        )
+    if first.batched:
+        raise UserError("wrong_shape", "super-resolution takes one state at a time", got=len(first.initial), expected=1)
+    other = Method.INTERPOLATION if first.refined.method is Method.RESOLUTION_FREE else Method.RESOLUTION_FREE
+    changed = wanted.model_copy(update={"method": other, "reference": False, "diagnostics": False})
+    check_size(first, output, service.settings)
+    return first, plan(changed, service.catalog, service.settings, arrays, service.files)
+
+
+async def _answer(first: Plan, second: Plan, output: str, content_type: str, service: Service) -> Response:
+    one = await collect(first, service.engine, service.settings, keep_truths=True)
+    two = await collect(second, service.engine, service.settings)
+    both = await asyncio.to_thread(_together, one, two)
+    return Response(await asyncio.to_thread(encode, both, output), media_type=content_type)
+
+
+def _together(one: Answer, two: Answer) -> Answer:
+    """Both answers along the batch axis, as far as both go."""
+    frames = min(one.values.shape[1], two.values.shape[1])
+    attributes = {**one.attributes, "batched": True, "methods": [_refined(a).method.value for a in (one, two)]}
+    known = {flag["code"] for flag in attributes["flags"]}
+    attributes["flags"] = attributes["flags"] + [f for f in two.attributes["flags"] if f["code"] not in known]
+    told = _refined(one).told
+    every = [*told.explained, *(line for line in _refined(two).told.explained if line not in told.explained)]
+    attributes["super_resolution"] = told.model_copy(update={"explained": every}).model_dump(mode="json")
+    attributes["errors"] = {}
+    found = attributes.pop("reference", None)
+    if found is not None:
+        other = _compared(two, one.truths, Comparison.model_validate(found))
+        names = attributes["methods"]
+        attributes["errors"] = {names[0]: found, names[1]: other.model_dump(mode="json")}
+    values = np.concatenate([one.values[:, :frames], two.values[:, :frames]])
+    return replace(one, plan=replace(one.plan, batched=True), values=values, attributes=attributes)
+
+
+def _compared(answer: Answer, truths: list[Any], first: Comparison) -> Comparison:
+    """The errors of the second method against the frames the solver computed beside the first."""
+    errors = TrueError(answer.plan)
+    for frame, truth in enumerate(truths[: answer.values.shape[1]]):
+        errors.add(answer.values[:, frame], truth)
+    told = errors.summary(first.reason, answer.seconds, first.seconds["solver"])
+    return told.model_copy(update={"start": first.start})
+
+
+def _refined(answer: Answer) -> Refinement:
+    assert answer.plan.refined is not None
+    return answer.plan.refined

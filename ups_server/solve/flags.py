@@ -1,0 +1,147 @@
+"""What to know before trusting an answer: where a request, or a state on the way, leaves the model's training."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ups_server.catalog import FamilySupport, ModelCard, SeenStates
+from ups_server.pde import Family, Grid
+from ups_server.solve.solver import Frames
+from ups_server.specs import Flag
+
+OUTSIDE = (
+    "coefficient_outside_trained_range",
+    "resolution_differs_from_training",
+    "state_outside_trained_range",
+    "state_far_from_training",
+    "state_left_trained_range",
+)
+"""Codes of flags that say: outside of the training."""
+
+FAR = 10.0
+"""Root mean square distance from the training states in units of their spread that is called far. By Markov's
+inequality at most one in a hundred training states lies there: the mean of the squared distance is one."""
+
+
+def flag(code: str, message: str, **details: Any) -> Flag:
+    return Flag.model_validate({"code": code, "message": message, **details})
+
+
+def known_flags(
+    equation: Family, card: ModelCard, support: FamilySupport, own: Mapping[str, float], grid: Grid, initial: Frames
+) -> list[Flag]:
+    """What is known before the first step; coefficients `own` and `initial` (B, X..., C) on the family's own box."""
+    flags = [
+        flag(
+            "coefficient_outside_trained_range",
+            f"{name} = {own[name]:g} is outside the range {card.id} was trained on",
+            coefficient=name,
+            value=own[name],
+            low=trained.low,
+            high=trained.high,
+        )
+        for name, trained in support.coefficients.items()
+        if name in own and not trained.contains(own[name])
+    ]
+    trained_at = support.points or card.resolution
+    if trained_at is not None and any(points != trained_at for points in grid.n):
+        flags.append(
+            flag(
+                "resolution_differs_from_training",
+                f"{card.id} was trained on {equation.id} at {trained_at} points per axis",
+                n=list(grid.n),
+                trained=trained_at,
+            )
+        )
+    flags += _unusual_values(equation, card, support, initial)
+    flags += _far_states(equation, card, support, initial)
+    negative = [
+        field.name for index, field in enumerate(equation.fields) if field.positive and initial[..., index].min() < 0
+    ]
+    if negative:
+        flags.append(flag("negative_initial_condition", "these fields are positive in nature", fields=negative))
+    return flags
+
+
+def outside_values(seen: SeenStates | None, values: Frames) -> list[tuple[int, float, float]]:
+    """(field, lowest, highest) of states (B, X..., C) where those leave the range of the training data."""
+    if seen is None or len(seen.min) != values.shape[-1]:
+        return []
+    space = tuple(range(values.ndim - 1))
+    ends = zip(values.min(space).tolist(), values.max(space).tolist(), strict=True)
+    return [(i, low, high) for i, (low, high) in enumerate(ends) if low < seen.min[i] or high > seen.max[i]]
+
+
+def departures(
+    seen: SeenStates | None, relative: NDArray[np.bool_], start: Frames, values: Frames
+) -> NDArray[np.float64] | None:
+    """Root mean square distance (B, C) of states (B, X..., C) from the training mean in units of the spread.
+
+    Args:
+        relative: fields (C,) whose figures are in units of the mean of the first state, `start` (B, X..., C).
+    """
+    if seen is None or len(seen.std) != values.shape[-1]:
+        return None
+    space = tuple(range(1, values.ndim - 1))
+    level = np.where(relative, start.mean(space, keepdims=True, dtype=np.float64), 1.0)
+    with np.errstate(all="ignore"):
+        distance = (values / level - np.asarray(seen.mean)) / np.asarray(seen.std)
+        result: NDArray[np.float64] = np.sqrt(np.square(distance).mean(space))
+    return result
+
+
+def relative_fields(equation: Family, seen: SeenStates | None) -> NDArray[np.bool_]:
+    """(C,): are the statistics of a field in units of its level?"""
+    return np.array([seen is not None and field.name in seen.relative for field in equation.fields])
+
+
+def left_training(equation: Family, card: ModelCard, seen: SeenStates, outside: tuple[int, float, float], step: int,
+                  time: float) -> Flag:  # fmt: skip
+    """The flag of a state on the way whose values leave those of the training."""
+    index, low, high = outside
+    name = equation.fields[index].name
+    return flag(
+        "state_left_trained_range",
+        f"{name} leaves the values {card.id} was trained on at t = {time:g}",
+        field=name,
+        step=step,
+        time=time,
+        got=[low, high],
+        trained=[seen.min[index], seen.max[index]],
+    )
+
+
+def _unusual_values(equation: Family, card: ModelCard, support: FamilySupport, initial: Frames) -> list[Flag]:
+    """A flag for each field whose initial values leave the range of the training data."""
+    seen = support.statistics
+    return [
+        flag(
+            "state_outside_trained_range",
+            f"{equation.fields[index].name} of the initial condition leaves the values {card.id} was trained on",
+            field=equation.fields[index].name,
+            got=[low, high],
+            trained=[seen.min[index], seen.max[index]],
+        )
+        for index, low, high in outside_values(seen, initial)
+        if seen is not None
+    ]
+
+
+def _far_states(equation: Family, card: ModelCard, support: FamilySupport, initial: Frames) -> list[Flag]:
+    """A flag for each field whose initial states are unlike the training data as a whole."""
+    found = departures(support.statistics, relative_fields(equation, support.statistics), initial, initial)
+    largest = [] if found is None else found.max(0).tolist()
+    return [
+        flag(
+            "state_far_from_training",
+            f"{field.name} of the initial condition lies {distance:.3g} standard deviations from the states {card.id} "
+            "was trained on",
+            field=field.name,
+            got=distance if np.isfinite(distance) else None,
+            expected=f"at most {FAR:g}",
+        )
+        for field, distance in zip(equation.fields, largest, strict=False)
+        if not distance <= FAR
+    ]

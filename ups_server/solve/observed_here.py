@@ -1,0 +1,96 @@
+"""A rollout under observation in this process, without an engine: what `observation` is to the service."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ups_server.errors import UserError
+from ups_server.solve.comparison import SOLVER, TrueError, reference_spec, speed_flags
+from ups_server.solve.diagnosis import Diagnosis
+from ups_server.solve.engine import BlowUp
+from ups_server.solve.rollout import Plan
+from ups_server.solve.solver import Frames, Session, load
+from ups_server.specs import Comparison, Flag
+
+
+class ObservedHere:
+    """One rollout: `frames` is to be exhausted before `attributes` is asked for."""
+
+    def __init__(self, plan: Plan, device: str) -> None:
+        self._plan = plan
+        self._device = device
+        self._flags: list[Flag] = list(plan.flags)
+        self._diagnosis = Diagnosis(plan) if plan.request.diagnostics else None
+        self._kept: list[Frames] = []
+        self._seconds = 0.0
+
+    def frames(self) -> Iterator[Frames]:
+        """The solver's states (B, X..., C) of every frame, the initial one first; ends before a blow-up."""
+        plan, spec = self._plan, self._plan.spec
+        source = spec.model if plan.card.kind == "builtin" else Path(spec.model)
+        session = load(source, self._device).session(spec.problem, plan.initial, plan.static)
+        yield self._kept_frame(plan.initial)
+        for step in range(1, spec.n_steps + 1):
+            values = self._step(session)
+            bad = ~np.isfinite(values)
+            if bad.any():
+                self._stop(step, bad)
+                break
+            if step % spec.save_every == 0:
+                yield self._kept_frame(values)
+        if self._diagnosis is not None:
+            self._flags += self._diagnosis.flags
+
+    def attributes(self) -> dict[str, Any]:
+        """What the answer says beside its arrays; runs the numerical solver where that was asked for."""
+        comparison = self._comparison() if self._plan.request.reference else None
+        found = self._plan.attributes(self._flags + (speed_flags(comparison) if comparison else []))
+        if self._diagnosis is not None:
+            found["diagnostics"] = self._diagnosis.summary().model_dump(mode="json")
+        if comparison is not None:
+            found["reference"] = comparison.model_dump(mode="json")
+        return found
+
+    def _kept_frame(self, values: Frames) -> Frames:
+        if self._diagnosis is not None:
+            self._diagnosis.add(values)
+        if self._plan.request.reference:
+            self._kept.append(self._plan.states(values))
+        return values
+
+    def _step(self, session: Session) -> Frames:
+        began = time.perf_counter()
+        values = session.step()
+        self._seconds += time.perf_counter() - began
+        return values
+
+    def _stop(self, step: int, bad: Any) -> None:
+        """Values (B, X..., C) are not finite after a step."""
+        fields = np.flatnonzero(bad.any(axis=tuple(range(bad.ndim - 1)))).tolist()
+        states = np.flatnonzero(bad.any(axis=tuple(range(1, bad.ndim)))).tolist()
+        event = BlowUp(step, tuple(fields), tuple(states))
+        self._flags.append(self._plan.blow_up_flag(event))
+        if self._diagnosis is not None:
+            self._diagnosis.stop(event)
+
+    def _comparison(self) -> Comparison:
+        """With the numerical solver, over the frames there are."""
+        plan, start, found = self._plan, self._plan.reference_initial, TrueError(self._plan)
+        found.add(self._kept[0], start * plan.scale)
+        reason, began = None, time.perf_counter()
+        try:
+            session = load(SOLVER).session(reference_spec(plan).problem, start, plan.reference_static)
+            truths = [session.step() for _ in self._kept[1:]]
+        except UserError as error:
+            truths, reason = [], str(error)
+        seconds = time.perf_counter() - began
+        for prediction, truth in zip(self._kept[1:], truths, strict=False):
+            if not np.isfinite(truth).all():
+                reason = f"the solver stopped being finite at frame {found.frames}"
+                break
+            found.add(prediction, truth * plan.scale)
+        whole = reason is None and len(self._kept) == plan.n_frames
+        return found.summary(reason, self._seconds if whole else None, seconds if whole else None)

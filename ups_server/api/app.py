@@ -4,12 +4,14 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from ups_server import __version__
+from ups_server.api.detached import detached_plan
 from ups_server.api.problems import Problem, install
 from ups_server.api.routes import ROUTERS
 from ups_server.api.security import SecurityHeaders
@@ -21,6 +23,8 @@ from ups_server.files.limits import Limits
 from ups_server.files.records import UploadRequest
 from ups_server.files.storage import FileStorage
 from ups_server.jobs.local import LocalJobs
+from ups_server.jobs.retention import Results
+from ups_server.jobs.rollouts import RolloutRunner
 from ups_server.jobs.spec import EvaluationSpec, FineTuningSpec
 from ups_server.settings import Settings
 from ups_server.solve.engine import Engine
@@ -41,17 +45,22 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     settings = settings or Settings()
     catalog = Catalog(settings.data_dir)
     parts = (engine or LocalEngine(settings, catalog), examiner_of(settings), LocalJobs(settings))
-    service = Service(settings, catalog, *parts)
+    planner = partial(detached_plan, catalog, settings, parts[1].storage)
+    service = Service(settings, catalog, *parts, RolloutRunner(settings, parts[0], planner), Results(settings))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await service.jobs.start()
         await service.engine.start()
+        service.rollouts.start(service.jobs.leases)
+        service.results.start(service.jobs.store)
         await asyncio.to_thread(service.examiner.start)
         try:
             yield
         finally:
             await asyncio.to_thread(service.examiner.close)
+            await service.results.close()
+            await service.rollouts.close()
             await service.engine.close()
             await service.jobs.close()
 

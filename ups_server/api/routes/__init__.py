@@ -1,6 +1,16 @@
 """The resources, one file each. A new resource is a new file and one line here."""
 
-from ups_server.api.routes import evaluations, families, files, fine_tuning, health, models, page, rollouts
+from ups_server.api.routes import (
+    evaluations,
+    families,
+    files,
+    fine_tuning,
+    health,
+    models,
+    page,
+    rollouts,
+    stored_rollouts,
+)
 
 ROUTERS = (
     page.router,
@@ -9,6 +19,7 @@ ROUTERS = (
     files.router,
     models.router,
     rollouts.router,
+    stored_rollouts.router,
     evaluations.router,
     fine_tuning.router,
 )

@@ -5,16 +5,17 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
-from urllib.parse import quote
 
 import httpx
 import numpy as np
 from numpy.typing import NDArray
 
+from ups_server.client.problems import check, segment, user_error
+from ups_server.client.transfer import Progress, transfer
 from ups_server.errors import UserError
 from ups_server.pde import Grid, families
 from ups_server.tensors import SAFETENSORS, from_safetensors, to_safetensors
@@ -22,13 +23,7 @@ from ups_server.tensors import SAFETENSORS, from_safetensors, to_safetensors
 if TYPE_CHECKING:
     import xarray as xr
 
-PART_BYTES = 2**18
-MAX_FAILURES = 8
-"""Breaks of an upload one after another, without one byte arriving in between, before it is given up."""
-LONGEST_PAUSE_S = 5.0
-
-Progress = Callable[[int, int], None]
-JOB_PATHS = {"eval": "/v1/evaluations", "ft": "/v1/fine-tuning/jobs"}
+JOB_PATHS = {"eval": "/v1/evaluations", "ft": "/v1/fine-tuning/jobs", "ro": "/v1/rollouts"}
 """Where jobs are, by the first part of their ids."""
 
 InitialCondition = NDArray[Any] | Mapping[str, Any]
@@ -75,7 +70,7 @@ class Client:
 
     def family(self, family_id: str) -> dict[str, Any]:
         """One family. Raises UserError ``unknown_family``."""
-        return self._get(f"/v1/families/{_segment(family_id)}")
+        return self._get(f"/v1/families/{segment(family_id)}")
 
     def models(self) -> list[dict[str, Any]]:
         """Every model of the service, without scores and cards."""
@@ -83,7 +78,7 @@ class Client:
 
     def model(self, model_id: str) -> dict[str, Any]:
         """One model with its scores and card. Raises UserError ``unknown_model``."""
-        return self._get(f"/v1/models/{_segment(model_id)}")
+        return self._get(f"/v1/models/{segment(model_id)}")
 
     def rollout(self, family: str, n_steps: int, initial_condition: InitialCondition, **options: Any) -> "xr.Dataset":
         """A rollout with coordinates, units and attributes.
@@ -100,7 +95,7 @@ class Client:
 
         content, headers = _request(initial_condition, {"family": family, "n_steps": n_steps, **options})
         response = self._http.post("/v1/rollouts", content=content, headers={**headers, "Accept": SAFETENSORS})
-        _check(response)
+        check(response)
         arrays, texts = from_safetensors(response.content)
         header = json.loads(texts["header"])
         return to_dataset(arrays["data"], arrays["times"], *self._problem_of(header), _attributes(header))
@@ -123,13 +118,13 @@ class Client:
         ) as response:
             if response.is_error:
                 response.read()
-            _check(response)
+            check(response)
             for name, data in events(response.iter_lines()):
                 if name == "step":
                     values = np.frombuffer(base64.b64decode(data["data"]), dtype="<f4").reshape(data["shape"])
                     yield Step(data["index"], data["time"], values)
                 elif name == "problem":
-                    raise _user_error(data)
+                    raise user_error(data)
                 elif name == "end":
                     return
         raise UserError("engine_unavailable", "the stream broke off")
@@ -176,7 +171,7 @@ class Client:
         while (record := self.file(file_id))["state"] == "validating":
             time.sleep(interval_s)
         if record["state"] == "refused":
-            raise _user_error(record["problem"])
+            raise user_error(record["problem"])
         return record
 
     def files(self) -> list[dict[str, Any]]:
@@ -185,12 +180,12 @@ class Client:
 
     def file(self, file_id: str) -> dict[str, Any]:
         """One uploaded file with its report. Raises UserError ``unknown_file``."""
-        return self._get(f"/v1/files/{_segment(file_id)}")
+        return self._get(f"/v1/files/{segment(file_id)}")
 
     def preview(self, file_id: str) -> bytes:
         """A picture of an accepted file, PNG. Raises UserError ``unknown_file`` or ``wrong_state``."""
-        response = self._http.get(f"/v1/files/{_segment(file_id)}/preview")
-        _check(response)
+        response = self._http.get(f"/v1/files/{segment(file_id)}/preview")
+        check(response)
         return response.content
 
     def declare(self, file_id: str, declaration: Mapping[str, Any]) -> dict[str, Any]:
@@ -199,16 +194,16 @@ class Client:
         Raises:
             UserError: ``unknown_file``, ``wrong_state``, what is wrong with the declaration, or why it is refused.
         """
-        self._json("PUT", f"/v1/files/{_segment(file_id)}/declaration", json=dict(declaration))
+        self._json("PUT", f"/v1/files/{segment(file_id)}/declaration", json=dict(declaration))
         return self.examined_file(file_id)
 
     def delete_file(self, file_id: str) -> None:
         """Removes an uploaded file. Raises UserError ``unknown_file``."""
-        _check(self._http.delete(f"/v1/files/{_segment(file_id)}"))
+        check(self._http.delete(f"/v1/files/{segment(file_id)}"))
 
     def _json(self, method: str, path: str, **content: Any) -> dict[str, Any]:
         response = self._http.request(method, path, **content)
-        _check(response)
+        check(response)
         return dict(response.json())
 
     def evaluate(self, file: str, idempotency_key: str | None = None, **options: Any) -> dict[str, Any]:
@@ -237,7 +232,7 @@ class Client:
             with self._http.stream("GET", f"{_job_path(job_id)}/events", headers=headers) as response:
                 if response.is_error:
                     response.read()
-                _check(response)
+                check(response)
                 try:
                     for name, data in events(response.iter_lines()):
                         after = data["seq"]
@@ -254,11 +249,62 @@ class Client:
         """Queues a cancelled or failed job again. Raises UserError ``job_not_resumable``."""
         return self._json("POST", f"{_job_path(job_id)}/resume")
 
+    def submit(
+        self,
+        family: str,
+        n_steps: int,
+        initial_condition: InitialCondition,
+        idempotency_key: str | None = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Queues a rollout without waiting for it; arguments as of `rollout`. The job, to come back to by its id."""
+        content, headers = _request(initial_condition, {"family": family, "n_steps": n_steps, **options})
+        keyed = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
+        return self._json(
+            "POST", "/v1/rollouts", content=content, headers={**headers, **keyed, "Prefer": "respond-async"}
+        )
+
+    def result(self, job_id: str) -> "xr.Dataset":
+        """The result of a queued rollout, loaded as it is used; frames that are not there yet are NaN.
+
+        Raises:
+            UserError: ``unknown_job``, ``result_not_ready``, ``result_expired``.
+        """
+        import xarray as xr
+
+        from ups_server.client.zarr_store import HttpStore
+
+        address = f"{_job_path(job_id)}/result"
+        check(self._http.get(f"{address}/zarr.json"))
+        lazy: xr.Dataset = xr.open_zarr(HttpStore(self._http, address), consolidated=True, decode_times=False)
+        return lazy
+
+    def download(self, job_id: str, path: str | os.PathLike[str]) -> None:
+        """The result of a queued rollout that has ended as a file: .nc, .h5, .npz or .safetensors.
+
+        Raises:
+            UserError: ``unknown_format``, ``unknown_job``, ``result_not_ready``, ``result_expired``.
+        """
+        from ups_server.data.exporters import FORMATS, format_of
+
+        headers = {"Accept": FORMATS[format_of(Path(path))].media_type}
+        with self._http.stream("GET", f"{_job_path(job_id)}/result", headers=headers) as response:
+            if response.is_error:
+                response.read()
+            check(response)
+            with Path(path).open("wb") as stream:
+                for part in response.iter_bytes():
+                    stream.write(part)
+
+    def delete_rollout(self, job_id: str) -> None:
+        """Removes a queued rollout that has ended, and its result. Raises UserError ``unknown_job``, ``job_open``."""
+        check(self._http.delete(f"/v1/rollouts/{segment(job_id)}"))
+
     def _problem_of(self, header: dict[str, Any]) -> tuple[Any, Grid, dict[str, float]]:
         """(family, grid, coefficients) of an answer."""
         grid, name = header["grid"], header["family"]
         extent = tuple((low, high) for low, high in grid["extent"])
-        entry = families().get(name) or _declared_family(self._get(f"/v1/families/{_segment(name)}"))
+        entry = families().get(name) or _declared_family(self._get(f"/v1/families/{segment(name)}"))
         return entry, Grid(tuple(grid["n"]), extent, tuple(grid["offset"])), header["coefficients"]
 
     def _create_job(self, prefix: str, document: dict[str, Any], key: str | None) -> dict[str, Any]:
@@ -267,54 +313,8 @@ class Client:
 
     def _get(self, path: str) -> dict[str, Any]:
         response = self._http.get(path)
-        _check(response)
+        check(response)
         return dict(response.json())
-
-
-def transfer(http: httpx.Client, record: Mapping[str, Any], file: Path, progress: Progress | None) -> None:
-    """Sends the bytes of a file that the service lacks, as often as the connection breaks and something arrived.
-
-    Raises:
-        UserError: what the service objects to.
-        httpx.TransportError: the service cannot be reached any more.
-    """
-    address, size = f"/v1/files/{record['id']}/content", int(record["size"])
-    failures, offset = 0, int(record["offset"])
-    while True:
-        try:
-            if failures:
-                arrived = _arrived(http, address)
-                failures = failures if arrived == offset else 1
-                offset = arrived
-            if offset == size:
-                return
-            headers = {"Content-Range": f"bytes {offset}-{size - 1}/{size}", "Content-Length": str(size - offset)}
-            _check(http.put(address, content=_parts(file, offset, progress, size), headers=headers))
-            return
-        except httpx.TransportError:
-            failures += 1
-            if failures > MAX_FAILURES:
-                raise
-            time.sleep(min(0.1 * 2**failures, LONGEST_PAUSE_S))
-
-
-def _arrived(http: httpx.Client, address: str) -> int:
-    """Bytes of an upload that the service has."""
-    response = http.head(address)
-    if response.status_code == 404:
-        raise UserError("unknown_file", "the upload was deleted", got=address)
-    response.raise_for_status()
-    return int(response.headers["Upload-Offset"])
-
-
-def _parts(file: Path, offset: int, progress: Progress | None, size: int) -> Iterator[bytes]:
-    with file.open("rb") as stream:
-        stream.seek(offset)
-        while part := stream.read(PART_BYTES):
-            yield part
-            offset += len(part)
-            if progress is not None:
-                progress(offset, size)
 
 
 def events(lines: Iterator[str]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -362,29 +362,5 @@ def _job_path(job_id: str) -> str:
     """Raises UserError ``unknown_job``."""
     prefix = job_id.partition("-")[0]
     if prefix not in JOB_PATHS:
-        raise UserError("unknown_job", f"{job_id!r} is no job id", got=job_id, expected="eval-... or ft-...")
-    return f"{JOB_PATHS[prefix]}/{_segment(job_id)}"
-
-
-def _segment(identifier: str) -> str:
-    """An id as one part of a path."""
-    return quote(identifier, safe="")
-
-
-def _check(response: httpx.Response) -> None:
-    """Raises the UserError of a problem document, or httpx.HTTPStatusError for anything else that failed."""
-    if not response.is_error:
-        return
-    if response.headers.get("content-type", "").startswith("application/problem+json"):
-        raise _user_error(response.json())
-    response.raise_for_status()
-
-
-def _user_error(problem: dict[str, Any]) -> UserError:
-    return UserError(
-        problem["code"],
-        problem["detail"],
-        got=problem.get("got"),
-        expected=problem.get("expected"),
-        hint=problem.get("hint"),
-    )
+        raise UserError("unknown_job", f"{job_id!r} is no job id", got=job_id, expected="eval-..., ft-... or ro-...")
+    return f"{JOB_PATHS[prefix]}/{segment(job_id)}"

@@ -122,6 +122,14 @@ class Settings(BaseSettings):
     engine_restart_max_s: float = Field(
         default=30.0, gt=0, description="Longest pause between restarts; it doubles each time."
     )
+    max_async_active: int = Field(default=8, ge=1, description="Asynchronous rollouts in the engine at a time.")
+    max_async_steps: int = Field(default=100_000, ge=1, description="Most model steps in one asynchronous rollout.")
+    results_bytes: int = Field(
+        default=20 * 2**30, ge=0, description="Most bytes of stored results; those not read for longest leave first."
+    )
+    results_age_s: float = Field(
+        default=7 * 86400.0, gt=0, description="Seconds a stored result is kept after its end or its last reading."
+    )
     database_url: SecretStr | None = Field(
         default=None,
         description="PostgreSQL database of the jobs, `postgresql://user:password@host/name`; default: a SQLite file "

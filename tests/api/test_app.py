@@ -78,6 +78,12 @@ def test_openapi_refers_only_to_what_it_defines() -> None:
         "/v1/models",
         "/v1/models/{model_id}",
         "/v1/rollouts",
+        "/v1/rollouts/{job_id}",
+        "/v1/rollouts/{job_id}/cancel",
+        "/v1/rollouts/{job_id}/events",
+        "/v1/rollouts/{job_id}/result",
+        "/v1/rollouts/{job_id}/result/{key}",
+        "/v1/rollouts/{job_id}/resume",
     }
     content = document["paths"]["/v1/rollouts"]["post"]["requestBody"]["content"]
     assert set(content) == {"application/json", "application/vnd.safetensors", "application/x-npz"}

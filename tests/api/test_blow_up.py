@@ -10,7 +10,7 @@ import pytest
 from ups_server.api.app import create_app
 from ups_server.client import events
 from ups_server.settings import Settings
-from ups_server.solve.engine import BlowUp, Engine, EngineFailure, Event, Frame, Health, RolloutSpec, Started
+from ups_server.solve.engine import BlowUp, Engine, EngineFailure, Event, Frame, Health, RolloutSpec, Standing, Started
 from ups_server.solve.solver import Frames
 
 
@@ -20,7 +20,9 @@ class BrittleEngine(Engine):
     async def start(self) -> None:
         pass
 
-    async def rollout(self, spec: RolloutSpec, initial: Frames, static: Frames | None = None) -> AsyncGenerator[Event]:
+    async def rollout(
+        self, spec: RolloutSpec, initial: Frames, static: Frames | None = None, standing: Standing | None = None
+    ) -> AsyncGenerator[Event]:
         yield Started()
         yield Frame(1, initial + 1)
         if spec.problem.coefficients["beta"] == 13:

@@ -15,6 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from ups_server import __version__
 from ups_server.access.usage import Meter
 from ups_server.api.access import admit, keys_required
+from ups_server.api.detached import detached_plan
 from ups_server.api.metering import MeteredEngine, Ownership, keep_accounts, own, write_accounts
 from ups_server.api.metrics import RequestMetrics, ServiceCollector
 from ups_server.api.observation import Observation
@@ -30,6 +31,8 @@ from ups_server.files.limits import Limits
 from ups_server.files.records import UploadRequest
 from ups_server.files.storage import FileStorage
 from ups_server.jobs.local import LocalJobs
+from ups_server.jobs.retention import Results
+from ups_server.jobs.rollouts import RolloutRunner
 from ups_server.jobs.spec import EvaluationSpec, FineTuningSpec
 from ups_server.settings import Settings
 from ups_server.solve.engine import Engine
@@ -52,12 +55,16 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     meter = Meter()
     metered = MeteredEngine(engine or LocalEngine(settings, catalog), meter)
     parts = (metered, examiner_of(settings), LocalJobs(settings))
-    service = Service(settings, catalog, *parts, meter=meter)
+    planner = partial(detached_plan, catalog, settings, parts[1].storage)
+    rollouts = RolloutRunner(settings, metered, planner)
+    service = Service(settings, catalog, *parts, rollouts, Results(settings), meter=meter)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await service.jobs.start()
         await service.engine.start()
+        service.rollouts.start(service.jobs.leases)
+        service.results.start(service.jobs.store)
         await asyncio.to_thread(service.examiner.start)
         accounts = asyncio.create_task(keep_accounts(service))
         try:
@@ -65,6 +72,8 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         finally:
             accounts.cancel()
             await asyncio.to_thread(service.examiner.close)
+            await service.results.close()
+            await service.rollouts.close()
             await service.engine.close()
             await asyncio.to_thread(write_accounts, service)
             await service.jobs.close()

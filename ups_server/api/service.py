@@ -12,6 +12,8 @@ from ups_server.catalog import Catalog
 from ups_server.files.examiner import Examiner
 from ups_server.files.storage import FileStorage
 from ups_server.jobs.local import LocalJobs
+from ups_server.jobs.retention import Results
+from ups_server.jobs.rollouts import RolloutRunner
 from ups_server.settings import Settings
 from ups_server.solve.engine import Engine
 
@@ -29,6 +31,8 @@ class Service:
     engine: Engine
     examiner: Examiner
     jobs: LocalJobs
+    rollouts: RolloutRunner
+    results: Results
     rates: RateLimiter = field(default_factory=RateLimiter)
     meter: Meter = field(default_factory=Meter)
     draining: threading.Event = field(default_factory=threading.Event)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ups_server.cli.options import AsJson, DataDir
+from ups_server.cli.options import AsJson, DataDir, check_suffix, settings_of
 from ups_server.cli.output import Advance, print_facts, print_json, print_line, print_note, print_table, progress
 from ups_server.errors import UserError
 
@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from ups_server.jobs.spec import Job, JobEvent
     from ups_server.jobs.store import JobStore
 
-app = typer.Typer(help="List, show, cancel, resume and follow jobs.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="List, show, cancel, resume, follow and delete jobs; write results of rollouts.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job id; `ups jobs list` lists them.")]
 
@@ -64,6 +68,49 @@ def resume(job: JobId, data_dir: DataDir = None) -> None:
     with open_store(data_dir) as store:
         found = store.resume(job)
     print_note(f"{job} is {found.state.value}")
+
+
+@app.command()
+def result(
+    job: JobId,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Written by suffix: .nc .h5 .npz …")],
+    data_dir: DataDir = None,
+) -> None:
+    """Write the result of a rollout that has ended to a file."""
+    import shutil
+
+    from ups_server.data.exporters import format_of
+    from ups_server.jobs.retention import Results
+    from ups_server.jobs.rollout_folder import SUFFIXES
+    from ups_server.jobs.spec import ROLLOUT
+
+    check_suffix(output, tuple(SUFFIXES.values()))
+    with open_store(data_dir) as store:
+        found = store.get(job, ROLLOUT)
+    if not found.final:
+        raise UserError(
+            "result_not_ready", f"{job} has not ended", got=found.state.value, hint=f"ups jobs follow {job}"
+        )
+    with Results(settings_of(data_dir)).reading(job) as folder:
+        folder.settle()
+        shutil.copyfile(folder.file(format_of(output)), output)
+    print_note(f"the result of {job} written to {output}")
+
+
+@app.command()
+def delete(job: JobId, data_dir: DataDir = None) -> None:
+    """Remove a job that has ended, and the result of a rollout."""
+    import shutil
+
+    from ups_server.jobs.rollout_folder import RolloutFolder
+    from ups_server.jobs.worker import job_folder
+
+    with open_store(data_dir) as store:
+        store.delete(job)
+    folder = settings_of(data_dir).data_dir
+    RolloutFolder(folder, job).remove()
+    shutil.rmtree(job_folder(folder, job), ignore_errors=True)
+    print_note(f"{job} is deleted")
 
 
 @app.command()
@@ -145,10 +192,9 @@ def open_store(data_dir: Path | None) -> "Iterator[JobStore]":
     """
     from ups_server.jobs.database import FILE, open_database
     from ups_server.jobs.store import JobStore
-    from ups_server.settings import Settings
 
-    settings = Settings()
-    folder = data_dir or settings.data_dir
+    settings = settings_of(data_dir)
+    folder = settings.data_dir
     if settings.database is None and not (folder / FILE).is_file():
         raise UserError("no_jobs", f"no service has stored jobs in {folder}", hint="give its --data-dir")
     database = open_database(folder, settings.database)

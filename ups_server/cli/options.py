@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ups_server.errors import UserError
+
+if TYPE_CHECKING:
+    from ups_server.settings import Settings
 
 FamilyId = Annotated[str, typer.Argument(metavar="FAMILY", help="A family id; `ups families` lists them.")]
 Coefficients = Annotated[
@@ -17,6 +20,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DataDir = Annotated[
     Path | None, typer.Option("--data-dir", help="Folder whose `models/` adds models.", envvar="UPS_DATA_DIR")
 ]
+
+
+def settings_of(data_dir: Path | None) -> "Settings":
+    """The settings, with the data folder of the option where it was given."""
+    from ups_server.settings import Settings
+
+    return Settings() if data_dir is None else Settings(data_dir=data_dir)
 
 
 def parse_coefficients(entries: Sequence[str] | None) -> dict[str, float]:

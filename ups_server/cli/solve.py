@@ -19,8 +19,9 @@ from ups_server.cli.options import (
     check_suffix,
     parse_coefficients,
     parse_points,
+    settings_of,
 )
-from ups_server.cli.output import print_note, progress
+from ups_server.cli.output import print_line, print_note, progress
 from ups_server.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 
     from ups_server.catalog import Catalog
     from ups_server.pde import State, Trajectory
+    from ups_server.settings import Settings
     from ups_server.solve.rollout import Plan
+    from ups_server.specs import RolloutRequest
 
 PICTURES = (".png", ".gif")
 
@@ -36,8 +39,8 @@ PICTURES = (".png", ".gif")
 def solve(
     family: FamilyId,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="OUT", help="Written by suffix: .nc .h5 .npz .png .gif …")
-    ],
+        Path | None, typer.Option("--output", "-o", metavar="OUT", help="Written by suffix: .nc .h5 .npz .png .gif …")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="A model id or folder. [default: ups-mini]")] = None,
     method: Annotated[
         Literal["numerical", "persistence"] | None, typer.Option(help="Solve without a model: the reference solver.")
@@ -68,23 +71,35 @@ def solve(
         bool, typer.Option("--reference", help="Run the numerical solver too and report the true error.")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Do not wait: `ups serve` on this machine computes and keeps the result.")
+    ] = False,
     data_dir: DataDir = None,
 ) -> None:
     """Solve one problem and write the trajectory, or a picture of it."""
     from ups_server.data.exporters import EXPORTERS
 
-    suffixes = [suffix for exporter in EXPORTERS.values() for suffix in exporter.suffixes]
-    check_suffix(output, (*suffixes, *PICTURES))
     if model is not None and method is not None:
         raise UserError("invalid_request", "give --model or --method, not both", got=[model, method])
-    catalog, model_id = _find_model(method or model, data_dir)
     coefficients = parse_coefficients(coef)
-    start = None if initial is None else _read(initial, trajectory, family, coefficients, resolution)
     trust: dict[str, Any] = {"diagnostics": diagnostics, "reference": reference}
     if output_resolution is not None:
         trust["output_resolution"] = parse_points(output_resolution)
     if finer_by is not None:
         trust["method"] = finer_by
+    if detach:
+        if output is not None or initial is not None:
+            given = [str(path) for path in (output, initial) if path is not None]
+            raise UserError("invalid_request", "--detach starts from --seed; its result is kept", got=given)
+        wanted = _Request(family, method or model or "", coefficients, seed, n_steps, dt, save_every, resolution, trust)
+        _order(wanted, settings_of(data_dir))
+        return
+    if output is None:
+        raise UserError("invalid_request", "say where the solution goes", expected="--output FILE, or --detach")
+    suffixes = [suffix for exporter in EXPORTERS.values() for suffix in exporter.suffixes]
+    check_suffix(output, (*suffixes, *PICTURES))
+    catalog, model_id = _find_model(method or model, data_dir)
+    start = None if initial is None else _read(initial, trajectory, family, coefficients, resolution)
     request = _Request(family, model_id, coefficients, seed, n_steps, dt, save_every, resolution, trust)
     todo = _plan(request, start, catalog)
     solution, attributes = _roll_out(todo, device)
@@ -151,10 +166,47 @@ def _read(file: Path, trajectory: int, family: str, coefficients: dict[str, floa
     )
 
 
+def _order(request: _Request, settings: "Settings") -> None:
+    """Queues the rollout for the service of a data folder."""
+    from ups_server.catalog import Catalog
+    from ups_server.jobs.database import open_database
+    from ups_server.jobs.rollouts import order, without_waiting
+    from ups_server.jobs.store import JobStore
+    from ups_server.solve.rollout import plan
+
+    catalog = Catalog(settings.data_dir)
+    wanted = _rollout_request(replace(request, model=request.model or settings.default_model), None, catalog)
+    todo = plan(wanted, catalog, without_waiting(settings))
+    database = open_database(settings.data_dir, settings.database)
+    try:
+        job, _ = order(wanted, None, todo, JobStore(database), settings, None)
+    finally:
+        database.close()
+    print_line(job.id)
+    print_note(f"ups jobs follow {job.id}; ups jobs result {job.id} -o FILE")
+
+
 def _plan(request: _Request, start: "State | None", catalog: "Catalog") -> "Plan":
-    from ups_server.pde import family as find
     from ups_server.settings import Settings
     from ups_server.solve.rollout import plan
+
+    wanted = _rollout_request(request, start, catalog)
+    if start is None:
+        return plan(wanted, catalog, Settings())
+    arrays: dict[str, Any] = {"initial_condition": start.values}
+    if start.static is not None:
+        arrays["static"] = start.static
+    if wanted.output_resolution is not None:
+        return plan(wanted, catalog, Settings(), arrays, offset=start.grid.offset)
+    todo = plan(wanted, catalog, Settings(), arrays)
+    # Thinning keeps the first point where it was: the file knows the grid better than its number of points.
+    problem = replace(todo.spec.problem, grid=start.grid)
+    return replace(todo, grid=start.grid, spec=replace(todo.spec, problem=problem))
+
+
+def _rollout_request(request: _Request, start: "State | None", catalog: "Catalog") -> "RolloutRequest":
+    """What the service would be asked for; an initial state of a file goes beside it."""
+    from ups_server.pde import family as find
     from ups_server.specs import RolloutRequest
 
     equation = find(request.family)
@@ -172,17 +224,7 @@ def _plan(request: _Request, start: "State | None", catalog: "Catalog") -> "Plan
         document["initial_condition"] = {"sample": {"seed": request.seed}}
         if request.resolution is not None:
             document["grid"] = {"n": (request.resolution,) * equation.ndim}
-        return plan(RolloutRequest.from_json(json.dumps(document)), catalog, Settings())
-    arrays: dict[str, Any] = {"initial_condition": start.values}
-    if start.static is not None:
-        arrays["static"] = start.static
-    wanted = RolloutRequest.from_json(json.dumps(document))
-    if wanted.output_resolution is not None:
-        return plan(wanted, catalog, Settings(), arrays, offset=start.grid.offset)
-    todo = plan(wanted, catalog, Settings(), arrays)
-    # Thinning keeps the first point where it was: the file knows the grid better than its number of points.
-    problem = replace(todo.spec.problem, grid=start.grid)
-    return replace(todo, grid=start.grid, spec=replace(todo.spec, problem=problem))
+    return RolloutRequest.from_json(json.dumps(document))
 
 
 def _roll_out(todo: "Plan", device: str) -> "tuple[Trajectory, dict[str, Any]]":

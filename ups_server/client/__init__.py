@@ -23,7 +23,7 @@ from ups_server.tensors import SAFETENSORS, from_safetensors, to_safetensors
 if TYPE_CHECKING:
     import xarray as xr
 
-JOB_PATHS = {"eval": "/v1/evaluations", "ft": "/v1/fine-tuning/jobs"}
+JOB_PATHS = {"eval": "/v1/evaluations", "ft": "/v1/fine-tuning/jobs", "ro": "/v1/rollouts"}
 """Where jobs are, by the first part of their ids."""
 
 InitialCondition = NDArray[Any] | Mapping[str, Any]
@@ -282,6 +282,57 @@ class Client:
         """Queues a cancelled or failed job again. Raises UserError ``job_not_resumable``."""
         return self._json("POST", f"{_job_path(job_id)}/resume")
 
+    def submit(
+        self,
+        family: str,
+        n_steps: int,
+        initial_condition: InitialCondition,
+        idempotency_key: str | None = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Queues a rollout without waiting for it; arguments as of `rollout`. The job, to come back to by its id."""
+        content, headers = _request(initial_condition, {"family": family, "n_steps": n_steps, **options})
+        keyed = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
+        return self._json(
+            "POST", "/v1/rollouts", content=content, headers={**headers, **keyed, "Prefer": "respond-async"}
+        )
+
+    def result(self, job_id: str) -> "xr.Dataset":
+        """The result of a queued rollout, loaded as it is used; frames that are not there yet are NaN.
+
+        Raises:
+            UserError: ``unknown_job``, ``result_not_ready``, ``result_expired``.
+        """
+        import xarray as xr
+
+        from ups_server.client.zarr_store import HttpStore
+
+        address = f"{_job_path(job_id)}/result"
+        check(self._http.get(f"{address}/zarr.json"))
+        lazy: xr.Dataset = xr.open_zarr(HttpStore(self._http, address), consolidated=True, decode_times=False)
+        return lazy
+
+    def download(self, job_id: str, path: str | os.PathLike[str]) -> None:
+        """The result of a queued rollout that has ended as a file: .nc, .h5, .npz or .safetensors.
+
+        Raises:
+            UserError: ``unknown_format``, ``unknown_job``, ``result_not_ready``, ``result_expired``.
+        """
+        from ups_server.data.exporters import FORMATS, format_of
+
+        headers = {"Accept": FORMATS[format_of(Path(path))].media_type}
+        with self._http.stream("GET", f"{_job_path(job_id)}/result", headers=headers) as response:
+            if response.is_error:
+                response.read()
+            check(response)
+            with Path(path).open("wb") as stream:
+                for part in response.iter_bytes():
+                    stream.write(part)
+
+    def delete_rollout(self, job_id: str) -> None:
+        """Removes a queued rollout that has ended, and its result. Raises UserError ``unknown_job``, ``job_open``."""
+        check(self._http.delete(f"/v1/rollouts/{segment(job_id)}"))
+
     def _problem_of(self, header: dict[str, Any]) -> tuple[Any, Grid, dict[str, float]]:
         """(family, grid, coefficients) of an answer."""
         grid, name = header["grid"], header["family"]
@@ -346,5 +397,5 @@ def _job_path(job_id: str) -> str:
     """Raises UserError ``unknown_job``."""
     prefix = job_id.partition("-")[0]
     if prefix not in JOB_PATHS:
-        raise UserError("unknown_job", f"{job_id!r} is no job id", got=job_id, expected="eval-... or ft-...")
+        raise UserError("unknown_job", f"{job_id!r} is no job id", got=job_id, expected="eval-..., ft-... or ro-...")
     return f"{JOB_PATHS[prefix]}/{segment(job_id)}"

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -93,7 +93,9 @@ class _Target(Protocol):
         """Fill a part."""
 
 
-class _Netcdf:
+class NetcdfTarget:
+    """A NetCDF-4 file with the dimensions and attributes of a dataset."""
+
     def __init__(self, path: Path, template: "xr.Dataset") -> None:
         import h5netcdf
 
@@ -135,7 +137,7 @@ class _Zarr:
 
 def _write_netcdf(path: Path, header: Header, source: TrajectorySource, progress: Progress | None) -> None:
     template = _template(header)
-    target = _Netcdf(path, template)
+    target = NetcdfTarget(path, template)
     try:
         _fill(target, template, source, progress)
     finally:
@@ -177,27 +179,39 @@ def _fill(target: _Target, template: "xr.Dataset", source: TrajectorySource, pro
 
 def _chunks(variable: "xr.Variable") -> tuple[int, ...]:
     """One trajectory, as many whole frames as fit `CHUNK_BYTES`."""
-    if variable.dims[0] != "trajectory" or variable.ndim == 1:
+    if variable.ndim == 1:
         return tuple(max(1, size) for size in variable.shape)
-    rest = variable.shape[1:]
+    one = (1,) if variable.dims[0] == "trajectory" else ()
+    rest = variable.shape[len(one) :]
     if "time" not in variable.dims:
-        return (1, *rest)
+        return (*one, *rest)
     frames = max(1, CHUNK_BYTES // (4 * int(np.prod(rest[1:]))))
-    return (1, min(rest[0], frames), *rest[1:])
+    return (*one, min(rest[0], frames), *rest[1:])
 
 
 def _write_npz(path: Path, header: Header, source: TrajectorySource, progress: Progress | None) -> None:
+    arrays: dict[str, Streamed] = {}
+    if source.static_fields:
+        blocks = (static for _, static in _statics(source))
+        arrays["static"] = (header.count, *header.grid.n, len(source.static_fields)), blocks
+    shape = (header.count, len(header.times), *header.grid.n, len(source.fields))
+    arrays["data"] = shape, (values for _, _, values in _watched(source, progress))
+    write_npz(path, header, arrays)
+
+
+Streamed = tuple[tuple[int, ...], Iterator[NDArray[np.float32]]]
+"""Shape of an array, and blocks of it that follow one another in C order."""
+
+
+def write_npz(path: Path, header: Header, arrays: Mapping[str, Streamed]) -> None:
+    """An npz file as `NpzExporter` writes it, of arrays that need not fit into memory."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         small = {"header": np.array(json.dumps(header.document(header.times))), "times": header.times, **header.axes()}
         for name, array in small.items():
             with archive.open(f"{name}.npy", "w") as stream:
                 np.lib.format.write_array(stream, array, allow_pickle=False)
-        row_shape = (header.count, *header.grid.n)
-        if source.static_fields:
-            blocks = (static for _, static in _statics(source))
-            _stream(archive, "static", (*row_shape, len(source.static_fields)), blocks)
-        shape = (header.count, len(header.times), *header.grid.n, len(source.fields))
-        _stream(archive, "data", shape, (values for _, _, values in _watched(source, progress)))
+        for name, (shape, blocks) in arrays.items():
+            _stream(archive, name, shape, blocks)
 
 
 def _stream(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], blocks: Iterator[NDArray[np.float32]]) -> None:

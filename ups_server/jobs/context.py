@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from ups_server.jobs.leases import Lease, LeaseLost, Leases
-from ups_server.jobs.spec import EvaluationSpec, FineTuningSpec, spec_of
+from ups_server.jobs.spec import AnySpec, spec_of
 from ups_server.settings import Settings
 
 logger = logging.getLogger("ups_server.worker")
@@ -45,7 +45,7 @@ class JobContext:
         return self.lease.job.id
 
     @property
-    def spec(self) -> EvaluationSpec | FineTuningSpec:
+    def spec(self) -> AnySpec:
         return spec_of(self.lease.job)
 
     def running(self) -> None:

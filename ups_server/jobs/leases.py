@@ -1,5 +1,6 @@
 """Jobs as workers see them: claimed for a while, written to under a fence, given back. Imports no torch."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,8 +44,13 @@ class Leases:
         self.seconds = seconds
         self._max_crashes = max_crashes
 
-    def claim(self, owner: str) -> Lease | None:
-        """The first job of the queue, None where there is none. Two claims never get the same."""
+    def claim(self, owner: str, kinds: Collection[str] | None = None, without: Collection[str] = ()) -> Lease | None:
+        """The first job of the queue, None where there is none. Two claims never get the same.
+
+        Args:
+            kinds: only of these.
+            without: none of these.
+        """
         first = (
             sa.select(jobs.c.number)
             .where(jobs.c.state == sa.literal_column("'queued'"))  # as the index says it
@@ -52,6 +58,10 @@ class Leases:
             .limit(1)
             .with_for_update(skip_locked=True)
         )
+        if kinds is not None:
+            first = first.where(jobs.c.kind.in_(sorted(kinds)))
+        if without:
+            first = first.where(jobs.c.kind.not_in(sorted(without)))
         with self._database.write() as connection:
             number = connection.execute(first).scalar_one_or_none()
             if number is None:
@@ -97,14 +107,14 @@ class Leases:
             if change(connection, lease.guard, type, data, key) is None:
                 raise LeaseLost(lease.job.id)
 
-    def checkpoint(self, lease: Lease, data: dict[str, Any], key: str) -> None:
-        """Appends a `checkpoint` event: from here on a new attempt loses nothing."""
+    def checkpoint(self, lease: Lease, data: dict[str, Any], key: str, type: str = "checkpoint") -> None:
+        """Appends an event that says: from here on a new attempt loses nothing."""
         with self._database.write() as connection:
             values: dict[str, Any] = {"crashes": 0}
             if self._has(connection, lease, key):
                 held = connection.execute(sa.update(jobs).where(lease.guard).values(**values)).rowcount
             else:
-                held = change(connection, lease.guard, "checkpoint", data, key, **values) is not None
+                held = change(connection, lease.guard, type, data, key, **values) is not None
             if not held:
                 raise LeaseLost(lease.job.id)
 

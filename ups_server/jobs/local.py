@@ -16,6 +16,7 @@ class LocalJobs:
         self._settings = settings
         self._database: Database | None = None
         self._store: JobStore | None = None
+        self._leases: Leases | None = None
         self.worker: WorkerSupervisor | None = None
 
     @property
@@ -34,14 +35,20 @@ class LocalJobs:
             raise RuntimeError("start() comes first")
         return self._database
 
+    @property
+    def leases(self) -> Leases:
+        if self._leases is None:
+            raise RuntimeError("start() comes first")
+        return self._leases
+
     async def start(self) -> None:
         """Raises UserError as `open_database`."""
         settings = self._settings
         self._database = await asyncio.to_thread(open_database, settings.data_dir, settings.database)
         self._store = JobStore(self._database)
+        self._leases = Leases(self._database, settings.job_lease_s, settings.job_max_crashes)
         if settings.worker:
-            leases = Leases(self._database, settings.job_lease_s, settings.job_max_crashes)
-            self.worker = WorkerSupervisor(settings, leases)
+            self.worker = WorkerSupervisor(settings, self._leases)
             self.worker.start()
 
     async def close(self) -> None:

@@ -67,6 +67,22 @@ class EvaluationSpec(_JobSpec):
     trajectories: int | None = Field(default=None, ge=1, description="The first so many; default: all.")
 
 
+ROLLOUT = "rollout"
+"""The kind of job that the engine computes, and no worker."""
+
+
+class RolloutJobSpec(_JobSpec):
+    """A rollout that is computed without anyone waiting; its request, arrays included, is in the job's folder."""
+
+    kind: Literal["rollout"] = "rollout"
+    family: str
+    n_steps: int
+    save_every: int
+    n_frames: int = Field(description="Frames that are planned, the initial condition included.")
+    file: FileId | None = Field(default=None, description="The uploaded file it starts from.")
+    request_sha256: str = Field(description="Of the request, arrays included.")
+
+
 class FineTuningSpec(_JobSpec):
     """A model adapted to a stored file of trajectories."""
 
@@ -86,12 +102,13 @@ class FineTuningSpec(_JobSpec):
     )
 
 
-JobSpec = Annotated[EvaluationSpec | FineTuningSpec, Field(discriminator="kind")]
+AnySpec = EvaluationSpec | FineTuningSpec | RolloutJobSpec
+JobSpec = Annotated[AnySpec, Field(discriminator="kind")]
 
-_SPECS: TypeAdapter[EvaluationSpec | FineTuningSpec] = TypeAdapter(JobSpec)
+_SPECS: TypeAdapter[AnySpec] = TypeAdapter(JobSpec)
 
 
-def spec_from_json(text: str | bytes) -> EvaluationSpec | FineTuningSpec:
+def spec_from_json(text: str | bytes) -> AnySpec:
     """Raises UserError ``invalid_json`` or ``invalid_request``."""
     try:
         return _SPECS.validate_json(text)
@@ -142,6 +159,6 @@ class JobEvent(BaseModel):
     data: dict[str, Any]
 
 
-def spec_of(job: Job) -> EvaluationSpec | FineTuningSpec:
+def spec_of(job: Job) -> AnySpec:
     """The spec a job was made from. Raises UserError as `spec_from_json`."""
     return spec_from_json(json.dumps(job.spec))

@@ -9,13 +9,18 @@ from sqlalchemy.dialects import postgresql, sqlite
 from ups_server.errors import UserError
 from ups_server.jobs.database import Database, now
 from ups_server.jobs.history import STATE, append, change, event_of, job_of, state_data
-from ups_server.jobs.spec import ACTIVE, EvaluationSpec, FineTuningSpec, Job, JobEvent, JobState
+from ups_server.jobs.spec import ACTIVE, AnySpec, Job, JobEvent, JobState
 from ups_server.jobs.tables import events, jobs
 
 PAGE = 100
 """Most jobs or events in one answer."""
-PREFIXES = {"evaluation": "eval", "fine_tuning": "ft"}
+PREFIXES = {"evaluation": "eval", "fine_tuning": "ft", "rollout": "ro"}
 NEW = {"cancel_requested": False, "fence": 0, "attempt": 0, "crashes": 0, "last_seq": 1}
+
+
+def new_id(kind: str) -> str:
+    """An id that no job has."""
+    return f"{PREFIXES[kind]}-{secrets.token_hex(8)}"
 
 
 class JobStore:
@@ -24,8 +29,11 @@ class JobStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def create(self, spec: EvaluationSpec | FineTuningSpec, idempotency_key: str | None = None) -> tuple[Job, bool]:
+    def create(self, spec: AnySpec, idempotency_key: str | None = None, job_id: str | None = None) -> tuple[Job, bool]:
         """Queues a job; (job, True), or the job that the same key made before and False.
+
+        Args:
+            job_id: of `new_id`, where something was made under that id before.
 
         Raises:
             UserError: ``idempotency_conflict`` where the key came with another spec.
@@ -37,7 +45,7 @@ class JobStore:
                 connection.execute(
                     insert(jobs)
                     .values(
-                        id=f"{PREFIXES[spec.kind]}-{secrets.token_hex(8)}",
+                        id=job_id or new_id(spec.kind),
                         kind=spec.kind,
                         state=JobState.QUEUED,
                         priority=spec.priority,
@@ -172,6 +180,19 @@ class JobStore:
         query = sa.select(jobs.c.kind, jobs.c.state, sa.func.count()).group_by(jobs.c.kind, jobs.c.state)
         with self._database.read() as connection:
             return {(kind, state): count for kind, state, count in connection.execute(query)}
+
+    def delete(self, job_id: str, kind: str | None = None) -> None:
+        """Forgets a job that has ended, and its events.
+
+        Raises:
+            UserError: ``unknown_job``, ``job_open``.
+        """
+        with self._database.write() as connection:
+            row = self._row(connection, job_id, kind, lock=True)
+            if not job_of(row).final:
+                raise UserError("job_open", f"{job_id} has not ended", got=row["state"], hint="cancel it first")
+            connection.execute(sa.delete(events).where(events.c.job == row["number"]))
+            connection.execute(sa.delete(jobs).where(jobs.c.number == row["number"]))
 
     def uses(self, model: str) -> str | None:
         """The id of an open job that works with this model, where there is one."""

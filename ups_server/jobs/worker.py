@@ -1,4 +1,4 @@
-"""The worker process: takes jobs from the table one at a time and runs their tasks.
+"""The worker process: takes jobs from the table one at a time and runs their tasks. Rollouts are the engine's.
 
 Started as ``python -m ups_server.jobs.worker OWNER``; reads the settings as one line of JSON from standard input.
 It ends, after the step in hand, when standard input closes or on SIGTERM; its job goes back into the queue.
@@ -20,6 +20,7 @@ from ups_server.errors import UserError
 from ups_server.jobs.context import JobContext, Stopped, heartbeats
 from ups_server.jobs.database import open_database
 from ups_server.jobs.leases import Lease, LeaseLost, Leases
+from ups_server.jobs.spec import ROLLOUT
 from ups_server.jobs.tasks import task
 from ups_server.settings import Settings
 
@@ -55,7 +56,7 @@ class Worker:
 
     def run_next(self) -> bool:
         """Runs the first job of the queue; False where there is none."""
-        lease = self._leases.claim(self._owner)
+        lease = self._leases.claim(self._owner, without=(ROLLOUT,))
         if lease is None:
             return False
         logger.info("%s: attempt %d", lease.job.id, lease.job.attempt)

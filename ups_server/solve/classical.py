@@ -46,6 +46,12 @@ class PersistenceSession:
     def step(self) -> Frames:
         return self._state
 
+    def saved(self) -> Frames:
+        return self._state
+
+    def restore(self, step: int, saved: Frames) -> None:
+        self._state = saved
+
 
 @final
 class Numerical:
@@ -141,6 +147,13 @@ class SteppedSession:
         self._state = self._equation.solve(self._state, 1)[:, 1]
         return self._state.astype(np.float32)
 
+    def saved(self) -> Frames:
+        """The bits of float64 (B, X..., C) as twice as many numbers."""
+        return np.ascontiguousarray(self._state).view(np.float32)
+
+    def restore(self, step: int, saved: Frames) -> None:
+        self._state = saved.copy().view(np.float64)
+
 
 @final
 class RestartedSession:
@@ -157,6 +170,13 @@ class RestartedSession:
         if self._done >= self._frames.shape[1]:
             self._frames = self._equation.solve(self._initial, 2 * self._done).astype(np.float32)
         return self._frames[:, self._done]
+
+    def saved(self) -> Frames:
+        """Nothing: the way from the start is solved again."""
+        return np.empty((len(self._initial), 0), dtype=np.float32)
+
+    def restore(self, step: int, saved: Frames) -> None:
+        self._done = step
 
 
 BUILTIN: dict[str, Callable[[], Solver]] = {Persistence.name: Persistence, Numerical.name: Numerical}

@@ -19,6 +19,7 @@ class RolloutSpec:
         n_steps: steps of `problem.dt`.
         save_every: every so many steps become a frame.
         deterministic: share no step with other rollouts: the same request then gives the same bits.
+        durable: every frame comes with what is needed to go on from it.
     """
 
     model: str
@@ -26,6 +27,7 @@ class RolloutSpec:
     n_steps: int
     save_every: int = 1
     deterministic: bool = False
+    durable: bool = False
 
     def as_json(self) -> dict[str, Any]:
         grid = self.problem.grid
@@ -34,6 +36,7 @@ class RolloutSpec:
             "n_steps": self.n_steps,
             "save_every": self.save_every,
             "deterministic": self.deterministic,
+            "durable": self.durable,
             "problem": {
                 "family": self.problem.family,
                 "coefficients": {name: value for name, value in self.problem.coefficients.items()},
@@ -62,6 +65,7 @@ class RolloutSpec:
             n_steps=document["n_steps"],
             save_every=document["save_every"],
             deterministic=document["deterministic"],
+            durable=document["durable"],
         )
 
 
@@ -72,10 +76,19 @@ class Started:
 
 @dataclass(frozen=True)
 class Frame:
-    """The states (B, X..., C) after `step` steps."""
+    """The states (B, X..., C) after `step` steps; of a durable rollout, `saved` is what `Standing` takes."""
 
     step: int
     values: Frames
+    saved: Frames | None = None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a durable rollout had come to, `step` being that of a frame: from there it goes on bit for bit."""
+
+    step: int
+    saved: Frames
 
 
 @dataclass(frozen=True)
@@ -138,12 +151,15 @@ class Engine(ABC):
         """Begins to start; returns at once. `health` tells when it is ready."""
 
     @abstractmethod
-    def rollout(self, spec: RolloutSpec, initial: Frames, static: Frames | None = None) -> AsyncGenerator[Event]:
+    def rollout(
+        self, spec: RolloutSpec, initial: Frames, static: Frames | None = None, standing: Standing | None = None
+    ) -> AsyncGenerator[Event]:
         """Started, each frame as it is computed, Finished; closing the generator frees the engine's place.
 
         Args:
             initial: (B, X..., C), finite, physical units.
             static: (B, X..., S).
+            standing: where to go on; the frames up to there do not come again.
 
         Raises:
             UserError: ``queue_full``, ``engine_unavailable``, and what the solver objects to.

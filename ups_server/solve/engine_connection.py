@@ -23,6 +23,7 @@ from ups_server.solve.engine import (
     Finished,
     Frame,
     RolloutSpec,
+    Standing,
     Started,
     engine_unavailable,
 )
@@ -113,22 +114,26 @@ class EngineConnection:
     def preload(self, model: str) -> None:
         self._send({"op": "load", "model": model})
 
-    async def rollout(self, spec: RolloutSpec, initial: Frames, static: Frames | None) -> AsyncGenerator[Event]:
+    async def rollout(
+        self, spec: RolloutSpec, initial: Frames, static: Frames | None, standing: Standing | None
+    ) -> AsyncGenerator[Event]:
         """See `Engine.rollout`."""
         rollout_id, window = next(self._ids), self._settings.stream_window
-        arrays = [initial] if static is None else [initial, static]
+        step, saved = (standing.step, standing.saved) if standing else (0, None)
+        arrays = [array for array in (initial, static, saved) if array is not None]
         rollout = self._open[rollout_id] = OpenRollout()
         self._owe(rollout, window)
         finished, taken = False, 0
         try:
-            self._send({"op": "rollout", "id": rollout_id, "spec": spec.as_json(), "window": window}, arrays)
+            todo = {"op": "rollout", "id": rollout_id, "spec": spec.as_json(), "window": window, "step": step}
+            self._send(todo, arrays)
             while not finished:
                 header, values = await self._reply(rollout)
                 match header["op"]:
                     case "started":
                         yield Started()
                     case "frame":
-                        yield Frame(header["step"], values[0])
+                        yield Frame(header["step"], *values)
                         taken += 1
                         if taken == max(1, window // 2):
                             self._send({"op": "more", "id": rollout_id, "frames": taken})

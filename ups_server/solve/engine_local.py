@@ -7,7 +7,7 @@ from contextlib import aclosing
 from ups_server.catalog import BUILTIN, Catalog
 from ups_server.errors import UserError
 from ups_server.settings import Settings
-from ups_server.solve.engine import Engine, Event, Health, RolloutSpec
+from ups_server.solve.engine import Engine, Event, Health, RolloutSpec, Standing
 from ups_server.solve.engine_supervised import SupervisedProcess
 from ups_server.solve.solver import Frames
 
@@ -34,10 +34,12 @@ class LocalEngine(Engine):
     async def start(self) -> None:
         self._default.start(self._default_source()[0])
 
-    async def rollout(self, spec: RolloutSpec, initial: Frames, static: Frames | None = None) -> AsyncGenerator[Event]:
+    async def rollout(
+        self, spec: RolloutSpec, initial: Frames, static: Frames | None = None, standing: Standing | None = None
+    ) -> AsyncGenerator[Event]:
         self._used[spec.model] += 1
         try:
-            async with aclosing(self._process(spec.model).rollout(spec, initial, static)) as events:
+            async with aclosing(self._process(spec.model).rollout(spec, initial, static, standing)) as events:
                 async for event in events:
                     yield event
         finally:

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from ups_server.errors import UserError
 from ups_server.settings import Settings
 from ups_server.solve.admission import Admission
-from ups_server.solve.engine import Event, RolloutSpec, engine_unavailable
+from ups_server.solve.engine import Event, RolloutSpec, Standing, engine_unavailable
 from ups_server.solve.engine_connection import EngineConnection
 from ups_server.solve.solver import Frames
 from ups_server.supervision import keep_alive
@@ -47,13 +47,15 @@ class SupervisedProcess:
         if self._supervision is None and not self._closed:
             self._supervision = asyncio.create_task(keep_alive(self._live, self._restarted, self._settings, "engine"))
 
-    async def rollout(self, spec: RolloutSpec, initial: Frames, static: Frames | None) -> AsyncGenerator[Event]:
+    async def rollout(
+        self, spec: RolloutSpec, initial: Frames, static: Frames | None, standing: Standing | None
+    ) -> AsyncGenerator[Event]:
         """See `Engine.rollout`."""
         self.start()
         size = STATE_COPIES * (initial.nbytes + (0 if static is None else static.nbytes))
         async with self.admission.place(spec.n_steps, size):
             connection = await self._connected()
-            async with aclosing(connection.rollout(spec, initial, static)) as events:
+            async with aclosing(connection.rollout(spec, initial, static, standing)) as events:
                 async for event in events:
                     yield event
 

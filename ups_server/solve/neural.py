@@ -47,12 +47,14 @@ class UPSSession(BatchedSession):
         u: states (B, N, X...) in the superspace, on the device; stale while a batch has the session.
         context: what was read; None before the first step.
         steps: how many it has made.
+        origin: the state that was read last, of a model that reads again.
     """
 
     def __init__(self, model: Operator, card: FamilyCard, given: Conditions, u: Tensor) -> None:
         self.model, self.card, self.given, self.u = model, card, given, u
         self.context: Context | None = None
         self.steps = 0
+        self.origin = u if model.config.refresh else None
         self.rows = len(u)
         points = tuple(u.shape[2:])
         self.row_bytes = step_bytes(model.config, points)
@@ -66,7 +68,17 @@ class UPSSession(BatchedSession):
     def read(self) -> Context:
         """Reads the problem from the state reached."""
         self.context = self.model.read(self.u, self.given)
+        self.origin = self.origin if self.origin is None else self.u
         return self.context
+
+    @torch.inference_mode()
+    def restore(self, step: int, saved: Frames) -> None:
+        """Of a model that reads again, `saved` holds the state that was read last before the state reached."""
+        states = torch.from_numpy(saved.copy()).to(self.u.device)
+        if self.origin is not None:
+            self.u, states = states.split(self.u.shape[1], dim=1)
+        self.read()
+        self.u, self.steps = states, step
 
     def step(self) -> Frames:
         self._own = self._own or UPSBatch([self])
@@ -121,6 +133,16 @@ class UPSBatch:
 
         return land
 
+    def saved(self, wanted: Sequence[bool]) -> Landing:
+        chosen = zip(self._sessions, self._u.split(self._rows), wanted, strict=True)
+        copies = _off_the_device(*(_saved(session, rows) for session, rows, due in chosen if due))
+
+        def land() -> list[Frames | None]:
+            arrived = iter(copies())
+            return [next(arrived).numpy() if due else None for due in wanted]
+
+        return land
+
     def _read_again(self) -> None:
         due = [session for session in self._sessions if reads_again(self._model, session.steps)]
         if due:
@@ -142,6 +164,11 @@ def _frames(rows: Tensor, card: FamilyCard) -> Frames:
     """Superspace values (B, N, X...) on the host -> the family's fields (B, X..., C)."""
     frames: Frames = rows[:, list(card.slots)].movedim(1, -1).numpy()
     return frames
+
+
+def _saved(session: UPSSession, rows: Tensor) -> Tensor:
+    """What `UPSSession.restore` takes: (B, N, X...), or (B, 2 N, X...)."""
+    return rows if session.origin is None else torch.cat([session.origin, rows], dim=1)
 
 
 def _off_the_device(*tensors: Tensor) -> Callable[[], list[Tensor]]:

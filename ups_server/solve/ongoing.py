@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ups_server.solve.engine import RolloutSpec
-from ups_server.solve.solver import Batch, BatchedSession, Frames, Landing, Session
+from ups_server.solve.solver import Batch, BatchedSession, Frames, Landing, Resumable, Session
 
 
 @dataclass(eq=False)
@@ -62,8 +62,9 @@ class Rollout:
     save_every: int
     allowed: int
     seconds: float = 0.0
+    durable: bool = False
     parts: list[Part] = field(default_factory=list)
-    _frames: dict[int, dict[int, Frames]] = field(default_factory=dict)
+    _frames: dict[int, dict[int, tuple[Frames, ...]]] = field(default_factory=dict)
     _bad_fields: set[int] = field(default_factory=set)
     _bad_states: set[int] = field(default_factory=set)
 
@@ -71,7 +72,7 @@ class Rollout:
     def begin(cls, header: dict[str, Any], spec: RolloutSpec, session: Session, max_rows: int, memory: int, turn: int,
               rows: int) -> "Rollout":  # fmt: skip
         """Cuts a session into parts of at most `max_rows` states, and as many as fit into `memory` bytes."""
-        rollout = cls(header["id"], spec.model, spec.n_steps, spec.save_every, header["window"])
+        rollout = cls(header["id"], spec.model, spec.n_steps, spec.save_every, header["window"], spec.durable)
         if not isinstance(session, BatchedSession):
             rollout.parts = [Part(rollout, 0, session, ("alone", rollout.id), rows, 0, turn, True)]
             return rollout
@@ -89,8 +90,20 @@ class Rollout:
     def over(self) -> bool:
         return all(part.landed >= self.last for part in self.parts)
 
-    def land(self, part: Part, step: int, values: Frames | None) -> Frames | None:
-        """Takes a part's states after a step; the whole frame (B, X..., C) where this completes one that is kept."""
+    def restore(self, step: int, saved: Frames) -> None:
+        """Goes to where it stood after `step` steps, instead of a first one."""
+        self.allowed += step // self.save_every
+        for part in self.parts:
+            if not isinstance(part.session, Resumable | BatchedSession):
+                raise TypeError(f"{type(part.session).__name__} cannot go on from a saved place")
+            part.session.restore(step, saved[part.first : part.first + part.rows])
+            part.step = part.landed = step
+
+    def land(self, part: Part, step: int, values: Frames | None, saved: Frames | None) -> tuple[Frames, ...] | None:
+        """Takes a part's states after a step, and what going on from there takes, where it was wanted.
+
+        Both of the whole rollout, (B, X..., C) and (B, ...), where this completes a frame that is kept.
+        """
         part.landed = step
         if values is None or step > self.last:
             return None
@@ -101,11 +114,14 @@ class Rollout:
         if step % self.save_every:
             return None
         pieces = self._frames.setdefault(step, {})
-        pieces[part.first] = values
+        pieces[part.first] = (values,) if saved is None else (values, saved)
         if len(pieces) < len(self.parts):
             return None
         del self._frames[step]
-        return values if len(pieces) == 1 else np.concatenate([pieces[first] for first in sorted(pieces)])
+        if len(pieces) == 1:
+            return pieces[part.first]
+        ordered = [pieces[first] for first in sorted(pieces)]
+        return tuple(np.concatenate(arrays) for arrays in zip(*ordered, strict=True))
 
     def end(self) -> dict[str, Any]:
         """The message that ends it: all steps made, or where it stopped being finite."""
@@ -145,6 +161,7 @@ class Flight:
     members: list[Part]
     steps: list[int]
     landing: Landing
+    saved: Landing | None
 
 
 class Single:
@@ -156,6 +173,12 @@ class Single:
     def launch(self, wanted: Sequence[bool]) -> Landing:
         frames = self._session.step()
         return lambda: [frames]
+
+    def saved(self, wanted: Sequence[bool]) -> Landing:
+        if not isinstance(self._session, Resumable):
+            raise TypeError(f"the place of a {type(self._session).__name__} cannot be saved")
+        saved = self._session.saved()
+        return lambda: [saved]
 
     def release(self) -> None:
         pass

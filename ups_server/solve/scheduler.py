@@ -118,10 +118,14 @@ class Scheduler:
     def _join(self, header: dict[str, Any], arrays: list[Frames]) -> None:
         try:
             spec = RolloutSpec.from_json(header["spec"])
+            step = header.get("step", 0)
+            saved = arrays.pop() if step else None
             session = self._solvers.get(spec.model, self._in_use()).session(spec.problem, *arrays)
             self._check_memory(session)
             limits = self._limits
             rollout = Rollout.begin(header, spec, session, limits.rows, limits.memory, self._turn, len(arrays[0]))
+            if saved is not None:
+                rollout.restore(step, saved)
         except Exception as error:
             self._fail(header["id"], error)
             return
@@ -178,11 +182,13 @@ class Scheduler:
             running.turns -= 1
             wanted = [part.step % part.rollout.save_every == 0 for part in running.members]
             landing = running.batch.launch(wanted)
+            durable = [due and part.rollout.durable for due, part in zip(wanted, running.members, strict=True)]
+            saved = running.batch.saved(durable) if any(durable) else None
         except Exception as error:
             self._fall(bucket, chosen, error)
             return None
         charge(running.members, time.perf_counter() - began)
-        return Flight(running.members, [part.step for part in running.members], landing)
+        return Flight(running.members, [part.step for part in running.members], landing, saved)
 
     def _batch(self, bucket: Hashable, chosen: list[Part]) -> Running:
         """The batch of these parts: the running one where they are its members."""
@@ -221,18 +227,19 @@ class Scheduler:
         began = time.perf_counter()
         try:
             frames = flight.landing()
+            places = flight.saved() if flight.saved else [None] * len(frames)
         except Exception as error:
             for part in flight.members:
                 self._fail(part.rollout.id, error)
             return
         charge(flight.members, time.perf_counter() - began)
-        for part, step, values in zip(flight.members, flight.steps, frames, strict=True):
+        for part, step, values, saved in zip(flight.members, flight.steps, frames, places, strict=True):
             rollout = self._rollouts.get(part.rollout.id)
             if rollout is None:
                 continue
-            frame = rollout.land(part, step, values)
+            frame = rollout.land(part, step, values, saved)
             if frame is not None:
-                self._send({"op": "frame", "id": rollout.id, "step": step}, (frame,))
+                self._send({"op": "frame", "id": rollout.id, "step": step}, frame)
             if rollout.over:
                 self._leave(rollout)
 

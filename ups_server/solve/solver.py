@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,19 @@ class Session(Protocol):
         ...
 
 
+@runtime_checkable
+class Resumable(Protocol):
+    """A session whose place can be kept, and taken again by another session of the same problem."""
+
+    def saved(self) -> Frames:
+        """What going on from here takes, bit for bit: numbers of any meaning, states along the first axis."""
+        ...
+
+    def restore(self, step: int, saved: Frames) -> None:
+        """Goes to where a session stood after `step` steps, instead of a first step."""
+        ...
+
+
 Landing = Callable[[], list[Frames | None]]
 """Waits for a step that was launched. Each session's state (B, X..., C) where it was wanted or is not finite."""
 
@@ -55,6 +68,10 @@ class Batch(Protocol):
 
     def launch(self, wanted: Sequence[bool]) -> Landing:
         """Begins one step of all; on an accelerator the next one may begin before this one has landed."""
+        ...
+
+    def saved(self, wanted: Sequence[bool]) -> Landing:
+        """Begins to copy what `Resumable.saved` gives after the step launched last, for each session that wants it."""
         ...
 
     def release(self) -> None:
@@ -80,6 +97,10 @@ class BatchedSession(ABC):
     @abstractmethod
     def step(self) -> Frames:
         """See `Session`."""
+
+    @abstractmethod
+    def restore(self, step: int, saved: Frames) -> None:
+        """See `Resumable`."""
 
     @abstractmethod
     def split(self, rows: int) -> "list[BatchedSession]":

@@ -13,6 +13,7 @@ from ups_server.api.routes import (
     models,
     page,
     rollouts,
+    stored_rollouts,
 )
 from ups_server.api.routes import super_resolution as super_resolution_routes
 
@@ -25,6 +26,7 @@ ROUTERS = (
     files.router,
     models.router,
     rollouts.router,
+    stored_rollouts.router,
     super_resolution_routes.router,
     evaluations.router,
     fine_tuning.router,

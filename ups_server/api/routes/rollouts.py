@@ -9,11 +9,14 @@ from starlette.requests import ClientDisconnect
 
 from ups_server.api.answers import check_size, collect, encode
 from ups_server.api.body import JSON, decode, media_type, read_body
+from ups_server.api.detached import accept, respond_async
 from ups_server.api.events import Encoding, stream
+from ups_server.api.jobs import IdempotencyKey
 from ups_server.api.negotiation import EVENTS, OFFERED, choose
 from ups_server.api.negotiation import JSON as JSON_FORMAT
 from ups_server.api.problems import documented
 from ups_server.api.service import CurrentService, Service
+from ups_server.jobs.spec import Job
 from ups_server.solve.rollout import Plan, plan
 from ups_server.specs import RolloutAnswer
 from ups_server.tensors import NPZ, SAFETENSORS
@@ -52,7 +55,13 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
             if output != JSON_FORMAT
         },
     },
-    **documented(400, 404, 406, 409, 413, 415, 422, 429, 503),
+    202: {
+        "model": Job,
+        "description": "With `Prefer: respond-async`: the job, whose result will be at `{Location}/result`; 200 and "
+        "the same where its Idempotency-Key came before.",
+        "headers": {"Location": {"description": "The rollout.", "schema": {"type": "string"}}},
+    },
+    **documented(400, 404, 406, 409, 413, 415, 422, 429, 503, 507),
 }
 
 
@@ -61,8 +70,14 @@ async def create_rollout(
     request: Request,
     service: CurrentService,
     encoding: Annotated[Encoding, Query(description="How an event stream writes its states.")] = Encoding.LIST,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """Advances initial conditions `n_steps` steps and returns every `save_every`-th state, the first one included."""
+    """Advances initial conditions `n_steps` steps and returns every `save_every`-th state, the first one included.
+
+    With `Prefer: respond-async` nobody waits: the result is kept, and survives whatever process dies meanwhile.
+    """
+    if respond_async(request):
+        return await accept(request, service, idempotency_key)
     output, content_type = choose(request.headers.get("accept"))
     kind = media_type(request)
     body = await read_body(request, service.settings.max_body_bytes)

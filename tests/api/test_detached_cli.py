@@ -1,0 +1,45 @@
+"""`ups solve --detach` and `ups jobs` with a running service: ordered, followed, written to a file, deleted."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.api.conftest import running_service
+from ups_server.data.source import open_source
+from ups_server.settings import Settings
+
+
+def ups(data_dir: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ups_server.cli", *words, "--data-dir", str(data_dir)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_a_rollout_that_nobody_waits_for(settings: Settings, tmp_path: Path) -> None:
+    folder = settings.data_dir
+    problem = ("burgers", "--method", "numerical", "--coef", "nu=0.02", "--resolution", "32", "--n-steps", "4")
+    ordered = ups(folder, "solve", *problem, "--detach")
+    assert ordered.returncode == 0, ordered.stderr
+    job = ordered.stdout.strip()
+    early = ups(folder, "jobs", "result", job, "-o", str(tmp_path / "early.nc"))
+    assert early.returncode == 2
+    assert "has not ended" in early.stderr
+    with running_service(settings):
+        assert ups(folder, "jobs", "follow", job).returncode == 0
+    written = ups(folder, "jobs", "result", job, "-o", str(tmp_path / "kept.npz"))
+    assert written.returncode == 0, written.stderr
+    ups(folder, "solve", *problem, "-o", str(tmp_path / "waited.npz"))
+    kept, waited = (open_source(tmp_path / name) for name in ("kept.npz", "waited.npz"))
+    np.testing.assert_array_equal(kept.read([0]), waited.read([0]))
+    assert ups(folder, "jobs", "delete", job).returncode == 0
+    assert job not in ups(folder, "jobs", "list").stdout
+    assert list((folder / "rollouts").iterdir()) == []
+
+
+def test_what_detach_does_not_take(settings: Settings, tmp_path: Path) -> None:
+    refused = ups(settings.data_dir, "solve", "burgers", "--detach", "-o", str(tmp_path / "x.nc"))
+    assert refused.returncode == 2
+    assert "its result is kept" in refused.stderr

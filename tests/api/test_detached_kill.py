@@ -1,0 +1,132 @@
+"""`kill -9` of the whole service, and ten thousand steps: nothing is lost, and memory stays."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+
+from tests.api.conftest import DEADLINE_S, wait_until
+from ups_server.client import Client
+from ups_server.tensors import SAFETENSORS, from_safetensors
+
+PATH = "/v1/rollouts"
+MOST_GROWTH = 50 * 2**20
+
+
+@dataclass(frozen=True)
+class Serving:
+    url: str
+    process: subprocess.Popen[str]
+
+    def resident(self) -> int:
+        """Bytes of the service and of every process it started."""
+        root = psutil.Process(self.process.pid)
+        return sum(process.memory_info().rss for process in (root, *root.children(recursive=True)))
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Serving]:
+    """`ups serve` as a process of its own."""
+    settings = {"DEFAULT_MODEL": "persistence", "WORKER": "false", "JOB_LEASE_S": "3", "THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ups_server.cli", "serve", "--port", "0", "--data-dir", str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, **{f"UPS_{name}": value for name, value in settings.items()}},
+    )
+    assert process.stdout is not None
+    try:
+        url = re.findall(r"http://[\d.]+:\d+", process.stdout.readline())[0]
+        wait_until(lambda: ready(url), "the service is ready")
+        yield Serving(url, process)
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+        process.stdout.close()
+
+
+def ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", timeout=DEADLINE_S).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def done(client: Client, job_id: str) -> int:
+    """Frames on disk by the latest word."""
+    told = [data["done"] for name, data in client_events(client, job_id) if name == "progress"]
+    return max(told, default=0)
+
+
+def client_events(client: Client, job_id: str) -> list[tuple[str, dict[str, Any]]]:
+    answer = client._get(f"{PATH}/{job_id}/events")
+    return [(event["type"], event["data"]) for event in answer["events"]]
+
+
+@pytest.mark.slow
+def test_a_killed_service_goes_on_where_it_was(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"model": "numerical", "coefficients": {"nu": 0.02}, "grid": {"n": [32]}}
+    with serving(tmp_path) as first, Client(first.url) as client:
+        job_id = client.submit("burgers", 150, {"sample": {"seed": 3}}, "kept", deterministic=True, **options)["id"]
+        wait_until(lambda: done(client, job_id) > 1, "frames are kept")
+        reached = done(client, job_id)
+        family = psutil.Process(first.process.pid).children(recursive=True)
+        os.kill(first.process.pid, signal.SIGKILL)
+        psutil.wait_procs(family, timeout=60)
+    with serving(tmp_path) as second, Client(second.url) as client:
+        again = client.submit("burgers", 150, {"sample": {"seed": 3}}, "kept", deterministic=True, **options)
+        assert again["id"] == job_id
+        told = list(client.follow(job_id))
+        assert told[-1][1]["state"] == "succeeded"
+        assert {"state": "queued", "worker_lost": True}.items() <= next(
+            data for name, data in told if name == "state" and data.get("worker_lost")
+        ).items()
+        frames = [data["done"] for name, data in told if name == "progress"]
+        assert frames == sorted(frames), "it never went back"
+        assert reached < 151
+        document = {"family": "burgers", "n_steps": 150, "initial_condition": {"sample": {"seed": 3}}, **options}
+        waited = httpx.post(
+            f"{second.url}{PATH}",
+            json={**document, "deterministic": True},
+            headers={"Accept": SAFETENSORS},
+            timeout=600,
+        )
+        kept = httpx.get(f"{second.url}{PATH}/{job_id}/result", timeout=600)
+        first_bits, second_bits = (
+            from_safetensors(answer.content)[0]["data"].view(np.int32) for answer in (kept, waited)
+        )
+        np.testing.assert_array_equal(first_bits, second_bits)
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_steps(tmp_path: Path) -> None:
+    """Ten thousand frames of 8 KiB, as one file at the end, 80 MB."""
+    with serving(tmp_path) as service, Client(service.url) as client:
+        options: dict[str, Any] = {"grid": {"n": [2048]}}
+        for steps in (100, 10_000):  # the first one loads what every rollout needs
+            job_id = client.submit("advection", steps, {"sample": {}}, **options)["id"]
+            if steps == 100:
+                list(client.follow(job_id))
+                client.download(job_id, tmp_path / "small.nc")
+                client.download(job_id, tmp_path / "small.safetensors")
+                before = service.resident()
+        grown = [service.resident() - before for name, _ in client.follow(job_id) if name == "progress"]
+        assert client.job(job_id)["result"]["frames"] == 10_001
+        for suffix in (".nc", ".safetensors"):
+            client.download(job_id, tmp_path / f"large{suffix}")
+            assert (tmp_path / f"large{suffix}").stat().st_size > 80 * 10**6
+            grown.append(service.resident() - before)
+        print(f"RSS grew by at most {max(grown) / 2**20:.1f} MiB")
+        assert max(grown) <= MOST_GROWTH

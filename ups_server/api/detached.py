@@ -1,0 +1,55 @@
+"""Rollouts that nobody waits for: `Prefer: respond-async` queues them, and their result is kept."""
+
+import asyncio
+import math
+
+from fastapi import Request
+from fastapi.responses import JSONResponse
+
+from ups_server.api.body import decode, media_type, read_body
+from ups_server.api.service import Service
+from ups_server.catalog import Catalog
+from ups_server.files.storage import FileStorage
+from ups_server.jobs.rollouts import order, without_waiting
+from ups_server.jobs.spec import Job
+from ups_server.settings import Settings
+from ups_server.solve.rollout import Plan, plan
+from ups_server.specs import RolloutRequest
+from ups_server.tensors import Arrays
+
+PATH = "/v1/rollouts"
+PREFERENCE = "respond-async"
+
+
+def respond_async(request: Request) -> bool:
+    """Does the client prefer not to wait (RFC 7240)?"""
+    preferences = ",".join(request.headers.getlist("prefer")).split(",")
+    return any(preference.partition(";")[0].strip().lower() == PREFERENCE for preference in preferences)
+
+
+async def accept(request: Request, service: Service, key: str | None) -> JSONResponse:
+    """Queues a rollout: 202 and its place; 200 where the key has made it before.
+
+    Raises:
+        UserError: everything that can be wrong with a request; ``quota_exceeded``, ``idempotency_conflict``.
+    """
+    kind = media_type(request)
+    body = await read_body(request, service.settings.max_body_bytes)
+    job, created = await asyncio.to_thread(_order, body, kind, service, key)
+    service.rollouts.wake()
+    headers = {"Location": f"{PATH}/{job.id}", "Preference-Applied": PREFERENCE}
+    return JSONResponse(job.model_dump(mode="json"), 202 if created else 200, headers)
+
+
+def detached_plan(
+    catalog: Catalog, settings: Settings, files: FileStorage, request: RolloutRequest, arrays: Arrays | None
+) -> Plan:
+    """The plan of a rollout that nobody waits for. Raises UserError as `plan`."""
+    return plan(request, catalog, without_waiting(settings), arrays, files)
+
+
+def _order(body: bytes, kind: str, service: Service, key: str | None) -> tuple[Job, bool]:
+    request, arrays = decode(body, kind, service.settings.max_body_bytes)
+    todo = detached_plan(service.catalog, service.settings, service.files, request, arrays)
+    service.results.make_room(service.jobs.store, 4 * math.prod(todo.shape))
+    return order(request, arrays, todo, service.jobs.store, service.settings, key)

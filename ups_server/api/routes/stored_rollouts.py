@@ -1,0 +1,127 @@
+"""Asynchronous rollouts: their state, their events, their results, their end."""
+
+import asyncio
+import re
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi import Path as PathParameter
+from fastapi.responses import FileResponse
+from starlette.types import Receive, Scope, Send
+
+from ups_server.api.jobs import add_job_routes
+from ups_server.api.negotiation import choose
+from ups_server.api.problems import documented
+from ups_server.api.service import CurrentService, Service
+from ups_server.data.exporters import MEDIA_TYPES
+from ups_server.data.zarr_steps import METADATA
+from ups_server.errors import UserError
+from ups_server.jobs.rollout_folder import SUFFIXES, RolloutFolder
+from ups_server.jobs.spec import ROLLOUT, Job
+
+router = APIRouter(prefix="/v1/rollouts", tags=["rollouts"])
+
+KEY = re.compile(r"(zarr\.json|[A-Za-z_][A-Za-z0-9_]*/(zarr\.json|c(\.[0-9]+)*))")
+"""Every file of a result in Zarr: nothing else of the folder can be named."""
+
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+RESULT: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The result as a file, whole or the part that `Range` asks for.",
+        "content": {media_type: BINARY for media_type, name in MEDIA_TYPES.items() if name in SUFFIXES},
+    },
+    206: {"description": "A part."},
+    **documented(404, 406, 409, 410),
+}
+
+add_job_routes(router, ROLLOUT)
+
+
+class HeldFile(FileResponse):
+    """A file of a result, which is not removed while it is sent. Ranges are answered (RFC 9110)."""
+
+    def __init__(self, path: Path, held: ExitStack, media_type: str, filename: str | None = None) -> None:
+        super().__init__(path, media_type=media_type, filename=filename)
+        self._held = held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._held:
+            await super().__call__(scope, receive, send)
+
+
+@router.get("/{job_id}/result", responses=RESULT, response_class=FileResponse, response_model=None)
+async def get_result(job_id: str, request: Request, service: CurrentService) -> HeldFile:
+    """The result of a rollout that has ended, as the file that the Accept header asks for; default: safetensors.
+
+    In Zarr, this address is the store itself: `xarray.open_zarr(".../result")`, from the first frame on.
+    """
+    format, media_type = _chosen(request.headers.get("accept"))
+    return await asyncio.to_thread(_file, job_id, format, media_type, service)
+
+
+@router.get("/{job_id}/result/{key:path}", responses=RESULT, response_class=FileResponse, response_model=None)
+def get_result_part(
+    job_id: str,
+    service: CurrentService,
+    key: Annotated[str, PathParameter(description="`zarr.json`, or a document or chunk of an array.")],
+) -> HeldFile:
+    """A part of the result in Zarr version 3, one step a chunk; frames that are not there yet are missing."""
+    with ExitStack() as held:
+        folder, job = _reading(held, job_id, service)
+        if job.final and key.endswith(METADATA):
+            folder.settle()
+        path = folder.zarr / key
+        if not KEY.fullmatch(key) or not path.is_file():
+            raise UserError("not_found", f"the result has no part {key!r}", got=key)
+        media_type = "application/json" if path.suffix == ".json" else "application/octet-stream"
+        return HeldFile(path, held.pop_all(), media_type)
+
+
+@router.delete("/{job_id}", status_code=204, responses=documented(404, 409))
+def delete_rollout(job_id: str, service: CurrentService) -> Response:
+    """Removes a rollout that has ended, with its result and events."""
+    service.jobs.store.delete(job_id, ROLLOUT)
+    RolloutFolder(service.settings.data_dir, job_id).remove()
+    return Response(status_code=204)
+
+
+def _chosen(accept: str | None) -> tuple[str, str]:
+    """(format, media type) of a file; safetensors where the client does not care.
+
+    Raises:
+        UserError: ``not_acceptable``.
+    """
+    format, media_type = choose(accept if accept and accept.strip() != "*/*" else "application/vnd.safetensors")
+    if format not in SUFFIXES:
+        raise UserError("not_acceptable", "a stored result is not sent as that", got=media_type, expected=[*SUFFIXES])
+    return format, media_type
+
+
+def _file(job_id: str, format: str, media_type: str, service: Service) -> HeldFile:
+    with ExitStack() as held:
+        folder, job = _reading(held, job_id, service)
+        if not job.final:
+            raise UserError(
+                "result_not_ready",
+                f"{job_id} has not ended",
+                got=job.state.value,
+                hint="follow its events; the frames that are there are in the Zarr store at this address",
+            )
+        folder.settle()
+        path = folder.file(format)
+        return HeldFile(path, held.pop_all(), media_type, f"{job_id}{path.suffix}")
+
+
+def _reading(held: ExitStack, job_id: str, service: Service) -> tuple[RolloutFolder, Job]:
+    """The folder of a result, held until the stack is closed, and its job.
+
+    Raises:
+        UserError: ``unknown_job``, ``result_not_ready``, ``result_expired``.
+    """
+    job = service.jobs.store.get(job_id, ROLLOUT)
+    folder = held.enter_context(service.results.reading(job_id))
+    if not (folder.zarr / METADATA).is_file():
+        raise UserError("result_not_ready", f"{job_id} has no frame yet", got=job.state.value)
+    return folder, job

@@ -1,0 +1,178 @@
+"""What an asynchronous rollout has on disk: request, header, the place it reached, the result. Imports no torch.
+
+``request.safetensors`` is the request as a binary body would hold it; ``header.json`` says what the result holds;
+``standing.safetensors`` is what going on from the last frame takes, written after that frame; ``result.zarr`` is the
+result, beside files of other formats that were asked for.
+"""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ups_server.data.exporters.base import Header
+from ups_server.data.streamed import write_file
+from ups_server.data.zarr_steps import ZarrSteps
+from ups_server.files.equations import EQUATION_FILE, model_equation
+from ups_server.pde import Grid, family
+from ups_server.solve.engine import Frame, Standing
+from ups_server.solve.rollout import Plan
+from ups_server.specs import Flag, RolloutRequest
+from ups_server.tensors import Arrays, from_safetensors, to_safetensors
+
+SUFFIXES = {"safetensors": ".safetensors", "npz": ".npz", "netcdf": ".nc", "hdf5": ".h5"}
+"""Of the files a result can be had as."""
+REQUEST, HEADER, STANDING, READ = "request.safetensors", "header.json", "standing.safetensors", "read"
+
+
+class RolloutFolder:
+    """The folder of one rollout. Every file appears whole, so that a kill at any moment leaves something to go on."""
+
+    def __init__(self, data_dir: Path, job_id: str) -> None:
+        self.path = data_dir / "rollouts" / job_id
+        self.zarr = self.path / "result.zarr"
+
+    @property
+    def exists(self) -> bool:
+        return (self.path / HEADER).is_file()
+
+    def create(self, request: RolloutRequest, arrays: Arrays | None, plan: Plan) -> str:
+        """Keeps a request; its SHA-256, arrays included."""
+        self.path.mkdir(parents=True)
+        content = to_safetensors(arrays or {}, {"request": request.model_dump_json()})
+        _replace(self.path / REQUEST, content)
+        own = Path(plan.card.source) / EQUATION_FILE
+        if plan.card.kind == "learned" and own.is_file():
+            shutil.copyfile(own, self.path / EQUATION_FILE)
+        self._describe(header_of(plan))
+        return hashlib.sha256(content).hexdigest()
+
+    def request(self) -> tuple[RolloutRequest, Arrays | None]:
+        arrays, texts = from_safetensors((self.path / REQUEST).read_bytes())
+        return RolloutRequest.from_json(texts["request"]), arrays or None
+
+    def begin(self, plan: Plan) -> None:
+        """Makes ready for the frames of a plan; frames of an attempt before stay, files made of them do not."""
+        for suffix in SUFFIXES.values():
+            (self.path / f"result{suffix}").unlink(missing_ok=True)
+        header = header_of(plan)
+        self._describe(header)
+        steps = ZarrSteps(self.zarr, header)
+        steps.begin()
+        steps.put(0, plan.answer_values(plan.initial))
+
+    def standing(self) -> Standing | None:
+        """Where an attempt before had come to."""
+        found = self._place()
+        return None if found is None else Standing(int(found[1]["step"]), found[0]["saved"])
+
+    def _place(self) -> tuple[Arrays, dict[str, str]] | None:
+        try:
+            return from_safetensors((self.path / STANDING).read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def keep(self, steps: ZarrSteps, plan: Plan, frame: Frame) -> None:
+        """Writes a frame, then the place it leads to."""
+        if frame.saved is None:
+            raise ValueError("not a frame of a durable rollout")
+        number = frame.step // plan.stride
+        steps.put(number, plan.answer_values(frame.values))
+        texts = {"step": str(frame.step), "frames": str(number + 1)}
+        _replace(self.path / STANDING, to_safetensors({"saved": frame.saved}, texts))
+
+    def finish(self, frames: int, flags: list[Flag]) -> None:
+        """There will be no frame beyond these, unless it is begun again."""
+        header = self.header()
+        attributes = {**header.attributes, "flags": [flag.model_dump(mode="json") for flag in flags]}
+        self._end(header, replace(header, times=header.times[:frames], attributes=attributes))
+
+    def settle(self) -> None:
+        """As `finish`, for a rollout whose job has ended while nobody computed it."""
+        header, place = self.header(), self._place()
+        frames = int(place[1]["frames"]) if place else 1
+        if frames < len(header.times):
+            self._end(header, replace(header, times=header.times[:frames]))
+
+    def _end(self, planned: Header, ended: Header) -> None:
+        ZarrSteps(self.zarr, planned).describe(ended)
+        self._describe(ended)
+
+    def header(self) -> Header:
+        """Of the frames that are planned, and at the end of those that are there."""
+        document = json.loads((self.path / HEADER).read_text(encoding="utf-8"))
+        grid, equation = document.pop("grid"), document.pop("family")
+        own = model_equation(self.path)
+        extent = tuple((low, high) for low, high in grid["extent"])
+        return Header(
+            family=own.family() if own is not None and own.id == equation else family(equation),
+            grid=Grid(tuple(grid["n"]), extent, tuple(grid["offset"])),
+            times=np.array(document.pop("times")),
+            **document,
+        )
+
+    def file(self, format: str) -> Path:
+        """The result of a rollout that has ended as one file, made when it is first asked for."""
+        target = self.path / f"result{SUFFIXES[format]}"
+        header = self.header()
+        if not target.is_file():
+            write_file(ZarrSteps(self.zarr, header), format, target)
+        return target
+
+    def bytes(self) -> int:
+        """Of the values that are there or planned, and of files beside them."""
+        header = self.header()
+        values = 4 * len(header.times) * math.prod(header.step_shape)
+        return values + sum(entry.stat().st_size for entry in os.scandir(self.path) if entry.is_file())
+
+    def touch(self) -> None:
+        """Somebody reads it now."""
+        (self.path / READ).touch()
+
+    def last_read(self) -> float:
+        """Unix time; 0 where nobody has."""
+        try:
+            return (self.path / READ).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
+    def remove(self) -> None:
+        """All at once for whoever looks at it."""
+        trash = self.path.with_name(f".{self.path.name}.{time.time_ns()}")
+        try:
+            os.replace(self.path, trash)
+        except FileNotFoundError:
+            return
+        shutil.rmtree(trash, ignore_errors=True)
+
+    def _describe(self, header: Header) -> None:
+        grid = {"n": header.grid.n, "extent": header.grid.extent, "offset": header.grid.offset}
+        document: dict[str, Any] = {
+            "family": header.family.id,
+            "grid": grid,
+            "times": header.times.tolist(),
+            "coefficients": dict(header.coefficients),
+            "count": header.count,
+            "batched": header.batched,
+            "attributes": dict(header.attributes),
+        }
+        _replace(self.path / HEADER, json.dumps(document, allow_nan=False).encode())
+
+
+def header_of(plan: Plan) -> Header:
+    """The header of a plan's answer, before its first step."""
+    attributes = plan.attributes(plan.flags)
+    return Header(plan.family, plan.grid, plan.times(), plan.coefficients, len(plan.initial), attributes, plan.batched)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+    partial.write_bytes(content)
+    os.replace(partial, path)

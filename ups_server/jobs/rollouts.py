@@ -1,0 +1,263 @@
+"""Asynchronous rollouts: taken from the table of jobs, computed by the engine, kept frame by frame.
+
+They run in the API process, which only carries frames from the engine to the disk, and share the engine's batches
+with everybody else. When the engine dies, they go on from the last frame in its next life; when this process dies,
+their leases run out, and the next process goes on.
+"""
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ups_server.data.zarr_steps import ZarrSteps
+from ups_server.errors import UserError
+from ups_server.jobs.leases import Lease, LeaseLost, Leases
+from ups_server.jobs.rollout_folder import RolloutFolder, header_of
+from ups_server.jobs.spec import ROLLOUT, Job, RolloutJobSpec
+from ups_server.jobs.store import JobStore, new_id
+from ups_server.jobs.worker import plain
+from ups_server.settings import Settings
+from ups_server.solve.engine import BlowUp, Engine, Frame
+from ups_server.solve.rollout import Plan
+from ups_server.specs import Flag, RolloutRequest
+from ups_server.tensors import Arrays
+
+logger = logging.getLogger(__name__)
+
+PROGRESS_S = 1.0
+"""Seconds between two events about progress."""
+
+Planner = Callable[[RolloutRequest, Arrays | None], Plan]
+
+
+def order(
+    request: RolloutRequest, arrays: Arrays | None, todo: Plan, store: JobStore, settings: Settings, key: str | None
+) -> tuple[Job, bool]:
+    """Queues a rollout; (job, True), or the job that the same key made before and False.
+
+    Raises:
+        UserError: ``not_kept``, ``idempotency_conflict``.
+    """
+    if request.diagnostics or request.reference:
+        raise UserError(
+            "not_kept",
+            "diagnostics and a reference are told to who waits for a rollout, not kept with its result",
+            expected="a rollout without them, or one that is waited for",
+        )
+    job_id = new_id(ROLLOUT)
+    folder = RolloutFolder(settings.data_dir, job_id)
+    created = False
+    try:
+        digest = folder.create(request, arrays, todo)
+        spec = RolloutJobSpec(
+            model=todo.card.id,
+            family=todo.family.id,
+            n_steps=request.n_steps,
+            save_every=request.save_every,
+            n_frames=todo.n_frames,
+            file=request.initial_condition.file if request.initial_condition else None,
+            request_sha256=digest,
+        )
+        job, created = store.create(spec, key, job_id)
+        return job, created
+    finally:
+        if not created:
+            folder.remove()
+
+
+def without_waiting(settings: Settings) -> Settings:
+    """The limits of rollouts whose frames go to the disk: nothing of them stays in memory."""
+    return settings.model_copy(
+        update={"max_steps": settings.max_async_steps, "max_points": settings.results_bytes // 4}
+    )
+
+
+@dataclass
+class Attempt:
+    """One lease of a rollout. `frames` are on disk."""
+
+    lease: Lease
+    folder: RolloutFolder
+    frames: int = 0
+    flags: tuple[Flag, ...] = ()
+    told: float = 0.0
+
+
+class RolloutRunner:
+    """Computes what is queued, `max_async_active` at a time.
+
+    Args:
+        planner: makes the plan of a stored request, with the limits of `without_waiting`.
+    """
+
+    def __init__(self, settings: Settings, engine: Engine, planner: Planner) -> None:
+        self._settings, self._engine, self._planner = settings, engine, planner
+        self._owner = f"rollouts-{uuid.uuid4().hex[:12]}"
+        self._wake, self._stopping = asyncio.Event(), asyncio.Event()
+        self._working: asyncio.Task[None] | None = None
+        self._attempts: set[asyncio.Task[None]] = set()
+
+    def start(self, leases: Leases) -> None:
+        self._working = asyncio.create_task(self._work(leases))
+
+    def wake(self) -> None:
+        """There is something new in the queue."""
+        self._wake.set()
+
+    async def close(self) -> None:
+        """What is being computed goes back into the queue."""
+        self._stopping.set()
+        self._wake.set()
+        if self._working is not None:
+            await self._working
+
+    async def _work(self, leases: Leases) -> None:
+        reclaim_at = 0.0
+        while not self._stopping.is_set():
+            self._wake.clear()
+            try:
+                if time.monotonic() >= reclaim_at:
+                    await asyncio.to_thread(leases.reclaim)
+                    reclaim_at = time.monotonic() + leases.seconds / 3
+                await self._claim(leases)
+            except Exception:
+                logger.exception("the table of jobs does not answer")
+            try:
+                async with asyncio.timeout(self._settings.job_poll_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+        if self._attempts:
+            await asyncio.wait(self._attempts)
+
+    async def _claim(self, leases: Leases) -> None:
+        """Begins as many attempts as there are places and jobs."""
+        while len(self._attempts) < self._settings.max_async_active:
+            lease = await asyncio.to_thread(leases.claim, self._owner, (ROLLOUT,))
+            if lease is None:
+                return
+            attempt = Attempt(lease, RolloutFolder(self._settings.data_dir, lease.job.id))
+            task = asyncio.create_task(self._attempt(leases, attempt))
+            self._attempts.add(task)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._attempts.discard(task)
+        self._wake.set()
+
+    async def _attempt(self, leases: Leases, attempt: Attempt) -> None:
+        lease = attempt.lease
+        logger.info("%s: attempt %d", lease.job.id, lease.job.attempt)
+        computing = asyncio.create_task(self._compute(leases, attempt))
+        try:
+            end = await self._watched(leases, lease, computing)
+            if end is None:
+                await asyncio.to_thread(leases.succeed, lease, computing.result())
+                return
+            computing.cancel()
+            await asyncio.wait([computing])
+            if end == "cancelled" and attempt.frames:
+                await asyncio.to_thread(attempt.folder.finish, attempt.frames, list(attempt.flags))
+            await asyncio.to_thread(leases.cancel if end == "cancelled" else leases.release, lease)
+        except LeaseLost:
+            logger.warning("%s: the lease was lost, this attempt ends", lease.job.id)
+        except Exception as error:
+            await self._failed(leases, attempt, error)
+        finally:
+            computing.cancel()
+
+    async def _failed(self, leases: Leases, attempt: Attempt, error: Exception) -> None:
+        """What was reached is kept; a problem of our own says nothing about our insides."""
+        if isinstance(error, UserError):
+            problem = plain(error.problem())
+        else:
+            logger.error("%s failed", attempt.lease.job.id, exc_info=error)
+            detail = f"the rollout failed with {type(error).__name__}; the log says more"
+            problem = {"title": "internal error", "status": 500, "detail": detail, "code": "internal_error"}
+        try:
+            if attempt.frames:
+                await asyncio.to_thread(attempt.folder.finish, attempt.frames, list(attempt.flags))
+            await asyncio.to_thread(leases.fail, attempt.lease, problem)
+        except Exception:
+            logger.exception("%s: its failure could not be written down", attempt.lease.job.id)
+
+    async def _watched(self, leases: Leases, lease: Lease, computing: "asyncio.Task[Any]") -> str | None:
+        """None once it is computed, else why it has to stop: `cancelled`, `stopping`. Keeps the lease meanwhile."""
+        stopping = asyncio.create_task(self._stopping.wait())
+        beat_at = time.monotonic() + leases.seconds / 3
+        try:
+            while True:
+                await asyncio.wait(
+                    [computing, stopping], timeout=self._settings.job_poll_s, return_when=asyncio.FIRST_COMPLETED
+                )
+                if computing.done():
+                    return None
+                if await asyncio.to_thread(leases.cancelled, lease):
+                    return "cancelled"
+                if stopping.done():
+                    return "stopping"
+                if time.monotonic() >= beat_at:
+                    await asyncio.to_thread(leases.heartbeat, lease)
+                    beat_at = time.monotonic() + leases.seconds / 3
+        finally:
+            stopping.cancel()
+
+    async def _compute(self, leases: Leases, attempt: Attempt) -> dict[str, Any]:
+        """The result of the job: what is on disk at the end."""
+        folder = attempt.folder
+        todo = await asyncio.to_thread(lambda: self._planner(*folder.request()))
+        await asyncio.to_thread(folder.begin, todo)
+        attempt.flags = tuple(todo.flags)
+        await asyncio.to_thread(leases.running, attempt.lease)
+        failures = 0
+        while True:
+            before = attempt.frames
+            try:
+                await self._advance(leases, attempt, todo)
+                break
+            except UserError as error:
+                if error.code not in ("engine_unavailable", "queue_full"):
+                    raise
+                if error.code == "engine_unavailable":
+                    failures = 1 if attempt.frames > max(1, before) else failures + 1
+                    if failures >= self._settings.job_max_crashes:
+                        raise
+                logger.warning("%s: %s; it goes on from frame %d", attempt.lease.job.id, error, attempt.frames)
+                await asyncio.sleep(self._settings.engine_restart_s)
+        await asyncio.to_thread(folder.finish, attempt.frames, list(attempt.flags))
+        return {
+            "frames": attempt.frames,
+            "n_frames": todo.n_frames,
+            "flags": [flag.model_dump(mode="json") for flag in attempt.flags],
+            "bytes": await asyncio.to_thread(folder.bytes),
+        }
+
+    async def _advance(self, leases: Leases, attempt: Attempt, todo: Plan) -> None:
+        """Runs from the last frame on disk until the end, or until the engine fails."""
+        folder, steps = attempt.folder, ZarrSteps(attempt.folder.zarr, header_of(todo))
+        standing = await asyncio.to_thread(folder.standing)
+        attempt.frames = 1 + (standing.step // todo.stride if standing else 0)
+        if attempt.frames < todo.n_frames:
+            spec = replace(todo.spec, durable=True)
+            async with aclosing(self._engine.rollout(spec, todo.initial, todo.static, standing)) as events:
+                async for event in events:
+                    if isinstance(event, Frame):
+                        await asyncio.to_thread(folder.keep, steps, todo, event)
+                        attempt.frames += 1
+                        if time.monotonic() >= attempt.told + PROGRESS_S:
+                            await self._tell(leases, attempt, todo)
+                    elif isinstance(event, BlowUp):
+                        attempt.flags = (*todo.flags, todo.blow_up_flag(event))
+        await self._tell(leases, attempt, todo)
+
+    async def _tell(self, leases: Leases, attempt: Attempt, todo: Plan) -> None:
+        """An event about progress, from which nothing is lost any more."""
+        attempt.told = time.monotonic()
+        frames = attempt.frames
+        data = {"done": frames, "total": todo.n_frames, "what": "frames"}
+        await asyncio.to_thread(leases.checkpoint, attempt.lease, data, f"frames:{frames}", "progress")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema_rs import validator_for
 
 from tests.api.contract import runs
 from ups_server.api.app import create_app
@@ -39,3 +40,18 @@ def test_every_route_and_every_error_has_an_example() -> None:
                 assert parameter.get("description"), f"{place}: {parameter['name']} is not described"
             assert operation.get("summary")
             assert operation.get("description")
+
+
+def test_examples_follow_their_schemas() -> None:
+    document: dict[str, Any] = create_app(Settings()).openapi()
+    checked = 0
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            bodies = [operation.get("requestBody", {}), *operation["responses"].values()]
+            for content in (content for body in bodies for content in body.get("content", {}).values()):
+                if "example" in content and content["schema"].get("type") != "string":
+                    schema = {**content["schema"], "components": document["components"]}
+                    problems = [str(error) for error in validator_for(schema).iter_errors(content["example"])]
+                    assert not problems, f"{method} {path}"
+                    checked += 1
+    assert checked > 100

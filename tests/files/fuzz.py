@@ -4,7 +4,8 @@
     python -m tests.files.fuzz --only 1234 --seed 0 --keep .     # one of them again; the file is kept
 
 Each file is read by a process of its own, confined as in the service. To be quick these processes are forked from one
-that has already loaded its code; one in `--spawn` is started afresh besides, and must say the same.
+that has already loaded its code, and draw the picture of what they accept, which takes a hundred times longer than all
+the rest, for one in `--pictures` files; one in `--spawn` is started afresh besides, and must say the same.
 """
 
 import argparse
@@ -27,8 +28,8 @@ import numpy as np
 from ups_server.files.examination import Examination, environment, list_fonts
 from ups_server.files.job import Job, Result
 
-SECONDS = 60.0
-"""Longest examination: more is a hang."""
+SECONDS = 600.0
+"""Longest examination: more is a hang. (A process that computes is ended by its limit of CPU time, long before.)"""
 LIBRARY = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE}
 """The HDF5 library failed; the process that read the file ended, and the file is refused."""
 LIMITS = {signal.SIGXCPU, signal.SIGKILL}
@@ -76,14 +77,14 @@ class Fuzz:
         shutil.rmtree(work, ignore_errors=True)
         return Job(content=path, name=path.name, declaration=Declaration(), output=work / "output", limits=Limits())
 
-    def forked(self, path: Path) -> Found:
+    def forked(self, path: Path, picture: bool = True) -> Found:
         """Examines a file in a process that is forked from this one."""
         job = self.job(path, "forked")
         job.output.mkdir(parents=True)
         answer, log = job.output.with_name("answer.json"), job.output.with_name("log.txt")
         child = os.fork()
         if child == 0:
-            _examine(job, answer, log)
+            _examine(job, answer, log, picture)
         ended, status = _wait(child)
         if not ended:
             return Found("hang", f"still running after {SECONDS:g} s")
@@ -111,7 +112,7 @@ class Fuzz:
         return Found(code, None)
 
 
-def _examine(job: Job, answer: Path, log: Path) -> None:
+def _examine(job: Job, answer: Path, log: Path, picture: bool) -> None:
     """In the child: the program of the service, from its main function on."""
     code = 1
     try:
@@ -120,8 +121,11 @@ def _examine(job: Job, answer: Path, log: Path) -> None:
         os.chdir(job.output)
         sys.stdin = io.StringIO(job.model_dump_json())
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+        from ups_server import pictures
         from ups_server.files import examination_process
 
+        if not picture:
+            setattr(pictures, "save_picture", lambda *_: None)  # noqa: B010
         examination_process.main()
         code = 0
     except BaseException:
@@ -142,7 +146,7 @@ def _wait(child: int) -> tuple[bool, int]:
     return False, os.waitpid(child, 0)[1]
 
 
-def run(folder: Path, seed: int, numbers: Iterable[int], spawn: int) -> tuple[Counter[str], int]:
+def run(folder: Path, seed: int, numbers: Iterable[int], spawn: int, pictures: int) -> tuple[Counter[str], int]:
     """How files ended, and the number of faults, each of which is printed as it is found."""
     fuzz = Fuzz(folder, seed)
     list_fonts(fuzz.cache)
@@ -155,7 +159,7 @@ def run(folder: Path, seed: int, numbers: Iterable[int], spawn: int) -> tuple[Co
     faults = 0
     for number in numbers:
         path, done = fuzz.make(number)
-        found = [fuzz.forked(path)]
+        found = [fuzz.forked(path, picture=number % pictures == 0)]
         if spawn and number % spawn == 0:
             found.append(fuzz.spawned(path))
         told = [each.fault for each in found if each.fault]
@@ -176,6 +180,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="number of the first one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--spawn", type=int, default=100, help="one in so many is also started afresh; 0: none")
+    parser.add_argument("--pictures", type=int, default=10, help="one in so many is drawn where it is accepted")
     parser.add_argument("--only", type=int, help="one file by its number")
     parser.add_argument("--keep", type=Path, help="with --only: the folder for a copy of the file")
     options = parser.parse_args()
@@ -189,7 +194,7 @@ def main() -> None:
             shutil.copyfile(path, options.keep / f"fuzz-{options.seed}-{options.only}.h5")
             print(done)
         numbers = range(options.first, options.first + options.count) if options.only is None else [options.only]
-        ends, faults = run(Path(name), options.seed, numbers, options.spawn)
+        ends, faults = run(Path(name), options.seed, numbers, options.spawn, options.pictures)
     print(json.dumps(dict(ends.most_common())))
     print(f"{sum(ends.values())} files, seed {options.seed}, {time.monotonic() - began:.0f} s, {faults} faults")
     sys.exit(bool(faults))

@@ -50,7 +50,61 @@ MODEL = {
     "scores": None,
     "readme": None,
 }
+FAMILY = {
+    "id": "burgers",
+    "name": "1D Burgers Equation",
+    "equation": "u_t + u u_x = nu / pi u_xx",
+    "dimensions": 1,
+    "fields": [{"name": "u", "unit": "1", "description": "velocity", "positive": False}],
+    "static_fields": [],
+    "coefficients": [
+        {
+            "name": "nu",
+            "symbol": "Nu",
+            "description": "viscosity",
+            "unit": "1",
+            "default": 0.001,
+            "low": 0.0,
+            "low_included": False,
+            "high": None,
+        }
+    ],
+    "boundary": [["periodic", "periodic"]],
+    "extent": [[0.0, 1.0]],
+    "n": 1024,
+    "dt": 0.05,
+    "t_final": 2.0,
+    "time_unit": "1",
+    "length_unit": "1",
+    "conserved": ["u"],
+    "declared": False,
+}
+LIMITS = {"requests_per_minute": 600, "stored_bytes": None, "compute_seconds": 3600.0}
 ANSWERS: dict[str, Any] = {
+    "FamilyCard": FAMILY,
+    "FamilyList": {"families": [FAMILY]},
+    "CurrentKey": {
+        "required": True,
+        "key": {
+            **LIMITS,
+            "id": "0123456789ab",
+            "name": "notebook",
+            "scopes": ["run"],
+            "created_at": 1767225600.0,
+            "expires_at": 1769817600.0,
+            "revoked_at": None,
+        },
+        "scopes": ["read", "run"],
+        "limits": LIMITS,
+        "stored_bytes": 1048576,
+        "compute_seconds": 12.5,
+    },
+    "CheckpointList": {
+        "checkpoints": [
+            {"step": 100, "at": 1767225660.0, "one_step": 0.021, "rollout": 0.09, "best": True},
+            {"step": 150, "at": 1767225690.0, "one_step": None, "rollout": None, "best": False},
+        ]
+    },
     "Job": JOB,
     "JobList": {"jobs": [JOB]},
     "JobEvents": {

@@ -76,6 +76,7 @@ def test_openapi_refers_only_to_what_it_defines() -> None:
         "/v1/models",
         "/v1/models/{model_id}",
         "/v1/rollouts",
+        "/v1/super-resolution",
     }
     content = document["paths"]["/v1/rollouts"]["post"]["requestBody"]["content"]
     assert set(content) == {"application/json", "application/vnd.safetensors", "application/x-npz"}

@@ -61,6 +61,10 @@ def solve(
         Literal["resolution-free", "interpolation"] | None,
         typer.Option(help="How it gets there. [default: resolution-free where that was measured to be no worse]"),
     ] = None,
+    ensemble: Annotated[
+        int | None, typer.Option(min=2, metavar="M", help="Also run M perturbed states: mean, spread, quantiles.")
+    ] = None,
+    amplitude: Annotated[float, typer.Option(help="Of the perturbations, relative to the field's spread.")] = 0.01,
     diagnostics: Annotated[
         bool, typer.Option("--diagnostics", help="Report conservation, expected error and distance from training.")
     ] = False,
@@ -83,12 +87,15 @@ def solve(
     trust: dict[str, Any] = {"diagnostics": diagnostics, "reference": reference}
     if output_resolution is not None:
         trust["output_resolution"] = parse_points(output_resolution)
+    if ensemble is not None:
+        trust["ensemble"] = {"members": ensemble, "seed": seed, "amplitude": amplitude}
     if finer_by is not None:
         trust["method"] = finer_by
     request = _Request(family, model_id, coefficients, seed, n_steps, dt, save_every, resolution, trust)
     todo = _plan(request, start, catalog)
-    solution, attributes = _roll_out(todo, device)
-    _write(solution, output, attributes)
+    solutions, attributes = _roll_out(todo, device)
+    solution = solutions[0]
+    _write(solutions, output, attributes)
     for flag in attributes["flags"]:
         print_note(f"note: {flag['message']}")
     for line in findings(attributes):
@@ -185,8 +192,8 @@ def _plan(request: _Request, start: "State | None", catalog: "Catalog") -> "Plan
     return replace(todo, grid=start.grid, spec=replace(todo.spec, problem=problem))
 
 
-def _roll_out(todo: "Plan", device: str) -> "tuple[Trajectory, dict[str, Any]]":
-    """The trajectory, first frame the initial state, and what belongs to it; it ends before a blow-up."""
+def _roll_out(todo: "Plan", device: str) -> "tuple[list[Trajectory], dict[str, Any]]":
+    """The trajectory, or one for each statistic of an ensemble, and what belongs to them; ends before a blow-up."""
     from ups_server.pde import Trajectory
     from ups_server.solve.observed_here import ObservedHere
 
@@ -194,18 +201,21 @@ def _roll_out(todo: "Plan", device: str) -> "tuple[Trajectory, dict[str, Any]]":
     watched = ObservedHere(todo, device)
     with progress(todo.card.id) as advance, np.errstate(all="ignore"):
         for values in watched.frames():
-            frames.append(todo.answer_values(values)[0])
+            frames.append(todo.answer_values(values))
             advance(len(frames) - 1, todo.n_frames - 1)
-    solution = Trajectory(
-        todo.family.id,
-        np.stack(frames),
-        todo.times()[: len(frames)],
-        todo.grid,
-        todo.spec.problem.boundary,
-        todo.coefficients,
-        _static(todo),
-    )
-    return solution, watched.attributes()
+    solutions = [
+        Trajectory(
+            todo.family.id,
+            np.stack([frame[row] for frame in frames]),
+            todo.times()[: len(frames)],
+            todo.grid,
+            todo.spec.problem.boundary,
+            todo.coefficients,
+            _static(todo),
+        )
+        for row in range(todo.rows)
+    ]
+    return solutions, watched.attributes()
 
 
 def _static(todo: "Plan") -> "NDArray[Any] | None":
@@ -214,12 +224,13 @@ def _static(todo: "Plan") -> "NDArray[Any] | None":
     return None if static is None else static[0]
 
 
-def _write(solution: "Trajectory", output: Path, attributes: Mapping[str, Any]) -> None:
+def _write(solutions: "list[Trajectory]", output: Path, attributes: Mapping[str, Any]) -> None:
+    """Pictures show the first one."""
     if output.suffix.lower() in PICTURES:
         from ups_server.pictures import save_picture
 
-        save_picture(solution, output)
+        save_picture(solutions[0], output)
         return
     from ups_server.data.exporters import export
 
-    export(solution, output, attributes=attributes)
+    export(solutions if attributes["batched"] else solutions[0], output, attributes=attributes)

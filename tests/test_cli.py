@@ -208,6 +208,16 @@ def test_solve_says_how_far_it_can_be_trusted(ups: Ups, tmp_path: Path) -> None:
     assert (refused.code, "reference itself" in refused.err) == (2, True)
 
 
+def test_solve_an_ensemble(ups: Ups, tmp_path: Path) -> None:
+    out = tmp_path / "out.nc"
+    words = ("solve", "advection", "--method", "numerical", "--resolution", "32", "--n-steps", "2")
+    done = ups(*words, "--ensemble", "3", "--amplitude", "0.1", "-o", out)
+    assert done.code == 0, done.err
+    assert "control, mean, spread" in done.err
+    with xr.open_dataset(out, engine="h5netcdf") as dataset:
+        assert dataset["u"].shape == (6, 3, 32)
+
+
 def test_solve_on_a_finer_grid(ups: Ups, burgers: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.nc"
     words = ("solve", "burgers", "--method", "numerical", "--n-steps", "2", "-o", out, "--output-resolution")

@@ -77,6 +77,23 @@ class Method(StrEnum):
     """The model runs on the state's own grid; its answer is interpolated."""
 
 
+Share = Annotated[FiniteFloat, Field(gt=0, lt=1)]
+
+
+class EnsembleSpec(Spec):
+    """Rollouts from perturbed initial states, beside the one from the state itself."""
+
+    members: int = Field(ge=2, le=256)
+    seed: int = Field(default=0, ge=0, lt=2**63, description="The same seed perturbs by the same functions.")
+    amplitude: FiniteFloat = Field(
+        default=0.01,
+        gt=0,
+        le=1,
+        description="Root mean square of a perturbation over that of the field's deviation from its mean.",
+    )
+    quantiles: tuple[Share, ...] = Field(default=(0.05, 0.5, 0.95), max_length=16)
+
+
 class RolloutRequest(Spec):
     """One rollout: what is solved, where it starts, how far it goes."""
 
@@ -111,6 +128,11 @@ class RolloutRequest(Spec):
         default=None,
         strict=False,
         description="How it comes to that grid; default: resolution-free where that was measured to be no worse.",
+    )
+    ensemble: EnsembleSpec | None = Field(
+        default=None,
+        description="Also run perturbed members. `data` then has a leading axis: the unperturbed rollout, and mean, "
+        "spread and quantiles of the members.",
     )
     diagnostics: bool = Field(
         default=False,
@@ -267,6 +289,18 @@ class SuperResolution(BaseModel):
     explained: list[str] = Field(description="What detail can and cannot be recovered.")
 
 
+class EnsembleAnswer(BaseModel):
+    """What the leading axis of `data` holds."""
+
+    members: int
+    seed: int
+    amplitude: float
+    statistics: list[str] = Field(
+        description="One name an entry: `control`, the unperturbed rollout, which diagnostics and reference are about; "
+        "of the members `mean`, `spread` (standard deviation) and the quantiles."
+    )
+
+
 class RolloutAnswer(BaseModel):
     """The JSON answer. Binary formats hold the same: `data`, `times` and coordinates as arrays, the rest as text."""
 
@@ -288,6 +322,7 @@ class RolloutAnswer(BaseModel):
     batched: bool = Field(description="Has `data` a leading batch axis?")
     flags: list[Flag]
     super_resolution: SuperResolution | None = None
+    ensemble: EnsembleAnswer | None = None
     diagnostics: Diagnostics | None = None
     reference: Comparison | None = None
     data: list[Any] = Field(

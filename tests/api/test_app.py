@@ -84,6 +84,7 @@ def test_openapi_refers_only_to_what_it_defines() -> None:
         "/v1/rollouts/{job_id}/result",
         "/v1/rollouts/{job_id}/result/{key}",
         "/v1/rollouts/{job_id}/resume",
+        "/v1/super-resolution",
     }
     content = document["paths"]["/v1/rollouts"]["post"]["requestBody"]["content"]
     assert set(content) == {"application/json", "application/vnd.safetensors", "application/x-npz"}

@@ -109,3 +109,25 @@ def test_the_interface_describes_them(service: RunningService) -> None:
     schemas = httpx.get(f"{service.url}/openapi.json", timeout=60).json()["components"]["schemas"]
     assert {"diagnostics", "reference"} <= set(schemas["RolloutRequest"]["properties"])
     assert {"Diagnostics", "Comparison", "ExpectedError", "OutOfDistribution"} <= set(schemas)
+
+
+def test_an_ensemble_shares_the_batch_and_names_its_statistics(service: RunningService) -> None:
+    ensemble = {"members": 4, "seed": 3, "amplitude": 0.1, "quantiles": [0.5]}
+    request = {**REQUEST, "model": "numerical", "reference": False, "ensemble": ensemble}
+    answer = service.post(request).json()
+    found = RolloutAnswer.model_validate(answer)
+    assert found.ensemble is not None
+    assert found.ensemble.statistics == ["control", "mean", "spread", "quantile 0.5"]
+    data = np.array(answer["data"])
+    assert data.shape == (4, 5, 64, 1)
+    alone = service.post({**REQUEST, "model": "numerical", "reference": False}).json()
+    np.testing.assert_allclose(data[0], alone["data"], atol=1e-6)
+    assert (data[2] > 0).any()
+    assert np.shape(answer["diagnostics"]["energy"]["u"]) == (5,)
+    with streaming(service, request) as stream:
+        steps = [data["data"] for name, data in stream if name == "step"]
+    np.testing.assert_allclose(np.swapaxes(steps, 0, 1), data)
+    with Client(service.url) as client:
+        options = {name: request[name] for name in ("model", "coefficients", "grid", "ensemble")}
+        dataset = client.rollout("advection", 4, REQUEST["initial_condition"], **options)
+    assert dataset["statistic"].values.tolist() == found.ensemble.statistics

@@ -55,7 +55,9 @@ async def collect(plan: Plan, engine: Engine, settings: Settings, keep_truths: b
 
 async def finished(plan: Plan, values: Frames) -> Frames:
     """`Plan.answer_values`, beside the event loop where it takes time."""
-    return plan.answer_values(values) if plan.finer is None else await asyncio.to_thread(plan.answer_values, values)
+    if plan.finer is None and plan.ensemble is None:
+        return plan.answer_values(values)
+    return await asyncio.to_thread(plan.answer_values, values)
 
 
 def check_size(plan: Plan, output: str, settings: Settings) -> None:

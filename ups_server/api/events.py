@@ -122,7 +122,7 @@ def _header(plan: Plan) -> dict[str, Any]:
         plan.grid,
         plan.times(),
         plan.coefficients,
-        len(plan.initial),
+        plan.rows,
         plan.attributes(plan.flags),
         plan.batched,
     )

@@ -9,6 +9,8 @@ def findings(attributes: Mapping[str, Any]) -> Iterator[str]:
     if found := attributes.get("super_resolution"):
         yield f"{found['method']}: {found['reason']}"
         yield from found["explained"]
+    if found := attributes.get("ensemble"):
+        yield f"{found['members']} members; along the first axis: {', '.join(found['statistics'])}"
     if found := attributes.get("diagnostics"):
         yield from _diagnosed(found)
     if found := attributes.get("reference"):

@@ -64,6 +64,10 @@ def solve(
         Literal["resolution-free", "interpolation"] | None,
         typer.Option(help="How it gets there. [default: resolution-free where that was measured to be no worse]"),
     ] = None,
+    ensemble: Annotated[
+        int | None, typer.Option(min=2, metavar="M", help="Also run M perturbed states: mean, spread, quantiles.")
+    ] = None,
+    amplitude: Annotated[float, typer.Option(help="Of the perturbations, relative to the field's spread.")] = 0.01,
     diagnostics: Annotated[
         bool, typer.Option("--diagnostics", help="Report conservation, expected error and distance from training.")
     ] = False,
@@ -85,6 +89,8 @@ def solve(
     trust: dict[str, Any] = {"diagnostics": diagnostics, "reference": reference}
     if output_resolution is not None:
         trust["output_resolution"] = parse_points(output_resolution)
+    if ensemble is not None:
+        trust["ensemble"] = {"members": ensemble, "seed": seed, "amplitude": amplitude}
     if finer_by is not None:
         trust["method"] = finer_by
     if detach:
@@ -102,8 +108,9 @@ def solve(
     start = None if initial is None else _read(initial, trajectory, family, coefficients, resolution)
     request = _Request(family, model_id, coefficients, seed, n_steps, dt, save_every, resolution, trust)
     todo = _plan(request, start, catalog)
-    solution, attributes = _roll_out(todo, device)
-    _write(solution, output, attributes)
+    solutions, attributes = _roll_out(todo, device)
+    solution = solutions[0]
+    _write(solutions, output, attributes)
     for flag in attributes["flags"]:
         print_note(f"note: {flag['message']}")
     for line in findings(attributes):
@@ -227,8 +234,8 @@ def _rollout_request(request: _Request, start: "State | None", catalog: "Catalog
     return RolloutRequest.from_json(json.dumps(document))
 
 
-def _roll_out(todo: "Plan", device: str) -> "tuple[Trajectory, dict[str, Any]]":
-    """The trajectory, first frame the initial state, and what belongs to it; it ends before a blow-up."""
+def _roll_out(todo: "Plan", device: str) -> "tuple[list[Trajectory], dict[str, Any]]":
+    """The trajectory, or one for each statistic of an ensemble, and what belongs to them; ends before a blow-up."""
     from ups_server.pde import Trajectory
     from ups_server.solve.observed_here import ObservedHere
 
@@ -236,18 +243,21 @@ def _roll_out(todo: "Plan", device: str) -> "tuple[Trajectory, dict[str, Any]]":
     watched = ObservedHere(todo, device)
     with progress(todo.card.id) as advance, np.errstate(all="ignore"):
         for values in watched.frames():
-            frames.append(todo.answer_values(values)[0])
+            frames.append(todo.answer_values(values))
             advance(len(frames) - 1, todo.n_frames - 1)
-    solution = Trajectory(
-        todo.family.id,
-        np.stack(frames),
-        todo.times()[: len(frames)],
-        todo.grid,
-        todo.spec.problem.boundary,
-        todo.coefficients,
-        _static(todo),
-    )
-    return solution, watched.attributes()
+    solutions = [
+        Trajectory(
+            todo.family.id,
+            np.stack([frame[row] for frame in frames]),
+            todo.times()[: len(frames)],
+            todo.grid,
+            todo.spec.problem.boundary,
+            todo.coefficients,
+            _static(todo),
+        )
+        for row in range(todo.rows)
+    ]
+    return solutions, watched.attributes()
 
 
 def _static(todo: "Plan") -> "NDArray[Any] | None":
@@ -256,12 +266,13 @@ def _static(todo: "Plan") -> "NDArray[Any] | None":
     return None if static is None else static[0]
 
 
-def _write(solution: "Trajectory", output: Path, attributes: Mapping[str, Any]) -> None:
+def _write(solutions: "list[Trajectory]", output: Path, attributes: Mapping[str, Any]) -> None:
+    """Pictures show the first one."""
     if output.suffix.lower() in PICTURES:
         from ups_server.pictures import save_picture
 
-        save_picture(solution, output)
+        save_picture(solutions[0], output)
         return
     from ups_server.data.exporters import export
 
-    export(solution, output, attributes=attributes)
+    export(solutions if attributes["batched"] else solutions[0], output, attributes=attributes)

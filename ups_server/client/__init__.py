@@ -91,12 +91,18 @@ class Client:
             initial_condition: an array (X..., C) in physical units, (X...) for a single field, a leading axis for a
                 batch; or ``{"sample": {"seed": 7}}``.
             options: the other fields of `RolloutRequest`: model, coefficients, grid, boundary, dt, save_every,
-                output_resolution, method, diagnostics, reference.
+                output_resolution, method, diagnostics, reference, ensemble (whose statistics are the dimension
+                `statistic`).
 
         Raises:
             UserError: what the service objects to.
         """
-        return self._solved("/v1/rollouts", initial_condition, {"family": family, "n_steps": n_steps, **options})
+        document = {"family": family, "n_steps": n_steps, **options}
+        solved = self._solved("/v1/rollouts", initial_condition, document)
+        if "ensemble" not in solved.attrs:
+            return solved
+        names = json.loads(solved.attrs["ensemble"])["statistics"]
+        return solved.rename(trajectory="statistic").assign_coords(statistic=names)
 
     def super_resolution(
         self,
@@ -389,7 +395,7 @@ def _declared_family(card: Mapping[str, Any]) -> Any:
 def _attributes(header: dict[str, Any]) -> dict[str, Any]:
     """What the service says beside the problem itself."""
     always = ("model", "model_version", "dt", "n_steps", "save_every", "flags")
-    asked = ("diagnostics", "reference", "super_resolution", "methods", "errors")
+    asked = ("diagnostics", "reference", "super_resolution", "methods", "errors", "ensemble")
     return {name: header[name] for name in (*always, *asked) if name in header}
 
 

@@ -16,6 +16,7 @@ from ups_server.files.storage import FileStorage
 from ups_server.pde import BoundaryCondition, Family, Grid, families, family
 from ups_server.settings import Settings
 from ups_server.solve.engine import BlowUp, RolloutSpec
+from ups_server.solve.ensemble import Ensemble, perturbed
 from ups_server.solve.flags import flag, known_flags
 from ups_server.solve.initial import States, as_states, drawn_states, initial_array
 from ups_server.solve.refinement import Refinement, refinement, true_start
@@ -42,6 +43,7 @@ class Plan:
         batched: does the answer have a batch axis?
         flags: what is known before the first step.
         refined: an answer on a finer grid than the state's; `initial` is on the grid the engine works on.
+        ensemble: `initial` has the control and its members, `answer_values` makes statistics of them.
         truth: what a numerical solver starts from, and that in words, where it is not `initial`.
     """
 
@@ -60,6 +62,7 @@ class Plan:
     flags: list[Flag]
     refined: Refinement | None = None
     truth: tuple[Frames, Frames | None, str] | None = None
+    ensemble: Ensemble | None = None
 
     @property
     def n_frames(self) -> int:
@@ -67,9 +70,14 @@ class Plan:
         return self.spec.n_steps // self.stride + 1
 
     @property
+    def rows(self) -> int:
+        """States of a frame of the answer."""
+        return len(self.initial) if self.ensemble is None else len(self.ensemble.statistics)
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Of the whole answer: (B, T, X..., C)."""
-        return (len(self.initial), self.n_frames, *self.grid.n, self.initial.shape[-1])
+        return (self.rows, self.n_frames, *self.grid.n, self.initial.shape[-1])
 
     def times(self) -> NDArray[np.float64]:
         """(T,), to 12 digits: 0.15 instead of 0.15000000000000002."""
@@ -87,10 +95,15 @@ class Plan:
             "batched": self.batched,
             "flags": [flag.model_dump(mode="json") for flag in flags],
             **({"super_resolution": self.refined.told.model_dump(mode="json")} if self.refined else {}),
+            **({"ensemble": self.ensemble.told().model_dump(mode="json")} if self.ensemble else {}),
         }
 
     def answer_values(self, values: Frames) -> Frames:
         """Engine values (B, X..., C) in the units of the request's box, at the points of the answer."""
+        physical = self._physical(values)
+        return physical if self.ensemble is None else self.ensemble.reduce(physical)
+
+    def _physical(self, values: Frames) -> Frames:
         if self.finer is not None:
             values = resample(values, self.spec.problem.grid, self.finer, self.family.boundary)
         return values * self.scale
@@ -103,7 +116,7 @@ class Plan:
     @property
     def many(self) -> bool:
         """Is there an axis of states in what is said of every frame?"""
-        return self.batched
+        return self.batched and self.ensemble is None
 
     @property
     def answer_grid(self) -> Grid:
@@ -112,20 +125,21 @@ class Plan:
 
     def own_states(self, values: Frames) -> Frames:
         """Of what the engine has, the states (B, X..., C) that are diagnosed, on the family's own box."""
-        return values
+        return values if self.ensemble is None else values[:1]
 
     def states(self, values: Frames) -> Frames:
         """The same in the units of the request's box, at the points of the answer."""
-        return self.answer_values(self.own_states(values))
+        return self._physical(self.own_states(values))
 
     @property
     def reference_initial(self) -> Frames:
         """What the numerical solver starts from, on the family's own box."""
-        return self.own_states(self.initial) if self.truth is None else self.truth[0]
+        return self.own_states(self.initial if self.truth is None else self.truth[0])
 
     @property
     def reference_static(self) -> Frames | None:
-        return self.static if self.truth is None else self.truth[1]
+        static = self.static if self.truth is None else self.truth[1]
+        return None if static is None else self.own_states(static)
 
     @property
     def reference_start(self) -> str:
@@ -185,7 +199,8 @@ def plan(
     n_steps = request.n_steps // request.save_every * stride
     count, batched = _batch(request, states)
     points = math.prod(request.output_resolution or grid.n)
-    _check_limits(settings, n_steps, (n_steps // stride + 1) * count * points * len(equation.fields))
+    rows = count if request.ensemble is None else max(request.ensemble.members, len(request.ensemble.quantiles)) + 3
+    _check_limits(settings, n_steps, (n_steps // stride + 1) * rows * points * len(equation.fields))
 
     length = _rescaling(equation, grid)
     coefficients = equation.complete(request.coefficients)
@@ -197,6 +212,10 @@ def plan(
     else:
         initial, static = states[0] / scale, states[1]
     boundary = _boundary(request, equation)
+    given = initial
+    if request.ensemble is not None:
+        initial = perturbed(initial, request.ensemble, equation, own_grid)
+        static = None if static is None else np.repeat(static, len(initial), axis=0)
     refined = refinement(request, card, equation, own_grid, initial, static)
     truth = true_start(request, equation, refined, own) if refined and request.reference else None
     if refined is not None:
@@ -216,10 +235,11 @@ def plan(
         stride=stride,
         dt=dt,
         coefficients=coefficients,
-        batched=batched,
-        flags=known_flags(equation, card, support, own, own_grid, initial),
+        batched=batched or request.ensemble is not None,
+        flags=known_flags(equation, card, support, own, own_grid, given),
         refined=refined,
         truth=truth,
+        ensemble=None if request.ensemble is None else Ensemble(request.ensemble),
     )
 
 

@@ -118,6 +118,7 @@ def test_models(ups: Ups, tmp_path: Path) -> None:
         (["models", "export", "numerical", "-o", "x.zip"], ["numerical"]),
         (["jobs", "show", "ft-0", "--data-dir", "."], ["no service", "--data-dir"]),
         (["adapt", "ups-mini", "absent.h5", "--n-trajectories", "2", "-o", "out"], ["absent.h5"]),
+        (["adapt", "ups-mini", ".", "--validation-file", "no.h5", "--n-trajectories", "2", "-o", "out"], ["no.h5"]),
         (["data", "check", "absent.h5"], ["absent.h5"]),
         (["data", "generate", "burgers", "-n", "1", "-o", "nowhere/x.h5"], ["nowhere"]),
         (["data", "generate", "burgers", "-n", "1", "--coef", "nu", "-o", "x.h5"], ["nu=0.001"]),

@@ -25,6 +25,8 @@ def tuning(language_model: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     write_parent(data_dir / "models" / "tiny", language_model)
     store = data_dir / "files" / "burgers" / "store"
     build_store(family("burgers"), {"nu": 0.1}, 7, 32, 0, store, frame_dt=0.05, t_final=0.5)
+    coarse = data_dir / "files" / "coarse" / "store"
+    build_store(family("burgers"), {"nu": 0.1}, 2, 16, 1, coarse, frame_dt=0.05, t_final=0.5)
     settings = Settings(
         default_model="persistence", data_dir=data_dir, device="cpu", threads=1, worker_threads=1, job_poll_s=0.05
     )
@@ -82,6 +84,8 @@ def test_from_a_file_to_a_model_that_answers(tuning: RunningService) -> None:
         ({"model": "persistence"}, 422, "not_tunable"),
         ({"model": "absent"}, 404, "unknown_model"),
         ({"training_file": "absent"}, 404, "unknown_file"),
+        ({"validation_file": "absent"}, 404, "unknown_file"),
+        ({"validation_file": "coarse"}, 422, "validation_file_mismatch"),
         ({"n_trajectories": 0}, 422, "invalid_request"),
         ({"suffix": "../x"}, 422, "invalid_request"),
     ],

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from ups_server.align.registry import ALIGNMENTS, MIXING, STAGE_1
 from ups_server.data.atomic import replacing
@@ -26,9 +27,10 @@ from ups_server.solve.neural import UPSSolver
 from ups_server.solve.scores import FileScores
 from ups_server.solve.solver import Solver
 from ups_server.solve.zero_shot import ZeroShotSolver
+from ups_server.train.config import FamilyData, Stage
 from ups_server.train.dataset import FamilyWindows
 from ups_server.train.few_shot import PATIENCE, AdaptationSettings, check_methods, recipe
-from ups_server.train.loop import StageTrainer, StepReport
+from ups_server.train.loop import Select, StageTrainer, StepReport
 from ups_server.train.memory import available_bytes, check_memory, training_bytes
 from ups_server.train.outcome import outcome
 from ups_server.train.run import publish
@@ -107,12 +109,26 @@ class Adaptation:
         data = self.config.families[self.family]
         self.windows = FamilyWindows(self.family, data, store, n, split=self.split, held_out=trajectories.held_out)
         check_card(self.parent, self.windows.card)
-        points = math.prod(self.windows.training.grid.n)
-        self.bytes = training_bytes(self.model, self.config.stage2, data, points)
+        self.bytes = self._memory(data)
         check_memory(self.bytes, available_bytes(place.device))
         place.folder.mkdir(parents=True, exist_ok=True)
         self._pin(model)
         self._known = self.family in self.parent.families
+
+    def _memory(self, data: FamilyData) -> int:
+        """Of the stage that needs more: a tuning that trains little may come after an alignment that trains all."""
+        points = math.prod(self.windows.training.grid.n)
+        stages = [(self.config.stage2, self.tuning.select, self.tuning.kept)]
+        if self.config.stage1.steps:
+            stages.append((self.config.stage1, self.tuning.select_aligned, 1.0))
+        return max(
+            training_bytes(self.model, self._selected(select, stage), stage, data, points, kept)
+            for stage, select, kept in stages
+        )
+
+    def _selected(self, select: Select, stage: Stage) -> list[Tensor]:
+        train_body = self.model.use_body and stage.body_learning_rate > 0
+        return list(select(self.model, train_body=train_body).values())
 
     def _pin(self, model: Path) -> None:
         """A folder belongs to one adaptation."""

@@ -17,6 +17,7 @@ from ups_server.api.service import Service
 from ups_server.catalog import Catalog
 from ups_server.files.declaration import Declaration
 from ups_server.files.examiner import Examiner
+from ups_server.files.expiry import UploadExpiry
 from ups_server.files.limits import Limits
 from ups_server.files.records import UploadRequest
 from ups_server.files.storage import FileStorage
@@ -42,15 +43,18 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     catalog = Catalog(settings.data_dir)
     parts = (engine or LocalEngine(settings, catalog), examiner_of(settings), LocalJobs(settings))
     service = Service(settings, catalog, *parts)
+    expiry = UploadExpiry(service.files, settings.upload_expiry_s)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await service.jobs.start()
         await service.engine.start()
         await asyncio.to_thread(service.examiner.start)
+        expiry.start()
         try:
             yield
         finally:
+            await asyncio.to_thread(expiry.close)
             await asyncio.to_thread(service.examiner.close)
             await service.engine.close()
             await service.jobs.close()

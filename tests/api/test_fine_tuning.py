@@ -9,7 +9,7 @@ import pytest
 
 from tests.api.conftest import RunningService, running_service, wait_until
 from tests.small_models import write_parent
-from ups_server.client import events
+from ups_server.client import Client, events
 from ups_server.data.build import build_store
 from ups_server.pde import family
 from ups_server.settings import Settings
@@ -55,7 +55,9 @@ def test_from_a_file_to_a_model_that_answers(tuning: RunningService) -> None:
     assert report["split"] == {"training": 4, "validation": 1, "test": 2}
     checkpoints = tuning.get(f"{PATH}/{job_id}/checkpoints").json()["checkpoints"]
     assert [entry["step"] for entry in checkpoints] == list(range(11))
-    assert report["best_step"] in [entry["step"] for entry in checkpoints if entry["best"]]
+    assert report["best_step"] == max(entry["step"] for entry in checkpoints if entry["best"])
+    with Client(tuning.url) as client:
+        assert client.checkpoints(job_id) == checkpoints
 
     model = report["model"]
     assert model.startswith("tiny-mine-")

@@ -30,6 +30,7 @@ def adapt(
     alignment: Annotated[AlignmentName, typer.Option(help="Before tuning.")] = AlignmentName.NONE,
     tuning: Annotated[TuningName, typer.Option(help="What may change.")] = TuningName.FULL,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Steps. [default: by --n-trajectories]")] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="Seconds of training at most. [default: any]")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak. [default: by the method]")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     validation_file: Annotated[
@@ -54,11 +55,12 @@ def adapt(
     from ups_server.train.few_shot import AdaptationSettings, check_methods
 
     check_methods(alignment.value, tuning.value)
-    settings = AdaptationSettings(
+    settings = AdaptationSettings.asked(
         n_trajectories=n_trajectories,
         alignment=alignment.value,
         tuning=tuning.value,
         max_steps=max_steps,
+        max_seconds=max_seconds,
         learning_rate=learning_rate,
         seed=seed,
     )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ups_server.jobs.spec import Job, JobEvent
     from ups_server.jobs.store import JobStore
 
-app = typer.Typer(help="List, show, cancel, resume and follow jobs.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="List, show, follow, cancel and resume jobs.", no_args_is_help=True, rich_markup_mode=None)
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job id; `ups jobs list` lists them.")]
 
@@ -48,6 +48,28 @@ def show(job: JobId, data_dir: DataDir = None, as_json: AsJson = False) -> None:
         print_json(found.model_dump(mode="json"))
     else:
         print_facts(facts(found))
+
+
+@app.command("checkpoints")
+def list_checkpoints(job: JobId, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Where a fine-tuning job has saved its state; the best (*) by validation becomes the model."""
+    from ups_server.jobs.checkpoints import checkpoints
+
+    with open_store(data_dir) as store:
+        found = checkpoints(store, job)
+    if as_json:
+        print_json([entry.model_dump(mode="json") for entry in found])
+        return
+    best = max((entry.step for entry in found if entry.best), default=None)
+    rows = [
+        (
+            f"{entry.step}{' *' if entry.step == best else ''}",
+            when(entry.at),
+            *("-" if value is None else figure(value) for value in (entry.one_step, entry.rollout)),
+        )
+        for entry in found
+    ]
+    print_table(("step", "saved", "validation one-step", "rollout"), rows)
 
 
 @app.command()

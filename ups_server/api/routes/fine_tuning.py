@@ -12,6 +12,7 @@ from ups_server.data.agreement import check_agreement
 from ups_server.data.store import Store
 from ups_server.errors import UserError
 from ups_server.files.equations import check_one_equation
+from ups_server.jobs.checkpoints import Checkpoint, checkpoints
 from ups_server.jobs.files import stored_file
 from ups_server.jobs.spec import FineTuningSpec, Job
 from ups_server.train.few_shot import check_methods
@@ -27,16 +28,6 @@ EXAMPLE = {
     "tuning": "full",
     "suffix": "mine",
 }
-
-
-class Checkpoint(BaseModel):
-    """A step from which the job can go on; with its errors on validation trajectories where it was scored."""
-
-    step: int
-    at: float
-    one_step: float | None = None
-    rollout: float | None = None
-    best: bool = False
 
 
 class CheckpointList(BaseModel):
@@ -63,13 +54,7 @@ async def create_fine_tuning(
 @router.get("/{job_id}/checkpoints", responses=documented(404))
 def list_checkpoints(job_id: str, service: CurrentService) -> CheckpointList:
     """Where a job has saved its state so far."""
-    store = service.jobs.store
-    store.get(job_id, KIND)
-    scored = {event.data["step"]: event.data for event in store.all_events(job_id, "validation")}
-    saved = store.all_events(job_id, "checkpoint")
-    return CheckpointList(
-        checkpoints=[Checkpoint(at=event.at, **{**scored.get(event.data["step"], {}), **event.data}) for event in saved]
-    )
+    return CheckpointList(checkpoints=checkpoints(service.jobs.store, job_id))
 
 
 def _check(spec: FineTuningSpec, service: Service) -> None:

@@ -38,6 +38,7 @@ from ups_server.train.adapt import Adaptation, Interrupted, Place
 from ups_server.train.dataset import make_card
 from ups_server.train.few_shot import AdaptationSettings
 from ups_server.train.loop import Diverged, StepReport
+from ups_server.train.trajectories import FewShotData
 from ups_server.train.validate import Score
 
 KS = (10, 50, 100)
@@ -166,7 +167,7 @@ def result_of(run: Planned, model: Path, folder: Path, held_out: int, console: C
         source = fresh_fno(run, store, place / FNO_NAME) if run.model == FNO_NAME else model
         where = Place(place / "work", Silent(console), stop.is_set, choose_device("auto"))
         try:
-            report = Adaptation(source, store, settings, "tuned", run.id, where).run()
+            report = Adaptation(source, FewShotData(store, run.id), settings, "tuned", where).run()
         except (Diverged, UserError) as error:
             if isinstance(error, UserError) and error.code != "not_finite":
                 raise

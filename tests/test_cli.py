@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -117,7 +118,9 @@ def test_models(ups: Ups, tmp_path: Path) -> None:
         (["models", "delete", "numerical"], ["numerical", "adapted"]),
         (["models", "export", "numerical", "-o", "x.zip"], ["numerical"]),
         (["jobs", "show", "ft-0", "--data-dir", "."], ["no service", "--data-dir"]),
+        (["adapt", "ups-mini", ".", "--max-seconds", "0", "--n-trajectories", "2", "-o", "out"], ["max_seconds", "0"]),
         (["adapt", "ups-mini", "absent.h5", "--n-trajectories", "2", "-o", "out"], ["absent.h5"]),
+        (["adapt", "ups-mini", ".", "--validation-file", "no.h5", "--n-trajectories", "2", "-o", "out"], ["no.h5"]),
         (["data", "check", "absent.h5"], ["absent.h5"]),
         (["data", "generate", "burgers", "-n", "1", "-o", "nowhere/x.h5"], ["nowhere"]),
         (["data", "generate", "burgers", "-n", "1", "--coef", "nu", "-o", "x.h5"], ["nu=0.001"]),
@@ -280,6 +283,7 @@ def test_jobs_and_models_of_a_data_folder(ups: Ups, tmp_path: Path) -> None:
     assert json.loads(ups("jobs", "show", first, "--data-dir", tmp_path, "--json").out)["state"] == "queued"
     ups("jobs", "cancel", first, "--data-dir", tmp_path)
     ups("jobs", "resume", first, "--data-dir", tmp_path)
+    assert ups("jobs", "checkpoints", first, "--data-dir", tmp_path).code == 2  # an evaluation has none
     states = ["queued", "cancelled", "queued"]
     assert [event.data["state"] for event in store.events(first)[0]] == states
     lease = leases.claim("worker")
@@ -292,6 +296,31 @@ def test_jobs_and_models_of_a_data_folder(ups: Ups, tmp_path: Path) -> None:
     ups("jobs", "cancel", second, "--data-dir", tmp_path)
     assert ups("jobs", "follow", second, "--data-dir", tmp_path).code == 0
     assert "no multiple" in ups("jobs", "show", first, "--data-dir", tmp_path).out
+    database.close()
+
+
+def test_checkpoints_of_a_job(ups: Ups, tmp_path: Path) -> None:
+    from ups_server.jobs.database import open_database
+    from ups_server.jobs.leases import Leases
+    from ups_server.jobs.spec import FineTuningSpec
+    from ups_server.jobs.store import JobStore
+
+    database = open_database(tmp_path)
+    store, leases = JobStore(database), Leases(database)
+    job, _ = store.create(FineTuningSpec(model="m", training_file="f", n_trajectories=2))
+    lease = leases.claim("worker")
+    assert lease is not None
+    for step, error in ((0, 0.5), (5, 0.125), (10, None)):
+        scored = {"step": step, "one_step": error, "rollout": error, "best": error is not None}
+        leases.event(lease, "validation", scored, f"validation:{step}")
+        leases.checkpoint(lease, {"step": step}, f"checkpoint:{step}")
+    leases.checkpoint(lease, {"step": 12}, "checkpoint:12")  # between two validations
+    words = ("jobs", "checkpoints", job.id, "--data-dir", tmp_path)
+    listed = json.loads(ups(*words, "--json").out)
+    assert [(entry["step"], entry["one_step"]) for entry in listed] == [(0, 0.5), (5, 0.125), (10, None), (12, None)]
+    shown = ups(*words).out
+    assert re.search(r"5 \*\s.*0\.125", shown)
+    assert shown.count("*") == 1
     database.close()
 
 

@@ -77,6 +77,10 @@ class Adaptation(BaseModel):
     seed: int
     job: str | None = Field(default=None, description="The job that made it.")
     file: str | None = Field(default=None, description="The stored file it was tuned on.")
+    validation_file: str | None = Field(
+        default=None, description="The file that chose the checkpoint and gave the test, where it was another one."
+    )
+    validation_fingerprint: str | None = Field(default=None, description="Of the trajectories of that file.")
 
 
 class ModelCard(BaseModel):

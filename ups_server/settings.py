@@ -56,6 +56,11 @@ class Settings(BaseSettings):
         default=50 * 2**30, ge=0, description="Most bytes of all uploaded files and what is made of them."
     )
     max_file_bytes: int = Field(default=20 * 2**30, ge=1, description="Largest uploaded file in bytes.")
+    upload_expiry_s: float = Field(
+        default=7 * 86_400.0,
+        gt=0,
+        description="Seconds without a byte after which an upload that was not finished is removed.",
+    )
     examination_memory_bytes: int = Field(
         default=480 * 2**20, ge=2**20, description="Memory for reading an uploaded file, beyond that of the code."
     )

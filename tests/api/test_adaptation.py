@@ -57,21 +57,28 @@ def test_upload_report_job_events_model_rollout(running: RunningService, tmp_pat
         record = client.upload(file, {"family": "diffusion_reaction_1d"})
         rows = record["report"]["rows"]
         assert rows >= 6, record["report"]["check"]
-        job = client.fine_tune(
-            record["id"], 4, model="tiny", max_steps=6, tuning="lora", alignment="recraft", suffix="mine"
-        )
+        generate(family("diffusion_reaction_1d"), {}, 3, 32, tmp_path / "others.hdf5", seed=2)
+        others = client.upload(tmp_path / "others.hdf5", {"family": "diffusion_reaction_1d"})["id"]
+        options: dict[str, Any] = {"max_steps": 6, "tuning": "lora", "alignment": "recraft", "suffix": "mine"}
+        job = client.fine_tune(record["id"], 4, model="tiny", validation_file=others, **options)
         # Another job waits for the worker: the file is in use.
         waiting = client.fine_tune(record["id"], 4, model="tiny", max_steps=2, priority=-1)
         with pytest.raises(UserError) as caught:
             client.delete_file(record["id"])
         assert (caught.value.code, caught.value.got) in [("file_in_use", entry["id"]) for entry in (job, waiting)]
+        with pytest.raises(UserError) as caught:
+            client.delete_file(others)
+        assert (caught.value.code, caught.value.got) == ("file_in_use", job["id"])
         client.cancel(waiting["id"])
         report = finished(client, job["id"])
         assert {"zero_shot", "tuned", "persistence", "helped"} <= report.keys()
+        assert (report["validation_file"], report["split"]["test"]) == (others, 2)
         for part in ("zero_shot", "tuned", "persistence"):
             assert report[part]["one_step"]["finite"]
         card = client.model(report["model"])
         assert (card["adapters_of"], card["adaptation"]["alignment"]) == ("tiny", "recraft")
+        told = [card["adaptation"][name] for name in ("file", "validation_file", "validation_fingerprint")]
+        assert told == [record["id"], others, client.file(others)["report"]["fingerprint"]]
         start = {"file": record["id"], "trajectory": rows - 1}
         solution = client.rollout("diffusion_reaction_1d", 3, start, model=report["model"])
         assert solution["u"].shape == (4, 32)
@@ -91,6 +98,11 @@ def test_an_equation_of_the_users_own(running: RunningService, tmp_path: Path) -
         (listed,) = [entry for entry in client.families() if entry["declared"]]
         assert (listed["id"], listed["dt"], listed["fields"][0]["unit"]) == ("damped_waves", pytest.approx(0.1), "m")
         assert not client.family("burgers")["declared"]
+        another = {"equation": {**EQUATION, "equation": "u_t = -2 c u", "coefficients": [{"name": "c", "value": 1.0}]}}
+        doubled = client.upload(tmp_path / "waves.hdf5", another)
+        with pytest.raises(UserError, match="declared with another equation"):
+            client.fine_tune(record["id"], 4, model="tiny", validation_file=doubled["id"])
+        client.delete_file(doubled["id"])
         report = finished(client, client.fine_tune(record["id"], 4, model="tiny", max_steps=6)["id"])
         card = client.model(report["model"])
         assert card["families"]["damped_waves"]["dt"] == pytest.approx(0.1)

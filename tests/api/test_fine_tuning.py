@@ -9,7 +9,7 @@ import pytest
 
 from tests.api.conftest import RunningService, running_service, wait_until
 from tests.small_models import write_parent
-from ups_server.client import events
+from ups_server.client import Client, events
 from ups_server.data.build import build_store
 from ups_server.pde import family
 from ups_server.settings import Settings
@@ -25,6 +25,8 @@ def tuning(language_model: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     write_parent(data_dir / "models" / "tiny", language_model)
     store = data_dir / "files" / "burgers" / "store"
     build_store(family("burgers"), {"nu": 0.1}, 7, 32, 0, store, frame_dt=0.05, t_final=0.5)
+    coarse = data_dir / "files" / "coarse" / "store"
+    build_store(family("burgers"), {"nu": 0.1}, 2, 16, 1, coarse, frame_dt=0.05, t_final=0.5)
     settings = Settings(
         default_model="persistence", data_dir=data_dir, device="cpu", threads=1, worker_threads=1, job_poll_s=0.05
     )
@@ -53,7 +55,9 @@ def test_from_a_file_to_a_model_that_answers(tuning: RunningService) -> None:
     assert report["split"] == {"training": 4, "validation": 1, "test": 2}
     checkpoints = tuning.get(f"{PATH}/{job_id}/checkpoints").json()["checkpoints"]
     assert [entry["step"] for entry in checkpoints] == list(range(11))
-    assert report["best_step"] in [entry["step"] for entry in checkpoints if entry["best"]]
+    assert report["best_step"] == max(entry["step"] for entry in checkpoints if entry["best"])
+    with Client(tuning.url) as client:
+        assert client.checkpoints(job_id) == checkpoints
 
     model = report["model"]
     assert model.startswith("tiny-mine-")
@@ -82,6 +86,8 @@ def test_from_a_file_to_a_model_that_answers(tuning: RunningService) -> None:
         ({"model": "persistence"}, 422, "not_tunable"),
         ({"model": "absent"}, 404, "unknown_model"),
         ({"training_file": "absent"}, 404, "unknown_file"),
+        ({"validation_file": "absent"}, 404, "unknown_file"),
+        ({"validation_file": "coarse"}, 422, "validation_file_mismatch"),
         ({"n_trajectories": 0}, 422, "invalid_request"),
         ({"suffix": "../x"}, 422, "invalid_request"),
     ],

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ups_server.data.splits import FRACTIONS, Split, few_shot_split, split_rows
+from ups_server.data.splits import FRACTIONS, Split, few_shot_split, held_out_split, split_rows
 from ups_server.errors import UserError
 
 
@@ -44,3 +44,15 @@ def test_few_shot_split_keeps_the_same_rows_apart_in_every_file() -> None:
     assert [len(part) for part in vars(few_shot_split(3, 1)).values()] == [1, 1, 1]
     with pytest.raises(UserError, match="one trajectory for validation"):
         few_shot_split(3, 2)
+
+
+def test_a_second_file_is_held_out_whole() -> None:
+    split = held_out_split(100, 10, 20)
+    np.testing.assert_array_equal(split.training, few_shot_split(100, 10).training)
+    assert [len(part) for part in (split.validation, split.test)] == [5, 15]
+    assert sorted(np.concatenate([split.validation, split.test]).tolist()) == list(range(20))
+    assert held_out_split(10, 10, 2).training.tolist() == list(range(10))  # all of a file can be trained on
+    for sizes, words in (((9, 10, 20), "fewer trajectories"), ((10, 10, 1), "the validation file needs")):
+        with pytest.raises(UserError, match=words) as caught:
+            held_out_split(*sizes)
+        assert caught.value.code == "too_few_trajectories"

@@ -73,6 +73,15 @@ def test_cancel_and_resume_of_a_waiting_job(store: JobStore, leases: Leases, spe
     assert states == ["queued", "cancelled", "queued", "validating", "succeeded"]
 
 
+def test_open_jobs_use_their_files(store: JobStore, spec: EvaluationSpec) -> None:
+    tuning, _ = store.create(FineTuningSpec(training_file="a", validation_file="b", n_trajectories=3))
+    evaluation, _ = store.create(spec.model_copy(update={"file": "c"}))
+    used = [store.uses_file(name) for name in ("a", "b", "c", "d")]
+    assert used == [tuning.id, tuning.id, evaluation.id, None]
+    store.cancel(tuning.id)
+    assert [store.uses_file(name) for name in ("a", "b", "c")] == [None, None, evaluation.id]
+
+
 def test_open_jobs_use_their_model(store: JobStore, spec: EvaluationSpec) -> None:
     assert store.uses("persistence") is None
     job, _ = store.create(spec)

@@ -21,6 +21,7 @@ from ups_server.train.adapt import Adaptation, Interrupted, Place, check_output,
 from ups_server.train.few_shot import AdaptationSettings, recipe
 from ups_server.train.loop import StepReport, schedule
 from ups_server.train.memory import check_memory
+from ups_server.train.trajectories import FewShotData
 from ups_server.train.validate import Score
 
 
@@ -59,16 +60,29 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return build_store(family("burgers"), {"nu": 0.1}, 12, 64, 0, folder, frame_dt=0.05, t_final=1.0)
 
 
+@pytest.fixture(scope="module")
+def held_out(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Five others, seen for a shorter time."""
+    folder = tmp_path_factory.mktemp("data") / "held_out"
+    return build_store(family("burgers"), {"nu": 0.1}, 5, 64, 1, folder, frame_dt=0.05, t_final=0.5)
+
+
 def settings(**changes: Any) -> AdaptationSettings:
     return AdaptationSettings.model_validate({"n_trajectories": 6, "max_steps": 10, **changes})
 
 
 def adaptation(
-    parent: Path, store: Store, folder: Path, stop_after: int | None = None, **changes: Any
+    parent: Path,
+    store: Store,
+    folder: Path,
+    stop_after: int | None = None,
+    held_out: Store | None = None,
+    **changes: Any,
 ) -> tuple[Adaptation, Recorder]:
     recorder, calls = Recorder(), iter(range(10_000))
     place = Place(folder, recorder, lambda: stop_after is not None and next(calls) >= stop_after)
-    return Adaptation(parent, store, settings(**changes), "tuned", "burgers.h5", place), recorder
+    data = FewShotData(store, "burgers.h5", held_out, None if held_out is None else "held_out.h5")
+    return Adaptation(parent, data, settings(**changes), "tuned", place), recorder
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -129,6 +143,27 @@ def test_resumed_equals_uninterrupted(
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert {**report, "seconds": 0} == {**expected, "seconds": 0}
+
+
+def test_a_second_file_chooses_the_checkpoint_and_gives_the_test(
+    parent: Path, store: Store, held_out: Store, tmp_path: Path
+) -> None:
+    """Training on all twelve; the same seed trains the same whatever judges it."""
+    run, _ = adaptation(parent, store, tmp_path / "work", held_out=held_out, n_trajectories=12, max_steps=4)
+    report = run.run()
+    assert report["split"] == {"training": 12, "validation": 1, "test": 4}
+    assert report["validation_file"] == "held_out.h5"
+    assert len(report["tuned"]["rollout"]["per_step"]) == len(held_out.times) - 1 < len(store.times) - 1
+    about = run.about("tiny")
+    assert about["data_fingerprint"] == store.manifest.fingerprint
+    assert about["validation_fingerprint"] == held_out.manifest.fingerprint
+    assert run.windows.validation.store is held_out
+    assert run.windows.training.store is store
+    with pytest.raises(UserError, match="holds another adaptation"):
+        adaptation(parent, store, tmp_path / "work", n_trajectories=10, max_steps=4)
+    with pytest.raises(UserError) as caught:
+        adaptation(parent, store, tmp_path / "same", held_out=store)
+    assert caught.value.code == "validation_file_overlaps"
 
 
 def test_alignment_comes_first_and_counts_as_steps() -> None:

@@ -27,6 +27,7 @@ from ups_server.api.service import Service
 from ups_server.catalog import Catalog
 from ups_server.files.declaration import Declaration
 from ups_server.files.examiner import Examiner
+from ups_server.files.expiry import UploadExpiry
 from ups_server.files.limits import Limits
 from ups_server.files.records import UploadRequest
 from ups_server.files.storage import FileStorage
@@ -58,6 +59,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     planner = partial(detached_plan, catalog, settings, parts[1].storage)
     rollouts = RolloutRunner(settings, metered, planner)
     service = Service(settings, catalog, *parts, rollouts, Results(settings), meter=meter)
+    expiry = UploadExpiry(service.files, settings.upload_expiry_s)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -66,11 +68,13 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         service.rollouts.start(service.jobs.leases)
         service.results.start(service.jobs.store)
         await asyncio.to_thread(service.examiner.start)
+        expiry.start()
         accounts = asyncio.create_task(keep_accounts(service))
         try:
             yield
         finally:
             accounts.cancel()
+            await asyncio.to_thread(expiry.close)
             await asyncio.to_thread(service.examiner.close)
             await service.results.close()
             await service.rollouts.close()

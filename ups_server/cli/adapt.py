@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,8 +30,12 @@ def adapt(
     alignment: Annotated[AlignmentName, typer.Option(help="Before tuning.")] = AlignmentName.NONE,
     tuning: Annotated[TuningName, typer.Option(help="What may change.")] = TuningName.FULL,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Steps. [default: by --n-trajectories]")] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="Seconds of training at most. [default: any]")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak. [default: by the method]")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the random numbers of the tuning.")] = 0,
+    validation_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Validation and test come from here, and not from the rest.")
+    ] = None,
     family: Annotated[str | None, typer.Option(help="Family of the file, where it does not say.")] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="OUT", help="Write the report; `-` for standard output.")
@@ -41,19 +46,21 @@ def adapt(
 
     Ctrl-C keeps what was reached: the same command goes on from there.
     """
-    if not file.is_dir():
-        check_file(file)
+    for given in (file, validation_file):
+        if given is not None and not given.is_dir():
+            check_file(given)
     for path in (output, json_file):
         if path is not None:
             check_folder(path)
     from ups_server.train.few_shot import AdaptationSettings, check_methods
 
     check_methods(alignment.value, tuning.value)
-    settings = AdaptationSettings(
+    settings = AdaptationSettings.asked(
         n_trajectories=n_trajectories,
         alignment=alignment.value,
         tuning=tuning.value,
         max_steps=max_steps,
+        max_seconds=max_seconds,
         learning_rate=learning_rate,
         seed=seed,
     )
@@ -62,7 +69,7 @@ def adapt(
     output = output.resolve()
     check_output(output)
     with interruptible() as stopped, progress("reading") as advance:
-        report = _adapt(model, file, family, settings, output, device, stopped, advance)
+        report = _adapt(model, (file, validation_file), family, settings, output, device, stopped, advance)
     if json_file == Path("-"):
         print_json(report)
         return
@@ -75,7 +82,7 @@ def adapt(
 
 def _adapt(
     model: str,
-    file: Path,
+    files: tuple[Path, Path | None],
     family: str | None,
     settings: Any,
     output: Path,
@@ -87,13 +94,18 @@ def _adapt(
 
     from ups_server.solve.solver import choose_device, model_folder
     from ups_server.train.adapt import Adaptation, Interrupted, Place, deliver
+    from ups_server.train.trajectories import FewShotData
 
+    file, held_out = files
     work = output.with_name(f".{output.name}.adapting")
     folder = model_folder(model)
     place = Place(work, TerminalListener(advance), stopped, choose_device(device))
     try:
-        store = _store(file, family, work, advance)
-        adaptation = Adaptation(folder, store, settings, output.name, file.name, place)
+        data = FewShotData(_store(file, family, work / "store", advance), file.name)
+        if held_out is not None:
+            validation = _store(held_out, family, work / "validation_store", advance)
+            data = replace(data, validation=validation, validation_file=held_out.name)
+        adaptation = Adaptation(folder, data, settings, output.name, place)
         report = adaptation.run()
     except Interrupted:
         raise UserError(
@@ -101,13 +113,14 @@ def _adapt(
             "the adaptation was interrupted and its state saved",
             hint="the same command goes on from there",
         ) from None
-    deliver(report, work / "best", output, adaptation.about(folder.name))
+    more = {"file": file.name} if held_out is None else {"file": file.name, "validation_file": held_out.name}
+    deliver(report, work / "best", output, adaptation.about(folder.name, **more))
     shutil.rmtree(work)
     return report
 
 
-def _store(file: Path, family: str | None, work: Path, advance: Advance) -> "Store":
-    """The file in our own layout; copied once."""
+def _store(file: Path, family: str | None, copy: Path, advance: Advance) -> "Store":
+    """The file in our own layout; copied once, to `copy`."""
     from contextlib import closing
 
     from ups_server.data.manifest import MANIFEST
@@ -117,7 +130,6 @@ def _store(file: Path, family: str | None, work: Path, advance: Advance) -> "Sto
 
     if (file / MANIFEST).is_file():
         return Store.open(file)
-    copy = work / "store"
     if (copy / MANIFEST).is_file():
         return Store.open(copy)
     with closing(open_source(file, family)) as source:

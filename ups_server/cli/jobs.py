@@ -54,6 +54,28 @@ def show(job: JobId, data_dir: DataDir = None, as_json: AsJson = False) -> None:
         print_facts(facts(found))
 
 
+@app.command("checkpoints")
+def list_checkpoints(job: JobId, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Where a fine-tuning job has saved its state; the best (*) by validation becomes the model."""
+    from ups_server.jobs.checkpoints import checkpoints
+
+    with open_store(data_dir) as store:
+        found = checkpoints(store, job)
+    if as_json:
+        print_json([entry.model_dump(mode="json") for entry in found])
+        return
+    best = max((entry.step for entry in found if entry.best), default=None)
+    rows = [
+        (
+            f"{entry.step}{' *' if entry.step == best else ''}",
+            when(entry.at),
+            *("-" if value is None else figure(value) for value in (entry.one_step, entry.rollout)),
+        )
+        for entry in found
+    ]
+    print_table(("step", "saved", "validation one-step", "rollout"), rows)
+
+
 @app.command()
 def cancel(job: JobId, data_dir: DataDir = None) -> None:
     """Cancel a job: at once where it waits, after the step in hand where it runs; what it reached is kept."""

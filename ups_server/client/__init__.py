@@ -252,7 +252,12 @@ class Client:
     def fine_tune(
         self, training_file: str, n_trajectories: int, idempotency_key: str | None = None, **options: Any
     ) -> dict[str, Any]:
-        """Queues a fine-tuning on a stored file; options are the other fields of `FineTuningSpec`. The job."""
+        """Queues a fine-tuning on a stored file. The job.
+
+        Args:
+            options: the other fields of `FineTuningSpec`: model, validation_file, alignment, tuning, max_steps,
+                max_seconds, learning_rate, seed, suffix, priority.
+        """
         document = {"training_file": training_file, "n_trajectories": n_trajectories, **options}
         return self._create_job("ft", document, idempotency_key)
 
@@ -279,6 +284,10 @@ class Client:
                 except httpx.RemoteProtocolError:
                     continue
             ended = self.job(job_id)["finished_at"] is not None
+
+    def checkpoints(self, job_id: str) -> list[dict[str, Any]]:
+        """Where a fine-tuning job has saved its state so far, with its scores. Raises UserError ``unknown_job``."""
+        return list(self._get(f"{JOB_PATHS['ft']}/{_segment(job_id)}/checkpoints")["checkpoints"])
 
     def cancel(self, job_id: str) -> dict[str, Any]:
         """Asks for the end of a job. Raises UserError ``job_finished``."""

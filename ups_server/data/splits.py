@@ -45,7 +45,7 @@ def split_rows(count: int, split: Split, seed: int = 0) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class FewShotSplit:
-    """Row numbers, disjoint, each ascending."""
+    """Row numbers, each ascending; disjoint, or those of validation and test are of another file."""
 
     training: NDArray[np.int64]
     validation: NDArray[np.int64]
@@ -72,10 +72,41 @@ def few_shot_split(count: int, k: int, seed: int = 0) -> FewShotSplit:
             got=count,
             expected=f"at least {k + 2} usable trajectories",
         )
-    order = np.argsort(_uniform(np.arange(count, dtype=np.uint64), seed), kind="stable").astype(np.int64)
-    held_out = min(MAX_VALIDATION, max(1, (count - k) // 4))
-    parts = np.split(order, [k, k + held_out])
+    order = _order(count, seed)
+    parts = np.split(order, [k, k + _validation(count - k)])
     return FewShotSplit(*(np.sort(part) for part in parts))
+
+
+def held_out_split(count: int, k: int, held_out: int, seed: int = 0) -> FewShotSplit:
+    """`k` training rows of `count`, in the same order; validation and test share the `held_out` rows of another file.
+
+    Raises:
+        UserError: ``too_few_trajectories``.
+    """
+    if count < k:
+        raise UserError(
+            "too_few_trajectories",
+            "the training file holds fewer trajectories than are to be trained on",
+            got=count,
+            expected=f"at least {k} usable trajectories",
+        )
+    if held_out < 2:
+        raise UserError(
+            "too_few_trajectories",
+            "the validation file needs one trajectory for validation and one for the test",
+            got=held_out,
+            expected="at least 2 usable trajectories",
+        )
+    validation, test = np.split(_order(held_out, seed), [_validation(held_out)])
+    return FewShotSplit(np.sort(_order(count, seed)[:k]), np.sort(validation), np.sort(test))
+
+
+def _order(count: int, seed: int) -> NDArray[np.int64]:
+    return np.argsort(_uniform(np.arange(count, dtype=np.uint64), seed), kind="stable").astype(np.int64)
+
+
+def _validation(held_out: int) -> int:
+    return min(MAX_VALIDATION, max(1, held_out // 4))
 
 
 def _uniform(rows: NDArray[np.uint64], seed: int) -> NDArray[np.float64]:

@@ -1,6 +1,7 @@
 """Equations of users, after the examination of their files: in the stored file, and in the models tuned to it."""
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -36,6 +37,33 @@ def declare_stored(data_dir: Path, file_id: str) -> EquationSpec | None:
     if equation is not None:
         declare(equation.family())
     return equation
+
+
+def check_one_equation(data_dir: Path, file_id: str, other_id: str) -> None:
+    """Two stored files were declared with one equation, whatever way they store it.
+
+    Raises:
+        UserError: ``unknown_file``, ``validation_file_mismatch``.
+    """
+    own, other = (stored_equation(data_dir, name) for name in (file_id, other_id))
+    if own is not None and other is not None and _meaning(own) != _meaning(other):
+        raise UserError(
+            "validation_file_mismatch",
+            f"the validation file was declared with another equation of the id {other.id}",
+            got=other.equation,
+            expected=own.equation,
+            hint="declare both files with the same equation",
+        )
+
+
+def _meaning(equation: EquationSpec) -> dict[str, Any]:
+    """The equation without what is the file's own: layout, names of datasets, values of coefficients."""
+    document = equation.model_dump(mode="json", exclude={"layout"})
+    for entry in (*document["fields"], *document["static_fields"]):
+        del entry["dataset"]
+    for entry in document["coefficients"]:
+        del entry["value"]
+    return document
 
 
 def model_equation(model: Path) -> EquationSpec | None:

@@ -18,6 +18,7 @@ import re
 import secrets
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -234,6 +235,26 @@ class FileStorage:
             raise unknown(file_id) from None
         shutil.rmtree(gone)
 
+    def expire(self, age_s: float) -> list[str]:
+        """Removes uploads that got no byte for `age_s` seconds, none of them while a request sends it; their ids."""
+        gone = []
+        for file_id in self.ids():
+            # Under the lock of `writer` and `create`: who comes back in time keeps the upload, or finds none.
+            with self._lock:
+                if self._is_abandoned(file_id, age_s):
+                    self.delete(file_id)
+                    gone.append(file_id)
+        return gone
+
+    def _is_abandoned(self, file_id: str, age_s: float) -> bool:
+        writer = self._writers.get(file_id)
+        try:
+            if self.state(file_id) != "uploading" or (writer is not None and writer.open):
+                return False
+            return time.time() - (self.folder(file_id) / CONTENT).stat().st_mtime > age_s
+        except (UserError, FileNotFoundError):  # deleted in between
+            return False
+
     def folder(self, file_id: str) -> Path:
         return self.root / file_id
 
@@ -280,7 +301,10 @@ class FileStorage:
                 expected=registration.request.model_dump(mode="json", exclude_defaults=True),
                 hint="choose a new key for a new file",
             )
-        return self.record(file_id)
+        record = self.record(file_id)
+        if record.state == "uploading":
+            os.utime(self.folder(file_id) / CONTENT)  # whoever asks for it again has not abandoned it
+        return record
 
     def _existing(self, file_id: str) -> Path:
         if not ID.fullmatch(file_id) or not self.folder(file_id).is_dir():

@@ -48,6 +48,11 @@ class ContentWriter:
             self._displaced = True
 
     @property
+    def open(self) -> bool:
+        """May bytes still come through it?"""
+        return not self._displaced
+
+    @property
     def complete(self) -> bool:
         return self.offset == self._total
 

@@ -88,7 +88,14 @@ class FineTuningSpec(_JobSpec):
 
     kind: Literal["fine_tuning"] = "fine_tuning"
     training_file: FileId
-    n_trajectories: int = Field(ge=1, description="Trajectories to train on; the rest are validation and test.")
+    validation_file: FileId | None = Field(
+        default=None,
+        description="A stored file of the same problem: a quarter of its trajectories chooses the checkpoint, the "
+        "others are the test. Default: the trajectories of `training_file` that are not trained on.",
+    )
+    n_trajectories: int = Field(
+        ge=1, description="Trajectories to train on; the rest of the file, or `validation_file`, is held out."
+    )
     alignment: AlignmentName = AlignmentName.NONE
     tuning: TuningName = TuningName.FULL
     max_steps: int | None = Field(

@@ -205,7 +205,7 @@ class JobStore:
         query = sa.select(jobs.c.id, jobs.c.spec).where(jobs.c.state.in_([JobState.QUEUED, *ACTIVE]))
         with self._database.read() as connection:
             for job_id, spec in connection.execute(query):
-                if file_id in (spec.get("training_file"), spec.get("file")):
+                if file_id in (spec.get("training_file"), spec.get("validation_file"), spec.get("file")):
                     return str(job_id)
         return None
 

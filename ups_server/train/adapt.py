@@ -11,12 +11,11 @@ from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from ups_server.align.registry import ALIGNMENTS, MIXING, STAGE_1
 from ups_server.data.atomic import replacing
 from ups_server.data.selection import SelectedRows
-from ups_server.data.splits import few_shot_split
-from ups_server.data.store import Store
 from ups_server.errors import UserError
 from ups_server.model.checkpoint import from_pretrained, merge, place_adapters
 from ups_server.model.config import UPSConfig
@@ -28,13 +27,15 @@ from ups_server.solve.neural import UPSSolver
 from ups_server.solve.scores import FileScores
 from ups_server.solve.solver import Solver
 from ups_server.solve.zero_shot import ZeroShotSolver
+from ups_server.train.config import FamilyData, Stage
 from ups_server.train.dataset import FamilyWindows
 from ups_server.train.few_shot import PATIENCE, AdaptationSettings, check_methods, recipe
-from ups_server.train.loop import StageTrainer, StepReport
+from ups_server.train.loop import Select, StageTrainer, StepReport
 from ups_server.train.memory import available_bytes, check_memory, training_bytes
 from ups_server.train.outcome import outcome
 from ups_server.train.run import publish
 from ups_server.train.state import STATE_FILE, Progress, load_state, read_progress, save_state
+from ups_server.train.trajectories import FewShotData
 from ups_server.train.tuning import TUNINGS
 from ups_server.train.validate import Score, validate
 
@@ -76,25 +77,25 @@ class Place:
 
 
 class Adaptation:
-    """A model folder, a store and what is asked for, checked and ready to run.
+    """A model folder, trajectories and what is asked for, checked and ready to run.
 
     Args:
         name: of the tuned model.
-        file: what scores call the data.
 
     Raises:
-        UserError: ``alignment_not_offered``, ``tuning_not_offered``, ``too_few_trajectories``,
+        UserError: those of `FewShotData.split`; ``alignment_not_offered``, ``tuning_not_offered``,
             ``superspace_too_small``, ``dt_mismatch``, ``resolution_mismatch``, ``too_large``, ``run_exists``,
             ``not_a_model``, ``no_language_model``, ``nothing_to_tune``, ``adapted_already``.
     """
 
     def __init__(
-        self, model: Path, store: Store, settings: AdaptationSettings, name: str, file: str, place: Place
+        self, model: Path, trajectories: FewShotData, settings: AdaptationSettings, name: str, place: Place
     ) -> None:
         check_methods(settings.alignment, settings.tuning)
-        self.settings, self.store, self.place, self.file = settings, store, place, file
+        self.settings, self.trajectories, self.place = settings, trajectories, place
+        store = trajectories.training
         self.family = store.family
-        self.split = few_shot_split(len(store), settings.n_trajectories)
+        self.split = trajectories.split(settings.n_trajectories)
         self.config = recipe(settings, name, self.family, len(self.split.validation))
         self.model = from_pretrained(model, place.device)
         self.parent = self.model.config
@@ -106,21 +107,35 @@ class Adaptation:
             merge(self.model)  # adapters of a parent become part of what is tuned
         n = self.parent.resolution
         data = self.config.families[self.family]
-        self.windows = FamilyWindows(self.family, data, store, n, split=self.split)
+        self.windows = FamilyWindows(self.family, data, store, n, split=self.split, held_out=trajectories.held_out)
         check_card(self.parent, self.windows.card)
-        points = math.prod(self.windows.training.grid.n)
-        self.bytes = training_bytes(self.model, self.config.stage2, data, points)
+        self.bytes = self._memory(data)
         check_memory(self.bytes, available_bytes(place.device))
         place.folder.mkdir(parents=True, exist_ok=True)
         self._pin(model)
         self._known = self.family in self.parent.families
+
+    def _memory(self, data: FamilyData) -> int:
+        """Of the stage that needs more: a tuning that trains little may come after an alignment that trains all."""
+        points = math.prod(self.windows.training.grid.n)
+        stages = [(self.config.stage2, self.tuning.select, self.tuning.kept)]
+        if self.config.stage1.steps:
+            stages.append((self.config.stage1, self.tuning.select_aligned, 1.0))
+        return max(
+            training_bytes(self.model, self._selected(select, stage), stage, data, points, kept)
+            for stage, select, kept in stages
+        )
+
+    def _selected(self, select: Select, stage: Stage) -> list[Tensor]:
+        train_body = self.model.use_body and stage.body_learning_rate > 0
+        return list(select(self.model, train_body=train_body).values())
 
     def _pin(self, model: Path) -> None:
         """A folder belongs to one adaptation."""
         wanted = {
             "settings": self.settings.model_dump(mode="json"),
             "model": model.name,
-            "data": self.store.manifest.fingerprint,
+            **self.trajectories.fingerprints(),
         }
         file = self.place.folder / "adaptation.json"
         if file.exists() and json.loads(file.read_text()) != wanted:
@@ -157,6 +172,7 @@ class Adaptation:
         return {
             **outcome(zero_shot, tuned, list(curve.values())),
             "split": {part: facts[part] for part in ("training", "validation", "test")},
+            **self.trajectories.report(),
             "steps": max(map(int, curve)),
             "best_step": int(progress.best_at),
             "curve": list(curve.values()),
@@ -170,7 +186,7 @@ class Adaptation:
             "parent": parent,
             "parent_version": str(self.parent.version),
             "family": self.family,
-            "data_fingerprint": self.store.manifest.fingerprint,
+            **self.trajectories.fingerprints(),
             **self.settings.model_dump(mode="json", include={"n_trajectories", "alignment", "tuning", "seed"}),
             "steps": self.settings.steps,
             **more,
@@ -192,11 +208,10 @@ class Adaptation:
             if self.place.cancelled():
                 raise Interrupted
 
-        rows = SelectedRows(self.store, self.split.test.tolist())
+        rows = SelectedRows(self.trajectories.held_out, self.split.test.tolist())
+        dt, file = family(self.family).dt, self.trajectories.scored_file
         with torch.inference_mode():
-            return evaluate_source(
-                solver, rows, self.file, family(self.family).dt, self.parent.resolution, progress=progress
-            )
+            return evaluate_source(solver, rows, file, dt, self.parent.resolution, progress=progress)
 
     def _train(self) -> Progress:
         """Both stages, from where they stand."""

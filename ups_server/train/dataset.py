@@ -49,7 +49,12 @@ class Batch:
 
 
 class FamilyWindows:
-    """One family of a run: its store, its card, its windows."""
+    """One family of a run: its store, its card, its windows.
+
+    Args:
+        split: rows to train on and to validate on, in place of those that the row numbers tell.
+        held_out: the store that the rows to validate on belong to; default `store`.
+    """
 
     def __init__(
         self,
@@ -59,6 +64,7 @@ class FamilyWindows:
         n: int,
         known: FamilyCard | None = None,
         split: FewShotSplit | None = None,
+        held_out: Store | None = None,
     ) -> None:
         entry = family(family_id)
         self.id = family_id
@@ -68,7 +74,8 @@ class FamilyWindows:
         if known is not None:
             self.card = joined(known, self.card)
         self.training = Windows(store, entry.dt, n, Split.TRAIN)
-        self.validation = Windows(store, entry.dt, n, Split.VALIDATION, augment=False)
+        validation = store if held_out is None else held_out
+        self.validation = Windows(validation, entry.dt, n, Split.VALIDATION, augment=False)
         if split is not None:
             self.training.rows, self.validation.rows = split.training, split.validation
 

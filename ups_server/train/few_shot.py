@@ -1,11 +1,13 @@
 """The recipe of an adaptation: what was asked for, and how that becomes a training of two stages."""
 
 import math
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, FiniteFloat, ValidationError
 
 from ups_server.align.registry import ALIGNMENTS, MIXING, STAGE_1
 from ups_server.errors import UserError
+from ups_server.specs import invalid_request
 from ups_server.train.config import FamilyData, Section, Stage, TrainConfig
 from ups_server.train.tuning import TUNINGS
 
@@ -26,10 +28,18 @@ class AdaptationSettings(Section):
     n_trajectories: int = Field(ge=1)
     alignment: str = "none"
     tuning: str = "full"
-    max_steps: int | None = Field(default=None, ge=1)
-    max_seconds: float | None = Field(default=None, gt=0)
-    learning_rate: float | None = Field(default=None, gt=0)
-    seed: int = 0
+    max_steps: int | None = Field(default=None, ge=1, le=10**6)
+    max_seconds: FiniteFloat | None = Field(default=None, gt=0)
+    learning_rate: FiniteFloat | None = Field(default=None, gt=0, le=1)
+    seed: int = Field(default=0, ge=0, lt=2**31)
+
+    @classmethod
+    def asked(cls, **wanted: Any) -> Self:
+        """What a user asks for. Raises UserError ``invalid_request``."""
+        try:
+            return cls.model_validate(wanted)
+        except ValidationError as error:
+            raise invalid_request(error) from None
 
     @property
     def steps(self) -> int:

@@ -1,38 +1,64 @@
 """Will it fit? An estimate of a training's memory made before it starts, and what the machine has left."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from ups_server.align.registry import MIXING
 from ups_server.errors import UserError
 from ups_server.model.metadata import MAX_TOKENS
 from ups_server.model.ups import Operator, UPSModel
 from ups_server.train.config import FamilyData, Stage
 
 FLOAT = 4
-COPIES = 5
-"""Of a trained parameter: weight, gradient, average, the optimiser's two moments."""
+COPIES = 4
+"""Of a trained parameter besides its weight: gradient, average, the optimiser's two moments."""
+LOADED = 3
+"""Copies of all weights when the tuned model is scored: the model that was trained, the best one, and its file."""
 LAYER_TENSORS = 10
 """Activations a Fourier layer keeps for the backward pass, in units of its output (measured with torch 2.13)."""
-BODY_TENSORS = 40
+BODY_TENSORS = 20
 """The same of a transformer layer, in units of its output, attention aside."""
 BASE_BYTES = 400 * 2**20
 """Libraries and the process itself."""
 
 
-def training_bytes(model: Operator, stage: Stage, data: FamilyData, points: int) -> int:
-    """Peak memory of training `model` on batches of `data` with `points` points a state, in bytes."""
+def training_bytes(
+    model: Operator, trained: Iterable[Tensor], stage: Stage, data: FamilyData, points: int, kept: float = 1.0
+) -> int:
+    """Peak memory of a stage on batches of `data` with `points` points a state, in bytes.
+
+    Args:
+        trained: the parameters that the stage trains.
+        kept: share of the activations that the backward pass needs.
+    """
+    weights = size(model.parameters()) + size(model.buffers())
+    step = weights + COPIES * size(trained) + round(kept * activation_bytes(model, stage, data, points))
+    return BASE_BYTES + max(step, LOADED * weights)
+
+
+def activation_bytes(model: Operator, stage: Stage, data: FamilyData, points: int) -> int:
+    """What a step of full training keeps for its backward pass: of the operator in every step, of the body once."""
     config = model.config
-    tensors = list(model.parameters())
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    batch = data.trajectories * data.windows
-    unroll = min(max(steps for _, steps in stage.unroll), data.unroll)
+    rows = data.trajectories * data.windows
+    steps = rows * min(max(steps for _, steps in stage.unroll), data.unroll)
+    readings = 0
+    if isinstance(model, UPSModel) and config.body:
+        readings = data.trajectories
+        if stage.alignment in MIXING:  # a step and a reading of mixed tokens beside the others
+            steps, readings = steps + rows, 2 * readings
+        steps += readings  # a reading begins with a step
     layers = config.n_layers * LAYER_TENSORS + 4
-    features = batch * unroll * layers * config.hidden_channels * points * FLOAT
-    body = body_bytes(model) * data.trajectories if isinstance(model, UPSModel) and config.body else 0
-    # Saving the state holds one more copy of the weights.
-    return BASE_BYTES + (COPIES + 1) * weights + features + body
+    body = body_bytes(model) * readings if isinstance(model, UPSModel) else 0
+    return steps * layers * config.hidden_channels * points * FLOAT + body
+
+
+def size(tensors: Iterable[Tensor]) -> int:
+    """Bytes of tensors."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def body_bytes(model: UPSModel) -> int:

@@ -18,11 +18,14 @@ class Tuning:
         select: the parameters that stage 2 trains.
         select_aligned: those that stage 1 trains, where there is one.
         equip: adds what is trained beside the weights of the model in a folder.
+        kept: share of a step's activations that the backward pass of stage 2 needs (measured): where weights are
+            frozen, the inputs of their layers need not be kept.
     """
 
     select: "Select"
     select_aligned: "Select"
     equip: "Callable[[Operator, Path], None] | None" = None
+    kept: float = 1.0
 
 
 def _full() -> Tuning:
@@ -45,7 +48,7 @@ def _layernorm() -> Tuning:
     from ups_server.train.loop import trained_parameters
     from ups_server.train.selection import layer_norms
 
-    return Tuning(layer_norms, trained_parameters)
+    return Tuning(layer_norms, trained_parameters, kept=0.6)
 
 
 def _head() -> Tuning:
@@ -53,7 +56,7 @@ def _head() -> Tuning:
     from ups_server.train.loop import trained_parameters
     from ups_server.train.selection import predictor
 
-    return Tuning(predictor, trained_parameters)
+    return Tuning(predictor, trained_parameters, kept=0.35)
 
 
 TUNINGS: "dict[str, Callable[[], Tuning]]" = {"full": _full, "lora": _lora, "layernorm": _layernorm, "head": _head}

@@ -8,7 +8,11 @@ from pydantic import BaseModel
 from ups_server.api.jobs import IdempotencyKey, add_job_routes, create, read_spec, request_body
 from ups_server.api.problems import documented
 from ups_server.api.service import CurrentService, Service
+from ups_server.data.agreement import check_agreement
+from ups_server.data.store import Store
 from ups_server.errors import UserError
+from ups_server.files.equations import check_one_equation
+from ups_server.jobs.checkpoints import Checkpoint, checkpoints
 from ups_server.jobs.files import stored_file
 from ups_server.jobs.spec import FineTuningSpec, Job
 from ups_server.train.few_shot import check_methods
@@ -24,16 +28,6 @@ EXAMPLE = {
     "tuning": "full",
     "suffix": "mine",
 }
-
-
-class Checkpoint(BaseModel):
-    """A step from which the job can go on; with its errors on validation trajectories where it was scored."""
-
-    step: int
-    at: float
-    one_step: float | None = None
-    rollout: float | None = None
-    best: bool = False
 
 
 class CheckpointList(BaseModel):
@@ -60,13 +54,7 @@ async def create_fine_tuning(
 @router.get("/{job_id}/checkpoints", responses=documented(404))
 def list_checkpoints(job_id: str, service: CurrentService) -> CheckpointList:
     """Where a job has saved its state so far."""
-    store = service.jobs.store
-    store.get(job_id, KIND)
-    scored = {event.data["step"]: event.data for event in store.all_events(job_id, "validation")}
-    saved = store.all_events(job_id, "checkpoint")
-    return CheckpointList(
-        checkpoints=[Checkpoint(at=event.at, **{**scored.get(event.data["step"], {}), **event.data}) for event in saved]
-    )
+    return CheckpointList(checkpoints=checkpoints(service.jobs.store, job_id))
 
 
 def _check(spec: FineTuningSpec, service: Service) -> None:
@@ -74,7 +62,13 @@ def _check(spec: FineTuningSpec, service: Service) -> None:
     card = service.catalog.model(spec.model or "")
     if card.kind == "builtin":
         raise UserError("not_tunable", f"{card.id} has no weights to tune", got=card.id, expected="a trained model")
-    stored_file(service.settings.data_dir, spec.training_file)
+    data_dir = service.settings.data_dir
+    training = stored_file(data_dir, spec.training_file)
+    if spec.validation_file is not None:
+        validation = stored_file(data_dir, spec.validation_file)
+        check_one_equation(data_dir, spec.training_file, spec.validation_file)
+        with Store.open(training) as own, Store.open(validation) as other:
+            check_agreement(own, other)
 
 
 add_job_routes(router, KIND)

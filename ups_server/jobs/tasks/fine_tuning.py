@@ -1,13 +1,14 @@
 """Jobs of kind `fine_tuning`: what `ups adapt` does, on a stored file; the tuned model joins the catalog."""
 
 import math
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ups_server.catalog import Catalog
 from ups_server.data.store import Store
 from ups_server.errors import UserError
-from ups_server.files.equations import EQUATION_FILE, declare_stored
+from ups_server.files.equations import EQUATION_FILE, check_one_equation, declare_stored
 from ups_server.jobs.context import JobContext, Stopped
 from ups_server.jobs.files import stored_file
 from ups_server.jobs.spec import FineTuningSpec, tuned_model_id
@@ -28,12 +29,17 @@ def run(context: JobContext) -> dict[str, Any]:
         raise UserError("not_tunable", f"{card.id} has no weights to tune", got=card.id, expected="a trained model")
     store = stored_file(settings.data_dir, spec.training_file)
     equation = declare_stored(settings.data_dir, spec.training_file)
+    held_out = None
+    if spec.validation_file is not None:
+        held_out = stored_file(settings.data_dir, spec.validation_file)
+        check_one_equation(settings.data_dir, spec.training_file, spec.validation_file)
     import torch
 
     from ups_server.solve.solver import choose_device
     from ups_server.train.adapt import Adaptation, Interrupted, Place, deliver
     from ups_server.train.few_shot import AdaptationSettings
     from ups_server.train.loop import Diverged
+    from ups_server.train.trajectories import FewShotData
 
     torch.set_num_threads(settings.worker_threads)
     wanted = AdaptationSettings(
@@ -48,8 +54,11 @@ def run(context: JobContext) -> dict[str, Any]:
     model_id = tuned_model_id(card.id, spec.suffix, context.job_id)
     device = choose_device(settings.device)
     place = Place(context.folder, JobListener(context), context.should_stop, device, save_seconds=settings.checkpoint_s)
-    with Store.open(store) as source:
-        adaptation = Adaptation(Path(card.source), source, wanted, model_id, spec.training_file, place)
+    with ExitStack() as opened:
+        training = opened.enter_context(Store.open(store))
+        validation = None if held_out is None else opened.enter_context(Store.open(held_out))
+        data = FewShotData(training, spec.training_file, validation, spec.validation_file)
+        adaptation = Adaptation(Path(card.source), data, wanted, model_id, place)
         context.running()
         try:
             report = adaptation.run()
@@ -59,7 +68,7 @@ def run(context: JobContext) -> dict[str, Any]:
         except Diverged as error:
             raise UserError("diverged", str(error), hint="a smaller learning rate may help") from error
     context.raise_if_stopped()
-    about = adaptation.about(card.id, job=context.job_id, file=spec.training_file)
+    about = adaptation.about(card.id, job=context.job_id, file=spec.training_file, validation_file=spec.validation_file)
     models = settings.data_dir / "models"
     models.mkdir(exist_ok=True)
     extra = {} if equation is None else {EQUATION_FILE: equation.model_dump_json(indent=1) + "\n"}

@@ -3,7 +3,8 @@ import { choice, fill, h, labelled } from "../core/dom.js";
 import { guarded } from "../core/problems.js";
 import { get, send } from "../core/service.js";
 
-const ALIGNMENTS = [["none", "none"], ["mmd", "MMD"]];
+const ALIGNMENTS = [["none", "none"], ["mmd", "MMD"], ["otdd", "OTDD"], ["recraft", "RECRAFT"], ["pare", "PaRe"]];
+const TUNINGS = [["full", "all weights"], ["lora", "low-rank adapters"], ["layernorm", "layer norms"], ["head", "predictor"]];
 
 /** `onStart(job)` is called with what was started. */
 export function jobForm(onStart) {
@@ -18,11 +19,15 @@ export function jobForm(onStart) {
   const rate = h("input", { type: "number", min: 0, max: 1, step: "any", placeholder: "by itself" });
   const alignment = h("select", {});
   fill(alignment, ALIGNMENTS, "none");
+  const changed = h("select", {});
+  fill(changed, TUNINGS, "full");
+  const heldOut = h("select", {});
   const suffix = h("input", { type: "text", pattern: "[a-z0-9][a-z0-9\\-]{0,31}", placeholder: "mine", autocomplete: "off" });
   const resolution = number({ min: 8, placeholder: "the file's" });
   const count = number({ placeholder: "all" });
   const tuning = h("div", { class: "grid" },
-    labelled("Trajectories to train on", trajectories), labelled("Alignment", alignment), labelled("Steps at most", steps),
+    labelled("Trajectories to train on", trajectories), labelled("Held out", heldOut, "Chooses the checkpoint and gives the test."),
+    labelled("Alignment", alignment), labelled("What may change", changed), labelled("Steps at most", steps),
     labelled("Seconds at most", seconds), labelled("Learning rate", rate), labelled("Name", suffix, "Part of the new model's id."));
   const scoring = h("div", { class: "grid", hidden: true }, labelled("Points per axis", resolution), labelled("Trajectories", count));
   const kinds = choice("What", [["fine_tuning", "Adapt a model"], ["evaluation", "Evaluate a model"]], kind, (value) => {
@@ -51,9 +56,10 @@ export function jobForm(onStart) {
     await guarded(note, async () => {
       const [address, document] = kind === "fine_tuning"
         ? ["v1/fine-tuning/jobs", {
-          training_file: file.value, n_trajectories: trajectories.valueAsNumber, alignment: alignment.value,
+          training_file: file.value, n_trajectories: trajectories.valueAsNumber, alignment: alignment.value, tuning: changed.value,
           ...given([["max_steps", value(steps)], ["max_seconds", value(seconds)], ["learning_rate", value(rate)]]),
           ...(suffix.value ? { suffix: suffix.value } : {}),
+          ...(heldOut.value ? { validation_file: heldOut.value } : {}),
         }]
         : ["v1/evaluations", { file: file.value, ...given([["resolution", value(resolution)], ["trajectories", value(count)]]) }];
       const job = await send("POST", address, { model: model.value, ...document }, { "Idempotency-Key": key });
@@ -68,7 +74,9 @@ export function jobForm(onStart) {
       const [listed, stored] = await Promise.all([get("v1/models"), get("v1/files")]);
       ({ models } = listed);
       const ready = stored.files.filter((record) => record.state === "ready");
-      fill(file, ready.map(({ id, name }) => [id, name]), query.get("file") ?? undefined);
+      const files = ready.map(({ id, name }) => [id, name]);
+      fill(file, files, query.get("file") ?? undefined);
+      fill(heldOut, [["", "the rest of the file"], ...files]);
       noFile.hidden = ready.length > 0;
       listModels();
     },

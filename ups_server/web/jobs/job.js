@@ -33,7 +33,7 @@ export function jobPanel(onChange) {
     cancel.disabled = job.cancel_requested;
     resume.hidden = open || job.state === "succeeded";
     bar.hidden = !open;
-    const parts = [["Model", job.model], ["File", job.spec.training_file ?? job.spec.file], ["Begun", when(job.started_at)], ["Ended", when(job.finished_at)], ["Attempts", job.attempt]];
+    const parts = [["Model", job.model], ["File", job.spec.training_file ?? job.spec.file], ...(job.spec.validation_file ? [["Held out", job.spec.validation_file]] : []), ["Begun", when(job.started_at)], ["Ended", when(job.finished_at)], ["Attempts", job.attempt]];
     facts.replaceChildren(...parts.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, String(value ?? "–"))]));
     outcome.replaceChildren(...ending(job));
     onChange(job);

@@ -36,9 +36,9 @@ class Serving:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[Serving]:
+def serving(folder: Path, **more: str) -> Iterator[Serving]:
     """`ups serve` as a process of its own."""
-    settings = {"DEFAULT_MODEL": "persistence", "WORKER": "false", "JOB_LEASE_S": "3", "THREADS": "1"}
+    settings = {"DEFAULT_MODEL": "persistence", "WORKER": "false", "JOB_LEASE_S": "3", "THREADS": "1", **more}
     process = subprocess.Popen(
         [sys.executable, "-m", "ups_server.cli", "serve", "--port", "0", "--data-dir", str(folder)],
         stdout=subprocess.PIPE,

@@ -21,6 +21,25 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
+def replace_bytes(path: Path | str, content: bytes) -> None:
+    """A reader sees the old bytes or the new ones, never a part, whoever is killed meanwhile.
+
+    Nothing is flushed to disk: this is about processes that die, not about machines.
+    """
+    partial = f"{path}.{os.getpid()}.part"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    try:
+        descriptor = os.open(partial, flags, 0o644)
+    except FileNotFoundError:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(partial, flags, 0o644)
+    with open(descriptor, "wb", buffering=0) as stream:
+        written, view = 0, memoryview(content)
+        while written < len(view):
+            written += stream.write(view[written:])
+    os.replace(partial, path)
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames inside `folder` durable."""
     descriptor = os.open(folder, os.O_RDONLY)

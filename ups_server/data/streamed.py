@@ -1,6 +1,7 @@
 """A stored result as one file, in constant memory: the formats of the exporters, with the same content."""
 
 import json
+import math
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ups_server.data.atomic import replacing
-from ups_server.data.convert import NetcdfTarget, write_npz
+from ups_server.data.convert import CHUNK_BYTES, NetcdfTarget, write_npz
 from ups_server.data.exporters.base import Header
 from ups_server.data.exporters.pdebench_file import PdebenchExporter
 from ups_server.data.zarr_steps import ZarrSteps, template
@@ -46,11 +47,14 @@ def _write_netcdf(path: Path, header: Header, steps: ZarrSteps) -> None:
             target.create(str(name), variable)
         for name, coordinate in dataset.coords.items():
             target.put(str(name), ..., np.asarray(coordinate.values))
-        for frame in range(len(header.times)):
-            values = steps.rows(frame)
+        at_once = max(1, CHUNK_BYTES // (4 * math.prod(header.step_shape)))
+        for first in range(0, len(header.times), at_once):
+            frames = range(first, min(first + at_once, len(header.times)))
+            values = np.stack([steps.rows(frame) for frame in frames], axis=1)
+            span = slice(frames.start, frames.stop)
             for channel, field in enumerate(header.family.fields):
-                where, of_one = ((slice(None), frame), values) if header.batched else ((frame,), values[0])
-                target.put(field.name, where, of_one[..., channel])
+                where, chosen = ((slice(None), span), values) if header.batched else ((span,), values[0])
+                target.put(field.name, where, chosen[..., channel])
     finally:
         target.file.close()
 

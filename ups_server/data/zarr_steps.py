@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ups_server.data.atomic import replace_bytes
 from ups_server.data.exporters.base import Header
 
 METADATA = "zarr.json"
@@ -29,24 +30,27 @@ class ZarrSteps:
     def __init__(self, folder: Path, header: Header) -> None:
         self.folder, self.header = folder, header
         self._fields = [field.name for field in header.family.fields]
+        self._rest = ".0" * header.grid.ndim
 
     def begin(self) -> None:
         """Writes what is known before the first frame; frames that are there already stay."""
         self.describe(self.header)
         for name, variable in template(self.header).coords.items():
             suffix = ".0" * variable.ndim
-            _replace(self.folder / str(name) / f"c{suffix}", np.ascontiguousarray(variable.values, "<f8").tobytes())
+            replace_bytes(
+                self.folder / str(name) / f"c{suffix}", np.ascontiguousarray(variable.values, "<f8").tobytes()
+            )
 
     def describe(self, header: Header) -> None:
         """Writes the metadata of fewer frames, or with other attributes."""
         dataset, arrays = template(header), dict[str, Any]()
         for name, variable in dataset.variables.items():
             arrays[str(name)] = document = self._array(variable, name in dataset.coords)
-            _replace(self.folder / str(name) / METADATA, _json(document))
+            replace_bytes(self.folder / str(name) / METADATA, _json(document))
         attributes = {name: _plain(value) for name, value in dataset.attrs.items()}
         group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
         inline = {"kind": "inline", "must_understand": False, "metadata": arrays}
-        _replace(self.folder / METADATA, _json({**group, "consolidated_metadata": inline}))
+        replace_bytes(self.folder / METADATA, _json({**group, "consolidated_metadata": inline}))
 
     def _array(self, variable: Any, whole: bool) -> dict[str, Any]:
         """Metadata of an array: `whole` in one chunk, as long as what was planned, else one step a chunk."""
@@ -72,7 +76,7 @@ class ZarrSteps:
     def put(self, frame: int, values: NDArray[np.floating[Any]]) -> None:
         """The states (B, X..., C) of one frame."""
         for channel, name in enumerate(self._fields):
-            _replace(self._chunk(name, frame), np.ascontiguousarray(values[..., channel], "<f4").tobytes())
+            replace_bytes(self._chunk(name, frame), np.ascontiguousarray(values[..., channel], "<f4").tobytes())
 
     def row(self, frame: int, row: int) -> NDArray[np.float32]:
         """The state (X..., C) of one trajectory in one frame."""
@@ -93,9 +97,8 @@ class ZarrSteps:
             for frame in range(frames):
                 yield self.row(frame, row)
 
-    def _chunk(self, name: str, frame: int) -> Path:
-        where = (*((0,) if self.header.batched else ()), frame, *(0,) * self.header.grid.ndim)
-        return self.folder / name / ".".join(("c", *map(str, where)))
+    def _chunk(self, name: str, frame: int) -> str:
+        return f"{self.folder}{os.sep}{name}{os.sep}c{'.0' if self.header.batched else ''}.{frame}{self._rest}"
 
 
 def template(header: Header) -> Any:
@@ -117,14 +120,3 @@ def _plain(value: Any) -> Any:
 
 def _json(document: Mapping[str, Any]) -> bytes:
     return json.dumps(document, allow_nan=False, separators=(",", ":")).encode()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """A reader sees the old bytes or the new ones, never a part, whoever is killed meanwhile."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        partial.write_bytes(content)
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-    os.replace(partial, path)

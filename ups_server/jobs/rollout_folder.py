@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ups_server.data.atomic import replace_bytes
 from ups_server.data.exporters.base import Header
 from ups_server.data.streamed import write_file
 from ups_server.data.zarr_steps import ZarrSteps
@@ -47,7 +48,7 @@ class RolloutFolder:
         """Keeps a request; its SHA-256, arrays included."""
         self.path.mkdir(parents=True)
         content = to_safetensors(arrays or {}, {"request": request.model_dump_json()})
-        _replace(self.path / REQUEST, content)
+        replace_bytes(self.path / REQUEST, content)
         own = Path(plan.card.source) / EQUATION_FILE
         if plan.card.kind == "learned" and own.is_file():
             shutil.copyfile(own, self.path / EQUATION_FILE)
@@ -86,7 +87,7 @@ class RolloutFolder:
         number = frame.step // plan.stride
         steps.put(number, plan.answer_values(frame.values))
         texts = {"step": str(frame.step), "frames": str(number + 1)}
-        _replace(self.path / STANDING, to_safetensors({"saved": frame.saved}, texts))
+        replace_bytes(self.path / STANDING, to_safetensors({"saved": frame.saved}, texts))
 
     def finish(self, frames: int, flags: list[Flag]) -> None:
         """There will be no frame beyond these, unless it is begun again."""
@@ -163,16 +164,10 @@ class RolloutFolder:
             "batched": header.batched,
             "attributes": dict(header.attributes),
         }
-        _replace(self.path / HEADER, json.dumps(document, allow_nan=False).encode())
+        replace_bytes(self.path / HEADER, json.dumps(document, allow_nan=False).encode())
 
 
 def header_of(plan: Plan) -> Header:
     """The header of a plan's answer, before its first step."""
     attributes = plan.attributes(plan.flags)
     return Header(plan.family, plan.grid, plan.times(), plan.coefficients, len(plan.initial), attributes, plan.batched)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    partial.write_bytes(content)
-    os.replace(partial, path)

@@ -201,6 +201,11 @@ class UPS(UPSModel):
         for parameter in heard.parameters():
             parameter.zero_()
 
+    @property
+    def silent(self) -> bool:
+        """Does what the body reads change nothing, whatever it is?"""
+        return not any(parameter.any() for parameter in self.read_out[-1].parameters())
+
     def read(self, initial: Tensor, given: Conditions) -> Context:
         return self._read(initial, given, None)[0]
 
@@ -224,7 +229,9 @@ class UPS(UPSModel):
         if self.config.defect:
             rows["means"] = initial.mean(tuple(range(2, initial.ndim)))
         heard = None
-        if self.use_body:
+        if self.use_body and mix is None and not torch.is_grad_enabled() and self.silent:
+            vector = vector + 0.0  # as what is not heard would be added
+        elif self.use_body:
             context = self._context(rows, vector, names, symbols, given)
             _, state_tokens = self.advance(initial, context)
             sequence, sequence_mask = self.mixed_sequence(state_tokens if mix is None else mix(state_tokens), context)

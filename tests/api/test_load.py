@@ -1,0 +1,24 @@
+"""The load test of `benchmarks/service.py --load`, small: many clients, a killed engine, nothing unanswered."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from benchmarks.load import load_test
+from tests.api.test_detached_kill import serving
+
+MOST_GROWTH = 100 * 2**20
+
+
+@pytest.mark.slow
+def test_nothing_accepted_is_lost_and_no_answer_is_ours_to_blame(tmp_path: Path) -> None:
+    with serving(tmp_path, MAX_ACTIVE="4", MAX_QUEUED="4", RETRY_AFTER_S="1") as service:
+        found = asyncio.run(load_test(service.url, 24, 8.0, service.process.pid, "persistence", steps=200))
+    print(found.record())
+    assert found.faults() == []
+    assert found.answers[200] > 0
+    assert found.answers[429] > 0, "the queue was full"
+    assert found.accepted
+    assert found.restarts == 1
+    assert found.grown_bytes <= MOST_GROWTH

@@ -1,0 +1,58 @@
+"""A language model that is not heard is not asked, and nothing changes by a bit."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.model.test_ups import given, state
+from tests.small_models import SMALL, make
+from ups_server.model.ups import UPS
+
+
+@pytest.fixture
+def silent(language_model: Path) -> UPS:
+    model = make(SMALL, language_model)
+    assert isinstance(model, UPS)
+    model.silence_body()
+    return model
+
+
+def bits(model: UPS, count: int) -> dict[str, torch.Tensor]:
+    """What is read of problems, and what ten steps make of it."""
+    with torch.inference_mode():
+        u, conditioned = state(count), given(count)
+        context = model.read(u, conditioned)
+        for _ in range(10):
+            u = model(u, context)
+        return {**context.rows, "u": u}
+
+
+def test_the_answer_is_the_same_to_the_bit(silent: UPS, monkeypatch: pytest.MonkeyPatch) -> None:
+    skipped = bits(silent, 3)
+    with monkeypatch.context() as asked:
+        asked.setattr(UPS, "silent", False)
+        read = bits(silent, 3)
+    assert skipped.keys() == read.keys()
+    for name, values in read.items():
+        assert torch.equal(skipped[name].view(torch.int32), values.view(torch.int32)), name
+
+
+def test_it_is_asked_only_where_it_is_heard_or_may_become_so(silent: UPS, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, forward = list[int](), silent.body.forward
+
+    def counted(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        calls.append(len(tokens))
+        return forward(tokens, mask)
+
+    monkeypatch.setattr(silent.body, "forward", counted)
+    bits(silent, 1)
+    assert silent.silent
+    assert not calls
+    silent.read(state(1), given(1))  # gradients: a training begins with a silent one
+    assert len(calls) == 1
+    with torch.no_grad():
+        next(silent.read_out[-1].parameters())[0, 0] = 1e-3
+    assert not silent.silent
+    bits(silent, 1)
+    assert len(calls) == 2

@@ -287,7 +287,7 @@ class Client:
 
     def checkpoints(self, job_id: str) -> list[dict[str, Any]]:
         """Where a fine-tuning job has saved its state so far, with its scores. Raises UserError ``unknown_job``."""
-        return list(self._get(f"{JOB_PATHS['ft']}/{_segment(job_id)}/checkpoints")["checkpoints"])
+        return list(self._get(f"{JOB_PATHS['ft']}/{segment(job_id)}/checkpoints")["checkpoints"])
 
     def cancel(self, job_id: str) -> dict[str, Any]:
         """Asks for the end of a job. Raises UserError ``job_finished``."""

@@ -132,6 +132,7 @@ class Structure:
             )
 
     def _dataset(self, label: str, found: h5d.DatasetID) -> None:
+        found.get_type().dtype  # noqa: B018 (a damaged number type, which no reader expects, raises here)
         plist = found.get_create_plist()
         layout = plist.get_layout()
         if layout == h5d.VIRTUAL:

@@ -140,7 +140,7 @@ import sys
 from ups_server.api.server import serve
 from ups_server.settings import Settings
 serve(Settings(port=0, device="cpu", threads=1, default_model="persistence", worker=False, log_format="json",
-               data_dir=sys.argv[1]), print)
+               shutdown_grace_s=250, data_dir=sys.argv[1]), print)
 """
 
 
@@ -156,14 +156,14 @@ def test_open_requests_finish_when_the_service_ends(repository: Path, tmp_path: 
         try:
             url = process.stdout.readline().strip()
             wait_until(lambda: ready(url), "the service is ready")
-            document = {**ROLLOUT, "n_steps": 400, "grid": {"n": [64]}}
+            document = {**ROLLOUT, "n_steps": 100, "grid": {"n": [64]}}
             headers = {"Accept": "text/event-stream"}
             with httpx.stream("POST", f"{url}/v1/rollouts", json=document, headers=headers, timeout=120) as answer:
                 lines = answer.iter_lines()
                 assert next(lines) == "event: start"
                 process.send_signal(signal.SIGTERM)
                 assert re.findall(r"event: (end|problem)", "\n".join(lines)) == ["end"]
-            assert process.wait(60) in (0, -signal.SIGTERM)
+            assert process.wait(120) in (0, -signal.SIGTERM)
         finally:
             process.kill()
         with pytest.raises(httpx.ConnectError):

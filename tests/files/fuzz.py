@@ -169,7 +169,7 @@ def run(folder: Path, seed: int, numbers: Iterable[int], spawn: int, pictures: i
             print(f"{number} ({', '.join(done)}): {fault}", flush=True)
         ends[found[0].code] += 1
         faults += len(told)
-        if sum(ends.values()) % 500 == 0:
+        if sum(ends.values()) % 100 == 0:
             print(f"{sum(ends.values())} files, {faults} faults", file=sys.stderr, flush=True)
     return ends, faults
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import h5py
 import numpy as np
-from h5py import h5d, h5g, h5p, h5s, h5t, h5z
+from h5py import h5a, h5d, h5g, h5p, h5s, h5t, h5z
 
 from tests.pdebench_files import plain, values_of, write
 
@@ -189,6 +189,18 @@ def list_values(path: Path, secret: Path) -> None:
         file.create_dataset("tensor", SHAPE, h5py.vlen_dtype("f4"))
 
 
+def name_of_bytes(path: Path, secret: Path) -> None:
+    plain(path, ATTRIBUTES)
+    with h5py.File(path, "a") as file:
+        h5g.create(file.id, b"\xff\xfe")
+
+
+def attribute_of_bytes(path: Path, secret: Path) -> None:
+    plain(path, ATTRIBUTES)
+    with h5py.File(path, "a") as file:
+        h5a.create(file.id, b"\xff", h5t.IEEE_F32LE, h5s.create(h5s.SCALAR))
+
+
 def named_type(path: Path, secret: Path) -> None:
     plain(path, ATTRIBUTES)
     with h5py.File(path, "a") as file:
@@ -255,6 +267,8 @@ HOSTILE = {
     "compounds": Hostile(compound_values, "type_refused", "/tensor holds compound values"),
     "references": Hostile(reference_values, "type_refused", "/tensor holds object references"),
     "lists": Hostile(list_values, "type_refused", "/tensor holds lists of any length"),
+    "name of bytes": Hostile(name_of_bytes, "name_refused", "/ holds a name that is not text"),
+    "attribute of bytes": Hostile(attribute_of_bytes, "name_refused", "holds a name that is not text"),
     "named type": Hostile(named_type, "type_refused", "/type is neither a group nor a dataset"),
     "whole numbers": Hostile(whole_numbers, "wrong_dtype", "/tensor does not hold floating-point numbers"),
     "NaN": Hostile(nan_filled, "unusable_file", "u holds 240 values that are not finite"),

@@ -46,7 +46,7 @@ def mutate(random: Random, seed: Path, path: Path, secret: Path) -> list[str]:
                 change = STRUCTURAL[random.integers(len(STRUCTURAL))]
                 try:
                     change(random, file, secret)
-                except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+                except (KeyError, OSError, OverflowError, RuntimeError, TypeError, ValueError) as error:
                     done.append(f"{change.__name__} impossible ({type(error).__name__})")
                 else:
                     done.append(change.__name__)

@@ -69,7 +69,7 @@ class Structure:
                 f"at most {self._limits.objects}",
             )
         for name in list(group):
-            label = f"{path}/{name.decode(errors='replace')}"
+            label = f"{path}/{_text(name, path or '/')}"
             self._check_link(group, name, label)
             self._object(group, name, label, depth)
 
@@ -114,7 +114,7 @@ class Structure:
             self._attribute(label, h5py.h5a.open(found, index=index))
 
     def _attribute(self, label: str, attribute: Any) -> None:
-        name = attribute.name.decode(errors="replace")
+        name = _text(attribute.name, label)
         kind, shape = attribute.get_type(), attribute.shape
         if kind.get_class() not in (*NUMBERS, h5t.STRING):
             raise _refusal(
@@ -132,6 +132,7 @@ class Structure:
             )
 
     def _dataset(self, label: str, found: h5d.DatasetID) -> None:
+        found.get_type().dtype  # noqa: B018 (a damaged number type, which no reader expects, raises here)
         plist = found.get_create_plist()
         layout = plist.get_layout()
         if layout == h5d.VIRTUAL:
@@ -256,6 +257,14 @@ def deflated_chunks(found: h5d.DatasetID) -> Iterator[tuple[bytes, int]]:
 
 def _type_name(kind: Any) -> str:
     return TYPE_NAMES.get(kind.get_class(), f"numbers of {kind.get_size()} bytes")
+
+
+def _text(name: bytes, place: str) -> str:
+    """A name in the file; h5py gives those that are no text as bytes, which nothing behind us expects."""
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        raise _refusal("name_refused", f"{place} holds a name that is not text", repr(name[:64]), "UTF-8") from None
 
 
 def _refusal(code: str, message: str, got: Any, expected: Any) -> UserError:

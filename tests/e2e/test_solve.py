@@ -59,9 +59,29 @@ def test_a_rollout_beside_its_reference(page: Page) -> None:
     slider.press("ArrowRight")
     expect(slider).to_have_attribute("aria-valuetext", "t = 0.05")
     titles = [figure.inner_text().split("\n")[0] for figure in page.locator(".result figcaption").all()]
-    assert titles == ["State", "small", "Reference", "Difference", "Error, nRMSE", "Mean", "Power spectrum"]
+    charts = ["Error, nRMSE", "Mean", "Conserved, drift of the mean", "Power spectrum"]
+    assert titles == ["State", "small", "Reference", "Difference", *charts]
+    trust = page.get_by_role("region", name="Trust")
+    expect(trust).to_contain_text("Expected error: unknown; small has no calibration for burgers")
+    expect(trust).to_contain_text("Like the training: coefficients, resolution, states.")
+    expect(trust).to_contain_text("computed this in")
     for canvas in page.locator(".result canvas.plot").all():
         assert painted(canvas) > 3, canvas.get_attribute("aria-label")
+
+
+def test_an_answer_on_a_finer_grid_shows_both_methods(page: Page) -> None:
+    form = open_form(page)
+    form.get_by_label("Answer at").select_option("2")
+    sent: list[dict[str, Any]] = []
+    page.on("request", lambda request: sent.append(sent_document(request)) if "rollouts" in request.url else None)
+    run(page, form, 3)
+    assert sorted(document["method"] for document in sent) == ["interpolation", "resolution-free"]
+    assert {tuple(document["output_resolution"]) for document in sent} == {(64,)}
+    titles = [figure.inner_text().split("\n")[0] for figure in page.locator(".result figcaption").all()]
+    assert titles[:5] == ["State", "Resolution-free", "Interpolation", "Reference", "Difference"]
+    expect(page.get_by_role("region", name="Trust")).to_contain_text("waves of up to 16 cycles per box")
+    error = page.get_by_role("img", name=re.compile(r"^Error, nRMSE: .*resolution-free .*interpolation"))
+    assert painted(error) > 3
 
 
 def test_playing_goes_through_all_frames(page: Page) -> None:
@@ -90,7 +110,7 @@ def test_the_trained_range_is_marked_and_the_domain_enforced(page: Page) -> None
     number.fill("0.9")
     expect(form.get_by_text("Outside of it the error is unknown")).to_be_visible()
     run(page, form, 2)
-    flag = page.locator(".note.flag")
+    flag = page.locator(".note.flag").first
     expect(flag).to_contain_text("Outside the trained range")
     expect(flag).to_contain_text("coefficient_outside_trained_range")
 

@@ -5,6 +5,10 @@ import { Problem } from "./service.js";
 const FLAGS = {
   coefficient_outside_trained_range: "Outside the trained range",
   resolution_differs_from_training: "Another resolution than in training",
+  state_outside_trained_range: "Unlike the states of the training",
+  state_far_from_training: "Far from the states of the training",
+  state_left_trained_range: "Leaves the states of the training",
+  numerical_solver_is_faster: "The numerical solver is faster",
   negative_initial_condition: "Negative where nature is positive",
   blow_up: "The solution blew up",
 };

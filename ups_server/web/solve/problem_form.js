@@ -8,7 +8,7 @@ import { initialState } from "./initial.js";
 const POINTS = { 1: [32, 64, 128, 256, 512, 1024], 2: [16, 32, 64, 128, 256] };
 const LONGEST = 100;
 
-/** `onRun(request, reference)`: both as the service reads them, `reference` null where none is wanted. */
+/** `onRun(request)`: as the service reads it. */
 export function problemForm(onRun) {
   let [models, families, controls, defaultModel] = [[], [], [], ""];
   const model = h("select", { onChange: () => chosenModel() });
@@ -20,6 +20,9 @@ export function problemForm(onRun) {
   const points = h("select", { onChange: () => update() });
   const steps = h("input", { type: "number", min: 1, max: 10000, step: 1, value: 40, onInput: () => update() });
   const every = h("input", { type: "number", min: 1, step: 1, value: 1, onInput: () => update() });
+  const finer = h("select", {});
+  fill(finer, [["1", "The state's points"], ["2", "Twice as many"], ["4", "Four times as many"]], "1");
+  const finerControl = labelled("Answer at", finer, "On a finer grid both methods are shown: the model itself there, and interpolation.");
   const compare = h("input", { type: "checkbox", checked: true });
   const compareControl = h("label", { class: "check" }, compare, h("span", {}, "Compare with the numerical reference"));
   const submit = h("button", { type: "submit", class: "primary", disabled: true }, "Run");
@@ -28,7 +31,7 @@ export function problemForm(onRun) {
     "form",
     { class: "panel form", "aria-label": "Problem", novalidate: true, onSubmit: (event) => {
       event.preventDefault();
-      if (!submit.disabled) onRun(request(), reference());
+      if (!submit.disabled) onRun(request());
     } },
     h("div", { class: "pair" }, labelled("Model", model), labelled("Equation", family)),
     text,
@@ -36,6 +39,7 @@ export function problemForm(onRun) {
     ownControl,
     initial.element,
     h("div", { class: "triple" }, labelled("Steps", steps), labelled("Keep every", every), labelled("Points", points)),
+    finerControl,
     compareControl,
     submit,
   );
@@ -47,13 +51,12 @@ export function problemForm(onRun) {
   function chosenModel(wanted) {
     const { card } = chosen();
     fill(family, families.map(({ id, name }) => [id, card.families[id] ? name : `${name} (not known)`, !card.families[id]]), wanted);
-    compare.checked = card.id !== "numerical" && compare.checked;
-    compareControl.hidden = card.id === "numerical";
     chosenFamily();
   }
 
   function chosenFamily() {
     const { card, equation: known } = chosen();
+    compareControl.hidden = !comparable();
     text.replaceChildren(equation(known.equation));
     const old = new Map(controls.map((control) => [control.name, control.value()]));
     controls = known.coefficients.map((entry) =>
@@ -75,6 +78,7 @@ export function problemForm(onRun) {
     ownControl.hidden = !file || controls.length === 0;
     coefficients.hidden = file && !own.checked;
     points.disabled = file;
+    finerControl.hidden = file;
     const whole = (field) => Number.isInteger(field.valueAsNumber) && field.valueAsNumber >= 1;
     const wrong = [steps, every].filter((field) => !whole(field) || every.valueAsNumber > steps.valueAsNumber);
     for (const field of [steps, every]) field.setAttribute("aria-invalid", String(wrong.includes(field)));
@@ -93,12 +97,15 @@ export function problemForm(onRun) {
       initial_condition: initial.condition(),
       n_steps: steps.valueAsNumber,
       save_every: every.valueAsNumber,
+      ...(file || finer.value === "1" ? {} : { output_resolution: grid().map((n) => n * Number(finer.value)) }),
+      diagnostics: true,
+      reference: compare.checked && comparable(),
     };
   }
 
-  /** The same problem for the family's own solver, by the steps of the model. */
-  function reference() {
-    return compare.checked && model.value !== "numerical" ? { ...request(), model: "numerical", dt: support().dt } : null;
+  /** Is there another method to compare with? */
+  function comparable() {
+    return model.value !== "numerical" && Boolean(models.find(({ id }) => id === "numerical")?.families[family.value]);
   }
 
   return {

@@ -6,6 +6,12 @@ export function mean(values) {
   return sum / values.length;
 }
 
+export function rootMeanSquare(values) {
+  let sum = 0;
+  for (const value of values) sum += value ** 2;
+  return Math.sqrt(sum / values.length);
+}
+
 /** |a - b| / |b|, the normalised root-mean-square error; null where b vanishes. */
 export function normalisedError(values, reference) {
   let [difference, size] = [0, 0];

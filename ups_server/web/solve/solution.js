@@ -14,6 +14,10 @@ export class Solution {
     this.low = [];
     this.high = [];
     this.complete = false;
+    this.reference = null;
+    this.diagnostics = null;
+    this.comparison = null;
+    this.steps = [];
   }
 
   get points() {
@@ -30,6 +34,11 @@ export class Solution {
     const values = this.frames[frame];
     if (count === 1) return values;
     return Float32Array.from({ length: values.length / count }, (_, point) => values[point * count + index]);
+  }
+
+  /** What the service has said of the frames so far: `conserved` and so on, where it was asked. */
+  drift(name) {
+    return this.steps.map((step) => step.conserved[name]?.drift ?? NaN);
   }
 
   begin(header) {
@@ -61,14 +70,24 @@ export async function run(solution, signal, onFrame) {
     signal,
   });
   for await (const { name, data } of events(response)) {
-    if (name === "start") solution.begin(data);
-    else if (name === "step") {
+    if (name === "start") {
+      solution.begin(data);
+      solution.diagnostics = data.diagnostics ?? null;
+      solution.reference?.begin({ ...data, flags: [] });
+    } else if (name === "step") {
+      if (data.diagnostics) solution.steps.push(data.diagnostics);
       solution.add(data.time, decodeFloats(data.data));
+      onFrame();
+    } else if (name === "reference") {
+      solution.reference.add(data.time, decodeFloats(data.data));
       onFrame();
     } else if (name === "problem") throw new Problem(data);
     else if (name === "end") {
       solution.flags = data.flags;
       solution.complete = true;
+      solution.comparison = data.reference ?? null;
+      if (data.diagnostics) Object.assign(solution.diagnostics, data.diagnostics);
+      if (solution.reference) solution.reference.complete = data.reference.complete;
       return;
     }
   }

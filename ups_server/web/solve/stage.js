@@ -3,14 +3,14 @@ import { lineChart } from "../charts/line_chart.js";
 import { picture } from "../charts/picture.js";
 import { choice, fill, h, labelled } from "../core/dom.js";
 import { unit } from "../core/numbers.js";
-import { mean, normalisedError, spectrum } from "./quantities.js";
+import { mean, normalisedError, rootMeanSquare, spectrum } from "./quantities.js";
 
 const INKS = ["--curve-1", "--curve-2"];
 
-/** `show(solution, reference, family)` begins; `grow()` after new frames; `draw(frame)` shows one. */
+/** `show(solution, reference, family, other)` begins, `other` being the same by interpolation; `grow()` after new frames; `draw(frame)` shows one. */
 export function stage() {
-  let [solution, reference, family, field, map, charts] = [null, null, null, 0, "sequential", null];
-  let curves = { errors: [], means: [], referenceMeans: [] };
+  let [solution, reference, other, family, field, map, charts] = [null, null, null, null, 0, "sequential", null];
+  let curves = none();
   let frame = 0;
   const fields = h("select", { onChange: () => {
     field = Number(fields.value);
@@ -27,20 +27,24 @@ export function stage() {
   const below = h("div", { class: "curves" });
   const element = h("div", { class: "stage" }, pictures, below);
 
+  function none() {
+    return { errors: [], otherErrors: [], expected: [], means: [], referenceMeans: [] };
+  }
+
   const flat = () => family.dimensions === 1;
 
-  function show(nextSolution, nextReference, nextFamily) {
-    [solution, reference, family] = [nextSolution, nextReference, nextFamily];
+  function show(nextSolution, nextReference, nextFamily, nextOther = null) {
+    [solution, reference, family, other] = [nextSolution, nextReference, nextFamily, nextOther];
     field = Math.min(field, family.fields.length - 1);
-    curves = { errors: [], means: [], referenceMeans: [] };
+    curves = none();
     frame = 0;
     fill(fields, family.fields.map(({ name }, index) => [String(index), name]), String(field));
     fieldControl.hidden = family.fields.length === 1;
     charts = made();
-    const maps = [charts.model, charts.reference, charts.difference].filter(Boolean);
+    const maps = [charts.model, charts.other, charts.reference, charts.difference].filter(Boolean);
     pictures.replaceChildren(...(charts.curve ? [charts.curve.element] : []), h("div", { class: "maps" }, maps.map((chart) => chart.element)));
     pictures.dataset.dimensions = family.dimensions;
-    below.replaceChildren(...[charts.error, charts.mean, charts.spectrum].filter(Boolean).map((chart) => chart.element));
+    below.replaceChildren(...[charts.error, charts.mean, charts.drift, charts.spectrum].filter(Boolean).map((chart) => chart.element));
   }
 
   function made() {
@@ -50,17 +54,24 @@ export function stage() {
     const compared = reference !== null;
     return {
       curve: flat() ? lineChart({ title: "State", xLabel: space, tall: true }) : null,
-      model: picture({ title: solution.request.model, ...axes }),
+      model: picture({ title: other ? "Resolution-free" : solution.request.model, ...axes }),
+      other: other ? picture({ title: "Interpolation", ...axes }) : null,
       reference: compared ? picture({ title: "Reference", ...axes }) : null,
       difference: compared ? picture({ title: "Difference", ...axes }) : null,
-      error: compared ? lineChart({ title: "Error, nRMSE", xLabel: time, logY: true }) : null,
+      error: compared || bounds() ? lineChart({ title: "Error, nRMSE", xLabel: time, logY: true }) : null,
       mean: lineChart({ title: "Mean", xLabel: time }),
+      drift: family.conserved.length ? lineChart({ title: "Conserved, drift of the mean", xLabel: time }) : null,
       spectrum: lineChart({ title: "Power spectrum", xLabel: "wavenumber", logX: true, logY: true }),
     };
   }
 
   function recompute() {
-    curves = { errors: [], means: [], referenceMeans: [] };
+    curves = none();
+  }
+
+  /** Bounds of the root mean square error of the field, where the model is calibrated for this. */
+  function bounds() {
+    return solution.diagnostics?.expected_error.bounds[family.fields[field].name] ?? null;
   }
 
   /** Curves over time go on from where they were. */
@@ -76,11 +87,21 @@ export function stage() {
         curves.errors.push(normalisedError(solution.field(index, field), reference.field(index, field)) ?? NaN);
       }
     }
+    const size = (index) => rootMeanSquare((reference ?? solution).field(index, field));
+    const sized = Math.min(solution.frames.length, reference?.frames.length ?? Infinity);
+    while (bounds() && curves.expected.length < sized) {
+      const index = curves.expected.length;
+      curves.expected.push(bounds()[index] === null ? NaN : bounds()[index] / size(index));
+    }
+    while (reference && other && curves.otherErrors.length < Math.min(other.frames.length, reference.frames.length)) {
+      const index = curves.otherErrors.length;
+      curves.otherErrors.push(normalisedError(other.field(index, field), reference.field(index, field)) ?? NaN);
+    }
     draw(frame);
   }
 
   function limits() {
-    const list = [solution, reference].filter((entry) => entry?.frames.length);
+    const list = [solution, reference, other].filter((entry) => entry?.frames.length);
     return [Math.min(...list.map((entry) => entry.low[field])), Math.max(...list.map((entry) => entry.high[field]))];
   }
 
@@ -112,13 +133,32 @@ export function stage() {
       ],
       options,
     );
-    if (charts.error) charts.error.update([{ name: "", x: solution.times.slice(1, curves.errors.length), y: curves.errors.slice(1), ink: INKS[0] }], options);
+    drawErrors(options);
+    charts.drift?.update(
+      Object.keys(solution.steps[0]?.conserved ?? {}).map((quantity, index) => (
+        { name: quantity, x: solution.times, y: solution.drift(quantity), ink: INKS[index % 2], dash: index > 1 }
+      )),
+      options,
+    );
     const shown = [[solution, solution.request.model, false]];
+    if (other?.frames.length > frame) shown.push([other, "interpolation", false, "--muted"]);
     if (reference && reference.frames.length > frame) shown.push([reference, "reference", true]);
-    charts.spectrum.update(shown.map(([source, label, dash]) => {
+    charts.spectrum.update(shown.map(([source, label, dash, ink]) => {
       const { k, power } = spectrum(source.field(frame, field), source.points);
-      return { name: label, x: k, y: power, ink: INKS[dash ? 1 : 0], dash };
+      return { name: label, x: k, y: power, ink: ink ?? INKS[dash ? 1 : 0], dash };
     }), { yRange: spectrumRange() });
+  }
+
+  /** From the second frame on: the first is given. */
+  function drawErrors(options) {
+    if (!charts.error) return;
+    const several = other !== null || bounds() !== null;
+    const named = (name, y, ink, dash = false) => ({ name: several ? name : "", x: solution.times.slice(1, y.length), y: y.slice(1), ink, dash });
+    charts.error.update([
+      ...(reference ? [named(other ? "resolution-free" : "true", curves.errors, INKS[0])] : []),
+      ...(reference && other ? [named("interpolation", curves.otherErrors, "--muted")] : []),
+      ...(bounds() ? [named("expected, at most", curves.expected, INKS[1], true)] : []),
+    ], options);
   }
 
   /** The first state says how strong modes are: the axis stays where it is while the field moves. */
@@ -137,7 +177,8 @@ export function stage() {
       [
         { name: "initial", x, y: solution.field(0, field), ink: "--muted", faint: true },
         ...(reference && reference.frames.length > frame ? [{ name: "reference", x, y: reference.field(frame, field), ink: INKS[1], dash: true }] : []),
-        { name: solution.request.model, x, y: solution.field(frame, field), ink: INKS[0] },
+        ...(other?.frames.length > frame ? [{ name: "interpolation", x, y: other.field(frame, field), ink: "--muted" }] : []),
+        { name: other ? "resolution-free" : solution.request.model, x, y: solution.field(frame, field), ink: INKS[0] },
       ],
       { xRange: [from, to], yRange: [low - room, high + room] },
     );
@@ -149,6 +190,7 @@ export function stage() {
     };
     const axes = { xRange: [from, to], yRange, marker: solution.times[frame] };
     charts.model.update({ ...together(solution.frames.length, (row) => solution.field(row, field)), ...axes, ...look });
+    if (other?.frames.length) charts.other.update({ ...together(other.frames.length, (row) => other.field(row, field)), ...axes, ...look });
     if (!reference?.frames.length) return;
     charts.reference.update({ ...together(reference.frames.length, (row) => reference.field(row, field)), ...axes, ...look });
     const common = Math.min(solution.frames.length, reference.frames.length);
@@ -161,6 +203,7 @@ export function stage() {
     const [xRangeOf, yRange] = solution.header.grid.extent;
     const axes = { width: nx, height: ny, byColumn: true, xRange: xRangeOf, yRange };
     charts.model.update({ values: solution.field(frame, field), ...axes, ...look });
+    if (other?.frames.length > frame) charts.other.update({ values: other.field(frame, field), ...axes, ...look });
     if (!reference || reference.frames.length <= frame) return;
     charts.reference.update({ values: reference.field(frame, field), ...axes, ...look });
     const values = difference(frame);

@@ -6,10 +6,12 @@ import { player } from "./player.js";
 import { problemForm } from "./problem_form.js";
 import { run, Solution } from "./solution.js";
 import { stage } from "./stage.js";
+import { trustNote } from "./trust.js";
 
 export function solveView() {
   let [stopping, first] = [null, true];
   const notes = h("div", { class: "notes" });
+  const trust = h("div", {});
   const status = h("p", { class: "status", role: "status" });
   const progress = h("progress", { max: 1, value: 0, "aria-label": "Computation", hidden: true });
   const stop = h("button", { type: "button", class: "quiet", hidden: true, onClick: () => stopping?.abort() }, "Stop");
@@ -27,18 +29,24 @@ export function solveView() {
     empty,
     controls.element,
     stageArea,
+    trust,
   );
   controls.element.hidden = true;
   const formPlace = h("div", {});
   const element = h("div", { class: "solve" }, h("h1", { class: "hidden" }, "Solve"), h("div", {}, formPlace, form.element), result);
 
-  async function start(request, reference) {
+  async function start(wanted) {
     stopping?.abort();
     const mine = (stopping = new AbortController());
+    const finer = wanted.output_resolution !== undefined;
+    const request = finer ? { ...wanted, method: "resolution-free" } : wanted;
     const solution = new Solution(request);
-    const expected = reference && new Solution(reference);
+    const expected = request.reference ? new Solution(request) : null;
+    solution.reference = expected;
+    const other = finer ? new Solution({ ...wanted, method: "interpolation", diagnostics: false, reference: false }) : null;
     const family = form.family(request.family);
     notes.replaceChildren();
+    trust.replaceChildren();
     status.textContent = `${request.model} computes.`;
     Object.assign(progress, { hidden: false, value: 0 });
     stop.hidden = false;
@@ -51,7 +59,7 @@ export function solveView() {
         shown = true;
         empty.hidden = true;
         controls.element.hidden = stageArea.hidden = false;
-        scene.show(solution, expected, family);
+        scene.show(solution, expected, family, other);
         controls.restart(family.time_unit);
         for (const flag of solution.flags) notes.append(flagNote(flag));
       }
@@ -75,7 +83,7 @@ export function solveView() {
     const main = attempt(solution).then(() => {
       solution.seconds = (performance.now() - began) / 1000;
     });
-    await Promise.all([main, expected ? attempt(expected) : null]);
+    await Promise.all([main, other ? attempt(other) : null]);
     if (stopping !== mine) return;
     finish(solution, expected, mine.signal.aborted);
   }
@@ -86,7 +94,9 @@ export function solveView() {
     stop.hidden = progress.hidden = true;
     form.running(false);
     if (solution.complete) {
-      for (const flag of solution.flags.filter((entry) => entry.code === "blow_up")) notes.append(flagNote(flag));
+      const known = new Set(solution.header.flags.map((entry) => entry.code));
+      for (const flag of solution.flags.filter((entry) => !known.has(entry.code))) notes.append(flagNote(flag));
+      trust.replaceChildren(trustNote(solution));
     }
     const steps = Math.max(0, solution.frames.length - 1);
     const sentences = [`${stopped ? "Stopped after" : "Finished:"} ${steps} ${steps === 1 ? "step" : "steps"} in ${number(solution.seconds ?? 0, 2)} s.`];

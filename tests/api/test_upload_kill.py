@@ -1,4 +1,4 @@
-"""The API is killed in the middle of uploads, again and again; the file that arrives is the file that was sent."""
+"""The API is killed in the middle of uploads, of creations and of a job; nothing is lost, nothing is there twice."""
 
 import hashlib
 import random
@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
 import httpx
@@ -16,15 +17,22 @@ import numpy as np
 import pytest
 
 from tests.api.conftest import DEADLINE_S, wait_until
+from tests.small_models import write_parent
 from ups_server.client import Client
+from ups_server.data.build import build_store
 from ups_server.files.storage import CONTENT, FileStorage
+from ups_server.jobs.database import open_database
+from ups_server.jobs.store import JobStore
+from ups_server.pde import family
 
-KILLS = 6
+KILLS = 10
 SERVE = """
 import sys, uvicorn
 from ups_server.api.app import create_app
 from ups_server.settings import Settings
-settings = Settings(device="cpu", threads=1, default_model="persistence", data_dir=sys.argv[1])
+settings = Settings(
+    device="cpu", threads=1, worker_threads=1, checkpoint_s=0, default_model="persistence", data_dir=sys.argv[1]
+)
 uvicorn.run(create_app(settings), port=int(sys.argv[2]), log_level="warning")
 """
 
@@ -89,7 +97,7 @@ def port() -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_nothing_is_lost(file: Path, tmp_path: Path, port: int) -> None:
     """Kills at random bytes of the upload; the client goes on by itself, with one key, and there is one file."""
     size = file.stat().st_size
@@ -124,29 +132,61 @@ def test_nothing_is_lost(file: Path, tmp_path: Path, port: int) -> None:
         assert not list(storage.folder(record["id"]).glob(".work-*"))
 
 
+def created(running: Service, path: str, document: dict[str, Any]) -> set[str]:
+    """Ids that answers name: one key, several threads, while the service is killed."""
+    made: set[str] = set()
+
+    def create() -> None:
+        for _ in range(5):
+            try:
+                answer = httpx.post(
+                    f"{running.url}{path}", json=document, headers={"Idempotency-Key": "k"}, timeout=DEADLINE_S
+                )
+                made.add(answer.json()["id"])
+            except httpx.TransportError:
+                wait_until(running.alive, "the service is back")
+
+    threads = [threading.Thread(target=create) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    running.kill_and_restart()
+    for thread in threads:
+        thread.join()
+    return made
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_one_key_makes_one_file_however_often_it_is_sent(file: Path, tmp_path: Path, port: int) -> None:
-    """Creations with one key, from several threads, while the service is killed."""
-    document = {"name": file.name, "size": file.stat().st_size}
     with service(tmp_path / "data", port) as running:
-        made: set[str] = set()
+        made = created(running, "/v1/files", {"name": file.name, "size": file.stat().st_size})
+    assert len(made) == 1
+    assert FileStorage(tmp_path / "data" / "files", 2**40, 2**40).ids() == sorted(made)
 
-        def create() -> None:
-            for _ in range(5):
-                try:
-                    answer = httpx.post(
-                        f"{running.url}/v1/files", json=document, headers={"Idempotency-Key": "k"}, timeout=DEADLINE_S
-                    )
-                    made.add(answer.json()["id"])
-                except httpx.TransportError:
-                    wait_until(running.alive, "the service is back")
 
-        threads = [threading.Thread(target=create) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        running.kill_and_restart()
-        for thread in threads:
-            thread.join()
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_one_key_makes_one_job_which_outlives_the_service(language_model: Path, tmp_path: Path, port: int) -> None:
+    """The job is made once however often it is asked for; killed with its service, it goes on to its end."""
+    data_dir = tmp_path / "data"
+    write_parent(data_dir / "models" / "tiny", language_model)
+    stored = data_dir / "files" / "burgers" / "store"
+    build_store(family("burgers"), {"nu": 0.1}, 7, 32, 0, stored, frame_dt=0.05, t_final=0.5)
+    document = {"model": "tiny", "training_file": "burgers", "n_trajectories": 4, "max_steps": 200}
+    with service(data_dir, port) as running:
+        made = created(running, "/v1/fine-tuning/jobs", document)
         assert len(made) == 1
-        assert FileStorage(tmp_path / "data" / "files", 2**40, 2**40).ids() == sorted(made)
+        (job_id,) = made
+        with Client(running.url) as client:
+            for name, data in client.follow(job_id):
+                if name == "checkpoint" and data["step"] >= 5:
+                    break
+            running.kill_and_restart()
+            wait_until(running.alive, "the service is back")
+            told = [(data["seq"], name) for name, data in client.follow(job_id)]
+            job = client.job(job_id)
+    assert (job["state"], job["attempt"] >= 2) == ("succeeded", True), job["error"]
+    assert [seq for seq, _ in told] == list(range(1, len(told) + 1))
+    database = open_database(data_dir)
+    assert [found.id for found in JobStore(database).page()] == [job_id]
+    database.close()

@@ -170,4 +170,4 @@ class RolloutFolder:
 def header_of(plan: Plan) -> Header:
     """The header of a plan's answer, before its first step."""
     attributes = plan.attributes(plan.flags)
-    return Header(plan.family, plan.grid, plan.times(), plan.coefficients, len(plan.initial), attributes, plan.batched)
+    return Header(plan.family, plan.grid, plan.times(), plan.coefficients, plan.rows, attributes, plan.batched)

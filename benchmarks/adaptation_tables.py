@@ -1,0 +1,164 @@
+"""The tables of `benchmarks/adaptation.py`, from the JSON that it leaves: printed, or put into a README or a card.
+
+    python benchmarks/adaptation_tables.py [--json benchmarks/adaptation.json] [--write README.md]
+
+`--write` replaces what stands between `<!-- adaptation -->` and `<!-- /adaptation -->`.
+"""
+
+import argparse
+import json
+import math
+import re
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ups_server.errors import UserError
+
+RESULTS = Path(__file__).with_suffix("").with_name("adaptation.json")
+FNO_NAME = "fno"
+PLAIN = ("none", "full")
+"""The alignment and tuning of table (a)."""
+PARTS = ("one_step", "rollout")
+BLOCK = re.compile(r"(<!-- adaptation -->\n).*?(<!-- /adaptation -->)", re.DOTALL)
+
+Record = dict[str, Any]
+
+
+def load(path: Path) -> list[Record]:
+    """Every finished row, in the order of its id; none where there is no file yet."""
+    found: dict[str, Record] = json.loads(path.read_text()) if path.is_file() else {}
+    return [found[name] for name in sorted(found)]
+
+
+def report(records: Sequence[Record]) -> Iterator[str]:
+    """Both tables and their verdicts for every model that was adapted."""
+    fno = [record for record in records if record["model"] == FNO_NAME]
+    models = sorted({(r["model"], r["weights"], r["resolution"]) for r in records if r["model"] != FNO_NAME})
+    for name, weights, resolution in models:
+        own = [record for record in records if (record["model"], record["weights"]) == (name, weights)]
+        yield f"`{name}` (weights {weights}):"
+        yield ""
+        yield from transfer_table(own, [record for record in fno if record["resolution"] == resolution])
+        columns = {place(record) for record in own if method(record) != PLAIN}
+        if columns:
+            yield ""
+            yield from method_table([record for record in own if place(record) in columns])
+        yield ""
+
+
+def transfer_table(own: Sequence[Record], fno: Sequence[Record]) -> Iterator[str]:
+    """Table (a): one row a target and number of trajectories, one-step / rollout; then what follows from it."""
+    yield "| target | k | zero-shot | tuned | FNO from scratch on the same | persistence | UPS, published one-step |"
+    yield "|" + "---|" * 7
+    better = compared = 0
+    plain = [record for record in own if method(record) == PLAIN and record["seed"] == 0]
+    for record in sorted(plain, key=lambda record: (record["target"], record["k"])):
+        other = next((entry for entry in fno if place(entry) == place(record) and entry["seed"] == 0), None)
+        cells = [
+            shown(record, "zero_shot"),
+            shown(record, "tuned"),
+            shown(other, "tuned"),
+            shown(record, "persistence"),
+        ]
+        yield "| " + " | ".join([record["target"], str(record["k"]), *cells, published(record)]) + " |"
+        if other is not None:
+            compared += 1
+            better += all(figure(record, part) < figure(other, part) for part in PARTS)
+    yield ""
+    yield f"The adapted model is better than FNO in one-step and rollout in {better} of {compared} rows."
+
+
+def method_table(records: Sequence[Record]) -> Iterator[str]:
+    """Table (b): one row a method, mean over seeds and half the distance of the outermost, one-step / rollout."""
+    columns = sorted({place(record) for record in records})
+    yield "| alignment | tuning | " + " | ".join(f"{target}, k = {k}" for target, k in columns) + " |"
+    yield "|" + "---|" * (2 + len(columns))
+    means = dict[tuple[str, str], float]()
+    for name in dict.fromkeys(sorted(map(method, records), key=lambda name: (name[0] != "none", *name))):
+        found = [[entry for entry in records if (method(entry), place(entry)) == (name, column)] for column in columns]
+        cells = [" / ".join(spread(entries, part) for part in PARTS) if entries else "-" for entries in found]
+        yield "| " + " | ".join([*name, *cells]) + " |"
+        if all(found):
+            means[name] = statistics.mean(
+                math.log(figure(entry, part)) for entries in found for entry in entries for part in PARTS
+            )
+    yield ""
+    yield choice(means)
+
+
+def choice(means: dict[tuple[str, str], float]) -> str:
+    """Which method to choose, by the geometric mean of all errors of its row."""
+    whole = {name: value for name, value in means.items() if math.isfinite(value)}
+    if not whole or PLAIN not in whole:
+        return "No method is recommended before the table is whole."
+    best = min(whole, key=whole.__getitem__)
+    if best == PLAIN:
+        return "Over these columns no method has smaller errors (geometric mean) than `none` with `full`, the default."
+    gain = 1 - math.exp(whole[best] - whole[PLAIN])
+    return (
+        f"Over these columns `{best[0]}` with `{best[1]}` has the smallest errors (geometric mean), "
+        f"{100 * gain:.0f} % below `none` with `full`, the default."
+    )
+
+
+def method(record: Record) -> tuple[str, str]:
+    return record["alignment"], record["tuning"]
+
+
+def place(record: Record) -> tuple[str, int]:
+    return record["target"], record["k"]
+
+
+def figure(record: Record, part: str) -> float:
+    """An error of the tuned model; infinite where it diverged."""
+    value = None if record["tuned"] is None else record["tuned"][part]
+    return math.inf if value is None else value
+
+
+def published(record: Record) -> str:
+    """Zero-shot and k-shot error of the published model, where there is one."""
+    known = {int(k): value for k, value in record["published"].items()}
+    return f"{known[0]:.4f} to {known[record['k']]:.4f}" if record["k"] in known else "-"
+
+
+def shown(record: Record | None, part: str) -> str:
+    """`one-step / rollout` of a part of a row."""
+    if record is None:
+        return "-"
+    if record[part] is None:
+        return "diverged"
+    return " / ".join("inf" if record[part][name] is None else f"{record[part][name]:.4f}" for name in PARTS)
+
+
+def spread(records: Sequence[Record], part: str) -> str:
+    values = [figure(record, part) for record in records]
+    if not all(map(math.isfinite, values)):
+        return "diverged"
+    half = f" ± {(max(values) - min(values)) / 2:.4f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.4f}{half}"
+
+
+def write(text: str, file: Path) -> None:
+    """Raises UserError ``no_block`` where the file has no place for the tables."""
+    before = file.read_text(encoding="utf-8")
+    after, count = BLOCK.subn(lambda found: f"{found[1]}{text}\n{found[2]}", before)
+    if not count:
+        raise UserError("no_block", f"{file} has no block of adaptation tables", expected="<!-- adaptation -->")
+    file.write_text(after, encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--json", type=Path, default=RESULTS)
+    parser.add_argument("--write", type=Path, nargs="+", default=[], help="files with a block to replace")
+    options = parser.parse_args(arguments)
+    text = "\n".join(report(load(options.json))).rstrip()
+    for file in options.write:
+        write(text, file)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

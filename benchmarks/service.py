@@ -59,7 +59,7 @@ class Plans:
     shorts: int
 
 
-QUICK, FULL = Plans(steps=50, rounds=3, shorts=40), Plans(steps=200, rounds=5, shorts=200)
+QUICK, FULL = Plans(steps=20, rounds=2, shorts=20), Plans(steps=200, rounds=5, shorts=200)
 
 
 def document(steps: int, seed: int = 0, count: int | None = None) -> dict[str, Any]:

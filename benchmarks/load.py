@@ -67,7 +67,8 @@ class Load:
     """
 
     def __init__(self, url: str, model: str | None, steps: int) -> None:
-        limits = httpx.Limits(max_connections=None)
+        # A connection for each request: one kept open may be closed by the service just as it is used again.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         self.http = httpx.AsyncClient(base_url=url, timeout=SETTLE_S, limits=limits)
         self.found = Found()
         self._steps = steps

@@ -13,12 +13,12 @@ MOST_GROWTH = 100 * 2**20
 
 @pytest.mark.slow
 def test_nothing_accepted_is_lost_and_no_answer_is_ours_to_blame(tmp_path: Path) -> None:
-    with serving(tmp_path, MAX_ACTIVE="4", MAX_QUEUED="4", RETRY_AFTER_S="1") as service:
-        found = asyncio.run(load_test(service.url, 24, 8.0, service.process.pid, "persistence", steps=200))
+    with serving(tmp_path, MAX_ACTIVE="1", MAX_QUEUED="0", RETRY_AFTER_S="1") as service:
+        found = asyncio.run(load_test(service.url, 16, 8.0, service.process.pid, "persistence", steps=50))
     print(found.record())
     assert found.faults() == []
     assert found.answers[200] > 0
-    assert found.answers[429] > 0, "the queue was full"
+    assert found.retries > 0, "there is one place, and no queue"
     assert found.accepted
     assert found.restarts == 1
     assert found.grown_bytes <= MOST_GROWTH

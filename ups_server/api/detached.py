@@ -2,8 +2,9 @@
 
 import asyncio
 import math
+from typing import Annotated
 
-from fastapi import Request
+from fastapi import Header, Request
 from fastapi.responses import JSONResponse
 
 from ups_server.api.body import decode, media_type, read_body
@@ -21,9 +22,15 @@ PATH = "/v1/rollouts"
 PREFERENCE = "respond-async"
 
 
-def respond_async(request: Request) -> bool:
-    """Does the client prefer not to wait (RFC 7240)?"""
-    preferences = ",".join(request.headers.getlist("prefer")).split(",")
+Prefer = Annotated[
+    list[str] | None,
+    Header(description="`respond-async`: do not wait; the answer is 202, and the result is kept (RFC 7240)."),
+]
+
+
+def respond_async(prefer: list[str] | None) -> bool:
+    """Does the client prefer not to wait?"""
+    preferences = ",".join(prefer or ()).split(",")
     return any(preference.partition(";")[0].strip().lower() == PREFERENCE for preference in preferences)
 
 
@@ -51,5 +58,7 @@ def detached_plan(
 def _order(body: bytes, kind: str, service: Service, key: str | None) -> tuple[Job, bool]:
     request, arrays = decode(body, kind, service.settings.max_body_bytes)
     todo = detached_plan(service.catalog, service.settings, service.files, request, arrays)
-    service.results.make_room(service.jobs.store, 4 * math.prod(todo.shape))
-    return order(request, arrays, todo, service.jobs.store, service.settings, key)
+    store = service.jobs.store
+    if key is None or not store.has_key(key):  # a repetition takes no room
+        service.results.make_room(store, 4 * math.prod(todo.shape))
+    return order(request, arrays, todo, store, service.settings, key)

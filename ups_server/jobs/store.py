@@ -80,6 +80,12 @@ class JobStore:
         with self._database.read() as connection:
             return job_of(self._row(connection, job_id, kind))
 
+    def has_key(self, idempotency_key: str) -> bool:
+        """Has this key made a job?"""
+        query = sa.select(jobs.c.number).where(jobs.c.idempotency_key == idempotency_key)
+        with self._database.read() as connection:
+            return connection.execute(query).scalar_one_or_none() is not None
+
     def page(self, kind: str | None = None, limit: int = 20, before: str | None = None) -> list[Job]:
         """The latest jobs first; those made before the job `before`.
 

@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect
 
 from ups_server.api.answers import check_size, collect, encode
 from ups_server.api.body import JSON, decode, media_type, read_body
-from ups_server.api.detached import accept, respond_async
+from ups_server.api.detached import Prefer, accept, respond_async
 from ups_server.api.events import Encoding, stream
 from ups_server.api.jobs import IdempotencyKey
 from ups_server.api.negotiation import EVENTS, OFFERED, choose
@@ -70,13 +70,14 @@ async def create_rollout(
     request: Request,
     service: CurrentService,
     encoding: Annotated[Encoding, Query(description="How an event stream writes its states.")] = Encoding.LIST,
+    prefer: Prefer = None,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Advances initial conditions `n_steps` steps and returns every `save_every`-th state, the first one included.
 
     With `Prefer: respond-async` nobody waits: the result is kept, and survives whatever process dies meanwhile.
     """
-    if respond_async(request):
+    if respond_async(prefer):
         return await accept(request, service, idempotency_key)
     output, content_type = choose(request.headers.get("accept"))
     kind = media_type(request)

@@ -112,7 +112,7 @@ def test_the_shipped_model_is_self_contained() -> None:
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= MOST_MODEL_BYTES
     assert {path.suffix for path in files} <= {".json", ".safetensors", ".txt", ".md", ".yaml"}, "no pickle"
-    assert card.version == "2"
+    assert card.version == "3"
     lines = {"advection", "burgers", "diffusion_sorption", "compressible_ns_1d"}
     planes = {"shallow_water", "compressible_ns_2d", "incompressible_ns_2d"}
     assert lines | planes == set(card.families)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncGenerator
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -39,10 +40,13 @@ class BrittleEngine(Engine):
         pass
 
 
-async def post(accept: str, beta: float = 1.0) -> httpx.Response:
-    app = create_app(Settings(default_model="persistence"), BrittleEngine())
+async def post(data_dir: Path, accept: str, beta: float = 1.0) -> httpx.Response:
+    app = create_app(Settings(default_model="persistence", data_dir=data_dir), BrittleEngine())
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client,
+    ):
         document = {
             "family": "advection",
             "coefficients": {"beta": beta},
@@ -53,8 +57,8 @@ async def post(accept: str, beta: float = 1.0) -> httpx.Response:
 
 
 @pytest.mark.anyio
-async def test_the_answer_ends_before_and_is_flagged() -> None:
-    answer = (await post("application/json")).json()
+async def test_the_answer_ends_before_and_is_flagged(tmp_path: Path) -> None:
+    answer = (await post(tmp_path, "application/json")).json()
     assert np.array(answer["data"]).shape == (2, 8, 1)
     assert len(answer["times"]) == 2
     (flag,) = answer["flags"]
@@ -62,23 +66,23 @@ async def test_the_answer_ends_before_and_is_flagged() -> None:
 
 
 @pytest.mark.anyio
-async def test_the_stream_ends_with_the_flag() -> None:
-    received = list(events(iter((await post("text/event-stream")).text.splitlines())))
+async def test_the_stream_ends_with_the_flag(tmp_path: Path) -> None:
+    received = list(events(iter((await post(tmp_path, "text/event-stream")).text.splitlines())))
     assert [name for name, _ in received] == ["start", "step", "step", "end"]
     assert received[-1][1]["flags"][0]["code"] == "blow_up"
 
 
 @pytest.mark.anyio
-async def test_our_own_fault_is_a_500_that_says_nothing_of_our_insides() -> None:
-    response = await post("application/json", beta=13.0)
+async def test_our_own_fault_is_a_500_that_says_nothing_of_our_insides(tmp_path: Path) -> None:
+    response = await post(tmp_path, "application/json", beta=13.0)
     assert response.status_code == 500
     assert response.json()["code"] == "internal_error"
     assert "secret" not in response.text
 
 
 @pytest.mark.anyio
-async def test_our_own_fault_in_a_stream_is_a_problem_event() -> None:
-    received = list(events(iter((await post("text/event-stream", beta=13.0)).text.splitlines())))
+async def test_our_own_fault_in_a_stream_is_a_problem_event(tmp_path: Path) -> None:
+    received = list(events(iter((await post(tmp_path, "text/event-stream", beta=13.0)).text.splitlines())))
     assert received[-1][0] == "problem"
     assert received[-1][1]["code"] == "internal_error"
     assert "secret" not in json.dumps(received)

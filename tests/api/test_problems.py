@@ -129,7 +129,7 @@ def test_large_answers_are_not_json(service: RunningService) -> None:
 
 def test_routes_that_do_not_exist(service: RunningService) -> None:
     check(service.get("/v1/nothing"), "not_found", 404)
-    check(service.get("/v1/rollouts"), "method_not_allowed", 405)
+    check(service.get("/v1/super-resolution"), "method_not_allowed", 405)
     other = service.send("OPTIONS", "/v1/files/absent/content")
     check(other, "method_not_allowed", 405)
     assert other.headers["Allow"] == "HEAD, PUT", "of all routes of the path"

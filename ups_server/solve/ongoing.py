@@ -72,7 +72,7 @@ class Rollout:
     def begin(cls, header: dict[str, Any], spec: RolloutSpec, session: Session, max_rows: int, memory: int, turn: int,
               rows: int) -> "Rollout":  # fmt: skip
         """Cuts a session into parts of at most `max_rows` states, and as many as fit into `memory` bytes."""
-        rollout = cls(header["id"], spec.model, spec.n_steps, spec.save_every, header["window"], spec.durable)
+        rollout = cls(header["id"], spec.model, spec.n_steps, spec.save_every, header["window"], durable=spec.durable)
         if not isinstance(session, BatchedSession):
             rollout.parts = [Part(rollout, 0, session, ("alone", rollout.id), rows, 0, turn, True)]
             return rollout

@@ -22,8 +22,9 @@ from benchmarks.lifting import burgers_card, training_step
 from ups_server.model.checkpoint import create
 from ups_server.model.conditioning import conditions
 from ups_server.model.config import UPS_MINI
+from ups_server.model.context import Context
 from ups_server.model.spectral import SpectralConv
-from ups_server.model.ups import Context, Operator
+from ups_server.model.ups import Operator
 from ups_server.pde import family
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ups_server.api.app import create_app
-from ups_server.client import events
+from ups_server.client.messages import events
 from ups_server.settings import Settings
 from ups_server.solve.engine import BlowUp, Engine, EngineFailure, Event, Frame, Health, RolloutSpec, Standing, Started
 from ups_server.solve.solver import Frames

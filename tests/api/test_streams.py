@@ -15,7 +15,7 @@ import pytest
 
 from tests.api.conftest import RunningService, running_service, wait_until
 from ups_server.api.events import with_keep_alive
-from ups_server.client import events
+from ups_server.client.messages import events
 from ups_server.settings import Settings
 
 ENDLESS = {

@@ -14,19 +14,18 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
+from ups_server.client.messages import InitialCondition, attributes, declared_family, events, request
 from ups_server.client.problems import check, segment, user_error
 from ups_server.client.transfer import Progress, transfer
 from ups_server.errors import UserError
 from ups_server.pde import Grid, families
-from ups_server.tensors import SAFETENSORS, from_safetensors, to_safetensors
+from ups_server.tensors import SAFETENSORS, from_safetensors
 
 if TYPE_CHECKING:
     import xarray as xr
 
 JOB_PATHS = {"eval": "/v1/evaluations", "ft": "/v1/fine-tuning/jobs", "ro": "/v1/rollouts"}
 """Where jobs are, by the first part of their ids."""
-
-InitialCondition = NDArray[Any] | Mapping[str, Any]
 
 
 class Step(NamedTuple):
@@ -120,12 +119,12 @@ class Client:
     def _solved(self, path: str, initial: InitialCondition, document: dict[str, Any]) -> "xr.Dataset":
         from ups_server.data.exporters.dataset import to_dataset
 
-        content, headers = _request(initial, document)
+        content, headers = request(initial, document)
         response = self._http.post(path, content=content, headers={**headers, "Accept": SAFETENSORS})
         check(response)
         arrays, texts = from_safetensors(response.content)
         header = json.loads(texts["header"])
-        return to_dataset(arrays["data"], arrays["times"], *self._problem_of(header), _attributes(header))
+        return to_dataset(arrays["data"], arrays["times"], *self._problem_of(header), attributes(header))
 
     def stream(self, family: str, n_steps: int, initial_condition: InitialCondition, **options: Any) -> Iterator[Step]:
         """The states of a rollout as they are computed, the initial condition first; arguments as of `rollout`.
@@ -147,7 +146,7 @@ class Client:
         Raises:
             UserError: as `stream`.
         """
-        content, headers = _request(initial_condition, {"family": family, "n_steps": n_steps, **options})
+        content, headers = request(initial_condition, {"family": family, "n_steps": n_steps, **options})
         with self._http.stream(
             "POST",
             "/v1/rollouts",
@@ -306,7 +305,7 @@ class Client:
         **options: Any,
     ) -> dict[str, Any]:
         """Queues a rollout without waiting for it; arguments as of `rollout`. The job, to come back to by its id."""
-        content, headers = _request(initial_condition, {"family": family, "n_steps": n_steps, **options})
+        content, headers = request(initial_condition, {"family": family, "n_steps": n_steps, **options})
         keyed = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
         return self._json(
             "POST", "/v1/rollouts", content=content, headers={**headers, **keyed, "Prefer": "respond-async"}
@@ -352,7 +351,7 @@ class Client:
         """(family, grid, coefficients) of an answer."""
         grid, name = header["grid"], header["family"]
         extent = tuple((low, high) for low, high in grid["extent"])
-        entry = families().get(name) or _declared_family(self._get(f"/v1/families/{segment(name)}"))
+        entry = families().get(name) or declared_family(self._get(f"/v1/families/{segment(name)}"))
         return entry, Grid(tuple(grid["n"]), extent, tuple(grid["offset"])), header["coefficients"]
 
     def _create_job(self, prefix: str, document: dict[str, Any], key: str | None) -> dict[str, Any]:
@@ -363,49 +362,6 @@ class Client:
         response = self._http.get(path)
         check(response)
         return dict(response.json())
-
-
-def events(lines: Iterator[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(name, data) of server-sent events; comments are skipped."""
-    name, data = "message", list[str]()
-    for line in lines:
-        if line == "":
-            if data:
-                yield name, json.loads("\n".join(data))
-            name, data = "message", []
-        elif line.startswith("event:"):
-            name = line.removeprefix("event:").strip()
-        elif line.startswith("data:"):
-            data.append(line.removeprefix("data:").removeprefix(" "))
-
-
-def _request(initial: InitialCondition, document: dict[str, Any]) -> tuple[bytes, dict[str, str]]:
-    """(body, headers) of a rollout: arrays travel as safetensors."""
-    if isinstance(initial, Mapping):
-        text = json.dumps({**document, "initial_condition": dict(initial)})
-        return text.encode(), {"Content-Type": "application/json"}
-    body = to_safetensors({"initial_condition": np.asarray(initial)}, {"request": json.dumps(document)})
-    return body, {"Content-Type": SAFETENSORS}
-
-
-def _declared_family(card: Mapping[str, Any]) -> Any:
-    """An equation of a user's from its entry in the list of families."""
-    from ups_server.files.declaration import EquationSpec
-
-    same = ("id", "name", "equation", "extent", "boundary", "dt", "time_unit", "length_unit")
-    fields = [
-        {"name": entry["name"], "slot": slot, "unit": entry["unit"], "description": entry["description"]}
-        for slot, entry in enumerate(card["fields"])
-    ]
-    document = {name: card[name] for name in same} | {"fields": fields}
-    return EquationSpec.model_validate_json(json.dumps(document)).family()
-
-
-def _attributes(header: dict[str, Any]) -> dict[str, Any]:
-    """What the service says beside the problem itself."""
-    always = ("model", "model_version", "dt", "n_steps", "save_every", "flags")
-    asked = ("diagnostics", "reference", "super_resolution", "methods", "errors", "ensemble")
-    return {name: header[name] for name in (*always, *asked) if name in header}
 
 
 def _job_path(job_id: str) -> str:

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 from ups_server.model.conditioning import KINDS, VALUE_FEATURES, Conditions, shown, value_features
 from ups_server.model.config import UPSConfig
+from ups_server.model.context import Context
 from ups_server.model.superspace import coordinates
 from ups_server.model.unet import UNet
-from ups_server.model.ups import Context, Operator
+from ups_server.model.ups import Operator
 
 
 class ChannelOperator(Operator):

@@ -6,8 +6,7 @@ the same interface without a language model.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, final
 
 import torch
@@ -19,6 +18,7 @@ from ups_server.model.body import LLMBody, masked_mean
 from ups_server.model.characteristics import carried, departure
 from ups_server.model.conditioning import MAX_SHIFT, RATE_SCALE, Conditioner, Conditions, shown
 from ups_server.model.config import UPSConfig
+from ups_server.model.context import Context
 from ups_server.model.embedder import FNOEmbedder
 from ups_server.model.metadata import MetadataEncoder
 from ups_server.model.predictor import CHANNEL_POINTS, MeanPoolPredictor, pooled
@@ -34,55 +34,6 @@ DEFECT_SCALE = 100.0
 
 TokenMix = Callable[[Tensor], Tensor]
 """State tokens (B, l, E) -> as many tokens, some of them taken from elsewhere."""
-
-
-@dataclass(frozen=True)
-class Context:
-    """What was read of each problem, one row per sample: all a step needs besides the state."""
-
-    rows: dict[str, Tensor]
-    periodic: tuple[bool, ...]
-    offset: tuple[float, ...]
-    trained: int
-    """Points per axis of the grid the family was trained on."""
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.rows[name]
-
-    def repeat(self, times: int) -> "Context":
-        """Each row `times` times in succession: one trajectory's context for many of its windows."""
-        return Context(
-            {name: rows.repeat_interleave(times, 0) for name, rows in self.rows.items()},
-            self.periodic,
-            self.offset,
-            self.trained,
-        )
-
-    @classmethod
-    def joined(cls, contexts: Sequence["Context"]) -> "Context":
-        """The rows of several contexts of one grid, boundary and trained grid, one after another.
-
-        Where some have fewer metadata tokens or static fields, zeros take their places: the mask hides the ones, and
-        an absent static field is zero.
-        """
-        first = contexts[0]
-        names = dict.fromkeys(name for context in contexts for name in context.rows)
-        rows = {name: _stacked([context.rows.get(name) for context in contexts], contexts) for name in names}
-        return cls(rows, first.periodic, first.offset, first.trained)
-
-
-def _stacked(parts: list[Tensor | None], contexts: Sequence[Context]) -> Tensor:
-    """Tensors (B_i, K_i, ...) along B, filled up with zeros to the largest K."""
-    present = [part for part in parts if part is not None]
-    if len({part.shape[1:] for part in present}) == 1 and len(present) == len(parts):
-        return torch.cat(present)
-    shape = (max(part.shape[1] for part in present), *present[0].shape[2:])
-    counts = [len(context["mask"]) for context in contexts]
-    out = present[0].new_zeros(sum(counts), *shape)
-    for part, rows in zip(parts, out.split(counts), strict=True):
-        if part is not None:
-            rows[:, : part.shape[1]] = part
-    return out
 
 
 class Operator(nn.Module, ABC):

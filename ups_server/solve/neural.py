@@ -14,9 +14,10 @@ from ups_server.errors import UserError
 from ups_server.model.checkpoint import from_pretrained
 from ups_server.model.conditioning import Conditions, conditions
 from ups_server.model.config import FamilyCard, UPSConfig
+from ups_server.model.context import Context
 from ups_server.model.controls import BodyControl, control_body
 from ups_server.model.superspace import lift, lower
-from ups_server.model.ups import Context, Operator
+from ups_server.model.ups import Operator
 from ups_server.solve.solver import BatchedSession, Frames, Landing, Problem
 
 STEP_TENSORS = 12

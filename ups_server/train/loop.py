@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from ups_server.align.base import Alignment
 from ups_server.align.labels import outlines
+from ups_server.model.context import Context
 from ups_server.model.superspace import nrmse
-from ups_server.model.ups import Context, Operator, UPSModel
+from ups_server.model.ups import Operator, UPSModel
 from ups_server.train.config import Stage, TrainConfig
 from ups_server.train.dataset import Batch, FamilyWindows, TrainingTarget
 

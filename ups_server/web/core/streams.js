@@ -1,10 +1,14 @@
 // Server-sent events read with fetch, which can POST and set headers; EventSource can do neither.
 import { Problem, UNREACHABLE } from "./service.js";
 
+/** Milliseconds of events in a row before the page may draw and listen again: a fast stream would hold it for good. */
+const STRETCH = 30;
+
 /** {id, name, data} of the events of a response, as they come. Comments are skipped. */
 export async function* events(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
+  let since = performance.now();
   try {
     for (;;) {
       const { done, value } = await reader.read();
@@ -14,6 +18,10 @@ export async function* events(response) {
       for (const block of blocks) {
         const event = parsed(block);
         if (event) yield event;
+        if (performance.now() - since > STRETCH) {
+          await new Promise((resume) => setTimeout(resume));
+          since = performance.now();
+        }
       }
     }
   } catch (error) {

@@ -7,7 +7,7 @@ import { run, Solution } from "./solution.js";
 
 /** `condition()` is the `initial_condition` of a request, or null where something is missing. */
 export function initialState(onChange) {
-  let [kind, family, points, files, drawn] = ["sample", null, [], [], ""];
+  let [kind, family, points, files, drawn, ready] = ["sample", null, [], [], "", ""];
   const problem = h("div", {});
   const seed = h("input", { type: "number", min: 0, max: 1e9, step: 1, value: 7, onInput: onChange });
   const another = h("button", { type: "button", class: "quiet", onClick: () => {
@@ -42,16 +42,20 @@ export function initialState(onChange) {
   /** A drawing begins with a sample, which the model `persistence` hands out. */
   async function prepare() {
     const possible = family && family.static_fields.length === 0;
-    board.element.hidden = !possible;
     boardRemark.hidden = possible;
     const wanted = `${family?.id} ${points}`;
+    // There is nothing to draw on before the sample is there.
+    board.element.hidden = !possible || ready !== wanted;
     if (!possible || drawn === wanted) return;
     drawn = wanted;
     await guarded(problem, async () => {
       const request = { model: "persistence", family: family.id, grid: { n: points }, n_steps: 1, initial_condition: { sample: { seed: Number(seed.value) } } };
       const solution = new Solution(request);
       await run(solution, undefined, () => {});
-      if (drawn === wanted) board.begin(family, points, solution.frames[0]);
+      if (drawn !== wanted) return;
+      board.element.hidden = false;
+      board.begin(family, points, solution.frames[0]);
+      ready = wanted;
     });
     onChange();
   }

@@ -28,6 +28,7 @@ from ups_server.data.simulate import complete_draws, solve_rows
 from ups_server.pde import BoundaryCondition, Family, Grid, family
 from ups_server.pde.metrics import error_moments, nrmse, nrmse_per_field, nrmse_trajectory, nrmse_trajectory_per_field
 from ups_server.solve.neural import load_neural
+from ups_server.solve.refinement import TOLERANCE
 from ups_server.solve.solver import Frames, Problem, Solver, rollout
 from ups_server.solve.super_resolution import Interpolated, ObservedCoarsely, coarser, resample, subsampled
 
@@ -41,8 +42,6 @@ COEFFICIENTS: dict[str, tuple[dict[str, float], ...]] = {
 }
 """Of the families that are asked at other coefficients than their default."""
 ADVECTION_GOAL = 1.1
-TOLERANCE = 1.02
-"""Paths whose errors differ by less count as equal."""
 
 
 @dataclass(frozen=True)

@@ -8,18 +8,16 @@ import httpx
 import numpy as np
 import pytest
 
+from tests.quiet_engine import QuietEngine
 from ups_server.api.app import create_app
 from ups_server.client.messages import events
 from ups_server.settings import Settings
-from ups_server.solve.engine import BlowUp, Engine, EngineFailure, Event, Frame, Health, RolloutSpec, Standing, Started
+from ups_server.solve.engine import BlowUp, EngineFailure, Event, Frame, RolloutSpec, Standing, Started
 from ups_server.solve.solver import Frames
 
 
-class BrittleEngine(Engine):
+class BrittleEngine(QuietEngine):
     """Fails at step 2: blows up, or raises where the problem asks for beta = 13."""
-
-    async def start(self) -> None:
-        pass
 
     async def rollout(
         self, spec: RolloutSpec, initial: Frames, static: Frames | None = None, standing: Standing | None = None
@@ -29,15 +27,6 @@ class BrittleEngine(Engine):
         if spec.problem.coefficients["beta"] == 13:
             raise EngineFailure("secret detail")
         yield BlowUp(2, fields=(0,), states=(0,))
-
-    def uses(self, model: str) -> bool:
-        return False
-
-    def health(self) -> Health:
-        return Health("ready")
-
-    async def close(self) -> None:
-        pass
 
 
 async def post(data_dir: Path, accept: str, beta: float = 1.0) -> httpx.Response:

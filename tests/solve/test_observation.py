@@ -8,16 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.quiet_engine import QuietEngine
 from tests.solve.planning import planned
 from ups_server.errors import UserError
 from ups_server.solve.engine import (
     BlowUp,
-    Engine,
     EngineFailure,
     Event,
     Finished,
     Frame,
-    Health,
     RolloutSpec,
     Started,
     engine_unavailable,
@@ -29,15 +28,12 @@ Script = list[Event | Exception | asyncio.Event]
 """What comes, in order; an asyncio.Event is waited for."""
 
 
-class ScriptedEngine(Engine):
+class ScriptedEngine(QuietEngine):
     """Plays a script for the model and one for the solver."""
 
     def __init__(self, model: Script, solver: Script) -> None:
         self.scripts = {False: model, True: solver}
         self.left: list[bool] = []
-
-    async def start(self) -> None:
-        pass
 
     async def rollout(
         self, spec: RolloutSpec, initial: Frames, static: Frames | None = None, *further: Any, **named: Any
@@ -55,22 +51,13 @@ class ScriptedEngine(Engine):
         finally:
             self.left.append(solver)
 
-    def uses(self, model: str) -> bool:
-        return False
-
-    def health(self) -> Health:
-        return Health("ready")
-
-    async def close(self) -> None:
-        pass
-
 
 def frames(count: int, error: float = 0.0) -> Script:
     return [Frame(step, np.float32(error)) for step in range(1, count + 1)]  # type: ignore[arg-type]
 
 
 async def watched(
-    engine: Engine, tmp_path: Path, timeout: float = 60.0, **changes: Any
+    engine: QuietEngine, tmp_path: Path, timeout: float = 60.0, **changes: Any
 ) -> tuple[Observation, list[Any]]:
     todo = planned(tmp_path, model="persistence", grid={"n": [16]}, reference=True, **changes)
     observation = Observation(todo, engine, timeout)

@@ -41,10 +41,14 @@ class Usage:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    def _insert(self, table: sa.Table) -> "postgresql.Insert | sqlite.Insert":
+        """An insertion that can say what to do about a conflict, which is the dialects' own."""
+        postgres = self._database.engine.dialect.name == "postgresql"
+        return postgresql.insert(table) if postgres else sqlite.insert(table)
+
     def own(self, key: str, resource: str) -> None:
         """A key has made a file or a job; the first one it belongs to keeps it."""
-        insert = postgresql.insert if self._database.engine.dialect.name == "postgresql" else sqlite.insert
-        row = insert(resources).values(resource=resource, key=key)
+        row = self._insert(resources).values(resource=resource, key=key)
         with self._database.write() as connection:
             connection.execute(row.on_conflict_do_nothing(index_elements=[resources.c.resource]))
 
@@ -55,10 +59,9 @@ class Usage:
 
     def add(self, seconds: Mapping[str, float]) -> None:
         """The engine has worked so many seconds for these keys."""
-        insert = postgresql.insert if self._database.engine.dialect.name == "postgresql" else sqlite.insert
         with self._database.write() as connection:
             for key, more in seconds.items():
-                row = insert(usage).values(key=key, day=_today(connection), compute_seconds=more)
+                row = self._insert(usage).values(key=key, day=_today(connection), compute_seconds=more)
                 total = usage.c.compute_seconds + row.excluded.compute_seconds
                 days = [usage.c.key, usage.c.day]
                 connection.execute(row.on_conflict_do_update(index_elements=days, set_={"compute_seconds": total}))

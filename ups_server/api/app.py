@@ -18,9 +18,9 @@ from ups_server.api.access import admit, keys_required
 from ups_server.api.detached import detached_plan
 from ups_server.api.metering import MeteredEngine, Ownership, keep_accounts, own, write_accounts
 from ups_server.api.metrics import RequestMetrics, ServiceCollector
-from ups_server.api.observation import Observation
 from ups_server.api.openapi import complete, demand_keys
 from ups_server.api.problems import Problem, install
+from ups_server.api.request_log import RequestLog
 from ups_server.api.routes import ROUTERS, methods
 from ups_server.api.security import SecurityHeaders, cors_options
 from ups_server.api.service import Service
@@ -99,7 +99,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     app.add_middleware(SecurityHeaders)
     app.state.registry = registry = CollectorRegistry()
     registry.register(ServiceCollector(service))
-    app.add_middleware(Observation, metrics=RequestMetrics(registry))
+    app.add_middleware(RequestLog, metrics=RequestMetrics(registry))
     for router in ROUTERS:
         app.include_router(router, dependencies=[Depends(admit)])
     app.openapi = lambda: openapi_document(app)  # type: ignore[method-assign]

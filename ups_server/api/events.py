@@ -25,7 +25,6 @@ from starlette.types import Receive, Scope, Send
 
 from ups_server.api.answers import finished
 from ups_server.api.problems import problem_document
-from ups_server.data.exporters import Header
 from ups_server.errors import UserError
 from ups_server.settings import Settings
 from ups_server.solve.engine import Engine, EngineFailure
@@ -89,7 +88,7 @@ async def with_keep_alive(events: AsyncGenerator[bytes], interval: float) -> Asy
 
 async def _events(observation: Observation, encoding: Encoding) -> AsyncGenerator[bytes]:
     plan, diagnosis = observation.plan, observation.diagnosis
-    times, frames = plan.times().tolist(), 0
+    header, times, frames = plan.header(), plan.times().tolist(), 0
     async with aclosing(observation.events()) as running:
         try:
             async for event in running:
@@ -98,7 +97,7 @@ async def _events(observation: Observation, encoding: Encoding) -> AsyncGenerato
                     continue
                 if frames == 0:
                     outline = {} if diagnosis is None else {"diagnostics": diagnosis.outline()}
-                    yield _event("start", {**_header(plan), "n_frames": plan.n_frames, **outline})
+                    yield _event("start", {**header.document(header.times), "n_frames": plan.n_frames, **outline})
                 state = await finished(plan, event.values)
                 yield _step(plan, event, state, times[event.index], encoding)
                 frames += 1
@@ -114,19 +113,6 @@ async def _events(observation: Observation, encoding: Encoding) -> AsyncGenerato
     if observation.comparison is not None:
         ending["reference"] = observation.comparison.model_dump(mode="json")
     yield _event("end", ending)
-
-
-def _header(plan: Plan) -> dict[str, Any]:
-    header = Header(
-        plan.family,
-        plan.grid,
-        plan.times(),
-        plan.coefficients,
-        plan.rows,
-        plan.attributes(plan.flags),
-        plan.batched,
-    )
-    return header.document(header.times)
 
 
 def _step(plan: Plan, event: Computed, state: Frames, time: float, encoding: Encoding) -> bytes:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ups_server.cli.options import AsJson, DataDir
+from ups_server.cli.options import AsJson, DataDir, settings_of
 from ups_server.cli.output import print_json, print_line
 from ups_server.errors import UserError
 
@@ -38,9 +38,7 @@ class Finding:
 
 def doctor(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Check this installation: interpreter, torch, models, data folder, database, sandbox, port. Exit code 1: no."""
-    from ups_server.settings import Settings
-
-    findings = list(examined(Settings() if data_dir is None else Settings(data_dir=data_dir)))
+    findings = list(examined(settings_of(data_dir)))
     fine = all(finding.status != "failed" for finding in findings)
     if as_json:
         print_json({"ok": fine, "checks": [asdict(finding) for finding in findings]})

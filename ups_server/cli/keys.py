@@ -10,7 +10,7 @@ import typer
 
 from ups_server.access.scopes import DESCRIPTIONS, Scope
 from ups_server.cli.jobs import when
-from ups_server.cli.options import AsJson, DataDir
+from ups_server.cli.options import AsJson, DataDir, settings_of
 from ups_server.cli.output import print_json, print_line, print_note, print_table
 
 if TYPE_CHECKING:
@@ -93,10 +93,9 @@ def open_keys(data_dir: Path | None) -> "Iterator[KeyStore]":
     """The table of keys in the data folder, or in the database of the settings; made where there is none."""
     from ups_server.access.keys import KeyStore
     from ups_server.jobs.database import open_database
-    from ups_server.settings import Settings
 
-    settings = Settings()
-    database = open_database(data_dir or settings.data_dir, settings.database)
+    settings = settings_of(data_dir)
+    database = open_database(settings.data_dir, settings.database)
     try:
         yield KeyStore(database)
     finally:

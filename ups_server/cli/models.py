@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ups_server.cli.jobs import open_store
-from ups_server.cli.options import AsJson, DataDir, check_suffix
+from ups_server.cli.options import AsJson, DataDir, check_suffix, settings_of
 from ups_server.cli.output import print_json, print_line, print_note, print_table
 from ups_server.errors import UserError
 
@@ -83,9 +83,8 @@ def export(
 
 def catalog(data_dir: Path | None) -> "Catalog":
     from ups_server.catalog import Catalog
-    from ups_server.settings import Settings
 
-    return Catalog(data_dir or Settings().data_dir)
+    return Catalog(settings_of(data_dir).data_dir)
 
 
 def parent(card: "ModelCard") -> str:

@@ -136,13 +136,12 @@ class _Request:
 def _find_model(model: str | None, data_dir: Path | None) -> "tuple[Catalog, str]":
     """A folder is looked up in a catalog of its own; an id among the installed models."""
     from ups_server.catalog import Catalog
-    from ups_server.settings import Settings
 
-    settings = Settings()
+    settings = settings_of(data_dir)
     if model is not None and (Path(model) / "config.json").is_file():
         folder = Path(model).resolve()
         return Catalog(shipped=folder.parent), folder.name
-    return Catalog(data_dir or settings.data_dir), model or settings.default_model
+    return Catalog(settings.data_dir), model or settings.default_model
 
 
 def _read(file: Path, trajectory: int, family: str, coefficients: dict[str, float], resolution: int | None) -> "State":

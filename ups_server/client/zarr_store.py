@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
+from io import UnsupportedOperation
 from typing import Any, Self, final
 
 import httpx
@@ -52,21 +53,21 @@ class HttpStore(Store):
         return response.is_success
 
     async def set(self, key: str, value: Any) -> None:
-        raise NotImplementedError("a result cannot be written")
+        raise UnsupportedOperation("a result cannot be written")
 
     async def delete(self, key: str) -> None:
-        raise NotImplementedError("a result cannot be written")
+        raise UnsupportedOperation("a result cannot be written")
 
     async def list(self) -> AsyncIterator[str]:
-        raise NotImplementedError("addresses cannot be listed")
+        raise UnsupportedOperation("addresses cannot be listed")
         yield ""
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
-        raise NotImplementedError("addresses cannot be listed")
+        raise UnsupportedOperation("addresses cannot be listed")
         yield ""
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        raise NotImplementedError("addresses cannot be listed")
+        raise UnsupportedOperation("addresses cannot be listed")
         yield ""
 
 

@@ -1,6 +1,7 @@
 """The jobs of a running service: the database, and the worker of this machine."""
 
 import asyncio
+from dataclasses import dataclass
 
 from ups_server.jobs.database import Database, open_database
 from ups_server.jobs.leases import Leases
@@ -9,51 +10,58 @@ from ups_server.jobs.supervisor import WorkerSupervisor
 from ups_server.settings import Settings
 
 
+@dataclass(frozen=True)
+class Opened:
+    """What there is between start and close."""
+
+    database: Database
+    store: JobStore
+    leases: Leases
+
+
 class LocalJobs:
     """Opened and closed with the service."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._database: Database | None = None
-        self._store: JobStore | None = None
-        self._leases: Leases | None = None
+        self._opened: Opened | None = None
         self.worker: WorkerSupervisor | None = None
 
     @property
-    def store(self) -> JobStore:
-        if self._store is None:
-            raise RuntimeError("start() comes first")
-        return self._store
+    def running(self) -> bool:
+        return self._opened is not None
 
     @property
-    def running(self) -> bool:
-        return self._database is not None
+    def opened(self) -> Opened:
+        if self._opened is None:
+            raise RuntimeError("start() comes first")
+        return self._opened
+
+    @property
+    def store(self) -> JobStore:
+        return self.opened.store
 
     @property
     def database(self) -> Database:
-        if self._database is None:
-            raise RuntimeError("start() comes first")
-        return self._database
+        return self.opened.database
 
     @property
     def leases(self) -> Leases:
-        if self._leases is None:
-            raise RuntimeError("start() comes first")
-        return self._leases
+        return self.opened.leases
 
     async def start(self) -> None:
         """Raises UserError as `open_database`."""
         settings = self._settings
-        self._database = await asyncio.to_thread(open_database, settings.data_dir, settings.database)
-        self._store = JobStore(self._database)
-        self._leases = Leases(self._database, settings.job_lease_s, settings.job_max_crashes)
+        database = await asyncio.to_thread(open_database, settings.data_dir, settings.database)
+        leases = Leases(database, settings.job_lease_s, settings.job_max_crashes)
+        self._opened = Opened(database, JobStore(database), leases)
         if settings.worker:
-            self.worker = WorkerSupervisor(settings, self._leases)
+            self.worker = WorkerSupervisor(settings, leases)
             self.worker.start()
 
     async def close(self) -> None:
         if self.worker is not None:
             await self.worker.close()
-        if self._database is not None:
-            self._database.close()
-            self._database = None
+        if self._opened is not None:
+            self._opened.database.close()
+            self._opened = None

@@ -52,7 +52,7 @@ class RolloutFolder:
         own = Path(plan.card.source) / EQUATION_FILE
         if plan.card.kind == "learned" and own.is_file():
             shutil.copyfile(own, self.path / EQUATION_FILE)
-        self._describe(header_of(plan))
+        self._describe(plan.header())
         return hashlib.sha256(content).hexdigest()
 
     def request(self) -> tuple[RolloutRequest, Arrays | None]:
@@ -63,7 +63,7 @@ class RolloutFolder:
         """Makes ready for the frames of a plan; frames of an attempt before stay, files made of them do not."""
         for suffix in SUFFIXES.values():
             (self.path / f"result{suffix}").unlink(missing_ok=True)
-        header = header_of(plan)
+        header = plan.header()
         self._describe(header)
         steps = ZarrSteps(self.zarr, header)
         steps.begin()
@@ -165,9 +165,3 @@ class RolloutFolder:
             "attributes": dict(header.attributes),
         }
         replace_bytes(self.path / HEADER, json.dumps(document, allow_nan=False).encode())
-
-
-def header_of(plan: Plan) -> Header:
-    """The header of a plan's answer, before its first step."""
-    attributes = plan.attributes(plan.flags)
-    return Header(plan.family, plan.grid, plan.times(), plan.coefficients, plan.rows, attributes, plan.batched)

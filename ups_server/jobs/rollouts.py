@@ -17,7 +17,7 @@ from typing import Any
 from ups_server.data.zarr_steps import ZarrSteps
 from ups_server.errors import UserError
 from ups_server.jobs.leases import Lease, LeaseLost, Leases
-from ups_server.jobs.rollout_folder import RolloutFolder, header_of
+from ups_server.jobs.rollout_folder import RolloutFolder
 from ups_server.jobs.spec import ROLLOUT, Job, RolloutJobSpec
 from ups_server.jobs.store import JobStore, new_id
 from ups_server.jobs.worker import plain
@@ -239,7 +239,7 @@ class RolloutRunner:
 
     async def _advance(self, leases: Leases, attempt: Attempt, todo: Plan) -> None:
         """Runs from the last frame on disk until the end, or until the engine fails."""
-        folder, steps = attempt.folder, ZarrSteps(attempt.folder.zarr, header_of(todo))
+        folder, steps = attempt.folder, ZarrSteps(attempt.folder.zarr, todo.header())
         standing = await asyncio.to_thread(folder.standing)
         attempt.frames = 1 + (standing.step // todo.stride if standing else 0)
         if attempt.frames < todo.n_frames:

@@ -225,15 +225,15 @@ class UPS(UPSModel):
         step = self._predict(features)
         if self.config.increment:
             step = v + step * context["increment"][spread]
-        if self.displace is not None:
-            step = self._carried(v, step, features, context)
+        step = self._carried(v, step, features, context)
         if rates:
             step = propagate(step, *rates, context.periodic)
         return step * context["mask"][spread], features
 
     def _carried(self, v: Tensor, step: Tensor, features: Tensor, context: Context) -> Tensor:
         """The step (B, N, X...) carried by a flow that the states before and after it and the features tell."""
-        assert self.displace is not None
+        if self.displace is None:
+            return step
         axes, carriers = v.ndim - 2, context["carriers"]
         linear = torch.einsum("btan,btn...->ba...", carriers[:, :, :axes], torch.stack([v, step], dim=1))
         learned = RATE_SCALE * self.displace(features.movedim(1, -1)).movedim(-1, 1)

@@ -86,12 +86,7 @@ class Observation:
 
     def attributes(self) -> dict[str, Any]:
         """What the answer says beside its arrays."""
-        found = self.plan.attributes(self.flags)
-        if self.diagnosis is not None:
-            found["diagnostics"] = self.diagnosis.summary().model_dump(mode="json")
-        if self.comparison is not None:
-            found["reference"] = self.comparison.model_dump(mode="json")
-        return found
+        return told(self.plan, self.flags, self.diagnosis, self.comparison)
 
     async def _alone(self) -> AsyncGenerator[Computed | Compared]:
         async for event in self._running:
@@ -168,6 +163,16 @@ class Observation:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         self.comparison = found.summary(reason, self.seconds, solver_seconds)
+
+
+def told(plan: Plan, flags: list[Flag], diagnosis: Diagnosis | None, comparison: Comparison | None) -> dict[str, Any]:
+    """What an answer says beside its arrays."""
+    found = plan.attributes(flags)
+    if diagnosis is not None:
+        found["diagnostics"] = diagnosis.summary().model_dump(mode="json")
+    if comparison is not None:
+        found["reference"] = comparison.model_dump(mode="json")
+    return found
 
 
 async def _pump(

@@ -11,6 +11,7 @@ from ups_server.errors import UserError
 from ups_server.solve.comparison import SOLVER, TrueError, reference_spec, speed_flags
 from ups_server.solve.diagnosis import Diagnosis
 from ups_server.solve.engine import BlowUp
+from ups_server.solve.observation import told
 from ups_server.solve.rollout import Plan
 from ups_server.solve.solver import Frames, Session, load
 from ups_server.specs import Comparison, Flag
@@ -47,12 +48,8 @@ class ObservedHere:
     def attributes(self) -> dict[str, Any]:
         """What the answer says beside its arrays; runs the numerical solver where that was asked for."""
         comparison = self._comparison() if self._plan.request.reference else None
-        found = self._plan.attributes(self._flags + (speed_flags(comparison) if comparison else []))
-        if self._diagnosis is not None:
-            found["diagnostics"] = self._diagnosis.summary().model_dump(mode="json")
-        if comparison is not None:
-            found["reference"] = comparison.model_dump(mode="json")
-        return found
+        flags = self._flags + (speed_flags(comparison) if comparison else [])
+        return told(self._plan, flags, self._diagnosis, comparison)
 
     def _kept_frame(self, values: Frames) -> Frames:
         if self._diagnosis is not None:

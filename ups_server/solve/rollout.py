@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ups_server.catalog import Catalog, FamilySupport, ModelCard
+from ups_server.data.exporters.base import Header
 from ups_server.errors import UserError
 from ups_server.files.equations import model_equation
 from ups_server.files.storage import FileStorage
@@ -97,6 +98,11 @@ class Plan:
             **({"super_resolution": self.refined.told.model_dump(mode="json")} if self.refined else {}),
             **({"ensemble": self.ensemble.told().model_dump(mode="json")} if self.ensemble else {}),
         }
+
+    def header(self) -> Header:
+        """Of the answer, before its first step."""
+        attributes = self.attributes(self.flags)
+        return Header(self.family, self.grid, self.times(), self.coefficients, self.rows, attributes, self.batched)
 
     def answer_values(self, values: Frames) -> Frames:
         """Engine values (B, X..., C) in the units of the request's box, at the points of the answer."""

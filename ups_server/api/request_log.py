@@ -23,7 +23,7 @@ BROKEN = 499
 """The client left before there was an answer."""
 
 
-class Observation:
+class RequestLog:
     """ASGI middleware around everything else."""
 
     def __init__(self, app: ASGIApp, metrics: RequestMetrics) -> None:

@@ -48,7 +48,7 @@ class Wave(Family):
 
 
 class Relaxation(Family):
-    """u_t = a (s - u) with a static s, in 2-D: periodic in x, bounded in y."""
+    """u_t = a (s - u) with a static s, in 2-D: periodic in x, bounded in y. No symmetry of s is declared."""
 
     id = "relaxation"
     name = "Relaxation"

@@ -6,13 +6,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.data.conftest import Relaxation
 from ups_server.data.build import build_store
 from ups_server.data.draw import CoefficientDraw
 from ups_server.data.splits import Split, split_rows
 from ups_server.data.store import Store
 from ups_server.data.windows import WindowBatch, Windows, frame_stride
 from ups_server.errors import UserError
-from ups_server.pde.family import Family
+from ups_server.pde import registry
+from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
+from ups_server.pde.family import Array, Family, Field
+from ups_server.pde.grid import Grid
 
 
 @pytest.fixture
@@ -160,3 +164,37 @@ def test_uneven_times_are_refused() -> None:
     with pytest.raises(UserError) as caught:
         frame_stride(np.array([0.0, 1.0, 3.0]), 1.0)
     assert caught.value.code == "dt_mismatch"
+
+
+class Stirred(Relaxation):
+    """Two components of a vector relax to those of a static one, on a square with walls: all eight symmetries."""
+
+    id = "stirred"
+    fields = (Field("u", 0), Field("v", 1))
+    static_fields = (Field("s", 0), Field("r", 1))
+    extent = ((0.0, 1.0), (0.0, 1.0))
+    boundary = BoundaryCondition.uniform(BoundaryKind.NO_FLUX, 2)
+    reflections = ((-1, 1), (1, -1))
+    static_reflections = ((-1, 1), (1, -1))
+    exchange = (1, 0)
+    static_exchange = (1, 0)
+
+    def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
+        return rng.normal(size=(count, *grid.n, 2))
+
+    def sample_static(self, rng: np.random.Generator, count: int, grid: Grid) -> Array | None:
+        return rng.normal(size=(count, *grid.n, 2))
+
+
+def test_static_fields_are_turned_with_the_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A vector that relaxes to a static one goes on doing so however both were mirrored and exchanged."""
+    known = {**registry.families(), Stirred.id: Stirred()}
+    monkeypatch.setattr(registry, "families", lambda: known)
+    store = build_store(Stirred(), {}, 20, 8, 0, tmp_path / "stirred")
+    batch = Windows(store, 0.1, 8).sample(np.random.default_rng(0), 16, 2)
+    assert batch.static is not None
+    left = np.exp(-0.1 * batch.coefficients[:, 0])[:, None, None, None, None]
+    expected = batch.frames[:, :, 0] * left + batch.static[:, None] * (1 - left)
+    np.testing.assert_allclose(batch.frames[:, :, 1], expected, atol=1e-5)
+    starts = {store.view(row)[0].tobytes() for row in range(20)}
+    assert sum(context.tobytes() in starts for context in batch.context) < 8

@@ -71,6 +71,22 @@ def test_walls_break_the_symmetry(small: UPSModel) -> None:
         assert not torch.allclose(small(u.roll(5, -1), context), small(u, context).roll(5, -1), atol=1e-3)
 
 
+@torch.no_grad()
+def test_a_mean_that_is_retained_whole_does_not_drift(language_model: Path) -> None:
+    model = make(SMALL, language_model)
+    assert isinstance(model, UPS)
+    assert model.conditioner.retain is not None
+    torch.nn.init.zeros_(model.conditioner.retain.weight)
+    drifts = []
+    for share in (0.0, 0.5, 1.0):
+        torch.nn.init.constant_(model.conditioner.retain.bias, share)
+        u = state(2)
+        drifts.append((step(model, u, given(2)) - u)[:, 0].mean(-1))
+    assert drifts[0].abs().min() > 1e-3
+    torch.testing.assert_close(drifts[1], drifts[0] / 2, atol=1e-6, rtol=1e-4)
+    assert drifts[2].abs().max() < 1e-6
+
+
 def test_missing_slots_stay_zero(small: UPSModel) -> None:
     assert step(small, state(2), given(2))[:, 1:].abs().max() == 0
 

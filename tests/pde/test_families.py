@@ -30,6 +30,9 @@ def test_the_description_is_complete(entry: Family) -> None:
     assert len({field.slot for field in entry.fields}) == len(entry.fields)
     assert len(entry.boundary.sides) == entry.ndim
     assert all(len(signs) == len(entry.fields) for signs in entry.reflections)
+    assert all(len(signs) == len(entry.static_fields) for signs in entry.static_reflections)
+    assert sorted(entry.exchange) in ([], list(range(len(entry.fields))))
+    assert sorted(entry.static_exchange) == (list(range(len(entry.static_fields))) if entry.exchange else [])
     assert set(entry.conserved) <= {field.name for field in entry.fields}
     assert (entry.dt / entry.frame_dt) % 1.0 == pytest.approx(0.0, abs=1e-9)
     assert entry.frame_times()[-1] == pytest.approx(entry.t_final)
@@ -163,3 +166,35 @@ def test_solutions_agree_with_pdebench(name: str, pdebench: Path) -> None:
     ours = entry.solve(truth[:, 0], entry.frame_times(), grid, chosen)
     error = np.linalg.norm((ours - truth).reshape(len(truth), -1), axis=1)
     assert (error < bar * np.linalg.norm(truth.reshape(len(truth), -1), axis=1)).all()
+
+
+EXCHANGED = pytest.mark.parametrize(
+    "entry", [entry for entry in families().values() if entry.exchange], ids=lambda entry: entry.id
+)
+
+
+def solved(entry: Family, initial: Array, static: Array | None) -> Array:
+    times, grid = np.array([0.0, 2 * entry.frame_dt]), entry.default_grid(initial.shape[1])
+    return entry.solve(initial, times, grid, defaults(entry, len(initial)), static)[:, 1]
+
+
+@EXCHANGED
+def test_the_exchange_of_axes_commutes_with_the_solver(entry: Family) -> None:
+    initial, static = start(entry, 4, 1, 24), fixed(entry, 5, 1, 24)
+    turned = initial.swapaxes(1, 2)[..., list(entry.exchange)]
+    turned_static = None if static is None else static.swapaxes(1, 2)[..., list(entry.static_exchange)]
+    expected = solved(entry, initial, static).swapaxes(1, 2)[..., list(entry.exchange)]
+    np.testing.assert_allclose(solved(entry, turned, turned_static), expected, atol=1e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@EXCHANGED
+def test_reflections_of_the_plane_commute_with_the_solver(entry: Family, axis: int) -> None:
+    initial, static = start(entry, 4, 1, 24), fixed(entry, 5, 1, 24)
+    signs = np.array(entry.reflections[axis], np.float64)
+    mirrored_static = None
+    if static is not None:
+        mirrored_static = np.flip(static, 1 + axis) * np.array(entry.static_reflections[axis], np.float64)
+    expected = np.flip(solved(entry, initial, static), 1 + axis) * signs
+    mirrored = solved(entry, np.flip(initial, 1 + axis) * signs, mirrored_static)
+    np.testing.assert_allclose(mirrored, expected, atol=1e-6 * np.abs(expected).max())

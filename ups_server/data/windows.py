@@ -42,15 +42,17 @@ Slices = tuple[slice, ...]
 
 @dataclass(frozen=True)
 class _Symmetry:
-    """One exact symmetry, drawn per trajectory: subsample offset, circular shift, mirrored axes.
+    """One exact symmetry, drawn per trajectory: subsample offset, circular shift, mirrored and exchanged axes.
 
     Attributes:
         blocks: pairs (to, from) of slices: what lies together before and after.
-        sign: (C,) of each field, None where all stay.
+        mirrored: axes.
+        exchanged: do the two axes change places?
     """
 
     blocks: tuple[tuple[Slices, Slices], ...]
-    sign: NDArray[np.float32] | None
+    mirrored: tuple[int, ...]
+    exchanged: bool
 
     @classmethod
     def of(
@@ -60,19 +62,39 @@ class _Symmetry:
         first: tuple[int, ...],
         shift: tuple[int, ...],
         mirrored: tuple[int, ...],
-        sign: NDArray[np.float32] | None = None,
+        exchanged: bool = False,
     ) -> Self:
-        """Every `stride`-th point from `first` on, shifted, then mirrored."""
+        """Every `stride`-th point from `first` on, shifted, then mirrored, then exchanged."""
         axes = [
             _axis_blocks(points, stride, first[axis], shift[axis], axis in mirrored) for axis, points in enumerate(n)
         ]
         blocks = (tuple(zip(*block, strict=True)) for block in product(*axes))
-        return cls(tuple((to, start) for to, start in blocks), sign)
+        return cls(tuple((to, start) for to, start in blocks), mirrored, exchanged)
 
     def place(self, given: NDArray[np.float32], target: NDArray[np.float32]) -> None:
-        """Fill `target` (n..., C) from `given` (X..., C), signs aside."""
+        """Fill `target` (n..., C) from `given` (X..., C); `turn` does the rest."""
         for to, start in self.blocks:
             target[to] = given[start]
+
+    def turn(self, placed: NDArray[np.float32], turning: "_Turning") -> None:
+        """Gives the fields of `placed` (..., n..., C), in place, the signs and places that they take."""
+        for axis in self.mirrored:
+            placed *= turning.signs[axis]
+        if self.exchanged:
+            placed[...] = placed.swapaxes(-3, -2)[..., turning.exchange].copy()
+
+
+@dataclass(frozen=True)
+class _Turning:
+    """How fields behave under the symmetries of their equation.
+
+    Attributes:
+        signs: by axis that can be mirrored, (C,).
+        exchange: which field stands in the place of each where the axes are exchanged; empty where they cannot be.
+    """
+
+    signs: dict[int, NDArray[np.float32]]
+    exchange: tuple[int, ...]
 
 
 def _axis_blocks(n: int, stride: int, first: int, shift: int, mirrored: bool) -> list[tuple[slice, slice]]:
@@ -117,7 +139,8 @@ class Windows:
     Args:
         dt: time between two frames of a window.
         n: points along the first axis; the others follow by the same stride.
-        augment: draw subsample offsets and circular shifts on periodic axes, and the family's reflections.
+        augment: draw subsample offsets and circular shifts on periodic axes, the family's reflections and its exchange
+            of axes.
 
     Raises:
         UserError: ``dt_mismatch`` or ``resolution_mismatch``.
@@ -142,7 +165,7 @@ class Windows:
             np.arange(len(store), dtype=np.int64) if split is None else split_rows(len(store), split, seed_of_split)
         )
         self._periodic = store.boundary.periodic
-        self._signs = self._reflection_signs() if augment else {}
+        self._turning, self._static_turning = self._symmetries() if augment else (_Turning({}, ()), _Turning({}, ()))
 
     @property
     def n_trajectories(self) -> int:
@@ -178,13 +201,12 @@ class Windows:
             given = self.store.frames(int(row), [0, *times[index].ravel().tolist()])
             for frame, target in zip(given, targets, strict=True):
                 symmetry.place(frame, target)
+                symmetry.turn(target, self._turning)
             if static is not None:
                 fixed = self.store.static_view(int(row))
                 if fixed is not None:
                     symmetry.place(fixed, static[index])
-            if symmetry.sign is not None:
-                frames[index] *= symmetry.sign
-                context[index] *= symmetry.sign
+                    symmetry.turn(static[index], self._static_turning)
         return WindowBatch(
             self.store.family,
             frames.reshape(trajectories, windows, unroll + 1, *shape),
@@ -220,19 +242,26 @@ class Windows:
         names = self.store.manifest.layout.static_fields
         return np.empty((count, *self.grid.n, len(names)), np.float32) if names else None
 
-    def _reflection_signs(self) -> dict[int, NDArray[np.float32]]:
-        """Signs per axis that can be mirrored exactly on this grid.
+    def _symmetries(self) -> tuple[_Turning, _Turning]:
+        """Of the fields and of the static fields: the family's symmetries, as far as this grid has them.
 
-        Off-centre points of a bounded axis do not map onto themselves. How static fields transform is not declared.
+        Off-centre points of a bounded axis do not map onto themselves when it is mirrored; axes of different grids do
+        not map onto each other.
         """
-        if self.store.manifest.layout.static_fields:
-            return {}
-        signs = registry.family(self.store.family).reflections
-        return {
-            axis: np.asarray(sign, np.float32)
-            for axis, sign in enumerate(signs)
-            if sign and (self._periodic[axis] or np.isclose(self.grid.offset[axis], 0.5))
-        }
+        family, fixed = registry.family(self.store.family), bool(self.store.manifest.layout.static_fields)
+        grid = self.grid
+        centred = [wraps or np.isclose(grid.offset[axis], 0.5) for axis, wraps in enumerate(self._periodic)]
+        mirrors = range(len(family.static_reflections if fixed else family.reflections))
+        sides = self.store.boundary.sides
+        alike = len({*zip(grid.n, grid.offset, grid.length, sides, strict=True)}) == 1
+        exchange = family.exchange if alike and bool(family.static_exchange) == fixed else ()
+
+        def signs(reflections: tuple[tuple[int, ...], ...]) -> dict[int, NDArray[np.float32]]:
+            usable = [axis for axis in mirrors if centred[axis] and reflections[axis]]
+            return {axis: np.asarray(reflections[axis], np.float32) for axis in usable}
+
+        turning = _Turning(signs(family.reflections), exchange)
+        return turning, _Turning(signs(family.static_reflections) if fixed else {}, family.static_exchange)
 
     def _draw(self, rng: np.random.Generator) -> _Symmetry:
         if not self.augment:
@@ -241,8 +270,6 @@ class Windows:
         bounds = [(self.stride, n) if wraps else (1, 1) for wraps, n in zip(self._periodic, self.grid.n, strict=True)]
         first = tuple(int(rng.integers(stride)) for stride, _ in bounds)
         shift = tuple(int(rng.integers(points)) for _, points in bounds)
-        mirrored = tuple(axis for axis in self._signs if rng.random() < 0.5)
-        sign: NDArray[np.float32] | None = None
-        for axis in mirrored:
-            sign = self._signs[axis] if sign is None else sign * self._signs[axis]
-        return _Symmetry.of(self.grid.n, self.stride, first, shift, mirrored, sign)
+        mirrored = tuple(axis for axis in self._turning.signs if rng.random() < 0.5)
+        exchanged = bool(self._turning.exchange) and rng.random() < 0.5
+        return _Symmetry.of(self.grid.n, self.stride, first, shift, mirrored, exchanged)

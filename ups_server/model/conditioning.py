@@ -47,6 +47,7 @@ class Conditions:
         periodic: per axis, the same for the batch.
         offset: per axis, where the points lie in their cells (`Grid.offset`), the same for the batch.
         trained: points per axis of the grid the family was trained on, the same for the batch.
+        solenoidal: is the velocity free of divergence from the first step on? The same for the batch.
     """
 
     texts: tuple[str, ...]
@@ -63,6 +64,7 @@ class Conditions:
     periodic: tuple[bool, ...]
     offset: tuple[float, ...]
     trained: int
+    solenoidal: bool
 
     def to(self, device: torch.device) -> Self:
         moved: dict[str, Any] = {
@@ -151,6 +153,7 @@ def conditions(
         periodic=boundary.periodic,
         offset=offset,
         trained=statistics.n,
+        solenoidal=card.solenoidal,
     )
 
 
@@ -206,7 +209,8 @@ class Conditioner(nn.Module):
         self.rate = nn.Linear(size, rates)
         self.drift = nn.Linear(size, slots * ndim * slots)
         self.carry = nn.Linear(size, 2 * ndim * slots) if config.transport else None
-        for layer in filter(None, (self.rate_of_value, self.rate, self.drift, self.carry, heard)):
+        self.retain = nn.Linear(size, slots) if config.retention else None
+        for layer in filter(None, (self.rate_of_value, self.rate, self.drift, self.carry, self.retain, heard)):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 

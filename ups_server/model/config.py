@@ -35,6 +35,8 @@ class FamilyCard(Frozen):
     symbols: dict[str, str] = Field(default_factory=dict)
     """Symbol of each coefficient in the metadata text, in order."""
     static_fields: tuple[str, ...] = ()
+    solenoidal: bool = False
+    """Is the velocity, in the first slots, free of divergence from the first step on?"""
     coefficients: dict[str, CoefficientRange] = Field(default_factory=dict)
     statistics: FamilyStatistics
 
@@ -56,6 +58,10 @@ class UPSConfig(Frozen):
         propagator: the linear, exactly integrated part of the step (constant-coefficient transport and diffusion).
         transport: carry the state along characteristics of velocities that are linear in the state, corrected by the
             features.
+        projection: where the velocity of a family is free of divergence, take its gradient part away before and after
+            a step.
+        retention: move the mean of every slot back towards the initial state's by a learned share at every step: whole
+            where it is conserved, none where it is not.
         increment: predict u(t + dt) - u(t) instead of u(t + dt).
         tokens: state tokens that the body reads (paper: one per channel; else one per patch of the box).
         token_kind: of the conditioned operator: a token per patch of the box, or per FNO channel as in the paper.
@@ -85,6 +91,8 @@ class UPSConfig(Frozen):
     padding: float = 0.25
     propagator: bool = True
     transport: bool = False
+    projection: bool = False
+    retention: bool = False
     increment: bool = True
     tokens: int = 16
     token_kind: Literal["patch", "channel"] = "patch"
@@ -121,7 +129,9 @@ class UPSConfig(Frozen):
         return cls.model_validate_json((folder / CONFIG_FILE).read_text())
 
 
-UPS_MINI = UPSConfig(version=3, padding=0.125, joint_modes=8, defect=True, levels=True, transport=True)
+UPS_MINI = UPSConfig(
+    version=4, padding=0.125, joint_modes=8, defect=True, levels=True, transport=True, projection=True, retention=True
+)
 """The default: read once, step many."""
 
 UPS_PAPER = UPSConfig(

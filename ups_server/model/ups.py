@@ -22,6 +22,7 @@ from ups_server.model.context import Context
 from ups_server.model.embedder import FNOEmbedder
 from ups_server.model.metadata import MetadataEncoder
 from ups_server.model.predictor import CHANNEL_POINTS, MeanPoolPredictor, pooled
+from ups_server.model.projection import gradient_part
 from ups_server.model.spectral import propagate
 from ups_server.model.superspace import coordinates
 
@@ -177,8 +178,10 @@ class UPS(UPSModel):
         rows = {"mask": given.mask, "increment": given.increment, "metadata": tokens, "metadata_mask": mask}
         if given.static is not None:
             rows["static"] = given.static
-        if self.config.defect:
+        if self.config.defect or self.config.retention:
             rows["means"] = initial.mean(tuple(range(2, initial.ndim)))
+        if self.config.projection and given.solenoidal:
+            rows |= {"mean": given.mean, "std": given.std, "per_std": 1 / given.std}
         heard = None
         if self.use_body and mix is None and not torch.is_grad_enabled() and self.silent:
             vector = vector + 0.0  # as what is not heard would be added
@@ -207,6 +210,8 @@ class UPS(UPSModel):
         carriers = self.conditioner.carriers(vector)
         if carriers is not None:
             operator["carriers"] = carriers
+        if self.conditioner.retain is not None:
+            operator["retained"] = self.conditioner.retain(vector)
         return Context({**rows, **operator}, given.periodic, given.offset, given.trained)
 
     def forward(self, u: Tensor, context: Context) -> Tensor:
@@ -220,6 +225,7 @@ class UPS(UPSModel):
         """The next states (B, N, X...) and the features (B, C, X...) they were predicted from."""
         spread = (..., *(None,) * (u.ndim - 2))
         rates = self._half_rates(u, context)
+        u = solenoidal(u, context)
         v = propagate(u, *rates, context.periodic) if rates else u
         features = self.embedder(self._inputs(v, context), context["modulation"], context.periodic, context.trained)
         step = self._predict(features)
@@ -228,7 +234,11 @@ class UPS(UPSModel):
         step = self._carried(v, step, features, context)
         if rates:
             step = propagate(step, *rates, context.periodic)
-        return step * context["mask"][spread], features
+        step = step * context["mask"][spread]
+        if "retained" in context.rows:
+            lost = context["means"] - step.mean(tuple(range(2, step.ndim)))
+            step = step + (context["retained"] * context["mask"] * lost)[spread]
+        return solenoidal(step, context), features
 
     def _carried(self, v: Tensor, step: Tensor, features: Tensor, context: Context) -> Tensor:
         """The step (B, N, X...) carried by a flow that the states before and after it and the features tell."""
@@ -277,6 +287,18 @@ class UPS(UPSModel):
         else:
             tokens = self.tokenise(pooled(features, CHANNEL_POINTS))
         return tokens
+
+
+def solenoidal(u: Tensor, context: Context) -> Tensor:
+    """The states (B, N, X...) without the gradient part of their velocity, of the samples where it has none."""
+    if "per_std" not in context.rows:
+        return u
+    axes = u.ndim - 2
+    mean, std, per_std = (
+        context[name][(slice(None), slice(axes), *(None,) * axes)] for name in ("mean", "std", "per_std")
+    )
+    gradient = gradient_part(u[:, :axes] * std + mean, context.periodic)
+    return torch.cat([u[:, :axes] - gradient * per_std, u[:, axes:]], dim=1)
 
 
 class UPSPaper(UPSModel):

@@ -101,8 +101,15 @@ class Family(ABC):
     length_unit: ClassVar[str] = "1"
     reflections: ClassVar[tuple[tuple[int, ...], ...]] = ()
     """Exact reflection symmetries, one per axis that has one: the sign each field takes when that axis is mirrored."""
+    static_reflections: ClassVar[tuple[tuple[int, ...], ...]] = ()
+    """The same of the static fields; without it, a family that has them counts as not symmetric."""
+    exchange: ClassVar[tuple[int, ...]] = ()
+    """Exact symmetry under the exchange of the two axes: which field then stands in the place of each."""
+    static_exchange: ClassVar[tuple[int, ...]] = ()
     conserved: ClassVar[tuple[str, ...]] = ()
     """Fields whose integral over the box is constant in time."""
+    solenoidal: ClassVar[bool] = False
+    """Is the velocity, in the first slots, free of divergence from the first step on, with no flow through walls?"""
     full_state: ClassVar[bool] = True
     """Do the fields determine their own future? False where files leave out part of the state."""
 

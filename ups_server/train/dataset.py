@@ -144,7 +144,7 @@ def joined(known: FamilyCard, new: FamilyCard) -> FamilyCard:
     }
     # The grid is the one they are trained on from now on.
     statistics = known.statistics.model_copy(update={"n": new.statistics.n})
-    return known.model_copy(update={"coefficients": ranges, "statistics": statistics})
+    return known.model_copy(update={"coefficients": ranges, "statistics": statistics, "solenoidal": new.solenoidal})
 
 
 def make_card(family_id: str, store: Store, n: int, training: NDArray[np.int64] | None = None) -> FamilyCard:
@@ -163,6 +163,7 @@ def make_card(family_id: str, store: Store, n: int, training: NDArray[np.int64] 
         slots=tuple(field.slot for field in entry.fields),
         symbols={coefficient.name: coefficient.symbol for coefficient in entry.coefficients},
         static_fields=tuple(field.name for field in entry.static_fields),
+        solenoidal=entry.solenoidal,
         coefficients=ranges,
         statistics=statistics,
     )

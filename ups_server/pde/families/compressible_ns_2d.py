@@ -75,6 +75,7 @@ class CompressibleNs2D(Family):
     t_final = 1.0
     n = 128
     reflections = ((-1, 1, 1, 1), (1, -1, 1, 1))
+    exchange = (1, 0, 2, 3)
     conserved = ("density",)
 
     def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:

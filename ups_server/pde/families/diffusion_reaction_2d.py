@@ -76,6 +76,7 @@ class DiffusionReaction2D(Family):
     t_final = 5.0
     n = 128
     reflections = ((1, 1), (1, 1))
+    exchange = (0, 1)
 
     def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
         return rng.standard_normal((count, *grid.n, 2))

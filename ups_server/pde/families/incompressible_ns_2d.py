@@ -68,6 +68,11 @@ class IncompressibleNs2D(Family):
     boundary = BoundaryCondition.uniform(BoundaryKind.NO_SLIP, 2)
     dt = 0.05
     frame_dt = 0.005
+    solenoidal = True
+    reflections = ((-1, 1, 1), (1, -1, 1))
+    static_reflections = ((-1, 1), (1, -1))
+    exchange = (1, 0, 2)
+    static_exchange = (1, 0)
     t_final = 5.0
     n = 64
 

@@ -1,0 +1,128 @@
+"""The Helmholtz decomposition: exact flows, orthogonality, idempotence, walls; and the model that uses it."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.small_models import SMALL, card
+from ups_server.model.conditioning import Conditions, conditions
+from ups_server.model.context import Context
+from ups_server.model.projection import gradient_part
+from ups_server.model.ups import UPSModel
+from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
+
+BOX, WALLS, CHANNEL = (True, True), (False, False), (True, False)
+
+
+def centres(n: int) -> tuple[Tensor, Tensor]:
+    x = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+    return x[:, None].expand(n, n), x[None].expand(n, n)
+
+
+def between_walls(n: int) -> tuple[Tensor, Tensor]:
+    """A flow from a stream function that vanishes on the walls, and a gradient whose normal part does."""
+    x, y = centres(n)
+    pi = math.pi
+    flow = torch.stack([
+        2 * torch.sin(pi * x) * torch.cos(2 * pi * y), -torch.cos(pi * x) * torch.sin(2 * pi * y)
+    ])  # fmt: skip
+    slope = torch.stack([
+        -3 * torch.sin(3 * pi * x) * torch.cos(pi * y), -torch.cos(3 * pi * x) * torch.sin(pi * y)
+    ])  # fmt: skip
+    return flow[None], slope[None]
+
+
+def around(n: int) -> tuple[Tensor, Tensor]:
+    x, y = centres(n)
+    phase = 2 * math.pi * (2 * x + y)
+    flow = torch.stack([torch.cos(phase), -2 * torch.cos(phase)])
+    slope = torch.stack([2 * torch.sin(phase), torch.sin(phase)])
+    return flow[None], slope[None]
+
+
+def along_a_channel(n: int) -> tuple[Tensor, Tensor]:
+    """Periodic in x, walls in y: stream function cos(2 pi x) sin(pi y), potential sin(2 pi x) cos(pi y)."""
+    x, y = centres(n)
+    a, b = 2 * math.pi * x, math.pi * y
+    flow = torch.stack([torch.cos(a) * torch.cos(b), 2 * torch.sin(a) * torch.sin(b)])
+    slope = torch.stack([2 * torch.cos(a) * torch.cos(b), -torch.sin(a) * torch.sin(b)])
+    return flow[None], slope[None]
+
+
+@pytest.mark.parametrize(("parts", "periodic"), [(between_walls, WALLS), (around, BOX), (along_a_channel, CHANNEL)])
+def test_a_flow_is_kept_and_a_gradient_found(parts, periodic: tuple[bool, bool]) -> None:  # type: ignore[no-untyped-def]
+    flow, slope = parts(24)
+    torch.testing.assert_close(gradient_part(flow + slope, periodic), slope, atol=1e-12, rtol=0)
+    torch.testing.assert_close(gradient_part(flow, periodic), torch.zeros_like(flow), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("periodic", [BOX, WALLS, CHANNEL])
+def test_it_is_an_orthogonal_projection(periodic: tuple[bool, bool]) -> None:
+    torch.manual_seed(0)
+    v, other = torch.randn(2, 3, 2, 12, 17, dtype=torch.float64)
+    gradient = gradient_part(v, periodic)
+    torch.testing.assert_close(gradient_part(gradient, periodic), gradient, atol=1e-12, rtol=0)
+    rest = other - gradient_part(other, periodic)
+    assert float((gradient * rest).sum().abs()) < 1e-9
+    assert float(gradient.norm()) > 0.3 * float(v.norm())
+
+
+def test_a_uniform_stream_passes_a_box_and_not_a_wall() -> None:
+    stream = torch.ones(1, 2, 8, 8, dtype=torch.float64)
+    assert float(gradient_part(stream, BOX).abs().max()) < 1e-14
+    torch.testing.assert_close(gradient_part(stream, WALLS), stream, atol=1e-12, rtol=0)
+
+
+def test_any_resolution_finds_the_same_part() -> None:
+    coarse, fine = (gradient_part(sum(between_walls(n)), WALLS) for n in (16, 48))
+    torch.testing.assert_close(fine[..., 1::3, 1::3], coarse, atol=1e-12, rtol=0)
+
+
+NO_SLIP = BoundaryCondition.uniform(BoundaryKind.NO_SLIP, 2)
+
+
+def problem(count: int, *, solenoidal: bool) -> Conditions:
+    """A flow whose velocities have different means and scales: the projection is one of physical units."""
+    entry = card("2D Flow", 2, (0, 1, 2)).model_copy(update={"solenoidal": solenoidal})
+    statistics = entry.statistics.model_copy(update={"mean": (0.25, -0.1, 0.0), "std": (2.0, 1.5, 1.0)})
+    entry = entry.model_copy(update={"statistics": statistics})
+    return conditions(SMALL, entry, {"nu": [0.01] * count}, NO_SLIP, (0.5, 0.5), torch.ones(count, 8, 8, 3))
+
+
+def states(count: int) -> Tensor:
+    torch.manual_seed(7)
+    return torch.nn.functional.pad(torch.randn(count, 3, 16, 16), (0, 0, 0, 0, 0, 1))
+
+
+def velocity(u: Tensor, given: Conditions) -> Tensor:
+    return (u * given.std[..., None, None] + given.mean[..., None, None])[:, :2]
+
+
+@torch.no_grad()
+def test_steps_of_an_incompressible_flow_have_no_gradient_part(small: UPSModel) -> None:
+    u, given = states(2), problem(2, solenoidal=True)
+    following = small(u, small.read(u, given))
+    physical = velocity(following, given)
+    assert float(gradient_part(physical, WALLS).norm()) < 1e-5 * float(physical.norm())
+    assert float(gradient_part(velocity(u, given), WALLS).norm()) > 0.1 * float(velocity(u, given).norm())
+
+
+@torch.no_grad()
+def test_a_gradient_in_the_initial_velocity_changes_nothing(small: UPSModel) -> None:
+    u, given = states(1), problem(1, solenoidal=True)
+    context = small.read(u, given)
+    gradient = gradient_part(velocity(torch.randn_like(u), given), WALLS) / given.std[:, :2, None, None]
+    pushed = torch.cat([u[:, :2] + gradient, u[:, 2:]], dim=1)
+    torch.testing.assert_close(small(pushed, context), small(u, context), atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_other_flows_of_the_batch_keep_theirs(small: UPSModel) -> None:
+    u, given = states(2), [problem(1, solenoidal=flag) for flag in (True, False)]
+    contexts = [small.read(u[i : i + 1], given[i]) for i in range(2)]
+    alone = [small(u[i : i + 1], contexts[i]) for i in range(2)]
+    torch.testing.assert_close(small(u, Context.joined(contexts)), torch.cat(alone), atol=1e-5, rtol=1e-4)
+    physical = velocity(alone[1], given[1])
+    assert float(gradient_part(physical, WALLS).norm()) > 0.1 * float(physical.norm())

@@ -166,10 +166,17 @@ def test_uneven_times_are_refused() -> None:
     assert caught.value.code == "dt_mismatch"
 
 
-class Stirred(Relaxation):
+class Stirred(Family):
     """Two components of a vector relax to those of a static one, on a square with walls: all eight symmetries."""
 
     id = "stirred"
+    name = "Stirring"
+    equation = "u_t = a (s - u)"
+    coefficients = Relaxation.coefficients
+    dt = 0.1
+    frame_dt = 0.1
+    t_final = 0.5
+    n = 8
     fields = (Field("u", 0), Field("v", 1))
     static_fields = (Field("s", 0), Field("r", 1))
     extent = ((0.0, 1.0), (0.0, 1.0))
@@ -184,6 +191,8 @@ class Stirred(Relaxation):
 
     def sample_static(self, rng: np.random.Generator, count: int, grid: Grid) -> Array | None:
         return rng.normal(size=(count, *grid.n, 2))
+
+    solve = Relaxation.solve
 
 
 def test_static_fields_are_turned_with_the_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

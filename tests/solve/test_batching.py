@@ -24,7 +24,7 @@ FAMILIES: dict[str, tuple[FamilyCard, dict[str, float]]] = {
     "shallow_water": (card("2D Shallow Water", ndim=2, slots=(2,)).model_copy(update={"symbols": {}}), {}),
     "incompressible_ns_2d": (
         card("2D Incompressible", ndim=2, slots=(0, 1, 2)).model_copy(
-            update={"symbols": {}, "static_fields": ("force_x", "force_y")}
+            update={"symbols": {}, "static_fields": ("force_x", "force_y"), "solenoidal": True}
         ),
         {},
     ),
@@ -157,6 +157,23 @@ def test_a_short_rollout_does_not_wait_for_long_ones(solver: UPSSolver) -> None:
         wire.scheduler.step()
         turns += 1
     assert turns <= 2
+
+
+def test_a_first_step_is_made_beside_the_full_batch(solver: UPSSolver) -> None:
+    wire, given = Wire(solver, rows=4), states("burgers", 1)
+    for number in range(1, 5):
+        wire.start(number, problem("advection"), states("advection", 1), 1000)
+    for _ in range(7):
+        wire.scheduler.step()
+    wire.start(0, problem("burgers"), given, 3)
+    before = wire.scheduler.work.rows
+    wire.scheduler.step()
+    assert wire.scheduler.work.rows - before == 1
+    assert len(wire.frames[0]) == 1
+    for _ in range(40):
+        wire.scheduler.step()
+    same(wire.frames[0], alone(solver, problem("burgers"), given, 3))
+    same(wire.frames[4], alone(solver, problem("advection"), states("advection", 1), len(wire.frames[4])))
 
 
 def test_long_rollouts_share_the_batch_by_turns(solver: UPSSolver) -> None:

@@ -1,8 +1,9 @@
 """Continuous batching: rollouts join and leave between any two steps, and share the steps. Imports no torch.
 
 A turn is one step of one batch. The batches of different buckets (model, grid, boundary) take turns; within a bucket,
-parts that fit together (rows, memory) make `QUANTUM` steps before others that wait take their places. A rollout that
-has just come goes first, into the next turn, so that a short one does not wait for the long ones.
+parts that fit together (rows, memory) make `QUANTUM` steps before others that wait take their places. Rollouts that
+have just come go first: they make their first step in a turn of their own, which is short, so that neither the first
+frame nor a rollout of one step waits for a step of a full batch; the batch that runs is not taken apart for it.
 """
 
 import logging
@@ -95,7 +96,8 @@ class Scheduler:
         self._turn += 1
         bucket = self._next_bucket(ready)
         self._turn_of[bucket] = self._turn
-        flight = self._launched(bucket, self._chosen(bucket, [part for part in ready if part.bucket == bucket]))
+        candidates = [part for part in ready if part.bucket == bucket and (part.newcomer or not self._favoured)]
+        flight = self._launched(bucket, self._chosen(bucket, candidates))
         if flight is not None:
             self._flying.append(flight)
             self.work.steps += 1
@@ -184,6 +186,8 @@ class Scheduler:
             landing = running.batch.launch(wanted)
             durable = [due and part.rollout.durable for due, part in zip(wanted, running.members, strict=True)]
             saved = running.batch.saved(durable) if any(durable) else None
+            if running is not self._running.get(bucket):
+                running.batch.release()
         except Exception as error:
             self._fall(bucket, chosen, error)
             return None
@@ -191,11 +195,13 @@ class Scheduler:
         return Flight(running.members, [part.step for part in running.members], landing, saved)
 
     def _batch(self, bucket: Hashable, chosen: list[Part]) -> Running:
-        """The batch of these parts: the running one where they are its members."""
+        """The batch of these parts: the running one where they are its members, one beside it for newcomers."""
         running = self._running.get(bucket)
         if running is not None and set(chosen) == set(running.members):
             running.turns = running.turns or QUANTUM
             return running
+        if running is not None and self._favoured:
+            return Running(chosen, batch_of(chosen), 1)
         self._dissolve(bucket)
         self._running[bucket] = running = Running(chosen, batch_of(chosen), QUANTUM)
         return running

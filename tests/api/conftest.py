@@ -55,9 +55,9 @@ class RunningService:
 
 
 @contextmanager
-def running_service(settings: Settings) -> Iterator[RunningService]:
+def running_service(settings: Settings, engine: Engine | None = None) -> Iterator[RunningService]:
     """Serves until the block ends."""
-    app = create_app(settings)
+    app = create_app(settings, engine)
     listening = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import os
 import signal
+import threading
 from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,9 +15,12 @@ import numpy as np
 import pytest
 
 from tests.api.conftest import RunningService, running_service, wait_until
+from tests.quiet_engine import QuietEngine
 from ups_server.api.events import with_keep_alive
 from ups_server.client.messages import events
 from ups_server.settings import Settings
+from ups_server.solve.engine import EngineFailure, Event, Finished, Frame, RolloutSpec, Standing, Started
+from ups_server.solve.solver import Frames
 
 ENDLESS = {
     "model": "persistence",
@@ -74,6 +78,33 @@ def test_frames_leave_before_the_rollout_is_over(service: RunningService) -> Non
         assert [next(stream)[0] for _ in range(3)] == ["start", "step", "step"]
         assert service.engine.health().active == 1
     wait_until(lambda: service.engine.health().active == 0, "the engine's place is free again")
+
+
+class AwaitingEngine(QuietEngine):
+    """Makes the second step only when it is told that the first has been read."""
+
+    def __init__(self) -> None:
+        self.read = threading.Event()
+
+    async def rollout(
+        self, spec: RolloutSpec, initial: Frames, static: Frames | None = None, standing: Standing | None = None
+    ) -> AsyncGenerator[Event]:
+        yield Started()
+        yield Frame(1, initial)
+        if not await asyncio.to_thread(self.read.wait, 30):
+            raise EngineFailure("nobody has read the first step")
+        yield Frame(2, initial)
+        yield Finished(0.0)
+
+
+def test_a_step_is_read_before_the_next_is_computed(settings: Settings) -> None:
+    engine = AwaitingEngine()
+    request = {**ENDLESS, "grid": {"n": [16]}, "n_steps": 2}
+    with running_service(settings, engine) as service, streaming(service, request) as stream:
+        received = [next(stream) for _ in range(3)]
+        assert [(name, data.get("index")) for name, data in received[1:]] == [("step", 0), ("step", 1)]
+        engine.read.set()
+        assert [name for name, _ in stream] == ["step", "end"]
 
 
 def test_refusals_are_statuses_and_not_events(service: RunningService) -> None:

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks.adaptation_tables import FNO_NAME, RESULTS, Record, load, report
+from benchmarks.adaptation_tables import FNO_NAME, PLAIN, RESULTS, Record, load, report
 from ups_server.align.registry import ALIGNMENTS
 from ups_server.data.atomic import replacing
 from ups_server.data.build import build_store
@@ -62,6 +62,7 @@ class Target:
     Attributes:
         published: nRMSE of UPS by number of trajectories (thesis 6.2; one-step), 0 being zero-shot.
         methods: is it one of table (b)?
+        resolution, steps: of its runs, where not the model's and the default; what is affordable on two cores.
     """
 
     label: str
@@ -69,6 +70,8 @@ class Target:
     coefficients: tuple[tuple[str, float], ...]
     published: tuple[tuple[int, float], ...]
     methods: bool = True
+    resolution: int | None = None
+    steps: int | None = None
 
 
 DR_1D = Target(
@@ -82,6 +85,7 @@ BURGERS = Target(
 DR_2D = Target(
     "diffusion-reaction 2-D", "diffusion_reaction_2d", (),
     ((0, 1.0593), (10, 0.9982), (50, 0.8464), (100, 0.7532), (500, 0.3625)), methods=False,
+    resolution=64, steps=400,
 )  # fmt: skip
 TARGETS = {target.family: target for target in (DR_1D, BURGERS, DR_2D)}
 
@@ -98,8 +102,8 @@ class Planned:
     model: str
     weights: str
     k: int
-    alignment: str = "none"
-    tuning: str = "full"
+    alignment: str = PLAIN[0]
+    tuning: str = PLAIN[1]
     seed: int = 0
     steps: int | None = None
     resolution: int = 128
@@ -121,9 +125,11 @@ def planned(
     runs = list[Planned]()
     for k in ks if "a" in tables else ():
         for target in targets:
-            own = replace(plain, target=target, k=k)
-            runs += [own, replace(own, model=FNO_NAME, weights="")]
-    tunings = ("full", "lora") if quick else ("full", "lora", "layernorm")
+            own = replace(
+                plain, target=target, k=k, steps=steps or target.steps, resolution=target.resolution or resolution
+            )
+            runs += [own, replace(own, model=FNO_NAME, weights="", tuning="full")]
+    tunings = ("operator", "lora") if quick else ("operator", "full", "lora", "layernorm")
     compared = [target for target in targets if target.methods][: 1 if quick else None]
     for seed in range(1 if quick else 2) if "b" in tables else ():
         for k in [k for k in ks if quick or k in METHOD_KS]:

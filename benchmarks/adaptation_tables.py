@@ -18,8 +18,9 @@ from ups_server.errors import UserError
 
 RESULTS = Path(__file__).with_suffix("").with_name("adaptation.json")
 FNO_NAME = "fno"
-PLAIN = ("none", "full")
+PLAIN = ("none", "operator")
 """The alignment and tuning of table (a)."""
+DEFAULT = f"`{PLAIN[0]}` with `{PLAIN[1]}`, the default"
 PARTS = ("one_step", "rollout")
 BLOCK = re.compile(r"(<!-- adaptation -->\n).*?(<!-- /adaptation -->)", re.DOTALL)
 
@@ -35,12 +36,11 @@ def load(path: Path) -> list[Record]:
 def report(records: Sequence[Record]) -> Iterator[str]:
     """Both tables and their verdicts for every model that was adapted."""
     fno = [record for record in records if record["model"] == FNO_NAME]
-    models = sorted({(r["model"], r["weights"], r["resolution"]) for r in records if r["model"] != FNO_NAME})
-    for name, weights, resolution in models:
+    for name, weights in sorted({(r["model"], r["weights"]) for r in records if r["model"] != FNO_NAME}):
         own = [record for record in records if (record["model"], record["weights"]) == (name, weights)]
         yield f"`{name}` (weights {weights}):"
         yield ""
-        yield from transfer_table(own, [record for record in fno if record["resolution"] == resolution])
+        yield from transfer_table(own, fno)
         columns = {place(record) for record in own if method(record) != PLAIN}
         if columns:
             yield ""
@@ -55,7 +55,7 @@ def transfer_table(own: Sequence[Record], fno: Sequence[Record]) -> Iterator[str
     better = compared = 0
     plain = [record for record in own if method(record) == PLAIN and record["seed"] == 0]
     for record in sorted(plain, key=lambda record: (record["target"], record["k"])):
-        other = next((entry for entry in fno if place(entry) == place(record) and entry["seed"] == 0), None)
+        other = next((entry for entry in fno if compared_with(entry, record)), None)
         cells = [
             shown(record, "zero_shot"),
             shown(record, "tuned"),
@@ -95,11 +95,11 @@ def choice(means: dict[tuple[str, str], float]) -> str:
         return "No method is recommended before the table is whole."
     best = min(whole, key=whole.__getitem__)
     if best == PLAIN:
-        return "Over these columns no method has smaller errors (geometric mean) than `none` with `full`, the default."
+        return f"Over these columns no method has smaller errors (geometric mean) than {DEFAULT}."
     gain = 1 - math.exp(whole[best] - whole[PLAIN])
     return (
         f"Over these columns `{best[0]}` with `{best[1]}` has the smallest errors (geometric mean), "
-        f"{100 * gain:.0f} % below `none` with `full`, the default."
+        f"{100 * gain:.0f} % below {DEFAULT}."
     )
 
 
@@ -109,6 +109,12 @@ def method(record: Record) -> tuple[str, str]:
 
 def place(record: Record) -> tuple[str, int]:
     return record["target"], record["k"]
+
+
+def compared_with(fno: Record, record: Record) -> bool:
+    """Did this FNO train on the same trajectories, for as many steps at most?"""
+    same = ("resolution", "seed")
+    return place(fno) == place(record) and all(fno[name] == record[name] for name in same)
 
 
 def figure(record: Record, part: str) -> float:

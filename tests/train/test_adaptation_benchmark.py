@@ -25,8 +25,8 @@ def record(run: Planned, one_step: float | None, rollout: float | None) -> dict[
 def test_tables_share_their_runs_and_ids_tell_settings_apart() -> None:
     both, methods = (planned("m", "abc", 128, ALL, (10, 50, 100), tables, False) for tables in ("ab", "b"))
     assert len(planned("m", "abc", 128, ALL, (10, 50, 100), "a", False)) == 3 * 3 * 2
-    assert len(methods) == 2 * 2 * 2 * len(ALIGNMENTS) * 3
-    assert len(both) == 3 * 3 * 2 + len(methods) - 2 * 2  # none, full, seed 0 of two targets at k = 10 and 50
+    assert len(methods) == 2 * 2 * 2 * len(ALIGNMENTS) * 4
+    assert len(both) == 3 * 3 * 2 + len(methods) - 2 * 2  # the default method, seed 0 of two targets at k = 10 and 50
     assert len({run.id for run in both}) == len(both)
     assert len(planned("m", "abc", 32, (DR_1D, BURGERS), (4,), "ab", True)) == 4 + 2 * len(ALIGNMENTS) - 1
 
@@ -40,7 +40,7 @@ def test_other_weights_are_other_rows_and_the_scratch_fno_has_none() -> None:
 def test_what_is_compared_has_one_k_one_budget_and_one_protocol() -> None:
     runs = planned("m", "abc", 128, ALL, (10, 50), "a", False)
     for own, fno in zip(runs[::2], runs[1::2], strict=True):
-        assert replace(own, model="fno", weights="") == fno
+        assert replace(own, model="fno", weights="", tuning="full") == fno
 
 
 def test_rows_of_the_first_table_and_their_verdict() -> None:

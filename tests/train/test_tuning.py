@@ -17,9 +17,10 @@ from ups_server.data.build import build_store
 from ups_server.data.store import Store
 from ups_server.errors import UserError
 from ups_server.model import adapters
+from ups_server.model.body import LLMBody
 from ups_server.model.checkpoint import equip, from_pretrained, merge, save_pretrained
 from ups_server.model.config import FNO
-from ups_server.model.ups import Operator
+from ups_server.model.ups import UPS, Operator
 from ups_server.pde import BoundaryCondition, BoundaryKind, Grid, family
 from ups_server.solve.neural import UPSSolver
 from ups_server.solve.solver import Problem
@@ -69,6 +70,7 @@ def test_new_adapters_change_nothing(parent: Path) -> None:
 
 TRAINED: dict[str, Callable[[str], bool]] = {
     "full": lambda name: "word_embeddings" not in name,
+    "operator": lambda name: "word_embeddings" not in name and not name.startswith("body."),
     "lora": lambda name: name.endswith((".up", ".down")),
     "layernorm": lambda name: "LayerNorm" in name or name.startswith("read_out.0."),
     "head": lambda name: name.startswith("predictor."),
@@ -91,6 +93,23 @@ def test_only_the_declared_parameters_move(parent: Path, store: Store, tmp_path:
     assert not [name for name in old if TRAINED["head"](name) and tuning in ("full", "head")] or any(
         TRAINED["head"](name) for name in moved
     )
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_a_silent_language_model_is_not_asked_while_the_operator_is_tuned(
+    parent: Path, store: Store, tmp_path: Path, silent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = from_pretrained(parent)
+    assert isinstance(model, UPS)
+    if silent:
+        model.silence_body()
+    save_pretrained(model, tmp_path / "tiny")
+    asked = []
+    forward = LLMBody.forward
+    monkeypatch.setattr(LLMBody, "forward", lambda *given: asked.append(torch.is_grad_enabled()) or forward(*given))
+    run, _ = adaptation(tmp_path / "tiny", store, tmp_path / "a", tuning="operator", max_steps=2)
+    run.run()
+    assert any(asked) is not silent
 
 
 def test_adapters_go_round_and_share_their_base(parent: Path, store: Store, tmp_path: Path) -> None:

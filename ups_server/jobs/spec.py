@@ -45,6 +45,7 @@ class TuningName(StrEnum):
     """What tuning may change; the registry says which are installed."""
 
     FULL = "full"
+    OPERATOR = "operator"
     LORA = "lora"
     LAYERNORM = "layernorm"
     HEAD = "head"

@@ -20,7 +20,7 @@ from ups_server.errors import UserError
 from ups_server.model.checkpoint import from_pretrained, merge, place_adapters
 from ups_server.model.config import UPSConfig
 from ups_server.model.superspace import check_card
-from ups_server.model.ups import Operator
+from ups_server.model.ups import UPS, Operator
 from ups_server.pde import family
 from ups_server.solve.evaluate import evaluate_source
 from ups_server.solve.neural import UPSSolver
@@ -79,6 +79,9 @@ class Place:
 class Adaptation:
     """A model folder, trajectories and what is asked for, checked and ready to run.
 
+    Attributes:
+        n: points along the first axis: the model's, or the trajectories' where they have fewer.
+
     Args:
         name: of the tuned model.
 
@@ -96,18 +99,20 @@ class Adaptation:
         store = trajectories.training
         self.family = store.family
         self.split = trajectories.split(settings.n_trajectories)
-        self.config = recipe(settings, name, self.family, len(self.split.validation))
         self.model = from_pretrained(model, place.device)
         self.parent = self.model.config
         check_language_model(self.parent, settings.alignment)
         self.tuning = TUNINGS[settings.tuning]()
+        silent = isinstance(self.model, UPS) and self.model.silent
+        body = self.tuning.body or settings.alignment in MIXING or not silent
+        self.config = recipe(settings, name, self.family, len(self.split.validation), body)
         if self.tuning.equip is not None:
             self.tuning.equip(self.model, model)
         else:
             merge(self.model)  # adapters of a parent become part of what is tuned
-        n = self.parent.resolution
+        self.n = min(self.parent.resolution, store.grid.n[0])
         data = self.config.families[self.family]
-        self.windows = FamilyWindows(self.family, data, store, n, split=self.split, held_out=trajectories.held_out)
+        self.windows = FamilyWindows(self.family, data, store, self.n, split=self.split, held_out=trajectories.held_out)
         check_card(self.parent, self.windows.card)
         self.bytes = self._memory(data)
         check_memory(self.bytes, available_bytes(place.device))
@@ -201,7 +206,7 @@ class Adaptation:
         return scores
 
     def _score(self, solver: Solver, what: str) -> FileScores:
-        """On the test trajectories, at the family's dt and the model's resolution."""
+        """On the test trajectories, at the family's dt and the resolution of the training."""
 
         def progress(file: str, done: int, total: int) -> None:
             self.place.listener.scoring(what, done, total)
@@ -211,7 +216,7 @@ class Adaptation:
         rows = SelectedRows(self.trajectories.held_out, self.split.test.tolist())
         dt, file = family(self.family).dt, self.trajectories.scored_file
         with torch.inference_mode():
-            return evaluate_source(solver, rows, file, dt, self.parent.resolution, progress=progress)
+            return evaluate_source(solver, rows, file, dt, self.n, progress=progress)
 
     def _train(self) -> Progress:
         """Both stages, from where they stand."""

@@ -60,8 +60,12 @@ def check_methods(alignment: str, tuning: str) -> None:
             )
 
 
-def recipe(settings: AdaptationSettings, name: str, family: str, validation: int) -> TrainConfig:
-    """Two stages, the first without steps where nothing is aligned in it; the body is trained in the second only."""
+def recipe(settings: AdaptationSettings, name: str, family: str, validation: int, body: bool = True) -> TrainConfig:
+    """Two stages, the first without steps where nothing is aligned in it; the body is trained in the second only.
+
+    Args:
+        body: does the language model take part?
+    """
     aligned = math.ceil(ALIGNMENT_SHARE * settings.steps) if settings.alignment in STAGE_1 else 0
     rate = settings.learning_rate or 1e-3
     tuned = settings.steps - aligned
@@ -78,7 +82,7 @@ def recipe(settings: AdaptationSettings, name: str, family: str, validation: int
         stage1=Stage(
             steps=aligned,
             learning_rate=rate,
-            body=True,
+            body=body,
             body_learning_rate=0.0,
             alignment=settings.alignment if aligned else "none",
             schedule="steps" if settings.alignment == "otdd" else "cosine",
@@ -87,8 +91,8 @@ def recipe(settings: AdaptationSettings, name: str, family: str, validation: int
         stage2=Stage(
             steps=tuned,
             learning_rate=rate,
-            body=True,
-            body_learning_rate=min(BODY_RATE, rate) if settings.tuning == "full" else rate,
+            body=body,
+            body_learning_rate={"full": min(BODY_RATE, rate), "operator": 0.0}.get(settings.tuning, rate),
             alignment=settings.alignment if settings.alignment in MIXING else "none",
             warmup=max(1, tuned // 20),
             unroll=((0.0, 1), (0.5, 2)),

@@ -46,7 +46,7 @@ def activation_bytes(model: Operator, stage: Stage, data: FamilyData, points: in
     rows = data.trajectories * data.windows
     steps = rows * min(max(steps for _, steps in stage.unroll), data.unroll)
     readings = 0
-    if isinstance(model, UPSModel) and config.body:
+    if isinstance(model, UPSModel) and config.body and stage.body:
         readings = data.trajectories
         if stage.alignment in MIXING:  # a step and a reading of mixed tokens beside the others
             steps, readings = steps + rows, 2 * readings

@@ -18,6 +18,7 @@ class Tuning:
         select: the parameters that stage 2 trains.
         select_aligned: those that stage 1 trains, where there is one.
         equip: adds what is trained beside the weights of the model in a folder.
+        body: does it change the language model? Where it does not, a silent one is not asked.
         kept: share of a step's activations that the backward pass of stage 2 needs (measured): where weights are
             frozen, the inputs of their layers need not be kept.
     """
@@ -25,6 +26,7 @@ class Tuning:
     select: "Select"
     select_aligned: "Select"
     equip: "Callable[[Operator, Path], None] | None" = None
+    body: bool = True
     kept: float = 1.0
 
 
@@ -33,6 +35,13 @@ def _full() -> Tuning:
     from ups_server.train.loop import trained_parameters
 
     return Tuning(trained_parameters, trained_parameters)
+
+
+def _operator() -> Tuning:
+    """Everything but the language model."""
+    from ups_server.train.loop import trained_parameters
+
+    return Tuning(trained_parameters, trained_parameters, body=False)
 
 
 def _lora() -> Tuning:
@@ -59,4 +68,10 @@ def _head() -> Tuning:
     return Tuning(predictor, trained_parameters, kept=0.35)
 
 
-TUNINGS: "dict[str, Callable[[], Tuning]]" = {"full": _full, "lora": _lora, "layernorm": _layernorm, "head": _head}
+TUNINGS: "dict[str, Callable[[], Tuning]]" = {
+    "full": _full,
+    "operator": _operator,
+    "lora": _lora,
+    "layernorm": _layernorm,
+    "head": _head,
+}

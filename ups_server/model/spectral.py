@@ -58,7 +58,7 @@ class SpectralConv(nn.Module):
         spectrum = product(x, forward).unflatten(-1, (2, modes))
         # One product per mode, both parts of all rows at once: (2 B Y, C) @ (C, 2 C).
         rows = spectrum.movedim((-1, -2), (0, 1)).movedim(3, -1)
-        products = torch.bmm(rows.reshape(modes, -1, channels), weight[:modes].flatten(2))
+        products = batched_product(rows.reshape(modes, -1, channels), weight[:modes].flatten(2))
         real, imaginary = products.reshape(*rows.shape[:-1], 2, channels).unbind(1)
         mixed = torch.stack([real[..., 0, :] - imaginary[..., 1, :], real[..., 1, :] + imaginary[..., 0, :]], dim=1)
         return product(mixed.movedim(-1, 3).movedim((0, 1), (-1, -2)).flatten(-2), inverse).movedim(-1, 2 + axis)
@@ -68,6 +68,11 @@ def product(x: Tensor, matrix: Tensor) -> Tensor:
     """``x @ matrix`` (..., n) @ (n, m) as one product of two matrices, whatever the strides of x."""
     out: Tensor = (x.reshape(-1, matrix.shape[0]) @ matrix).unflatten(0, x.shape[:-1])
     return out
+
+
+def batched_product(a: Tensor, b: Tensor) -> Tensor:
+    """``a @ b`` of many small matrices. Without strides of one, which a single state leads to, each would go alone."""
+    return torch.bmm(a.contiguous(), b)
 
 
 class JointSpectralConv(nn.Module):
@@ -107,7 +112,7 @@ class JointSpectralConv(nn.Module):
         flat = torch.stack([real, imaginary]).permute(4, 3, 0, 1, 2).reshape(modes_x * modes_y, 2 * rows, channels)
         first = self.modes - half_y
         weight = self.weight[:modes_x, first : first + modes_y].reshape(modes_x * modes_y, channels, 2 * channels)
-        products = torch.bmm(flat, weight).reshape(modes_x, modes_y, 2, rows, 2, channels)
+        products = batched_product(flat, weight).reshape(modes_x, modes_y, 2, rows, 2, channels)
         real = products[:, :, 0, :, 0] - products[:, :, 1, :, 1]
         imaginary = products[:, :, 1, :, 0] + products[:, :, 0, :, 1]
         waves = torch.stack([real, imaginary]).permute(3, 4, 1, 0, 2).flatten(-2)

@@ -51,6 +51,8 @@ METHOD_KS = (10, 50)
 """Numbers of trajectories in table (b)."""
 TRAINING = 100
 """Trajectories of the file that the K are taken from, or K where that is more."""
+QUICK = 4
+"""Steps of a run that only shows that it works."""
 HELD_OUT = 64
 """Trajectories of the second file: a quarter chooses the checkpoint, the others are the test."""
 
@@ -62,7 +64,7 @@ class Target:
     Attributes:
         published: nRMSE of UPS by number of trajectories (thesis 6.2; one-step), 0 being zero-shot.
         methods: is it one of table (b)?
-        resolution, steps: of its runs, where not the model's and the default; what is affordable on two cores.
+        resolution, steps, held_out: of its runs, where not the model's and the defaults; what two cores can afford.
     """
 
     label: str
@@ -72,6 +74,7 @@ class Target:
     methods: bool = True
     resolution: int | None = None
     steps: int | None = None
+    held_out: int = HELD_OUT
 
 
 DR_1D = Target(
@@ -85,7 +88,7 @@ BURGERS = Target(
 DR_2D = Target(
     "diffusion-reaction 2-D", "diffusion_reaction_2d", (),
     ((0, 1.0593), (10, 0.9982), (50, 0.8464), (100, 0.7532), (500, 0.3625)), methods=False,
-    resolution=64, steps=400,
+    resolution=32, steps=400, held_out=16,
 )  # fmt: skip
 TARGETS = {target.family: target for target in (DR_1D, BURGERS, DR_2D)}
 
@@ -120,7 +123,7 @@ def planned(
     model: str, weights: str, resolution: int, targets: Sequence[Target], ks: Sequence[int], tables: str, quick: bool
 ) -> list[Planned]:
     """Table (a) first, then (b) in rounds of a seed; each run once."""
-    steps = 4 if quick else None
+    steps = QUICK if quick else None
     plain = Planned(targets[0], model, weights, ks[0], steps=steps, resolution=resolution)
     runs = list[Planned]()
     for k in ks if "a" in tables else ():
@@ -143,7 +146,7 @@ def planned(
 def stored(run: Planned, folder: Path, held_out: int) -> Iterator[Store]:
     """Trajectories of the target to train on, then those held out: generated once, the same for every model."""
     entry, values = family(run.target.family), dict(run.target.coefficients)
-    for seed, count in enumerate((run.k if held_out < HELD_OUT else max(run.k, TRAINING), held_out)):
+    for seed, count in enumerate((run.k if run.steps == QUICK else max(run.k, TRAINING), held_out)):
         path = folder / "data" / f"{entry.id}-{count}-{run.resolution}-seed{seed}"
         with held(path.with_suffix(".lock")):
             yield build_store(entry, values, count, run.resolution, seed, path, frame_dt=entry.dt)
@@ -270,7 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             continue
         console.print(f"run {index} of {len(runs)}: {run.id}")
         try:
-            record = result_of(run, model, options.folder, 4 if options.quick else HELD_OUT, console)
+            record = result_of(run, model, options.folder, 4 if options.quick else run.target.held_out, console)
         except Interrupted:
             console.print("interrupted; the same command goes on")
             break

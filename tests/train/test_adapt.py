@@ -263,3 +263,12 @@ def test_a_family_with_static_fields(parent: Path, tmp_path: Path) -> None:
     known = from_pretrained(tmp_path / "work" / "best").config.families[flow.id]
     assert known.static_fields == tuple(field.name for field in flow.static_fields)
     assert min(known.statistics.static_std) > 0
+
+
+def test_coarser_trajectories_are_adapted_to_as_they_are(parent: Path, tmp_path: Path) -> None:
+    coarse = build_store(family("burgers"), {"nu": 0.1}, 9, 16, 0, tmp_path / "coarse", frame_dt=0.05, t_final=0.5)
+    run, _ = adaptation(parent, coarse, tmp_path / "a", max_steps=2, tuning="operator")
+    run.run()
+    known = from_pretrained(tmp_path / "a" / "best").config.families["burgers"]
+    assert known.statistics.n == 16
+    assert run.about("tiny")["tuning"] == "operator"

@@ -8,9 +8,9 @@ import httpx
 import numpy as np
 import pytest
 
+from tests.api.sse import events
 from tests.quiet_engine import QuietEngine
 from ups_server.api.app import create_app
-from ups_server.client.messages import events
 from ups_server.settings import Settings
 from ups_server.solve.engine import BlowUp, EngineFailure, Event, Frame, RolloutSpec, Standing, Started
 from ups_server.solve.solver import Frames
@@ -56,7 +56,7 @@ async def test_the_answer_ends_before_and_is_flagged(tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 async def test_the_stream_ends_with_the_flag(tmp_path: Path) -> None:
-    received = list(events(iter((await post(tmp_path, "text/event-stream")).text.splitlines())))
+    received = list(events((await post(tmp_path, "text/event-stream")).text.splitlines()))
     assert [name for name, _ in received] == ["start", "step", "step", "end"]
     assert received[-1][1]["flags"][0]["code"] == "blow_up"
 
@@ -71,7 +71,7 @@ async def test_our_own_fault_is_a_500_that_says_nothing_of_our_insides(tmp_path:
 
 @pytest.mark.anyio
 async def test_our_own_fault_in_a_stream_is_a_problem_event(tmp_path: Path) -> None:
-    received = list(events(iter((await post(tmp_path, "text/event-stream", beta=13.0)).text.splitlines())))
+    received = list(events((await post(tmp_path, "text/event-stream", beta=13.0)).text.splitlines()))
     assert received[-1][0] == "problem"
     assert received[-1][1]["code"] == "internal_error"
     assert "secret" not in json.dumps(received)

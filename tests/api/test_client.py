@@ -55,7 +55,7 @@ def test_closing_a_stream_cancels_it(service: RunningService) -> None:
     with Client(service.url) as client:
         stream = client.stream("burgers", 10_000, {"sample": {}}, grid={"n": [2**11]})
         next(stream)
-        stream.close()  # type: ignore[attr-defined]
+        stream.close()
         wait_until(lambda: service.engine.health().active == 0, "the rollout is cancelled")
 
 

@@ -15,8 +15,8 @@ import pytest
 import xarray as xr
 
 from tests.api.conftest import RunningService, running_service, wait_until
+from tests.api.sse import events
 from ups_server.client import Client
-from ups_server.client.messages import events
 from ups_server.errors import UserError
 from ups_server.settings import Settings
 from ups_server.tensors import NPZ, SAFETENSORS, from_npz, from_safetensors

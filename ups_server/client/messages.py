@@ -1,7 +1,7 @@
 """What goes over the wire: bodies of requests, events of streams, what an answer says beside its arrays."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,20 +10,27 @@ from numpy.typing import NDArray
 from ups_server.tensors import SAFETENSORS, to_safetensors
 
 InitialCondition = NDArray[Any] | Mapping[str, Any]
+Event = tuple[str, dict[str, Any]]
+"""(name, data)."""
 
 
-def events(lines: Iterator[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(name, data) of server-sent events; comments are skipped."""
-    name, data = "message", list[str]()
-    for line in lines:
+class EventParser:
+    """Puts server-sent events together, line by line; comments are skipped."""
+
+    def __init__(self) -> None:
+        self._name, self._data = "message", list[str]()
+
+    def feed(self, line: str) -> Event | None:
+        """The event that a line completes."""
         if line == "":
-            if data:
-                yield name, json.loads("\n".join(data))
-            name, data = "message", []
-        elif line.startswith("event:"):
-            name = line.removeprefix("event:").strip()
+            name, data = self._name, self._data
+            self._name, self._data = "message", []
+            return (name, json.loads("\n".join(data))) if data else None
+        if line.startswith("event:"):
+            self._name = line.removeprefix("event:").strip()
         elif line.startswith("data:"):
-            data.append(line.removeprefix("data:").removeprefix(" "))
+            self._data.append(line.removeprefix("data:").removeprefix(" "))
+        return None
 
 
 def request(initial: InitialCondition, document: dict[str, Any]) -> tuple[bytes, dict[str, str]]:

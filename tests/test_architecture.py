@@ -12,7 +12,10 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / "ups_server"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-SOURCES = [*MODULES, *sorted((REPOSITORY / "tests").rglob("*.py")), *sorted((REPOSITORY / "benchmarks").rglob("*.py"))]
+SOURCES = [
+    *MODULES,
+    *(path for part in ("tests", "benchmarks", "docs") for path in sorted((REPOSITORY / part).rglob("*.py"))),
+]
 
 ORDER = (
     "errors",

@@ -7,13 +7,12 @@ import shlex
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
+from tests.serving import serving
 from ups_server.cli.serve import EXAMPLE, curl_line
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -29,24 +28,8 @@ def blocks(language: str) -> list[str]:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a running service."""
-    command = [sys.executable, "-m", "ups_server.cli", "serve", "--port", "0"]
-    process = subprocess.Popen(
-        [*command, "--data-dir", str(tmp_path_factory.mktemp("service"))],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert process.stdout is not None
-    try:
-        url = re.findall(r"http://127\.0\.0\.1:\d+", process.stdout.readline())[0]
-        threading.Thread(target=process.stdout.read, daemon=True).start()
-        with httpx.Client(transport=httpx.HTTPTransport(retries=8)) as client:
-            client.get(f"{url}/healthz").raise_for_status()
-        yield url
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
-        process.stdout.close()
+    with serving(tmp_path_factory.mktemp("service")) as running:
+        yield running.url
 
 
 def test_the_example_is_one_everywhere() -> None:

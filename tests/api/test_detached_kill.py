@@ -1,13 +1,7 @@
 """`kill -9` of the whole service, and ten thousand steps: nothing is lost, and memory stays."""
 
 import os
-import re
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,75 +11,32 @@ import psutil
 import pytest
 
 from tests.api.conftest import DEADLINE_S, wait_until
+from tests.serving import Serving, serving
 from ups_server.client import Client
 from ups_server.tensors import SAFETENSORS, from_safetensors
 
 PATH = "/v1/rollouts"
 MOST_GROWTH = 50 * 2**20
+SETTINGS = {"DEFAULT_MODEL": "persistence", "WORKER": "false", "JOB_LEASE_S": "3", "THREADS": "1"}
 
 
-@dataclass(frozen=True)
-class Serving:
-    url: str
-    process: subprocess.Popen[str]
-
-    def resident(self) -> int:
-        """Bytes of the service and of every process it started."""
-        root = psutil.Process(self.process.pid)
-        return sum(process.memory_info().rss for process in (root, *root.children(recursive=True)))
-
-
-@contextmanager
-def serving(folder: Path, **more: str) -> Iterator[Serving]:
-    """`ups serve` as a process of its own."""
-    settings = {"DEFAULT_MODEL": "persistence", "WORKER": "false", "JOB_LEASE_S": "3", "THREADS": "1", **more}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ups_server.cli", "serve", "--port", "0", "--data-dir", str(folder)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, **{f"UPS_{name}": value for name, value in settings.items()}},
-    )
-    assert process.stdout is not None
-    try:
-        url = re.findall(r"http://[\d.]+:\d+", process.stdout.readline())[0]
-        wait_until(lambda: ready(url), "the service is ready")
-        yield Serving(url, process)
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
-        process.stdout.close()
-
-
-def ready(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/readyz", timeout=DEADLINE_S).status_code == 200
-    except httpx.TransportError:
-        return False
-
-
-def done(client: Client, job_id: str) -> int:
+def done(service: Serving, job_id: str) -> int:
     """Frames on disk by the latest word."""
-    told = [data["done"] for name, data in client_events(client, job_id) if name == "progress"]
-    return max(told, default=0)
-
-
-def client_events(client: Client, job_id: str) -> list[tuple[str, dict[str, Any]]]:
-    answer = client._get(f"{PATH}/{job_id}/events")
-    return [(event["type"], event["data"]) for event in answer["events"]]
+    told = httpx.get(f"{service.url}{PATH}/{job_id}/events", timeout=DEADLINE_S).json()["events"]
+    return max((event["data"]["done"] for event in told if event["type"] == "progress"), default=0)
 
 
 @pytest.mark.slow
 def test_a_killed_service_goes_on_where_it_was(tmp_path: Path) -> None:
     options: dict[str, Any] = {"model": "numerical", "coefficients": {"nu": 0.02}, "grid": {"n": [32]}}
-    with serving(tmp_path) as first, Client(first.url) as client:
+    with serving(tmp_path, **SETTINGS) as first, Client(first.url) as client:
         job_id = client.submit("burgers", 150, {"sample": {"seed": 3}}, "kept", deterministic=True, **options)["id"]
-        wait_until(lambda: done(client, job_id) > 1, "frames are kept")
-        reached = done(client, job_id)
+        wait_until(lambda: done(first, job_id) > 1, "frames are kept")
+        reached = done(first, job_id)
         family = psutil.Process(first.process.pid).children(recursive=True)
         os.kill(first.process.pid, signal.SIGKILL)
         psutil.wait_procs(family, timeout=60)
-    with serving(tmp_path) as second, Client(second.url) as client:
+    with serving(tmp_path, **SETTINGS) as second, Client(second.url) as client:
         again = client.submit("burgers", 150, {"sample": {"seed": 3}}, "kept", deterministic=True, **options)
         assert again["id"] == job_id
         told = list(client.follow(job_id))
@@ -113,7 +64,7 @@ def test_a_killed_service_goes_on_where_it_was(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_steps(tmp_path: Path) -> None:
     """Ten thousand frames of 8 KiB, as one file at the end, 80 MB."""
-    with serving(tmp_path) as service, Client(service.url) as client:
+    with serving(tmp_path, **SETTINGS) as service, Client(service.url) as client:
         options: dict[str, Any] = {"grid": {"n": [2048]}}
         for steps in (100, 10_000):  # the first one loads what every rollout needs
             job_id = client.submit("advection", steps, {"sample": {}}, **options)["id"]

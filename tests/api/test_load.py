@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.load import load_test
-from tests.api.test_detached_kill import serving
+from tests.serving import serving
 
 MOST_GROWTH = 100 * 2**20
 

@@ -73,7 +73,9 @@ class Settings(BaseSettings):
         default=600, ge=1, description="Requests a minute with one API key, where it has no limit of its own."
     )
     key_stored_bytes: int | None = Field(
-        default=None, ge=0, description="Bytes of all files one API key uploaded, where it has no limit of its own."
+        default=None,
+        ge=0,
+        description="Bytes of all files and kept results of one API key, where it has no limit of its own.",
     )
     key_compute_seconds: float | None = Field(
         default=None,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.api.conftest import RunningService, running_service
+from tests.api.conftest import RunningService, running_service, wait_until
 from ups_server.access.keys import KeyLimits, KeyStore
 from ups_server.access.scopes import Scope
 from ups_server.access.usage import Usage
@@ -64,6 +64,31 @@ def test_a_key_is_held_to_its_limits(limited: RunningService) -> None:
     assert (refused.status_code, refused.json()["code"]) == (429, "compute_quota_exceeded")
     assert 1 <= int(refused.headers["Retry-After"]) <= 86400
     assert limited.send("GET", "/v1/families", **computing).status_code == 200
+
+
+def test_results_count_towards_the_bytes_of_a_key(limited: RunningService) -> None:
+    """Three frames of 16 points take 192 bytes, beside what is written of the request."""
+
+    def stored() -> int:
+        return int(limited.send("GET", "/v1/keys/current", **header).json()["stored_bytes"])
+
+    header = key_of(limited, stored_bytes=10_000)
+    detached = {**header, "Prefer": "respond-async"}
+    first = limited.send("POST", "/v1/rollouts", ROLLOUT, **detached, Idempotency_Key="one")
+    assert first.status_code == 202
+    assert 192 < stored() < 10_000
+    large = {**ROLLOUT, "n_steps": 200}
+    refused = limited.send("POST", "/v1/rollouts", large, **detached)
+    assert (refused.status_code, refused.json()["code"]) == (507, "quota_exceeded")
+    assert refused.json()["got"] == 4 * 201 * 16
+    file = limited.send("POST", "/v1/files", {"name": "a.h5", "size": 9900}, **header)
+    assert file.json()["code"] == "quota_exceeded", "files and results share the quota"
+    again = limited.send("POST", "/v1/rollouts", ROLLOUT, **detached, Idempotency_Key="one")
+    assert (again.status_code, again.json()["id"]) == (200, first.json()["id"])
+    assert limited.send("POST", "/v1/rollouts", large, **key_of(limited), Prefer="respond-async").status_code == 202
+    address = f"/v1/rollouts/{first.json()['id']}"
+    wait_until(lambda: limited.send("DELETE", address, **header).status_code == 204, "it has ended, and is deleted")
+    assert stored() == 0
 
 
 def test_seconds_of_the_engine_outlive_the_service(settings: Settings) -> None:

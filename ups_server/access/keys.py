@@ -27,7 +27,9 @@ class KeyLimits(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     requests_per_minute: int | None = Field(default=None, ge=1)
-    stored_bytes: int | None = Field(default=None, ge=0, lt=2**63, description="Of all files it uploaded.")
+    stored_bytes: int | None = Field(
+        default=None, ge=0, lt=2**63, description="Of its files and of the results of its asynchronous rollouts."
+    )
     compute_seconds: float | None = Field(default=None, ge=0, description="A day: of the engine and of its jobs.")
 
 

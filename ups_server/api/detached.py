@@ -7,7 +7,9 @@ from typing import Annotated
 from fastapi import Header, Request
 from fastapi.responses import JSONResponse
 
+from ups_server.access.keys import ApiKey
 from ups_server.api.body import decode, media_type, read_body
+from ups_server.api.quotas import check_stored
 from ups_server.api.service import Service
 from ups_server.catalog import Catalog
 from ups_server.files.storage import FileStorage
@@ -34,15 +36,18 @@ def respond_async(prefer: list[str] | None) -> bool:
     return any(preference.partition(";")[0].strip().lower() == PREFERENCE for preference in preferences)
 
 
-async def accept(request: Request, service: Service, key: str | None) -> JSONResponse:
-    """Queues a rollout: 202 and its place; 200 where the key has made it before.
+async def accept(request: Request, service: Service, key: str | None, payer: ApiKey | None) -> JSONResponse:
+    """Queues a rollout: 202 and its place; 200 where the Idempotency-Key `key` has made it before.
+
+    Args:
+        payer: its result counts towards the bytes of this API key.
 
     Raises:
         UserError: everything that can be wrong with a request; ``quota_exceeded``, ``idempotency_conflict``.
     """
     kind = media_type(request)
     body = await read_body(request, service.settings.max_body_bytes)
-    job, created = await asyncio.to_thread(_order, body, kind, service, key)
+    job, created = await asyncio.to_thread(_order, body, kind, service, key, payer)
     service.rollouts.wake()
     headers = {"Location": f"{PATH}/{job.id}", "Preference-Applied": PREFERENCE}
     return JSONResponse(job.model_dump(mode="json"), 202 if created else 200, headers)
@@ -55,10 +60,12 @@ def detached_plan(
     return plan(request, catalog, without_waiting(settings), arrays, files)
 
 
-def _order(body: bytes, kind: str, service: Service, key: str | None) -> tuple[Job, bool]:
+def _order(body: bytes, kind: str, service: Service, key: str | None, payer: ApiKey | None) -> tuple[Job, bool]:
     request, arrays = decode(body, kind, service.settings.max_body_bytes)
     todo = detached_plan(service.catalog, service.settings, service.files, request, arrays)
     store = service.jobs.store
     if key is None or not store.has_key(key):  # a repetition takes no room
-        service.results.make_room(store, 4 * math.prod(todo.shape))
+        wanted = 4 * math.prod(todo.shape)
+        check_stored(wanted, payer, service)
+        service.results.make_room(store, wanted)
     return order(request, arrays, todo, store, service.settings, key)

@@ -62,7 +62,7 @@ def computed_today(key: ApiKey, service: Service) -> float:
 
 
 def check_stored(size: int, key: ApiKey | None, service: Service) -> None:
-    """Raises UserError ``quota_exceeded`` where a file of `size` bytes is more than the key may still store."""
+    """Raises UserError ``quota_exceeded`` where `size` bytes more are more than the key may store."""
     allowed = None if key is None else limits_of(key, service).stored_bytes
     if key is None or allowed is None:
         return
@@ -70,14 +70,14 @@ def check_stored(size: int, key: ApiKey | None, service: Service) -> None:
     if used + size > allowed:
         raise UserError(
             "quota_exceeded",
-            "the files of this key would exceed its quota",
+            "files and results of this key would exceed its quota",
             got=size,
             expected=f"at most {max(allowed - used, 0)} bytes, of {allowed} in all",
-            hint="delete files that are not needed any more",
+            hint="delete files and queued rollouts that are not needed any more",
         )
 
 
 def stored_bytes(key: ApiKey, service: Service) -> int:
-    """Bytes of all files that a key uploaded."""
+    """Bytes of all files that a key uploaded and of the results of its asynchronous rollouts, planned ones included."""
     mine = Usage(service.jobs.database).owned(key.id)
-    return sum(record.size for record in service.files.records() if record.id in mine)
+    return sum(record.size for record in service.files.records() if record.id in mine) + service.results.bytes_of(mine)

@@ -34,7 +34,7 @@ def create(
     days: Annotated[float, typer.Option(min=0.001, help="Days until it expires.")] = DAYS,
     forever: Annotated[bool, typer.Option("--forever", help="It never expires.")] = False,
     requests_per_minute: Annotated[int | None, typer.Option(min=1, help="Requests a minute.")] = None,
-    stored_bytes: Annotated[int | None, typer.Option(min=0, help="Bytes of its files.")] = None,
+    stored_bytes: Annotated[int | None, typer.Option(min=0, help="Bytes of its files and results.")] = None,
     compute_seconds: Annotated[float | None, typer.Option(min=0, help="Seconds of computing a day.")] = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,

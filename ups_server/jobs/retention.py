@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -93,6 +93,15 @@ class Results:
                 logger.info("the result %s was removed", entry.folder.path.name)
                 taken -= entry.bytes
         return self._settings.results_bytes - taken
+
+    def bytes_of(self, job_ids: Collection[str]) -> int:
+        """What the results of these jobs take, the frames that are still to come included."""
+        taken = 0
+        for job_id in job_ids:
+            folder = RolloutFolder(self._settings.data_dir, job_id)
+            with contextlib.suppress(FileNotFoundError, UserError):  # none, or removed meanwhile
+                taken += folder.bytes()
+        return taken
 
     def make_room(self, store: JobStore, wanted: int) -> None:
         """Raises UserError ``quota_exceeded``."""

@@ -20,7 +20,9 @@ class CurrentKey(BaseModel):
     key: ApiKey | None = Field(description="The key that was shown; null where none is required.")
     scopes: list[Scope] = Field(description="All rights, those that others include among them.")
     limits: KeyLimits | None = Field(description="What the key may use; null where none is required.")
-    stored_bytes: int = Field(description="Of all files this key uploaded.")
+    stored_bytes: int = Field(
+        description="Of all files this key uploaded and all results of its asynchronous rollouts."
+    )
     compute_seconds: float = Field(description="Computed for this key today, UTC.")
 
 

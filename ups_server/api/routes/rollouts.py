@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from starlette.requests import ClientDisconnect
 
+from ups_server.api.access import Admitted
 from ups_server.api.answers import check_size, collect, encode
 from ups_server.api.body import JSON, decode, media_type, read_body
 from ups_server.api.detached import Prefer, accept, respond_async
@@ -72,13 +73,14 @@ async def create_rollout(
     encoding: Annotated[Encoding, Query(description="How an event stream writes its states.")] = Encoding.LIST,
     prefer: Prefer = None,
     idempotency_key: IdempotencyKey = None,
+    caller: Admitted = None,
 ) -> Response:
     """Advances initial conditions `n_steps` steps and returns every `save_every`-th state, the first one included.
 
     With `Prefer: respond-async` nobody waits: the result is kept, and survives whatever process dies meanwhile.
     """
     if respond_async(prefer):
-        return await accept(request, service, idempotency_key)
+        return await accept(request, service, idempotency_key, caller.key if caller else None)
     output, content_type = choose(request.headers.get("accept"))
     kind = media_type(request)
     body = await read_body(request, service.settings.max_body_bytes)

@@ -9,10 +9,12 @@ const LEFT = 58;
 const RIGHT = 10;
 const TOP = 8;
 const BOTTOM = 34;
+/** Opacity of a band; its key in the legend has the same. */
+const BAND = 0.28;
 
 /**
- * A figure of curves. `update(curves, options)` draws: curves are {name, x, y, ink, dash, faint}, options may set
- * `marker` (an x), `xRange` and `yRange`.
+ * A figure of curves. `update(curves, options)` draws: curves are {name, x, y, ink, dash, faint}, or with `upper` the
+ * band between y and upper; options may set `marker` (an x), `xRange` and `yRange`.
  */
 export function lineChart({ title, xLabel, yLabel = "", logX = false, logY = false, tall = false }) {
   const canvas = h("canvas", { class: tall ? "plot tall" : "plot", role: "img", "aria-label": title });
@@ -23,7 +25,7 @@ export function lineChart({ title, xLabel, yLabel = "", logX = false, logY = fal
   const redraw = surface(canvas, (context, width, height) => {
     const { curves, options } = state;
     const [x0, x1] = options.xRange ?? range(curves.map((curve) => curve.x), logX, 0);
-    const [y0, y1] = options.yRange ?? range(curves.map((curve) => curve.y), logY);
+    const [y0, y1] = options.yRange ?? range(curves.flatMap((curve) => [curve.y, curve.upper ?? []]), logY);
     const x = scale(x0, x1, LEFT, width - RIGHT, logX);
     const y = scale(y0, y1, height - BOTTOM, TOP, logY);
     axes(context, width, height, { x, y, x0, x1, y0, y1, logX, logY, xLabel, yLabel });
@@ -32,7 +34,10 @@ export function lineChart({ title, xLabel, yLabel = "", logX = false, logY = fal
     context.beginPath();
     context.rect(LEFT, TOP - 2, width - LEFT - RIGHT, height - TOP - BOTTOM + 4);
     context.clip();
-    for (const curve of curves) drawCurve(context, curve, x, y, logX, logY);
+    for (const curve of curves) {
+      if (curve.upper) drawBand(context, curve, x, y);
+      else drawCurve(context, curve, x, y, logX, logY);
+    }
     context.restore();
   });
 
@@ -46,7 +51,9 @@ export function lineChart({ title, xLabel, yLabel = "", logX = false, logY = fal
         legend.dataset.key = key;
         legend.replaceChildren(...named.map((curve) => entry(curve)));
       }
-      const ends = named.map(({ name, y }) => `${name} ${number(y[y.length - 1])}`);
+      const last = (values) => number(values[values.length - 1]);
+      const drawn = curves.filter((curve) => curve.y.length);
+      const ends = drawn.map(({ name, y, upper }) => `${name} ${last(y)}${upper ? ` to ${last(upper)}` : ""}`.trim());
       canvas.setAttribute("aria-label", ends.length ? `${title}: at the end ${ends.join(", ")}` : `${title}: no values yet`);
       redraw();
     },
@@ -54,8 +61,9 @@ export function lineChart({ title, xLabel, yLabel = "", logX = false, logY = fal
 }
 
 function entry(curve) {
-  const key = h("i", { class: curve.dash ? "key dashed" : "key" });
+  const key = h("i", { class: curve.upper ? "key filled" : curve.dash ? "key dashed" : "key" });
   key.style.color = `var(${curve.ink})`;
+  if (curve.upper) key.style.opacity = BAND;
   if (curve.faint) key.style.opacity = 0.4;
   return h("span", {}, key, curve.name);
 }
@@ -107,6 +115,16 @@ function drawCurve(context, curve, x, y, logX, logY) {
     context.fillStyle = colour(curve.ink);
     context.fillRect(x(curve.x[0]) - 2, y(curve.y[0]) - 2, 4, 4);
   }
+}
+
+function drawBand(context, { x: places, y: lower, upper, ink }, x, y) {
+  context.beginPath();
+  for (let index = 0; index < lower.length; index += 1) context.lineTo(x(places[index]), y(lower[index]));
+  for (let index = upper.length - 1; index >= 0; index -= 1) context.lineTo(x(places[index]), y(upper[index]));
+  context.fillStyle = colour(ink);
+  context.globalAlpha = BAND;
+  context.fill();
+  context.globalAlpha = 1;
 }
 
 function line(context, token, points, dash) {

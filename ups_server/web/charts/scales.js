@@ -31,6 +31,9 @@ export function scale(low, high, from, to, log = false) {
   return (value) => from + ((f(value) - start) / span) * (to - from);
 }
 
+/** Less of a difference, over the size of values, is round-off: it does not fill a chart. */
+const ROUND_OFF = 1e-5;
+
 /** [low, high] of finite values, with a margin; positive ones only where `log`. */
 export function range(lists, log = false, margin = 0.06) {
   let [low, high] = [Infinity, -Infinity];
@@ -43,6 +46,8 @@ export function range(lists, log = false, margin = 0.06) {
   }
   if (low > high) return log ? [0.1, 1] : [0, 1];
   if (log) return [Math.max(low, high * 1e-14) / 1.5, high * 1.5];
-  const room = (high - low || Math.abs(high) * 0.1 || 1) * margin;
+  const size = Math.max(Math.abs(low), Math.abs(high));
+  const lacking = margin ? Math.max(0, ROUND_OFF * size - (high - low)) / 2 : 0;
+  const room = (high - low || size * 0.1 || 1) * margin + lacking;
   return [low - room, high + room];
 }

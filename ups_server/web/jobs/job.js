@@ -51,7 +51,7 @@ export function jobPanel(onChange) {
       h("p", { class: "verdict" }, sentence(verdict)),
       tuningTable(job.result),
       h("div", { class: "row" },
-        h("a", { class: "button primary", href: `#/solve?model=${segment(model)}` }, "Solve with the new model"),
+        h("a", { class: "button primary", href: `#/solve?model=${segment(model)}&file=${segment(job.spec.training_file)}` }, "Solve with the new model"),
         h("a", { class: "button", href: `#/models/${segment(model)}` }, "Its card")),
     ];
   }

@@ -3,6 +3,7 @@ import { fill, h, labelled } from "../core/dom.js";
 import { equation } from "../core/numbers.js";
 import { get } from "../core/service.js";
 import { coefficient } from "./coefficients.js";
+import { ensembleControl } from "./ensemble.js";
 import { initialState } from "./initial.js";
 
 const POINTS = { 1: [32, 64, 128, 256, 512, 1024], 2: [16, 32, 64, 128, 256] };
@@ -25,6 +26,7 @@ export function problemForm(onRun) {
   const finerControl = labelled("Answer at", finer, "On a finer grid both methods are shown: the model itself there, and interpolation.");
   const compare = h("input", { type: "checkbox", checked: true });
   const compareControl = h("label", { class: "check" }, compare, h("span", {}, "Compare with the numerical reference"));
+  const ensemble = ensembleControl(() => update());
   const submit = h("button", { type: "submit", class: "primary", disabled: true }, "Run");
   const initial = initialState(() => update());
   const element = h(
@@ -41,6 +43,7 @@ export function problemForm(onRun) {
     h("div", { class: "triple" }, labelled("Steps", steps), labelled("Keep every", every), labelled("Points", points)),
     finerControl,
     compareControl,
+    ensemble.element,
     submit,
   );
 
@@ -83,7 +86,7 @@ export function problemForm(onRun) {
     const wrong = [steps, every].filter((field) => !whole(field) || every.valueAsNumber > steps.valueAsNumber);
     for (const field of [steps, every]) field.setAttribute("aria-invalid", String(wrong.includes(field)));
     const numbers = coefficients.hidden || controls.every((control) => control.value() !== null);
-    submit.disabled = wrong.length > 0 || !numbers || initial.condition() === null;
+    submit.disabled = wrong.length > 0 || !numbers || !ensemble.valid() || initial.condition() === null;
   }
 
   function request() {
@@ -100,6 +103,7 @@ export function problemForm(onRun) {
       ...(file || finer.value === "1" ? {} : { output_resolution: grid().map((n) => n * Number(finer.value)) }),
       diagnostics: true,
       reference: compare.checked && comparable(),
+      ...ensemble.request(),
     };
   }
 

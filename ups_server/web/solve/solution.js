@@ -18,6 +18,8 @@ export class Solution {
     this.diagnostics = null;
     this.comparison = null;
     this.steps = [];
+    /** Of an ensemble's members, by name (`mean`, `spread`, `quantile 0.05`): each has frames as the rollout itself. */
+    this.statistics = new Map();
   }
 
   get points() {
@@ -47,6 +49,24 @@ export class Solution {
     this.flags = header.flags;
     this.low = header.fields.map(() => Infinity);
     this.high = header.fields.map(() => -Infinity);
+    for (const name of header.ensemble?.statistics.slice(1) ?? []) {
+      const row = new Solution(this.request);
+      row.begin({ ...header, ensemble: null });
+      this.statistics.set(name, row);
+    }
+  }
+
+  /** The lowest and the highest quantile of an ensemble; nothing otherwise. */
+  get band() {
+    const rows = [...this.statistics].filter(([name]) => name.startsWith("quantile")).map(([, row]) => row);
+    return rows.length > 1 ? [rows[0], rows.at(-1)] : [];
+  }
+
+  /** What a step brings: the state (X..., C), and behind it one for each statistic. */
+  take(time, values) {
+    const rows = [this, ...this.statistics.values()];
+    const size = values.length / rows.length;
+    rows.forEach((row, index) => row.add(time, values.subarray(index * size, (index + 1) * size)));
   }
 
   add(time, values) {
@@ -73,10 +93,10 @@ export async function run(solution, signal, onFrame) {
     if (name === "start") {
       solution.begin(data);
       solution.diagnostics = data.diagnostics ?? null;
-      solution.reference?.begin({ ...data, flags: [] });
+      solution.reference?.begin({ ...data, flags: [], ensemble: null });
     } else if (name === "step") {
       if (data.diagnostics) solution.steps.push(data.diagnostics);
-      solution.add(data.time, decodeFloats(data.data));
+      solution.take(data.time, decodeFloats(data.data));
       onFrame();
     } else if (name === "reference") {
       solution.reference.add(data.time, decodeFloats(data.data));

@@ -28,7 +28,7 @@ export function stage() {
   const element = h("div", { class: "stage" }, pictures, below);
 
   function none() {
-    return { errors: [], otherErrors: [], expected: [], means: [], referenceMeans: [] };
+    return { errors: [], otherErrors: [], expected: [], means: [], referenceMeans: [], spreads: [] };
   }
 
   const flat = () => family.dimensions === 1;
@@ -41,10 +41,10 @@ export function stage() {
     fill(fields, family.fields.map(({ name }, index) => [String(index), name]), String(field));
     fieldControl.hidden = family.fields.length === 1;
     charts = made();
-    const maps = [charts.model, charts.other, charts.reference, charts.difference].filter(Boolean);
+    const maps = [charts.model, charts.other, charts.reference, charts.difference, charts.middle, charts.spread].filter(Boolean);
     pictures.replaceChildren(...(charts.curve ? [charts.curve.element] : []), h("div", { class: "maps" }, maps.map((chart) => chart.element)));
     pictures.dataset.dimensions = family.dimensions;
-    below.replaceChildren(...[charts.error, charts.mean, charts.drift, charts.spectrum].filter(Boolean).map((chart) => chart.element));
+    below.replaceChildren(...[charts.error, charts.spreading, charts.mean, charts.drift, charts.spectrum].filter(Boolean).map((chart) => chart.element));
   }
 
   function made() {
@@ -52,12 +52,16 @@ export function stage() {
     const space = `x${unit(family.length_unit)}`;
     const axes = flat() ? { xLabel: space, yLabel: time } : { xLabel: space, yLabel: `y${unit(family.length_unit)}`, square: true };
     const compared = reference !== null;
+    const several = solution.statistics.size > 0;
     return {
       curve: flat() ? lineChart({ title: "State", xLabel: space, tall: true }) : null,
       model: picture({ title: other ? "Resolution-free" : solution.request.model, ...axes }),
       other: other ? picture({ title: "Interpolation", ...axes }) : null,
       reference: compared ? picture({ title: "Reference", ...axes }) : null,
       difference: compared ? picture({ title: "Difference", ...axes }) : null,
+      middle: several && !flat() ? picture({ title: "Ensemble mean", ...axes }) : null,
+      spread: several ? picture({ title: "Ensemble spread", ...axes }) : null,
+      spreading: several ? lineChart({ title: "Spread over time", xLabel: time }) : null,
       error: compared || bounds() ? lineChart({ title: "Error, nRMSE", xLabel: time, logY: true }) : null,
       mean: lineChart({ title: "Mean", xLabel: time }),
       drift: family.conserved.length ? lineChart({ title: "Conserved, drift of the mean", xLabel: time }) : null,
@@ -89,6 +93,8 @@ export function stage() {
     }
     const size = (index) => rootMeanSquare((reference ?? solution).field(index, field));
     const sized = Math.min(solution.frames.length, reference?.frames.length ?? Infinity);
+    const spread = solution.statistics.get("spread");
+    while (spread && curves.spreads.length < spread.frames.length) curves.spreads.push(rootMeanSquare(spread.field(curves.spreads.length, field)));
     while (bounds() && curves.expected.length < sized) {
       const index = curves.expected.length;
       curves.expected.push(bounds()[index] === null ? NaN : bounds()[index] / size(index));
@@ -101,7 +107,7 @@ export function stage() {
   }
 
   function limits() {
-    const list = [solution, reference, other].filter((entry) => entry?.frames.length);
+    const list = [solution, reference, other, ...solution.band].filter((entry) => entry?.frames.length);
     return [Math.min(...list.map((entry) => entry.low[field])), Math.max(...list.map((entry) => entry.high[field]))];
   }
 
@@ -134,6 +140,7 @@ export function stage() {
       options,
     );
     drawErrors(options);
+    charts.spreading?.update([{ name, x: solution.times, y: curves.spreads, ink: INKS[0] }], options);
     charts.drift?.update(
       Object.keys(solution.steps[0]?.conserved ?? {}).map((quantity, index) => (
         { name: quantity, x: solution.times, y: solution.drift(quantity), ink: INKS[index % 2], dash: index > 1 }
@@ -173,11 +180,14 @@ export function stage() {
     const [from, to] = xRange();
     const x = Array.from({ length: n }, (_, index) => from + ((index + solution.header.grid.offset[0]) * (to - from)) / n);
     const room = 0.06 * (high - low || 1);
+    const [lower, upper] = solution.band.map((row) => row.field(frame, field));
     charts.curve.update(
       [
+        ...(lower ? [{ name: "9 of 10 members", x, y: lower, upper, ink: INKS[0] }] : []),
         { name: "initial", x, y: solution.field(0, field), ink: "--muted", faint: true },
         ...(reference && reference.frames.length > frame ? [{ name: "reference", x, y: reference.field(frame, field), ink: INKS[1], dash: true }] : []),
         ...(other?.frames.length > frame ? [{ name: "interpolation", x, y: other.field(frame, field), ink: "--muted" }] : []),
+        ...(lower ? [{ name: "members' mean", x, y: solution.statistics.get("mean").field(frame, field), ink: INKS[0], dash: true }] : []),
         { name: other ? "resolution-free" : solution.request.model, x, y: solution.field(frame, field), ink: INKS[0] },
       ],
       { xRange: [from, to], yRange: [low - room, high + room] },
@@ -191,6 +201,8 @@ export function stage() {
     const axes = { xRange: [from, to], yRange, marker: solution.times[frame] };
     charts.model.update({ ...together(solution.frames.length, (row) => solution.field(row, field)), ...axes, ...look });
     if (other?.frames.length) charts.other.update({ ...together(other.frames.length, (row) => other.field(row, field)), ...axes, ...look });
+    const spread = solution.statistics.get("spread");
+    if (spread) charts.spread.update({ ...together(spread.frames.length, (row) => spread.field(row, field)), ...axes, ...fromZero(spread) });
     if (!reference?.frames.length) return;
     charts.reference.update({ ...together(reference.frames.length, (row) => reference.field(row, field)), ...axes, ...look });
     const common = Math.min(solution.frames.length, reference.frames.length);
@@ -204,6 +216,11 @@ export function stage() {
     const axes = { width: nx, height: ny, byColumn: true, xRange: xRangeOf, yRange };
     charts.model.update({ values: solution.field(frame, field), ...axes, ...look });
     if (other?.frames.length > frame) charts.other.update({ values: other.field(frame, field), ...axes, ...look });
+    if (charts.spread) {
+      charts.middle.update({ values: solution.statistics.get("mean").field(frame, field), ...axes, ...look });
+      const spread = solution.statistics.get("spread");
+      charts.spread.update({ values: spread.field(frame, field), ...axes, ...fromZero(spread) });
+    }
     if (!reference || reference.frames.length <= frame) return;
     charts.reference.update({ values: reference.field(frame, field), ...axes, ...look });
     const values = difference(frame);
@@ -213,6 +230,11 @@ export function stage() {
   function difference(index) {
     const expected = reference.field(index, field);
     return solution.field(index, field).map((value, point) => value - expected[point]);
+  }
+
+  /** Colours of a quantity that is never negative: the same at every frame. */
+  function fromZero(row) {
+    return { low: 0, high: row.high[field] || 1, map: "sequential", unit: family.fields[field].unit };
   }
 
   function symmetric(values) {

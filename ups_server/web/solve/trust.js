@@ -6,6 +6,11 @@ import { sentence } from "../core/problems.js";
 /** What diagnostics, comparison and the finer grid come to. */
 export function trustSentences(solution) {
   const lines = [...(solution.header.super_resolution?.explained ?? [])];
+  const ensemble = solution.header.ensemble;
+  if (ensemble) {
+    lines.push(`Ensemble: ${ensemble.members} states, each perturbed by ${number(100 * ensemble.amplitude)} % of a field's deviation from its mean`);
+    lines.push("Band and spread say how far the answer depends on its initial state, not how far the model is off");
+  }
   const found = solution.diagnostics;
   if (found) {
     const { expected_error: expected, out_of_distribution: training } = found;

@@ -43,7 +43,7 @@ export function solveView() {
     const solution = new Solution(request);
     const expected = request.reference ? new Solution(request) : null;
     solution.reference = expected;
-    const other = finer ? new Solution({ ...wanted, method: "interpolation", diagnostics: false, reference: false }) : null;
+    const other = finer ? new Solution({ ...wanted, method: "interpolation", diagnostics: false, reference: false, ensemble: undefined }) : null;
     const family = form.family(request.family);
     notes.replaceChildren();
     trust.replaceChildren();

@@ -207,6 +207,8 @@ def test_solve_says_how_far_it_can_be_trusted(ups: Ups, tmp_path: Path) -> None:
     with xr.open_dataset(out, engine="h5netcdf") as dataset:
         assert len(json.loads(dataset.attrs["reference"])["nrmse"]) == 4
         assert json.loads(dataset.attrs["diagnostics"])["stopped"] is None
+    found = json.loads(ups(*words, "--diagnostics", "--reference", "--json").out)
+    assert (found["output"], len(found["times"]), len(found["reference"]["nrmse"])) == (str(out), 4, 4)
     refused = ups("solve", "burgers", "--method", "numerical", "-o", out, "--reference")
     assert (refused.code, "reference itself" in refused.err) == (2, True)
 

@@ -1,5 +1,6 @@
 """`ups solve --detach` and `ups jobs` with a running service: ordered, followed, written to a file, deleted."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -21,14 +22,20 @@ def ups(data_dir: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def test_a_rollout_that_nobody_waits_for(settings: Settings, tmp_path: Path) -> None:
     folder = settings.data_dir
     problem = ("burgers", "--method", "numerical", "--coef", "nu=0.02", "--resolution", "32", "--n-steps", "4")
-    ordered = ups(folder, "solve", *problem, "--detach")
+    ordered = ups(folder, "solve", *problem, "--detach", "--json")
     assert ordered.returncode == 0, ordered.stderr
-    job = ordered.stdout.strip()
+    assert json.loads(ordered.stdout)["state"] == "queued"
+    job = json.loads(ordered.stdout)["id"]
     early = ups(folder, "jobs", "result", job, "-o", str(tmp_path / "early.nc"))
     assert early.returncode == 2
     assert "has not ended" in early.stderr
     with running_service(settings):
         assert ups(folder, "jobs", "follow", job).returncode == 0
+    told = [json.loads(line) for line in ups(folder, "jobs", "follow", job, "--json").stdout.splitlines()]
+    assert [event["seq"] for event in told] == list(range(1, len(told) + 1))
+    assert told[-1]["data"]["state"] == "succeeded"
+    second = ups(folder, "solve", *problem, "--detach").stdout.strip()
+    assert second.startswith("ro-")
     written = ups(folder, "jobs", "result", job, "-o", str(tmp_path / "kept.npz"))
     assert written.returncode == 0, written.stderr
     ups(folder, "solve", *problem, "-o", str(tmp_path / "waited.npz"))
@@ -36,7 +43,7 @@ def test_a_rollout_that_nobody_waits_for(settings: Settings, tmp_path: Path) -> 
     np.testing.assert_array_equal(kept.read([0]), waited.read([0]))
     assert ups(folder, "jobs", "delete", job).returncode == 0
     assert job not in ups(folder, "jobs", "list").stdout
-    assert list((folder / "rollouts").iterdir()) == []
+    assert [path.name for path in (folder / "rollouts").iterdir()] == [second]
 
 
 def test_what_detach_does_not_take(settings: Settings, tmp_path: Path) -> None:

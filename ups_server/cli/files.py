@@ -1,5 +1,7 @@
 """`ups files`: uploading files of trajectories to a running service."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -91,10 +93,19 @@ def delete(file_id: FileId, url: Url = LOCAL, key: Key = None) -> None:
     print_note(f"{file_id} deleted")
 
 
-def _client(url: str, key: str | None) -> "Client":
+@contextmanager
+def _client(url: str, key: str | None) -> Iterator["Client"]:
+    """Raises UserError ``unreachable``."""
+    import httpx
+
     from ups_server.client import Client
 
-    return Client(url, key=key)
+    try:
+        with Client(url, key=key) as client:
+            yield client
+    except (httpx.TransportError, httpx.InvalidURL) as error:
+        hint = "`ups serve` starts a service; --url says where it is"
+        raise UserError("unreachable", f"no service answers at {url}", got=str(error), hint=hint) from None
 
 
 def _declaration(path: Path | None, family: str | None, coefficients: dict[str, float]) -> dict[str, Any]:

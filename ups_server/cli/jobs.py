@@ -136,11 +136,18 @@ def delete(job: JobId, data_dir: DataDir = None) -> None:
 
 
 @app.command()
-def follow(job: JobId, data_dir: DataDir = None) -> None:
+def follow(
+    job: JobId,
+    data_dir: DataDir = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every event as a line of JSON.")] = False,
+) -> None:
     """Show a job's events as they come, until it ends; exit code 2 where it fails."""
     with open_store(data_dir) as store, progress(job) as advance:
         for event in following(store, job):
-            show_event(event, advance)
+            if as_json:
+                print(event.model_dump_json(), flush=True)
+            else:
+                show_event(event, advance)
         ended = store.get(job)
     if ended.error is not None:
         raise UserError(
@@ -148,7 +155,7 @@ def follow(job: JobId, data_dir: DataDir = None) -> None:
             ended.error["detail"],
             **{key: ended.error.get(key) for key in ("got", "expected", "hint")},
         )
-    if ended.result is not None and "verdict" in ended.result:
+    if not as_json and ended.result is not None and "verdict" in ended.result:
         print_line(f"{ended.result['model']}: {ended.result['verdict']}")
 
 

@@ -21,7 +21,7 @@ from ups_server.cli.options import (
     parse_points,
     settings_of,
 )
-from ups_server.cli.output import print_line, print_note, progress
+from ups_server.cli.output import print_json, print_line, print_note, progress
 from ups_server.errors import UserError
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def solve(
         bool, typer.Option("--detach", help="Do not wait: `ups serve` on this machine computes and keeps the result.")
     ] = False,
     data_dir: DataDir = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what is said beside the solution as JSON.")] = False,
 ) -> None:
     """Solve one problem and write the trajectory, or a picture of it."""
     from ups_server.data.exporters import EXPORTERS
@@ -98,7 +99,7 @@ def solve(
             given = [str(path) for path in (output, initial) if path is not None]
             raise UserError("invalid_request", "--detach starts from --seed; its result is kept", got=given)
         wanted = _Request(family, method or model or "", coefficients, seed, n_steps, dt, save_every, resolution, trust)
-        _order(wanted, settings_of(data_dir))
+        _order(wanted, settings_of(data_dir), as_json)
         return
     if output is None:
         raise UserError("invalid_request", "say where the solution goes", expected="--output FILE, or --detach")
@@ -111,6 +112,9 @@ def solve(
     solutions, attributes = _roll_out(todo, device)
     solution = solutions[0]
     _write(solutions, output, attributes)
+    if as_json:
+        print_json({"output": str(output), "times": solution.times.tolist(), **attributes})
+        return
     for flag in attributes["flags"]:
         print_note(f"note: {flag['message']}")
     for line in findings(attributes):
@@ -172,7 +176,7 @@ def _read(file: Path, trajectory: int, family: str, coefficients: dict[str, floa
     )
 
 
-def _order(request: _Request, settings: "Settings") -> None:
+def _order(request: _Request, settings: "Settings", as_json: bool) -> None:
     """Queues the rollout for the service of a data folder."""
     from ups_server.catalog import Catalog
     from ups_server.jobs.database import open_database
@@ -188,6 +192,9 @@ def _order(request: _Request, settings: "Settings") -> None:
         job, _ = order(wanted, None, todo, JobStore(database), settings, None)
     finally:
         database.close()
+    if as_json:
+        print_json(job.model_dump(mode="json"))
+        return
     print_line(job.id)
     print_note(f"ups jobs follow {job.id}; ups jobs result {job.id} -o FILE")
 

@@ -36,7 +36,7 @@ def test_each_example_is_run_here_and_says_how() -> None:
     assert sorted(SMALL) == sorted(path.stem for path in EXAMPLES.glob("*.py"))
     for name in SMALL:
         text = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8")
-        assert f"\npython docs/examples/{name}.py" in text.split('"""')[1]
+        assert f"python docs/examples/{name}.py" in text.split('"""')[1]
 
 
 @pytest.mark.slow

@@ -137,11 +137,16 @@ def solved(page: Page) -> None:
 def cloned(folder: Path, steps: list[Step]) -> Iterator[tuple[str, list[str]]]:
     """Address and command of a service that was cloned and installed as the README says."""
     here = folder / "ups-server"
+    os.environ.pop("PYTHONPATH", None)  # the clone is to find its own package
     clone = ["git", "clone", "--quiet", str(REPOSITORY), str(here)]
     steps.append(timed("git clone", lambda: subprocess.run(clone, check=True)))
     began = time.perf_counter()
     process = subprocess.Popen(
-        ["make", "serve", "PORT=0"], cwd=here, stdout=subprocess.PIPE, text=True, start_new_session=True
+        ["make", "serve", "PORT=0"],
+        cwd=here,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     assert process.stdout is not None
     try:

@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -244,6 +244,48 @@ def test_both_wait_where_the_service_asks_them_to(settings: Settings) -> None:
             with pytest.raises(UserError) as caught:
                 client.models()
         assert caught.value.code == "rate_limited"
+
+
+class ComesBack(httpx.HTTPTransport):
+    """The network, which cuts the first stream of events after its first part and is gone for a while then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.streams = 0
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        if not request.url.path.endswith("/events"):
+            return super().handle_request(request)
+        self.streams += 1
+        if 1 < self.streams < 8:
+            raise httpx.ConnectError("nobody listens")
+        response = super().handle_request(request)
+        if self.streams == 1:
+            assert isinstance(response.stream, httpx.SyncByteStream)
+            response.stream = FirstPart(response.stream)
+        return response
+
+
+class FirstPart(httpx.SyncByteStream):
+    def __init__(self, body: httpx.SyncByteStream) -> None:
+        self._body = body
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield next(iter(self._body))
+        raise httpx.ReadError("the connection is cut")
+
+    def close(self) -> None:
+        self._body.close()
+
+
+def test_a_job_is_followed_through_a_break(service: RunningService) -> None:
+    network = ComesBack()
+    with Client(service.url, network) as client:
+        job = client.submit("advection", 3, {"sample": {}}, grid={"n": [8]})
+        told = list(client.follow(job["id"]))
+    assert network.streams == 8
+    assert [data["seq"] for _, data in told] == list(range(1, len(told) + 1))
+    assert told[-1][1]["state"] == "succeeded"
 
 
 def test_nobody_there() -> None:

@@ -99,16 +99,28 @@ class Following(Listening[Event]):
 
     def _connect(self) -> Operation[httpx.Response]:
         headers = {"Accept": "text/event-stream", "Last-Event-ID": str(self._after)}
-        return asked(Ask("GET", f"{job_path(self._job_id)}/events", headers=headers, repeatable=True, streamed=True))
+        ask = Ask("GET", f"{job_path(self._job_id)}/events", headers=headers, repeatable=True, streamed=True)
+        while True:
+            try:
+                return (yield from asked(ask))
+            except httpx.TransportError as error:
+                yield from self._failed(error)
 
     def _take(self, name: str, data: dict[str, Any]) -> Iterator[Event]:
         self._after, self._failures = data["seq"], 0
         yield name, data
 
     def left(self, error: httpx.TransportError | None) -> Operation[None]:
-        if error is None:
-            self.ended = (yield from job(self._job_id))["finished_at"] is not None
-            return
+        try:
+            if error is None:
+                self.ended = (yield from job(self._job_id))["finished_at"] is not None
+                return
+        except httpx.TransportError as broken:
+            error = broken
+        yield from self._failed(error)
+
+    def _failed(self, error: httpx.TransportError) -> Operation[None]:
+        """Waits a little longer each time. Raises the error in the end."""
         self._failures += 1
         if self._failures > MAX_FAILURES:
             raise error

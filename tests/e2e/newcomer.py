@@ -151,12 +151,15 @@ def cloned(folder: Path, steps: list[Step]) -> Iterator[tuple[str, list[str]]]:
     assert process.stdout is not None
     try:
         found = (re.search(r"serving at (http://[\d.]+:\d+)", line) for line in process.stdout)
-        url = next(match[1] for match in found if match)
+        url = next((match[1] for match in found if match), None)
+        if url is None:
+            raise SystemExit("make serve ended before it served")
         steps.append(Step("make serve: installed, and serving", time.perf_counter() - began))
         threading.Thread(target=process.stdout.read, daemon=True).start()
         yield url, [str(here / ".venv" / "bin" / "ups")]
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
         process.wait(timeout=60)
         process.stdout.close()
 

@@ -134,7 +134,7 @@ def described(method: Callable[..., Any], source: Callable[..., Any]) -> None:
     value = get_args(signature.return_annotation)[-1]
     wraps(source)(method)
     method.__dict__["__signature__"] = signature.replace(
-        parameters=[own, *signature.parameters.values()], return_annotation=value
+        parameters=[own, *signature.parameters.values()], return_annotation=getattr(value, "__forward_arg__", value)
     )
 
 

@@ -4,6 +4,7 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,9 +105,14 @@ def test_a_silent_language_model_is_not_asked_while_the_operator_is_tuned(
     if silent:
         model.silence_body()
     save_pretrained(model, tmp_path / "tiny")
-    asked = []
+    asked: list[bool] = []
     forward = LLMBody.forward
-    monkeypatch.setattr(LLMBody, "forward", lambda *given: asked.append(torch.is_grad_enabled()) or forward(*given))
+
+    def heard(*given: Any) -> Any:
+        asked.append(torch.is_grad_enabled())
+        return forward(*given)
+
+    monkeypatch.setattr(LLMBody, "forward", heard)
     run, _ = adaptation(tmp_path / "tiny", store, tmp_path / "a", tuning="operator", max_steps=2)
     run.run()
     assert any(asked) is not silent

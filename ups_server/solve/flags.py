@@ -104,7 +104,7 @@ def left_training(equation: Family, card: ModelCard, seen: SeenStates, outside: 
     name = equation.fields[index].name
     return flag(
         "state_left_trained_range",
-        f"{name} leaves the values {card.id} was trained on at t = {time:g}",
+        f"the field {name} leaves the values {card.id} was trained on at t = {time:g}",
         field=name,
         step=step,
         time=time,
@@ -119,7 +119,7 @@ def _unusual_values(equation: Family, card: ModelCard, support: FamilySupport, i
     return [
         flag(
             "state_outside_trained_range",
-            f"{equation.fields[index].name} of the initial condition leaves the values {card.id} was trained on",
+            f"the initial {equation.fields[index].name} leaves the values {card.id} was trained on",
             field=equation.fields[index].name,
             got=[low, high],
             trained=[seen.min[index], seen.max[index]],

@@ -89,12 +89,20 @@ def service(threads: int, **settings: object) -> Iterator[tuple[str, int]]:
         assert process.stdout is not None
         try:
             url = re.findall(r"http://[\d.]+:\d+", process.stdout.readline())[0]
-            while httpx.get(f"{url}/readyz").status_code != 200:
+            while not ready(url):
                 time.sleep(0.1)
             yield url, process.pid
         finally:
             process.terminate()
             process.wait()
+
+
+def ready(url: str) -> bool:
+    """Does the service answer, with its model loaded?"""
+    try:
+        return httpx.get(f"{url}/readyz").status_code == 200
+    except httpx.ConnectError:  # it says where it will be before it listens
+        return False
 
 
 class Bare:

@@ -114,7 +114,7 @@ def test_a_job_is_cancelled_and_resumed(page: Page, site: RunningService, burger
     made = site.send("POST", "/v1/fine-tuning/jobs", spec).json()
     page.goto(f"/#/jobs/{made['id']}")
     job = page.get_by_role("region", name="Job", exact=True)
-    expect(job.get_by_label(re.compile("^Loss: at the end"))).to_be_visible()
+    expect(job.get_by_label(re.compile("^Validation error: at the end"))).to_be_visible()
     job.get_by_role("button", name="Cancel").click()
     expect(job.locator(".state")).to_have_text("cancelled")
     job.get_by_role("button", name="Resume").click()

@@ -28,7 +28,7 @@ def adapt(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The folder of the tuned model.")],
     alignment: Annotated[AlignmentName, typer.Option(help="Before tuning.")] = AlignmentName.NONE,
-    tuning: Annotated[TuningName, typer.Option(help="What may change.")] = TuningName.FULL,
+    tuning: Annotated[TuningName, typer.Option(help="What may change.")] = TuningName.OPERATOR,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Steps. [default: by --n-trajectories]")] = None,
     max_seconds: Annotated[float | None, typer.Option(help="Seconds of training at most. [default: any]")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak. [default: by the method]")] = None,

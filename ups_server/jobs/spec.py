@@ -44,8 +44,8 @@ class AlignmentName(StrEnum):
 class TuningName(StrEnum):
     """What tuning may change; the registry says which are installed."""
 
-    FULL = "full"
     OPERATOR = "operator"
+    FULL = "full"
     LORA = "lora"
     LAYERNORM = "layernorm"
     HEAD = "head"
@@ -98,7 +98,7 @@ class FineTuningSpec(_JobSpec):
         ge=1, description="Trajectories to train on; the rest of the file, or `validation_file`, is held out."
     )
     alignment: AlignmentName = AlignmentName.NONE
-    tuning: TuningName = TuningName.FULL
+    tuning: TuningName = TuningName.OPERATOR
     max_steps: int | None = Field(
         default=None, ge=1, le=10**6, description="Optimiser steps at most; default by `n_trajectories`."
     )

@@ -27,7 +27,7 @@ class AdaptationSettings(Section):
 
     n_trajectories: int = Field(ge=1)
     alignment: str = "none"
-    tuning: str = "full"
+    tuning: str = "operator"
     max_steps: int | None = Field(default=None, ge=1, le=10**6)
     max_seconds: FiniteFloat | None = Field(default=None, gt=0)
     learning_rate: FiniteFloat | None = Field(default=None, gt=0, le=1)

@@ -30,18 +30,18 @@ class Tuning:
     kept: float = 1.0
 
 
-def _full() -> Tuning:
-    """Everything but the word embeddings."""
-    from ups_server.train.loop import trained_parameters
-
-    return Tuning(trained_parameters, trained_parameters)
-
-
 def _operator() -> Tuning:
     """Everything but the language model."""
     from ups_server.train.loop import trained_parameters
 
     return Tuning(trained_parameters, trained_parameters, body=False)
+
+
+def _full() -> Tuning:
+    """Everything but the word embeddings."""
+    from ups_server.train.loop import trained_parameters
+
+    return Tuning(trained_parameters, trained_parameters)
 
 
 def _lora() -> Tuning:
@@ -69,8 +69,8 @@ def _head() -> Tuning:
 
 
 TUNINGS: "dict[str, Callable[[], Tuning]]" = {
-    "full": _full,
     "operator": _operator,
+    "full": _full,
     "lora": _lora,
     "layernorm": _layernorm,
     "head": _head,

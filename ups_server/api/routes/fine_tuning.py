@@ -25,7 +25,7 @@ EXAMPLE = {
     "training_file": "file-0123456789abcdef",
     "n_trajectories": 10,
     "alignment": "none",
-    "tuning": "full",
+    "tuning": "operator",
     "suffix": "mine",
 }
 

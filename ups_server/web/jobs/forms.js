@@ -4,7 +4,7 @@ import { guarded } from "../core/problems.js";
 import { get, send } from "../core/service.js";
 
 const ALIGNMENTS = [["none", "none"], ["mmd", "MMD"], ["otdd", "OTDD"], ["recraft", "RECRAFT"], ["pare", "PaRe"]];
-const TUNINGS = [["full", "all weights"], ["operator", "all but the language model"], ["lora", "low-rank adapters"], ["layernorm", "layer norms"], ["head", "predictor"]];
+const TUNINGS = [["operator", "all but the language model"], ["full", "all weights"], ["lora", "low-rank adapters"], ["layernorm", "layer norms"], ["head", "predictor"]];
 
 /** `onStart(job)` is called with what was started. */
 export function jobForm(onStart) {
@@ -20,7 +20,7 @@ export function jobForm(onStart) {
   const alignment = h("select", {});
   fill(alignment, ALIGNMENTS, "none");
   const changed = h("select", {});
-  fill(changed, TUNINGS, "full");
+  fill(changed, TUNINGS, "operator");
   const heldOut = h("select", {});
   const suffix = h("input", { type: "text", pattern: "[a-z0-9][a-z0-9\\-]{0,31}", placeholder: "mine", autocomplete: "off" });
   const resolution = number({ min: 8, placeholder: "the file's" });

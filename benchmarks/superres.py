@@ -28,7 +28,6 @@ from ups_server.data.simulate import complete_draws, solve_rows
 from ups_server.pde import BoundaryCondition, Family, Grid, family
 from ups_server.pde.metrics import error_moments, nrmse, nrmse_per_field, nrmse_trajectory, nrmse_trajectory_per_field
 from ups_server.solve.neural import load_neural
-from ups_server.solve.refinement import TOLERANCE
 from ups_server.solve.solver import Frames, Problem, Solver, rollout
 from ups_server.solve.super_resolution import Interpolated, ObservedCoarsely, coarser, resample, subsampled
 
@@ -154,7 +153,7 @@ def verdicts(results: list[Asked]) -> Iterator[str]:
             max(getattr(a.answers["resolution-free"], kind) / getattr(a.answers["interpolated"], kind) for a in fine)
             for kind in ("one_step", "rollout")
         )
-        better = one <= TOLERANCE and many <= TOLERANCE
+        better = one <= 1 and many <= 1
         yield f"{line}; resolution-free over interpolated at most {one:.2f}x one-step, {many:.2f}x rollout: " + (
             "resolution-free can be the default" if better else "resolution-free must NOT be the default"
         )

@@ -17,9 +17,6 @@ from ups_server.specs import Method, RolloutRequest, SuperResolution
 TABLE_FILE = "super_resolution.json"
 """In a model folder: what `benchmarks/superres.py --json` measured of it."""
 
-TOLERANCE = 1.02
-"""Errors that differ by less count as equal."""
-
 
 @dataclass(frozen=True)
 class Refinement:
@@ -91,7 +88,7 @@ def chosen_method(card: ModelCard, family_id: str) -> tuple[Method, str]:
     ]
     if not pairs:
         return Method.INTERPOLATION, f"the two methods were not compared for {family_id} with {card.id}"
-    if all(own <= TOLERANCE * other for own, other in pairs):
+    if all(own <= other for own, other in pairs):
         return Method.RESOLUTION_FREE, f"it was measured to be at least as good as interpolation for {family_id}"
     return Method.INTERPOLATION, f"resolution-free was measured to be worse for {family_id} on some finer grid"
 

@@ -28,7 +28,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,8 @@ class Clients:
     """Clients of a service, each with a connection of its own."""
 
     def __init__(self, url: str) -> None:
-        limits = httpx.Limits(max_connections=None)
+        # Shorter than the service keeps them, or a request could meet a connection that is being closed.
+        limits = httpx.Limits(max_connections=None, keepalive_expiry=1.0)
         self.http = httpx.AsyncClient(base_url=url, timeout=600, limits=limits)
 
     async def rollout(self, steps: int, seed: int = 0) -> float:
@@ -265,6 +266,7 @@ def verdict(record: dict[str, float]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="shorter rollouts, fewer repeats")
+    parser.add_argument("--rounds", type=int, help="of pairs, where not as many as planned")
     parser.add_argument("--threads", type=int, default=1, help="of the model, on both sides")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--load", action="store_true", help="the load test instead")
@@ -278,7 +280,9 @@ def main() -> None:
             CONSOLE.print(record)
             CONSOLE.print("load: " + ("; ".join(found.faults()) or "no fault"))
         else:
-            record = asyncio.run(measure(url, QUICK if options.quick else FULL, options.threads))
+            plans = QUICK if options.quick else FULL
+            plans = replace(plans, rounds=options.rounds or plans.rounds)
+            record = asyncio.run(measure(url, plans, options.threads))
             verdict(record)
     if options.json:
         options.json.write_text(json.dumps(record, indent=2) + "\n")

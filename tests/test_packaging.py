@@ -105,6 +105,7 @@ def test_licences() -> None:
 
 def test_the_shipped_model_is_self_contained() -> None:
     from ups_server.catalog import Catalog, shipped_folder
+    from ups_server.model.config import UPS_MINI
 
     card = Catalog().model("ups-mini")
     folder = Path(card.source)
@@ -112,7 +113,7 @@ def test_the_shipped_model_is_self_contained() -> None:
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= MOST_MODEL_BYTES
     assert {path.suffix for path in files} <= {".json", ".safetensors", ".txt", ".md", ".yaml"}, "no pickle"
-    assert card.version == "3"
+    assert card.version == str(UPS_MINI.version)
     lines = {"advection", "burgers", "diffusion_sorption", "compressible_ns_1d"}
     planes = {"shallow_water", "compressible_ns_2d", "incompressible_ns_2d"}
     assert lines | planes == set(card.families)

@@ -216,7 +216,7 @@ def test_a_folder_belongs_to_one_adaptation(parent: Path, store: Store, tmp_path
 @pytest.mark.slow
 def test_early_stopping(parent: Path, store: Store, tmp_path: Path) -> None:
     """A learning rate far too large spoils the model soon."""
-    run, recorder = adaptation(parent, store, tmp_path, max_steps=200, learning_rate=1.0)
+    run, recorder = adaptation(parent, store, tmp_path, max_steps=200, learning_rate=0.2)
     report = run.run()
     assert report["steps"] < 200
     assert report["steps"] == recorder.validations[-1] == report["best_step"] + 8 * 10

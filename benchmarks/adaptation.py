@@ -52,7 +52,7 @@ METHOD_KS = (10, 50)
 TRAINING = 100
 """Trajectories of the file that the K are taken from, or K where that is more."""
 QUICK = 4
-"""Steps of a run that only shows that it works."""
+"""Steps of a run that only shows that it works, and trajectories of its second file."""
 HELD_OUT = 64
 """Trajectories of the second file: a quarter chooses the checkpoint, the others are the test."""
 
@@ -143,10 +143,22 @@ def planned(
     return list({run.id: run for run in runs}.values())
 
 
-def stored(run: Planned, folder: Path, held_out: int) -> Iterator[Store]:
+@dataclass(frozen=True)
+class Counts:
+    """Trajectories of the two files of a run."""
+
+    training: int
+    held_out: int
+
+
+def counts_of(run: Planned, quick: bool) -> Counts:
+    return Counts(run.k, QUICK) if quick else Counts(max(run.k, TRAINING), run.target.held_out)
+
+
+def stored(run: Planned, folder: Path, counts: Counts) -> Iterator[Store]:
     """Trajectories of the target to train on, then those held out: generated once, the same for every model."""
     entry, values = family(run.target.family), dict(run.target.coefficients)
-    for seed, count in enumerate((run.k if run.steps == QUICK else max(run.k, TRAINING), held_out)):
+    for seed, count in enumerate((counts.training, counts.held_out)):
         path = folder / "data" / f"{entry.id}-{count}-{run.resolution}-seed{seed}"
         with held(path.with_suffix(".lock")):
             yield build_store(entry, values, count, run.resolution, seed, path, frame_dt=entry.dt)
@@ -180,7 +192,7 @@ class Silent:
         self._console.print(f"  step {step}: {score.one_step:.5f} / {score.rollout:.4f}{' *' if best else ''}")
 
 
-def result_of(run: Planned, model: Path, folder: Path, held_out: int, console: Console) -> Record:
+def result_of(run: Planned, model: Path, folder: Path, counts: Counts, console: Console) -> Record:
     """Adapts and scores, from where the folder of the run stands.
 
     Raises:
@@ -191,10 +203,10 @@ def result_of(run: Planned, model: Path, folder: Path, held_out: int, console: C
     settings = AdaptationSettings(
         n_trajectories=run.k, alignment=run.alignment, tuning=run.tuning, max_steps=run.steps, seed=run.seed
     )
-    training, validation = stored(run, folder, held_out)
+    training, validation = stored(run, folder, counts)
     with closing(training), closing(validation), stop_on_signal() as stop:
         own = run.model != FNO_NAME
-        source = model if own else fresh_fno(run, training, held_out, place / FNO_NAME)
+        source = model if own else fresh_fno(run, training, counts.held_out, place / FNO_NAME)
         where = Place(place / "work", Silent(console), stop.is_set, choose_device("auto"))
         data = FewShotData(training, run.id, validation, f"{run.target.family} held out")
         try:
@@ -273,7 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             continue
         console.print(f"run {index} of {len(runs)}: {run.id}")
         try:
-            record = result_of(run, model, options.folder, 4 if options.quick else run.target.held_out, console)
+            record = result_of(run, model, options.folder, counts_of(run, options.quick), console)
         except Interrupted:
             console.print("interrupted; the same command goes on")
             break

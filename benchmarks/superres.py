@@ -150,12 +150,14 @@ def verdicts(results: list[Asked]) -> Iterator[str]:
         if equation.startswith("advection"):
             line += f" (goal {ADVECTION_GOAL}x: {'met' if worst <= ADVECTION_GOAL else 'NOT met'})"
         one, many = (
-            max(getattr(a.answers["resolution-free"], kind) / getattr(a.answers["interpolated"], kind) for a in fine)
+            max(getattr(a.answers["observed coarsely"], kind) / getattr(a.answers["interpolated"], kind) for a in fine)
             for kind in ("one_step", "rollout")
         )
         better = one <= 1 and many <= 1
-        yield f"{line}; resolution-free over interpolated at most {one:.2f}x one-step, {many:.2f}x rollout: " + (
-            "resolution-free can be the default" if better else "resolution-free must NOT be the default"
+        choice = "can" if better else "must NOT"
+        yield (
+            f"{line}; given the trained grid's points, resolution-free over interpolated at most {one:.2f}x one-step, "
+            f"{many:.2f}x rollout: resolution-free {choice} be the default"
         )
 
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.service import service
-from benchmarks.superres import COEFFICIENTS, FINEST
+from benchmarks.superres import COEFFICIENTS, grids
 from ups_server.catalog import Catalog
 from ups_server.model.config import UPSConfig
 from ups_server.pde import family
@@ -45,14 +45,6 @@ class Answer:
     def best(self) -> bool:
         """Is the default at least as good as the other?"""
         return self.nrmse[self.default] == min(self.nrmse.values())
-
-
-def finer(n: int, ndim: int) -> Iterator[tuple[int, ...]]:
-    """Grids to ask for: twice as fine and so on; in 2-D also twice as fine along one axis."""
-    sides = [n * 2**k for k in range(1, 8) if n * 2**k <= FINEST[ndim]]
-    yield from ((side,) * ndim for side in sides)
-    if ndim == 2:
-        yield (2 * n, n)
 
 
 def asked(client: httpx.Client, model: str, equation: str, values: dict[str, float], n: int, output: tuple[int, ...],
@@ -105,7 +97,7 @@ def main() -> None:
         (name, values, output)
         for name in options.family or cards
         for values in COEFFICIENTS.get(name, ({},))
-        for output in finer(cards[name].statistics.n, cards[name].ndim)
+        for output in [*grids(family(name), cards[name].statistics.n)][1:]  # the first is the trained one
     ]
     answers = list[Answer]()
     with (

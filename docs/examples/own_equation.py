@@ -18,9 +18,9 @@ from ups_server.client import Client
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--url", default="http://127.0.0.1:8000", help="address of the service")
 parser.add_argument("--model", default="ups-mini", help="what is adapted")
-parser.add_argument("--points", type=int, default=128, help="the model's own number, or a multiple")
+parser.add_argument("--points", type=int, default=128, help="the model's own number, a multiple, or fewer")
 parser.add_argument("--trajectories", type=int, default=12, help="those in the file; all but four are trained on")
-parser.add_argument("--tuning", default="lora", choices=["full", "lora", "layernorm", "head"])
+parser.add_argument("--tuning", default="operator", choices=["operator", "full", "lora", "layernorm", "head"])
 parser.add_argument("--max-steps", type=int, default=100, help="of training")
 options = parser.parse_args()
 

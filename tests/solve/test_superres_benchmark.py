@@ -39,7 +39,8 @@ def test_verdict_is_about_the_worst_grid() -> None:
         return superres.Errors(value, value, {}, {})
 
     def asked(n: int, free: float, interpolated: float) -> superres.Asked:
-        answers = {"resolution-free": errors(free), "interpolated": errors(interpolated)}
+        answers = {"resolution-free": errors(free), "observed coarsely": errors(free)}
+        answers["interpolated"] = errors(interpolated)
         return superres.Asked("advection beta=1", (n,), (32,), answers)
 
     (line,) = superres.verdicts([asked(32, 1.0, 1.0), asked(64, 1.05, 2.0), asked(128, 1.08, 2.0)])

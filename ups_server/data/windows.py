@@ -81,7 +81,7 @@ class _Symmetry:
         for axis in self.mirrored:
             placed *= turning.signs[axis]
         if self.exchanged:
-            placed[...] = placed.swapaxes(-3, -2)[..., turning.exchange].copy()
+            placed[...] = placed.swapaxes(-3, -2)[..., turning.exchange]
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,7 @@ def recipe(settings: AdaptationSettings, name: str, family: str, validation: int
     """
     aligned = math.ceil(ALIGNMENT_SHARE * settings.steps) if settings.alignment in STAGE_1 else 0
     rate = settings.learning_rate or 1e-3
+    body_rate = min(BODY_RATE, rate) if settings.tuning == "full" else rate
     tuned = settings.steps - aligned
     data = FamilyData(
         count=settings.n_trajectories + validation,
@@ -92,7 +93,7 @@ def recipe(settings: AdaptationSettings, name: str, family: str, validation: int
             steps=tuned,
             learning_rate=rate,
             body=body,
-            body_learning_rate={"full": min(BODY_RATE, rate), "operator": 0.0}.get(settings.tuning, rate),
+            body_learning_rate=body_rate if TUNINGS[settings.tuning]().body else 0.0,
             alignment=settings.alignment if settings.alignment in MIXING else "none",
             warmup=max(1, tuned // 20),
             unroll=((0.0, 1), (0.5, 2)),

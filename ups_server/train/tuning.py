@@ -65,7 +65,7 @@ def _head() -> Tuning:
     from ups_server.train.loop import trained_parameters
     from ups_server.train.selection import predictor
 
-    return Tuning(predictor, trained_parameters, kept=0.35)
+    return Tuning(predictor, trained_parameters, body=False, kept=0.35)
 
 
 TUNINGS: "dict[str, Callable[[], Tuning]]" = {

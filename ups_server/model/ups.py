@@ -120,6 +120,8 @@ class UPS(UPSModel):
     One step is a symmetric splitting, ``u_{t+1} = P(1/2) (I + N) P(1/2) u_t``: P is the exact solution operator of
     transport and diffusion with constant coefficients that are learned functions of the conditions; N is the FNO
     embedder with a linear predictor at every point (a local one, no bottleneck), in units of the family's increment.
+    What it predicts is carried along characteristics, brought back towards the mean of the initial state, and projected
+    where the velocity is free of divergence, each where the config has it.
     Tokens and predictor of the paper can take the place of ours, to measure what each is worth.
     """
 
@@ -179,7 +181,7 @@ class UPS(UPSModel):
         if given.static is not None:
             rows["static"] = given.static
         if self.config.defect or self.config.retention:
-            rows["means"] = initial.mean(tuple(range(2, initial.ndim)))
+            rows["initial_means"] = initial.mean(tuple(range(2, initial.ndim)))
         if self.config.projection and given.solenoidal:
             rows |= {"mean": given.mean, "std": given.std, "per_std": 1 / given.std}
         heard = None
@@ -236,7 +238,7 @@ class UPS(UPSModel):
             step = propagate(step, *rates, context.periodic)
         step = step * context["mask"][spread]
         if "retained" in context.rows:
-            lost = context["means"] - step.mean(tuple(range(2, step.ndim)))
+            lost = context["initial_means"] - step.mean(tuple(range(2, step.ndim)))
             step = step + (context["retained"] * context["mask"] * lost)[spread]
         return solenoidal(step, context), features
 
@@ -273,7 +275,7 @@ class UPS(UPSModel):
         place = coordinates(points, context.periodic, context.offset, self.config.max_dimensions, v)
         channels = [v, static, place.expand(v.shape[0], *place.shape)]
         if self.config.defect:
-            moved = (context["means"] - v.mean(tuple(range(2, v.ndim)))) * DEFECT_SCALE
+            moved = (context["initial_means"] - v.mean(tuple(range(2, v.ndim)))) * DEFECT_SCALE
             channels.append(moved[(..., *(None,) * len(points))].expand(-1, -1, *points))
         return torch.cat(channels, dim=1)
 

@@ -166,7 +166,7 @@ def test_the_defect_of_the_mean_is_heard(small: UPSModel) -> None:
     u = state(1)
     with torch.no_grad():
         context = small.read(u, given(1))
-        moved = replace(context, rows={**context.rows, "means": context["means"] + 0.01})
+        moved = replace(context, rows={**context.rows, "initial_means": context["initial_means"] + 0.01})
         assert (small(u, context) - small(u, moved)).abs().max() > 1e-6
 
 

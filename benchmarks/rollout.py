@@ -111,7 +111,7 @@ def bare_step(solver: UPSSolver, todo: Problem, initial: Frames) -> Callable[[],
     """The operator on its own output, without units and arrays."""
     session = solver.session(todo, initial)
     with torch.inference_mode():
-        context = session.read()
+        context = solver.model.read(session.u, session.given)
         state = [session.u]
 
     @torch.inference_mode()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ups_server.catalog import Catalog, shipped_folder
+from ups_server.catalog import Catalog, ModelCard, read_card, shipped_folder
 from ups_server.errors import UserError
 from ups_server.pde import families
 
@@ -47,6 +47,30 @@ def test_both_folders_are_listed_and_the_shipped_one_wins(catalog: Catalog) -> N
 def test_a_model_appears_without_a_restart(catalog: Catalog, tmp_path: Path) -> None:
     write_model(tmp_path / "data" / "models" / "gamma")
     assert catalog.model("gamma").name == "gamma"
+
+
+def test_a_card_is_read_again_where_a_file_of_it_is_another(
+    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = list[str]()
+
+    def counted(folder: Path) -> ModelCard:
+        read.append(folder.name)
+        return read_card(folder)
+
+    monkeypatch.setattr("ups_server.catalog.read_card", counted)
+    folder = tmp_path / "data" / "models" / "beta"
+    assert catalog.model("beta").readme is None
+    assert catalog.model("beta") is catalog.model("beta")
+    assert read == ["beta"]
+    (folder / "README.md").write_text("# beta")
+    assert catalog.model("beta").readme == "# beta"
+    (folder / "part").write_text("# ateb")  # as long; files are replaced whole
+    (folder / "part").replace(folder / "README.md")
+    assert catalog.model("beta").readme == "# ateb"
+    (folder / "README.md").unlink()
+    assert catalog.model("beta").readme is None
+    assert read == ["beta"] * 4
 
 
 @pytest.mark.parametrize("model_id", ["absent", "empty", "", ".", "..", "../shipped/alpha", "/etc", "alpha/../beta"])

@@ -6,6 +6,7 @@ An id is looked up in the listing and never becomes a path.
 import json
 import logging
 import math
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,6 +124,13 @@ BUILTIN = {
 }
 
 
+CARD_FILES = ("config.json", "scores.json", "README.md", "adaptation.json", "adapter.json")
+"""Of a model folder, what its card is made from."""
+
+Stamps = tuple[tuple[int, int, int] | None, ...]
+"""Inode, time of change and size of each of them; None where it is not there."""
+
+
 def shipped_folder() -> Path:
     """The models that come with the package: inside the wheel, or beside the package in a checkout."""
     inside = PACKAGE / "_models"
@@ -130,9 +138,13 @@ def shipped_folder() -> Path:
 
 
 class Catalog:
-    """Lists models; reads the folders anew on every call, so that a finished training shows up at once."""
+    """Lists models; looks into the folders on every call, so that a finished training shows up at once.
+
+    A card is read again where a file of it is another one than before.
+    """
 
     def __init__(self, data_dir: Path | None = None, shipped: Path | None = None) -> None:
+        self._known: dict[Path, tuple[Stamps, ModelCard]] = {}
         self._folders = [shipped or shipped_folder()]
         if data_dir is not None:
             self._folders.append(data_dir / "models")
@@ -140,7 +152,7 @@ class Catalog:
     def models(self) -> list[ModelCard]:
         """All cards, learned models first, each id once; a shipped model wins over one of the data folder."""
         cards = {folder.name: folder for folder in reversed(list(self._model_folders())) if folder.name not in BUILTIN}
-        learned = [card for model_id in sorted(cards) if (card := _readable_card(cards[model_id])) is not None]
+        learned = [card for model_id in sorted(cards) if (card := self._readable(cards[model_id])) is not None]
         return learned + [builtin_card(model_id) for model_id in BUILTIN]
 
     def model(self, model_id: str) -> ModelCard:
@@ -159,7 +171,7 @@ class Catalog:
                 got=model_id,
                 expected=sorted(listing) + list(BUILTIN),
             )
-        return read_card(listing[model_id])
+        return self._card(listing[model_id])
 
     def delete(self, model_id: str) -> None:
         """Removes an adapted model; whoever has loaded it keeps it.
@@ -181,6 +193,20 @@ class Catalog:
         folder.rename(gone)
         shutil.rmtree(gone)
 
+    def _card(self, folder: Path) -> ModelCard:
+        stamps = stamps_of(folder)
+        if (known := self._known.get(folder)) is None or known[0] != stamps:
+            self._known[folder] = known = stamps, read_card(folder)
+        return known[1]
+
+    def _readable(self, folder: Path) -> ModelCard | None:
+        """The card, or None with a warning in the log: one broken folder does not hide the others."""
+        try:
+            return self._card(folder)
+        except UserError as error:
+            logger.warning("left out of the catalog: %s", error)
+            return None
+
     def _model_folders(self) -> Iterator[Path]:
         for parent in self._folders:
             if parent.is_dir():
@@ -190,6 +216,19 @@ class Catalog:
 def _is_model(folder: Path) -> bool:
     """A dot begins the names of what is still being written or removed."""
     return not folder.name.startswith(".") and (folder / "config.json").is_file()
+
+
+def stamps_of(folder: Path) -> Stamps:
+    """What changes with any file of a card."""
+    found: list[tuple[int, int, int] | None] = []
+    for name in CARD_FILES:
+        try:
+            stat = os.stat(folder / name)
+        except FileNotFoundError:
+            found.append(None)
+        else:
+            found.append((stat.st_ino, stat.st_mtime_ns, stat.st_size))
+    return tuple(found)
 
 
 def base_folder(adapters: Path, base_id: str, near: Path | None = None) -> Path:
@@ -219,10 +258,9 @@ def read_card(folder: Path) -> ModelCard:
     Raises:
         UserError: ``invalid_model``.
     """
-    scores, readme, adaptation = (folder / name for name in ("scores.json", "README.md", "adaptation.json"))
-    adapters = folder / "adapter.json"
+    configuration, scores, readme, adaptation, adapters = (folder / name for name in CARD_FILES)
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = json.loads(configuration.read_text(encoding="utf-8"))
         return ModelCard.model_validate(
             {
                 **config,
@@ -239,15 +277,6 @@ def read_card(folder: Path) -> ModelCard:
         )
     except (ValidationError, ValueError, LookupError, OSError, AttributeError, TypeError) as error:
         raise UserError("invalid_model", f"the folder of model {folder.name} cannot be read", got=str(error)) from error
-
-
-def _readable_card(folder: Path) -> ModelCard | None:
-    """The card, or None with a warning in the log: one broken folder does not hide the others."""
-    try:
-        return read_card(folder)
-    except UserError as error:
-        logger.warning("left out of the catalog: %s", error)
-        return None
 
 
 def builtin_card(model_id: str) -> ModelCard:

@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from tests.small_models import SMALL, card, make
+from ups_server.model.conditioning import Conditions
 from ups_server.model.config import FamilyCard
+from ups_server.model.context import Context
 from ups_server.pde import BoundaryCondition, Grid, family
 from ups_server.solve.engine import RolloutSpec
 from ups_server.solve.neural import UPSSolver
@@ -105,6 +108,30 @@ def test_batched_is_single_on_every_family(solver: UPSSolver, ahead: int) -> Non
     wire.run()
     for number, name in enumerate(names):
         same(wire.frames[number], alone(solver, problem(name), given[number], lengths[number]))
+
+
+def test_those_that_come_together_are_read_in_one_pass_a_family(
+    solver: UPSSolver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = list[tuple[str, ...]]()
+    read = solver.model.read
+
+    def counted(initial: Tensor, given: Conditions) -> Context:
+        passes.append(given.names)
+        return read(initial, given)
+
+    monkeypatch.setattr(solver.model, "read", counted)
+    wire, names = Wire(solver), ["burgers", "advection", "burgers", "incompressible_ns_2d", "incompressible_ns_2d"]
+    given = [states(name, 1 + number, seed=number) for number, name in enumerate(names)]
+    for number, name in enumerate(names):
+        wire.start(number, problem(name), given[number], 6)
+    wire.run()
+    burgers, advection, incompressible = (FAMILIES[name][0].name for name in (names[0], names[1], names[3]))
+    # Rows: 1 + 3 of Burgers beside 2 of advection; 4 + 5 of the plane are more than the 8 of a batch.
+    assert passes == [(burgers,) * 4, (advection,) * 2, (incompressible,) * 4, (incompressible,) * 5]
+    monkeypatch.undo()
+    for number, name in enumerate(names):
+        same(wire.frames[number], alone(solver, problem(name), given[number], 6))
 
 
 def test_families_of_one_boundary_share_a_batch(solver: UPSSolver) -> None:

@@ -83,6 +83,18 @@ class Conditions:
             repeated[name] = tuple(text for text in getattr(self, name) for _ in range(times))
         return replace(self, **repeated)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """The samples of several, one after another: all of one family, grid and boundary."""
+        joined: dict[str, Any] = {}
+        for f in fields(cls):
+            values = [getattr(part, f.name) for part in parts]
+            if isinstance(values[0], Tensor):
+                joined[f.name] = torch.cat(values)
+        for name in ("texts", "names"):
+            joined[name] = tuple(text for part in parts for text in getattr(part, name))
+        return replace(parts[0], **joined)
+
 
 def shown(given: Conditions, metadata: Literal["both", "text", "numbers", "none"]) -> Conditions:
     """What an operator is told of its equation.

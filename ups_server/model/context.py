@@ -29,6 +29,14 @@ class Context:
             self.trained,
         )
 
+    def split(self, counts: Sequence[int]) -> list["Context"]:
+        """The contexts of so many rows each."""
+        pieces = {name: rows.split(list(counts)) for name, rows in self.rows.items()}
+        return [
+            Context({name: rows[part] for name, rows in pieces.items()}, self.periodic, self.offset, self.trained)
+            for part in range(len(counts))
+        ]
+
     @classmethod
     def joined(cls, contexts: Sequence["Context"]) -> "Context":
         """The rows of several contexts of one grid, boundary and trained grid, one after another.

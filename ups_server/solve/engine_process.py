@@ -82,11 +82,18 @@ def run(connection: socket.socket, options: ProcessOptions) -> None:
     inbox: queue.SimpleQueue[protocol.Message] = queue.SimpleQueue()
     threading.Thread(target=read_messages, args=(connection, inbox), daemon=True).start()
     last_sent = time.monotonic()
+    outbox: list[bytes] = []
 
     def send(header: dict[str, Any], arrays: Sequence[Frames]) -> None:
+        outbox.append(protocol.encode(header, arrays))
+
+    def post() -> None:
+        """What a turn has to say goes in one piece: the frames of a batch wake the other end once."""
         nonlocal last_sent
-        last_sent = time.monotonic()
-        connection.sendall(protocol.encode(header, arrays))
+        if outbox:
+            last_sent = time.monotonic()
+            connection.sendall(b"".join(outbox))
+            outbox.clear()
 
     def changed(model: str, here: bool) -> None:
         send({"op": "loaded" if here else "unloaded", "model": model}, ())
@@ -107,6 +114,7 @@ def run(connection: socket.socket, options: ProcessOptions) -> None:
         send({"op": "ready", "device": device}, ())
         busy, told = False, 0
         while True:
+            post()
             while not busy or not inbox.empty():
                 scheduler.handle(*inbox.get())
                 busy = True

@@ -1,7 +1,7 @@
 """A trained model as a solver: arrays in physical units in, arrays in physical units out."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import final
@@ -63,14 +63,9 @@ class UPSSession(BatchedSession):
         self._own: UPSBatch | None = None
 
     @property
-    def fresh(self) -> bool:  # type: ignore[override]
-        return self.context is None
-
-    def read(self) -> Context:
-        """Reads the problem from the state reached."""
-        self.context = self.model.read(self.u, self.given)
-        self.origin = self.origin if self.origin is None else self.u
-        return self.context
+    def kind(self) -> Hashable:
+        """Problems of one kind can be read together: of one family, told the same."""
+        return (id(self.card), self.given.coefficient_names, self.given.static is None)
 
     @torch.inference_mode()
     def restore(self, step: int, saved: Frames) -> None:
@@ -78,7 +73,7 @@ class UPSSession(BatchedSession):
         states = torch.from_numpy(saved.copy()).to(self.u.device)
         if self.origin is not None:
             self.u, states = states.split(self.u.shape[1], dim=1)
-        self.read()
+        read([self])
         self.u, self.steps = states, step
 
     def step(self) -> Frames:
@@ -96,6 +91,25 @@ class UPSSession(BatchedSession):
         return UPSBatch([session for session in sessions if isinstance(session, UPSSession)])
 
 
+def read(sessions: Sequence[UPSSession]) -> None:
+    """Reads the problems of a bucket from the states reached, those of one kind in one pass."""
+    kinds: dict[Hashable, list[UPSSession]] = {}
+    for session in sessions:
+        kinds.setdefault(session.kind, []).append(session)
+    for alike in kinds.values():
+        given = Conditions.joined([session.given for session in alike])
+        contexts = alike[0].model.read(torch.cat([session.u for session in alike]), given)
+        for session, context in zip(alike, contexts.split([session.rows for session in alike]), strict=True):
+            session.context = context
+            session.origin = session.origin if session.origin is None else session.u
+
+
+def joined(sessions: Sequence[UPSSession]) -> Context:
+    """What was read of the problems of a bucket; those that have not been read are read now."""
+    read([session for session in sessions if session.context is None])
+    return Context.joined([session.context for session in sessions if session.context is not None])
+
+
 @final
 class UPSBatch:
     """Sessions of one bucket, their rows one after another: one forward pass a step, one copy off the device."""
@@ -105,7 +119,7 @@ class UPSBatch:
         self._sessions = sessions
         self._model = sessions[0].model
         self._rows = [session.rows for session in sessions]
-        self._context = Context.joined([session.context or session.read() for session in sessions])
+        self._context = joined(sessions)
         self._u = torch.cat([session.u for session in sessions])
         spread = (..., *(None,) * (self._u.ndim - 2))
         self._mean = torch.cat([session.given.mean for session in sessions])[spread]
@@ -148,9 +162,8 @@ class UPSBatch:
         due = [session for session in self._sessions if reads_again(self._model, session.steps)]
         if due:
             self._return_states()
-            for session in due:
-                session.read()
-            self._context = Context.joined([session.context or session.read() for session in self._sessions])
+            read(due)
+            self._context = joined(self._sessions)
 
     def _return_states(self) -> None:
         for session, rows in zip(self._sessions, self._u.split(self._rows), strict=True):

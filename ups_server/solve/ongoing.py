@@ -40,11 +40,6 @@ class Part:
         rollout = self.rollout
         return self.step < rollout.last and self.step // rollout.save_every < rollout.allowed
 
-    @property
-    def fresh(self) -> bool:
-        """Is its next step a longer one?"""
-        return isinstance(self.session, BatchedSession) and self.session.fresh
-
 
 @dataclass(eq=False)
 class Rollout:

@@ -25,9 +25,6 @@ logger = logging.getLogger("ups_server.engine")
 QUANTUM = 8
 """Steps a full batch makes before those that wait take the places: membership is not changed at every step."""
 
-FRESH_PER_TURN = 2
-"""Problems read in one turn: reading takes longer than a step, and others wait for it."""
-
 Send = Callable[[dict[str, Any], Sequence[Frames]], None]
 
 
@@ -161,11 +158,8 @@ class Scheduler:
             return (not part.newcomer, part not in members, part.served)
 
         chosen: list[Part] = []
-        rows = size = fresh = 0
+        rows = size = 0
         for part in sorted(ready, key=place):
-            fresh += part.fresh
-            if part.fresh and fresh > FRESH_PER_TURN:
-                continue
             rows, size = rows + part.rows, size + part.bytes
             if chosen and (rows > self._limits.rows or size > self._limits.memory):
                 break

@@ -86,13 +86,11 @@ class BatchedSession(ABC):
         bucket: equal for sessions that can be in one batch.
         rows: states.
         row_bytes: estimated memory that a step takes per state, beyond the states themselves.
-        fresh: does its first step take longer, because the problem has not been read yet?
     """
 
     bucket: Hashable
     rows: int
     row_bytes: int
-    fresh: bool
 
     @abstractmethod
     def step(self) -> Frames:

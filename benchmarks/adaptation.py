@@ -1,5 +1,5 @@
 """Few-shot adaptation: (a) transfer to equations a model has never seen, beside an FNO trained from scratch on the same
-trajectories; (b) every adaptation method with every tuning at equal steps.
+trajectories; (b) every adaptation method with every tuning, at equal steps, fewer than in (a).
 
 Every run, the FNO's too, trains on the first K of one file for the same steps, chooses its checkpoint on the same
 validation trajectories of a second file and is scored on the others of it: the same for every K. Scores are on
@@ -47,8 +47,10 @@ from ups_server.train.trajectories import FewShotData
 from ups_server.train.validate import Score
 
 KS = (10, 50, 100)
-METHOD_KS = (10, 50)
-"""Numbers of trajectories in table (b)."""
+METHOD_KS, METHOD_SEEDS = (10, 50), 2
+METHOD_TUNINGS = ("full", "lora", "layernorm")
+METHOD_STEPS, METHOD_HELD_OUT = 60, 24
+"""Of each run of table (b): what two cores can afford of so many."""
 TRAINING = 100
 """Trajectories of the file that the K are taken from, or K where that is more."""
 QUICK = 4
@@ -98,9 +100,11 @@ class Planned:
     """One run.
 
     Attributes:
+        table: the one it belongs to.
         weights: beginning of the checksum of the model's weights; empty for the FNO, which starts from none.
     """
 
+    table: str
     target: Target
     model: str
     weights: str
@@ -113,34 +117,34 @@ class Planned:
 
     @property
     def id(self) -> str:
-        """Names the settings: other settings, or other weights, are another run. The tables share what they can."""
+        """Names the settings: other settings, or other weights, are another run."""
         told = {**asdict(self), "target": (self.target.family, self.target.coefficients)}
         code = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:10]
-        return f"{self.target.family}-{self.model}-k{self.k}-{self.alignment}-{self.tuning}-seed{self.seed}-{code}"
+        method = f"{self.alignment}-{self.tuning}-seed{self.seed}"
+        return f"{self.table}-{self.target.family}-{self.model}-k{self.k}-{method}-{code}"
 
 
 def planned(
     model: str, weights: str, resolution: int, targets: Sequence[Target], ks: Sequence[int], tables: str, quick: bool
 ) -> list[Planned]:
-    """Table (a) first, then (b) in rounds of a seed; each run once."""
+    """Table (a) first, then (b) in rounds of a seed."""
     steps = QUICK if quick else None
-    plain = Planned(targets[0], model, weights, ks[0], steps=steps, resolution=resolution)
     runs = list[Planned]()
     for k in ks if "a" in tables else ():
         for target in targets:
-            own = replace(
-                plain, target=target, k=k, steps=steps or target.steps, resolution=target.resolution or resolution
-            )
+            points = target.resolution or resolution
+            own = Planned("a", target, model, weights, k, steps=steps or target.steps, resolution=points)
             runs += [own, replace(own, model=FNO_NAME, weights="", tuning="full")]
-    tunings = ("operator", "lora") if quick else ("operator", "full", "lora", "layernorm")
-    compared = [target for target in targets if target.methods][: 1 if quick else None]
-    for seed in range(1 if quick else 2) if "b" in tables else ():
+    tunings = ("lora",) if quick else METHOD_TUNINGS
+    methods = [PLAIN, *((alignment, tuning) for alignment in ALIGNMENTS for tuning in tunings)]
+    compared = [replace(target, held_out=METHOD_HELD_OUT) for target in targets if target.methods]
+    for seed in range(1 if quick else METHOD_SEEDS) if "b" in tables else ():
         for k in [k for k in ks if quick or k in METHOD_KS]:
-            for target in compared:
-                for alignment in ALIGNMENTS:
-                    for tuning in tunings:
-                        runs.append(replace(plain, target=target, k=k, alignment=alignment, tuning=tuning, seed=seed))
-    return list({run.id: run for run in runs}.values())
+            for target in compared[: 1 if quick else None]:
+                own = Planned("b", target, model, weights, k, seed=seed, steps=steps or METHOD_STEPS,
+                              resolution=resolution)  # fmt: skip
+                runs += [replace(own, alignment=alignment, tuning=tuning) for alignment, tuning in methods]
+    return runs
 
 
 @dataclass(frozen=True)

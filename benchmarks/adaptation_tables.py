@@ -40,11 +40,11 @@ def report(records: Sequence[Record]) -> Iterator[str]:
         own = [record for record in records if (record["model"], record["weights"]) == (name, weights)]
         yield f"`{name}` (weights {weights}):"
         yield ""
-        yield from transfer_table(own, fno)
-        columns = {place(record) for record in own if method(record) != PLAIN}
-        if columns:
+        yield from transfer_table([record for record in own if record["table"] == "a"], fno)
+        compared = [record for record in own if record["table"] == "b"]
+        if compared:
             yield ""
-            yield from method_table([record for record in own if place(record) in columns])
+            yield from method_table(compared)
         yield ""
 
 
@@ -53,8 +53,7 @@ def transfer_table(own: Sequence[Record], fno: Sequence[Record]) -> Iterator[str
     yield "| target | k | zero-shot | tuned | FNO from scratch on the same | persistence | UPS, published one-step |"
     yield "|" + "---|" * 7
     better = compared = 0
-    plain = [record for record in own if method(record) == PLAIN and record["seed"] == 0]
-    for record in sorted(plain, key=lambda record: (record["target"], record["k"])):
+    for record in sorted(own, key=lambda record: (record["target"], record["k"])):
         other = next((entry for entry in fno if compared_with(entry, record)), None)
         cells = [
             shown(record, "zero_shot"),
@@ -72,6 +71,9 @@ def transfer_table(own: Sequence[Record], fno: Sequence[Record]) -> Iterator[str
 
 def method_table(records: Sequence[Record]) -> Iterator[str]:
     """Table (b): one row a method, mean over seeds and half the distance of the outermost, one-step / rollout."""
+    steps = max(record["steps"] for record in records)
+    yield f"Methods, each run of {steps} steps:"
+    yield ""
     columns = sorted({place(record) for record in records})
     yield "| alignment | tuning | " + " | ".join(f"{target}, k = {k}" for target, k in columns) + " |"
     yield "|" + "---|" * (2 + len(columns))

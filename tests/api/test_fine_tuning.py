@@ -55,7 +55,7 @@ def test_from_a_file_to_a_model_that_answers(tuning: RunningService) -> None:
     assert {"zero_shot", "tuned", "persistence", "helped", "verdict"} <= report.keys()
     assert report["split"] == {"training": 4, "validation": 1, "test": 2}
     checkpoints = tuning.get(f"{PATH}/{job_id}/checkpoints").json()["checkpoints"]
-    assert [entry["step"] for entry in checkpoints] == list(range(11))
+    assert [entry["step"] for entry in checkpoints] == [0, 3, 6, 9, 10]
     assert report["best_step"] == max(entry["step"] for entry in checkpoints if entry["best"])
     with Client(tuning.url) as client:
         assert client.checkpoints(job_id) == checkpoints

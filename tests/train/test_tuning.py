@@ -26,7 +26,7 @@ from ups_server.pde import BoundaryCondition, BoundaryKind, Grid, family
 from ups_server.solve.neural import UPSSolver
 from ups_server.solve.solver import Problem
 from ups_server.train.adapt import check_language_model, deliver
-from ups_server.train.selection import layer_norms
+from ups_server.train.selection import frozen_language_model
 from ups_server.train.tuning import TUNINGS
 
 
@@ -73,7 +73,7 @@ TRAINED: dict[str, Callable[[str], bool]] = {
     "full": lambda name: "word_embeddings" not in name,
     "operator": lambda name: "word_embeddings" not in name and not name.startswith("body."),
     "lora": lambda name: name.endswith((".up", ".down")),
-    "layernorm": lambda name: "LayerNorm" in name or name.startswith("read_out.0."),
+    "layernorm": lambda name: "LayerNorm" in name or name.startswith(("tokenise.", "read_out.", "predictor.")),
     "head": lambda name: name.startswith("predictor."),
 }
 
@@ -197,4 +197,4 @@ def test_what_a_model_lacks_is_said(parent: Path) -> None:
     model = from_pretrained(parent)
     model.use_body = False
     with pytest.raises(UserError, match="layer norms"):
-        layer_norms(model, train_body=False)
+        frozen_language_model(model, train_body=False)

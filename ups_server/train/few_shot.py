@@ -11,8 +11,10 @@ from ups_server.specs import invalid_request
 from ups_server.train.config import FamilyData, Section, Stage, TrainConfig
 from ups_server.train.tuning import TUNINGS
 
-VALIDATIONS = 20
-"""Validations in a training of full length."""
+VALIDATIONS, FEWEST_VALIDATIONS = 20, 4
+"""Validations in a training of full length, and in a short one."""
+STEPS_BETWEEN = 10
+"""Steps between two validations where there are enough: a validation takes as long as several of them."""
 PATIENCE = 8
 """Validations in succession without a better one before training stops."""
 ALIGNMENT_SHARE = 0.2
@@ -48,7 +50,7 @@ class AdaptationSettings(Section):
 
     @property
     def validate_every(self) -> int:
-        return max(1, math.ceil(self.steps / VALIDATIONS))
+        return math.ceil(self.steps / min(VALIDATIONS, max(FEWEST_VALIDATIONS, self.steps // STEPS_BETWEEN)))
 
 
 def check_methods(alignment: str, tuning: str) -> None:

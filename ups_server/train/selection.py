@@ -15,15 +15,16 @@ def low_rank(model: Operator, *, train_body: bool) -> dict[str, nn.Parameter]:
     return _only(model, lambda name: name in wanted and (train_body or not name.startswith("body.")), "low-rank layers")
 
 
-def layer_norms(model: Operator, *, train_body: bool) -> dict[str, nn.Parameter]:
-    """Scales and shifts of the layer norms that take part."""
+def frozen_language_model(model: Operator, *, train_body: bool) -> dict[str, nn.Parameter]:
+    """Layer norms, and the linear layers into the language model, out of it and to the next state."""
     norms = {
         f"{name}.{part}"
         for name, layer in model.named_modules()
         if isinstance(layer, nn.LayerNorm) and model.use_body and (train_body or not name.startswith("body."))
         for part, _ in layer.named_parameters(recurse=False)
     }
-    return _only(model, norms.__contains__, "layer norms that take part")
+    ports = ("tokenise.", "read_out.", "predictor.") if norms else ()
+    return _only(model, lambda name: name in norms or name.startswith(ports), "layer norms that take part")
 
 
 def predictor(model: Operator, *, train_body: bool) -> dict[str, nn.Parameter]:

@@ -53,11 +53,14 @@ def _lora() -> Tuning:
 
 
 def _layernorm() -> Tuning:
-    """Layer norms alone (FPT, Lu et al. 2021); stage 1 aligns all of the operator."""
-    from ups_server.train.loop import trained_parameters
-    from ups_server.train.selection import layer_norms
+    """Layer norms, and the linear layers around the language model and to the next state (FPT, Lu et al. 2021).
 
-    return Tuning(layer_norms, trained_parameters, kept=0.6)
+    Stage 1 aligns all of the operator.
+    """
+    from ups_server.train.loop import trained_parameters
+    from ups_server.train.selection import frozen_language_model
+
+    return Tuning(frozen_language_model, trained_parameters, kept=0.6)
 
 
 def _head() -> Tuning:

@@ -4,7 +4,7 @@ import { guarded } from "../core/problems.js";
 import { get, send } from "../core/service.js";
 
 const ALIGNMENTS = [["none", "none"], ["mmd", "MMD"], ["otdd", "OTDD"], ["recraft", "RECRAFT"], ["pare", "PaRe"]];
-const TUNINGS = [["operator", "all but the language model"], ["full", "all weights"], ["lora", "low-rank adapters"], ["layernorm", "layer norms"], ["head", "predictor"]];
+const TUNINGS = [["operator", "all but the language model"], ["full", "all weights"], ["lora", "low-rank adapters"], ["layernorm", "layer norms and linear layers"], ["head", "predictor"]];
 
 /** `onStart(job)` is called with what was started. */
 export function jobForm(onStart) {

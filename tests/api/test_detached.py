@@ -68,9 +68,12 @@ def frames_on_disk(kept: RunningService, job_id: str) -> int:
     return max((event["data"]["done"] for event in answer if event["type"] == "progress"), default=0)
 
 
-@pytest.mark.parametrize("batch", [None, 3])
-def test_the_result_is_the_answer_of_a_request_that_waits(kept: RunningService, batch: int | None) -> None:
-    document = {**BURGERS, "initial_condition": {"sample": {"seed": 3, "count": batch} if batch else {"seed": 3}}}
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"initial_condition": {"sample": {"seed": 3, "count": 3}}}, {"ensemble": {"members": 4, "quantiles": [0.5]}}],
+)
+def test_the_result_is_the_answer_of_a_request_that_waits(kept: RunningService, changes: dict[str, Any]) -> None:
+    document = {**BURGERS, **changes}
     job = finished(kept, submit(kept, document)["id"])
     assert (job["state"], job["result"]["frames"], job["result"]["n_frames"]) == ("succeeded", 4, 4)
     result = f"{PATH}/{job['id']}/result"
@@ -99,6 +102,9 @@ def test_the_result_is_the_answer_of_a_request_that_waits(kept: RunningService, 
         xr.testing.assert_identical(got_set.load(), expected_set.load())
         with Client(kept.url) as client:
             lazy = client.result(job["id"])
+            if "ensemble" in changes:
+                assert lazy["statistic"].values.tolist() == ["control", "mean", "spread", "quantile 0.5"]
+                lazy = lazy.rename(statistic="trajectory").drop_vars("trajectory")
             xr.testing.assert_equal(lazy.load(), got_set)
 
 
@@ -166,6 +172,8 @@ def test_what_cannot_be_answered_is_refused_at_once(kept: RunningService) -> Non
         ({**BURGERS, "model": "absent"}, "unknown_model"),
         ({**BURGERS, "n_steps": 10**6}, "too_many_steps"),
         ({**BURGERS, "steps": 1}, "invalid_request"),
+        ({**BURGERS, "model": "persistence", "reference": True}, "not_kept"),
+        ({**BURGERS, "diagnostics": True}, "not_kept"),
     ):
         assert kept.post(document, Prefer="respond-async").json()["code"] == code
     assert kept.get(f"{PATH}/ro-0").json()["code"] == "unknown_job"

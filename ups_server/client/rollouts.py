@@ -47,11 +47,7 @@ def rollout(family: str, n_steps: int, initial_condition: InitialCondition, **op
         UserError: what the service objects to.
     """
     document = {"family": family, "n_steps": n_steps, **options}
-    solved = yield from _solved(ROLLOUTS, initial_condition, document)
-    if "ensemble" not in solved.attrs:
-        return solved
-    names = json.loads(solved.attrs["ensemble"])["statistics"]
-    return solved.rename(trajectory="statistic").assign_coords(statistic=names)
+    return _with_statistics((yield from _solved(ROLLOUTS, initial_condition, document)))
 
 
 def super_resolution(
@@ -72,6 +68,14 @@ def _solved(path: str, initial: InitialCondition, document: dict[str, Any]) -> O
     header = json.loads(texts["header"])
     problem = yield from _problem_of(header)
     return to_dataset(arrays["data"], arrays["times"], *problem, attributes(header))
+
+
+def _with_statistics(solved: "xr.Dataset") -> "xr.Dataset":
+    """The rows of an ensemble are its statistics."""
+    if "ensemble" not in solved.attrs:
+        return solved
+    names = json.loads(solved.attrs["ensemble"])["statistics"]
+    return solved.rename(trajectory="statistic").assign_coords(statistic=names)
 
 
 def _problem_of(header: dict[str, Any]) -> Operation[tuple[Any, Grid, dict[str, float]]]:
@@ -160,7 +164,7 @@ def result(job_id: str) -> Operation["xr.Dataset"]:
     """
     address = f"{job_path(job_id)}/result"
     yield from asked(Ask("GET", f"{address}/zarr.json", repeatable=True))
-    return (yield from worked(lambda http: _opened(http, address)))
+    return _with_statistics((yield from worked(lambda http: _opened(http, address))))
 
 
 def _opened(http: httpx.Client, address: str) -> "xr.Dataset":

@@ -43,10 +43,10 @@ def order(
     Raises:
         UserError: ``not_kept``, ``idempotency_conflict``.
     """
-    if request.diagnostics or request.reference or request.ensemble:
+    if request.diagnostics or request.reference:
         raise UserError(
             "not_kept",
-            "diagnostics, reference and ensemble are for whoever waits for a rollout, not kept with a result",
+            "diagnostics and reference are for whoever waits for a rollout, not kept with a result",
             expected="a rollout without them, or one that is waited for",
         )
     job_id = new_id(ROLLOUT)

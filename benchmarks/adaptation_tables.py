@@ -70,22 +70,24 @@ def transfer_table(own: Sequence[Record], fno: Sequence[Record]) -> Iterator[str
 
 
 def method_table(records: Sequence[Record]) -> Iterator[str]:
-    """Table (b): one row a method, mean over seeds and half the distance of the outermost, one-step / rollout."""
+    """Table (b): one row a method, mean over seeds and half the distance of the outermost, one-step / rollout; then
+    errors (geometric mean) and seconds of training, each over those of the default."""
     steps = max(record["steps"] for record in records)
     yield f"Methods, each run of {steps} steps:"
     yield ""
     columns = sorted({place(record) for record in records})
-    yield "| alignment | tuning | " + " | ".join(f"{target}, k = {k}" for target, k in columns) + " |"
-    yield "|" + "---|" * (2 + len(columns))
+    titles = [*(f"{target}, k = {k}" for target, k in columns), "errors", "seconds"]
+    yield "| alignment | tuning | " + " | ".join(titles) + " |"
+    yield "|" + "---|" * (2 + len(titles))
     means = dict[tuple[str, str], float]()
+    default = [record for record in records if method(record) == PLAIN]
     for name in dict.fromkeys(sorted(map(method, records), key=lambda name: (name[0] != "none", *name))):
         found = [[entry for entry in records if (method(entry), place(entry)) == (name, column)] for column in columns]
         cells = [" / ".join(spread(entries, part) for part in PARTS) if entries else "-" for entries in found]
-        yield "| " + " | ".join([*name, *cells]) + " |"
+        own = [entry for entries in found for entry in entries]
+        yield "| " + " | ".join([*name, *cells, *over(own, default)]) + " |"
         if all(found):
-            means[name] = statistics.mean(
-                math.log(figure(entry, part)) for entries in found for entry in entries for part in PARTS
-            )
+            means[name] = error(own)
     yield ""
     yield choice(means)
 
@@ -97,12 +99,25 @@ def choice(means: dict[tuple[str, str], float]) -> str:
         return "No method is recommended before the table is whole."
     best = min(whole, key=whole.__getitem__)
     if best == PLAIN:
-        return f"Over these columns no method has smaller errors (geometric mean) than {DEFAULT}."
+        return f"Over these columns no method has smaller errors than {DEFAULT}."
     gain = 1 - math.exp(whole[best] - whole[PLAIN])
     return (
-        f"Over these columns `{best[0]}` with `{best[1]}` has the smallest errors (geometric mean), "
-        f"{100 * gain:.0f} % below {DEFAULT}."
+        f"Over these columns `{best[0]}` with `{best[1]}` has the smallest errors, {100 * gain:.0f} % below {DEFAULT}."
     )
+
+
+def error(records: Sequence[Record]) -> float:
+    """Mean logarithm of all errors."""
+    return statistics.mean(math.log(figure(record, part)) for record in records for part in PARTS)
+
+
+def over(records: Sequence[Record], default: Sequence[Record]) -> tuple[str, str]:
+    """Errors and seconds of a method over those of the default, where both have the same runs."""
+    runs, other = ({(*place(record), record["seed"]) for record in part} for part in (records, default))
+    if runs != other or not all(record["seconds"] for record in (*records, *default)):
+        return "-", "-"
+    seconds = [statistics.mean(record["seconds"] for record in part) for part in (records, default)]
+    return f"{math.exp(error(records) - error(default)):.2f}", f"{seconds[0] / seconds[1]:.1f}"
 
 
 def method(record: Record) -> tuple[str, str]:

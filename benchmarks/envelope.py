@@ -25,7 +25,7 @@ CALIBRATION, TEST = 280, 200
 FEWER, FEWER_TEST = 60, 40
 """In two dimensions, where trajectories are expensive."""
 LEVEL, LOWEST, HIGHEST = 0.9, 0.85, 0.95
-SOURCE_POINTS = {"compressible_ns_1d": 512, "compressible_ns_2d": 64}
+SOURCE_POINTS = {"compressible_ns_1d": 512, "compressible_ns_2d": 64, "incompressible_ns_2d": 64}
 """Points the reference is solved at, where not PDEBench's; it is subsampled to the model's."""
 COEFFICIENTS = {"advection": {"beta": 0.4}, "burgers": {"nu": 0.001}}
 """Where not the family's defaults."""

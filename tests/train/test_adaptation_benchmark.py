@@ -20,7 +20,14 @@ METHOD = replace(PLAIN, table="b", steps=150)
 
 def record(run: Planned, one_step: float | None, rollout: float | None) -> dict[str, Any]:
     errors = {"one_step": {"nrmse": one_step}, "rollout": {"nrmse_trajectory": rollout}}
-    return record_of(run, {"steps": 150, **{part: errors for part in ("zero_shot", "tuned", "persistence")}})
+    return record_of(
+        run,
+        {
+            "steps": 150,
+            "seconds": 10 + 20 * (run.tuning == "lora"),
+            **{part: errors for part in ("zero_shot", "tuned", "persistence")},
+        },
+    )
 
 
 def test_ids_tell_settings_apart() -> None:
@@ -60,8 +67,8 @@ def test_rows_of_the_second_table_are_means_over_seeds() -> None:
     rows = [record(lora, 0.1, 0.4), record(replace(lora, seed=1), 0.3, None), record(replace(PLAIN, k=100), 1.0, 1.0)]
     told = list(adaptation_tables.report(rows))
     assert "Methods, each run of 150 steps:" in told
-    assert "| alignment | tuning | Burgers nu = 1.0, k = 10 |" in told  # where methods were compared
-    assert "| otdd | lora | 0.2000 ± 0.1000 / diverged |" in told
+    assert "| alignment | tuning | Burgers nu = 1.0, k = 10 | errors | seconds |" in told  # where methods were compared
+    assert "| otdd | lora | 0.2000 ± 0.1000 / diverged | - | - |" in told  # nothing to compare with
     assert "No method is recommended before the table is whole." in told
 
 
@@ -70,7 +77,9 @@ def test_rows_of_the_second_table_are_means_over_seeds() -> None:
 )
 def test_the_choice_follows_from_the_table(lora: float, words: str) -> None:
     rows = [record(METHOD, 0.1, 0.1), record(replace(METHOD, alignment="otdd", tuning="lora"), lora, lora)]
-    verdict = list(adaptation_tables.method_table(rows))[-1]
+    *table, verdict = adaptation_tables.method_table(rows)
+    assert f"| otdd | lora | {lora:.4f} / {lora:.4f} | {10 * lora:.2f} | 3.0 |" in table
+    assert "| none | operator | 0.1000 / 0.1000 | 1.00 | 1.0 |" in table
     assert words in verdict
     assert ("50 % below" in verdict) == (lora < 0.1)
 

@@ -116,7 +116,7 @@ def test_killed_at_random_points_ends_with_the_same_weights(data_dir: Path, stor
         kills = 0
         while not store.get(job.id).final:
             child = born(process, f"worker-{kills}")
-            target = last_event(store, job.id) + rng.randint(2, 9)
+            target = last_event(store, job.id) + rng.randint(2, 7)
             reached = lambda: last_event(store, job.id) >= target or store.get(job.id).final  # noqa: B023, E731
             wait_until(reached, "the worker got a little further")
             time.sleep(0.02 * rng.random())  # anywhere in a step, not only after a write

@@ -66,31 +66,30 @@ class Conditions:
     trained: int
     solenoidal: bool
 
+    def _tensors(self) -> dict[str, Tensor]:
+        return {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
+
     def to(self, device: torch.device) -> Self:
-        moved: dict[str, Any] = {
-            f.name: value.to(device) for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)
-        }
+        moved: dict[str, Any] = {name: value.to(device) for name, value in self._tensors().items()}
         return replace(self, **moved)
 
     def repeat(self, times: int) -> Self:
         """Each sample `times` times in succession: one trajectory's conditions for many of its states."""
-        repeated: dict[str, Any] = {}
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if isinstance(value, Tensor):
-                repeated[f.name] = value.repeat_interleave(times, 0)
+        repeated: dict[str, Any] = {name: value.repeat_interleave(times, 0) for name, value in self._tensors().items()}
         for name in ("texts", "names"):
             repeated[name] = tuple(text for text in getattr(self, name) for _ in range(times))
         return replace(self, **repeated)
 
+    def part(self, rows: slice) -> Self:
+        """The conditions of some of the samples."""
+        own: dict[str, Any] = {name: getattr(self, name)[rows] for name in ("texts", "names", *self._tensors())}
+        return replace(self, **own)
+
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
         """The samples of several, one after another: all of one family, grid and boundary."""
-        joined: dict[str, Any] = {}
-        for f in fields(cls):
-            values = [getattr(part, f.name) for part in parts]
-            if isinstance(values[0], Tensor):
-                joined[f.name] = torch.cat(values)
+        tensors = [part._tensors() for part in parts]
+        joined: dict[str, Any] = {name: torch.cat([found[name] for found in tensors]) for name in tensors[0]}
         for name in ("texts", "names"):
             joined[name] = tuple(text for part in parts for text in getattr(part, name))
         return replace(parts[0], **joined)

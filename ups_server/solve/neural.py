@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import final
 
@@ -85,7 +84,7 @@ class UPSSession(BatchedSession):
 
     def split(self, rows: int) -> list[BatchedSession]:
         parts = [slice(first, first + rows) for first in range(0, self.rows, rows)]
-        return [UPSSession(self.model, self.card, rows_of(self.given, part), self.u[part]) for part in parts]
+        return [UPSSession(self.model, self.card, self.given.part(part), self.u[part]) for part in parts]
 
     def batch(self, sessions: Sequence[BatchedSession]) -> "UPSBatch":
         return UPSBatch([session for session in sessions if isinstance(session, UPSSession)])
@@ -200,12 +199,6 @@ def _off_the_device(*tensors: Tensor) -> Callable[[], list[Tensor]]:
         return host
 
     return arrived
-
-
-def rows_of(given: Conditions, part: slice) -> Conditions:
-    """The conditions of some of the samples."""
-    own = ("texts", "names", *(f.name for f in fields(given) if isinstance(getattr(given, f.name), Tensor)))
-    return replace(given, **{name: getattr(given, name)[part] for name in own})
 
 
 def step_bytes(config: UPSConfig, points: Sequence[int]) -> int:

@@ -256,9 +256,7 @@ class Scheduler:
         self._turn_of = {bucket: turn for bucket, turn in self._turn_of.items() if bucket in alive}
 
     def _fail(self, rollout_id: int, error: Exception) -> None:
-        """Ends one request: the user's mistake, or ours. A broken connection ends the process instead."""
-        if isinstance(error, ConnectionError):
-            raise error
+        """Ends one request: the user's mistake, or ours."""
         if isinstance(error, UserError):
             problem = protocol.problem_as_json(error)
         else:

@@ -63,9 +63,11 @@ def test_same_data_from_scratch_and_as_long(language_model: Path, name: str, tmp
 
 def test_controls_change_what_they_name_and_nothing_else(language_model: Path) -> None:
     own = small(language_model)
-    bare, random, untold, unaligned = (
-        baseline_config(own, name) for name in ("no-body", "random-body", "no-metadata", "no-alignment")
+    scratch, bare, random, untold, unaligned = (
+        baseline_config(own, name) for name in ("from-scratch", "no-body", "random-body", "no-metadata", "no-alignment")
     )
+    assert check_config(scratch) == check_config(own)
+    assert (scratch.stage1, scratch.stage2, scratch.families) == (own.stage1, own.stage2, own.families)
     assert not check_config(bare).body
     assert not bare.stage2.body
     assert random.random_body
@@ -114,7 +116,7 @@ def test_baseline_learns_without_a_language_model(tmp_path: Path, name: str) -> 
     assert not isinstance(from_pretrained(tmp_path / "best"), UPSModel)
 
 
-@pytest.mark.parametrize("name", ["no-body", "random-body", "no-metadata", "no-alignment", "ups-paper"])
+@pytest.mark.parametrize("name", ["from-scratch", "no-body", "random-body", "no-metadata", "no-alignment", "ups-paper"])
 def test_every_other_baseline_trains(language_model: Path, tmp_path: Path, name: str) -> None:
     own = small(language_model)
     changes = {"model": SMALL_MODEL | {"n_modes": 4}} if name == "ups-paper" else {}

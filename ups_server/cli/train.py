@@ -50,7 +50,9 @@ def train(config: Config, fresh: Fresh = False, device: Device = None, workers: 
 def baseline(
     name: Annotated[
         str,
-        typer.Argument(metavar="NAME", help="fno, unet, ups-paper; no-body, random-body, no-metadata, no-alignment."),
+        typer.Argument(
+            metavar="NAME", help="fno, unet, ups-paper; from-scratch, no-body, random-body, no-metadata, no-alignment."
+        ),
     ],
     config: Config,
     minutes: Annotated[

@@ -138,6 +138,7 @@ BASELINES: dict[str, Baseline] = {
     "fno": Baseline("neuraloperator's FNO, PDEBench's size", _without_language_model("fno")),
     "unet": Baseline("a convolutional U-Net of PDEBench's size", _without_language_model("unet")),
     "ups-paper": Baseline("the published architecture and training, with the same language model", _paper),
+    "from-scratch": Baseline("the recipe itself, without the weights that it starts from", _control()),
     "no-body": Baseline(
         "the recipe without its language model and without alignment",
         _control(model={"body": False}, stage={"body": False, "alignment": "none"}),

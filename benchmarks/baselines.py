@@ -1,0 +1,143 @@
+"""Is ups-mini better than an FNO, a U-Net and the published architecture trained for as long on the same data?
+
+`baselines.yaml` says the data and the batches. Everything is trained from scratch for the same wall-clock of training
+steps, ups-mini too; side by side, so that a busy machine is as busy for all of them:
+
+    for name in from-scratch fno unet ups-paper; do
+        OMP_NUM_THREADS=1 ups train baseline $name benchmarks/baselines.yaml --minutes 45 &
+    done
+
+Then the shipped model, which was trained for longer, stands beside them: on files of PDEBench and on the test
+trajectories of the data, which chose nothing.
+
+    python benchmarks/baselines.py models/ups-mini [FILE ...] [--json models/ups-mini/baselines.json]
+"""
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+
+from ups_server.data.splits import Split
+from ups_server.data.windows import Windows
+from ups_server.pde import family
+from ups_server.solve.evaluate import evaluate
+from ups_server.solve.neural import UPSSolver, load_neural
+from ups_server.train import RUNS
+from ups_server.train.config import TrainConfig
+from ups_server.train.dataset import FamilyWindows, prepare
+from ups_server.train.state import read_progress
+from ups_server.train.validate import score
+
+RECIPE = Path(__file__).with_suffix(".yaml")
+SHIPPED, SCRATCH, COMPETITORS = "shipped", "from-scratch", ("fno", "unet", "ups-paper")
+PERSISTENCE = "persistence"
+RESOLUTION = 128
+TEST_TRAJECTORIES = {1: 48, 2: 6}
+"""By dimensions; fewer where the split has no more."""
+HALF = 0.5
+"""Of the best competitor's rollout error: what is asked for."""
+
+Errors = dict[str, dict[str, float | None]]
+"""One-step and rollout error by solver."""
+
+
+def on_file(solvers: dict[str, UPSSolver], file: Path) -> dict[str, Any]:
+    """One row: lumped nRMSE one step ahead, and of the rollout over the trajectory-wide norm."""
+    errors: Errors = {}
+    for name, solver in solvers.items():
+        found = evaluate(solver, [file], resolution=RESOLUTION)[0]
+        if found.one_step is None:
+            raise TypeError("a trained model always predicts one step")
+        errors[name] = {"one_step": found.one_step.nrmse, "rollout": found.rollout.nrmse_trajectory}
+        stand = found.persistence
+        errors[PERSISTENCE] = {"one_step": stand.one_step.nrmse, "rollout": stand.rollout.nrmse_trajectory}
+    return {"row": found.family, "trajectories": found.trajectories, "points": found.resolution, "errors": errors}
+
+
+def on_test_split(solvers: dict[str, UPSSolver], entry: FamilyWindows) -> dict[str, Any]:
+    """One row: both errors over the norm of the whole trajectory, on the grid that was trained."""
+    grid = entry.training.grid
+    windows = Windows(entry.training.store, family(entry.id).dt, grid.n[0], Split.TEST, augment=False)
+    count = min(TEST_TRAJECTORIES[grid.ndim], len(windows.rows))
+    errors: Errors = {}
+    for name, solver in solvers.items():
+        found = score(solver, entry.id, windows, count)
+        errors[name] = {"one_step": found.one_step, "rollout": found.rollout}
+        errors[PERSISTENCE] = {"one_step": found.persistence, "rollout": None}
+    return {"row": entry.id, "trajectories": count, "points": list(grid.n), "errors": errors}
+
+
+def table(rows: Iterable[dict[str, Any]], names: Sequence[str]) -> Iterator[str]:
+    """Markdown: one-step / rollout."""
+    heading = ["family", "trajectories", *names, PERSISTENCE]
+    yield "| " + " | ".join(heading) + " |"
+    yield "|" + "---|" * len(heading)
+    for row in rows:
+        cells = [
+            " / ".join(figure(row["errors"][name][kind]) for kind in ("one_step", "rollout")) for name in heading[2:]
+        ]
+        grid = "x".join(map(str, row["points"]))
+        yield "| " + " | ".join([f"`{row['row']}` ({grid})", str(row["trajectories"]), *cells]) + " |"
+
+
+def figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2g}" if value >= 10 else f"{value:.4f}"
+
+
+def verdicts(rows: Sequence[dict[str, Any]], name: str) -> Iterator[str]:
+    """What was asked of `name`, and on how many rows it holds."""
+
+    def error(row: dict[str, Any], who: str, kind: str) -> float:
+        value = row["errors"][who][kind]
+        return float("inf") if value is None else float(value)
+
+    better = [row["row"] for row in rows if error(row, name, "one_step") <= error(row, "fno", "one_step")]
+    yield f"{name}: one step no worse than fno on {len(better)} of {len(rows)}"
+    half = [
+        row["row"]
+        for row in rows
+        if error(row, name, "rollout") <= HALF * min(error(row, other, "rollout") for other in COMPETITORS)
+    ]
+    yield f"{name}: rollout at most half of the best competitor's on {len(half)} of {len(rows)}: {', '.join(half)}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="of PDEBench")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    recipe = TrainConfig.load(RECIPE)
+    trained = {name: RUNS / f"{recipe.name}-{name}" for name in (SCRATCH, *COMPETITORS)}
+    solvers = {name: load_neural(run / "model", "cpu") for name, run in trained.items()}
+    solvers = {SHIPPED: load_neural(options.model, "cpu"), **solvers}
+    lengths = {}
+    for name, run in trained.items():
+        progress = read_progress(run)
+        if progress is None:
+            parser.error(f"{run} holds no finished run")
+        lengths[name] = {"minutes": round(progress.seconds / 60, 1), "best_at": progress.best_at}
+    console = Console(stderr=True)
+    families = prepare(recipe, RUNS / "data", RESOLUTION, {}, lambda *_: None)
+    tables = {
+        "files": [on_file(solvers, file) for file in track(options.files, "files", console=console)],
+        "test split": [on_test_split(solvers, entry) for entry in track(families, "test split", console=console)],
+    }
+    for name, length in lengths.items():
+        print(f"{name}: {length['minutes']} minutes, best at {length['best_at']}")
+    for title, rows in tables.items():
+        if rows:
+            print(f"\n{title}, one-step / rollout\n\n" + "\n".join(table(rows, list(solvers))) + "\n")
+            print("\n".join(line for name in (SHIPPED, SCRATCH) for line in verdicts(rows, name)))
+    if options.json:
+        record = {"training": lengths, "tables": tables}
+        options.json.write_text(json.dumps(record, allow_nan=False, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

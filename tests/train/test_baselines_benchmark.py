@@ -1,0 +1,63 @@
+"""The comparison at equal wall-clock: trained runs in, one table of all of them out."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from benchmarks import baselines
+from tests.train.test_run import SMALL_MODEL, recipe
+from ups_server.train import run_baseline
+
+CHANGES = {
+    "fno": ["model.hidden_channels=8"],
+    "unet": ["model.hidden_channels=8", "model.n_layers=3"],
+    "ups-paper": [f"model={json.dumps(SMALL_MODEL | {'n_modes': 4})}"],
+}
+
+
+@pytest.fixture
+def trained(language_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every model of the comparison after a few steps; the folder of the one that stands for the shipped model."""
+    small = recipe(language_model, name="comparison", stage1={"steps": 2, "warmup": 1}, stage2={})
+    small["families"] = {"advection": small["families"]["advection"]}
+    path = tmp_path / "comparison.yaml"
+    path.write_text(yaml.safe_dump(small))
+    monkeypatch.setattr(baselines, "RECIPE", path)
+    monkeypatch.setattr(baselines, "RESOLUTION", SMALL_MODEL["resolution"])
+    monkeypatch.chdir(tmp_path)
+    folders = {
+        name: run_baseline(name, path, changes=CHANGES.get(name, ()), device="cpu")
+        for name in (baselines.SCRATCH, *baselines.COMPETITORS)
+    }
+    return folders[baselines.SCRATCH]
+
+
+def test_one_table_of_all(trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["baselines.py", str(trained), "--json", "out.json"])
+    baselines.main()
+    record = json.loads(Path("out.json").read_text())
+    assert set(record["training"]) == {baselines.SCRATCH, *baselines.COMPETITORS}
+    assert all(length["best_at"] for length in record["training"].values())
+    (row,) = record["tables"]["test split"]
+    errors = row["errors"]
+    # The same weights under two names have the same errors; the others have their own.
+    assert errors[baselines.SHIPPED] == errors[baselines.SCRATCH]
+    assert len({error["one_step"] for error in errors.values()}) == len(errors) - 1
+    printed = capsys.readouterr().out
+    assert "| `advection`" in printed
+    assert "shipped: one step no worse than fno on" in printed
+
+
+def test_verdicts_count_rows() -> None:
+    def row(name: str, ours: float, other: float | None) -> dict[str, object]:
+        errors = {competitor: {"one_step": other, "rollout": other} for competitor in baselines.COMPETITORS}
+        return {"row": name, "errors": errors | {"ours": {"one_step": ours, "rollout": ours}}}
+
+    rows = [row("half", 0.1, 0.2), row("better", 0.1, 0.15), row("worse", 0.2, 0.1), row("diverged", 0.2, None)]
+    assert list(baselines.verdicts(rows, "ours")) == [
+        "ours: one step no worse than fno on 3 of 4",
+        "ours: rollout at most half of the best competitor's on 2 of 4: half, diverged",
+    ]

@@ -3,9 +3,10 @@
 `ablation.yaml` holds the base recipe and the variants of every axis. Each variant is trained with each seed for the
 same minutes of training steps on the same data and scored on the test split, which chose nothing. A finished run
 leaves a small JSON file in `runs/ablation`; the same command goes on where it was stopped, in the middle of a run too.
-Wall-clock compares only runs that had the machine to the same degree.
+Wall-clock compares only runs that had the machine to the same degree: on two cores, a seed on each, side by side.
 
     python benchmarks/ablation.py [--minutes 20] [--seeds 2] [--axis output] [--json models/ups-mini/ablation.json]
+    python benchmarks/ablation.py --seeds 1 & python benchmarks/ablation.py --seeds 1 --first-seed 1
 """
 
 import argparse
@@ -61,7 +62,7 @@ class Planned:
         return f"{words}-seed{self.config.seed}-{digest}"
 
 
-def planned(plan: dict[str, Any], minutes: float, seeds: int, count: int | None, axes: list[str]) -> list[Planned]:
+def planned(plan: dict[str, Any], minutes: float, seeds: range, count: int | None, axes: list[str]) -> list[Planned]:
     """Every run, in rounds of a seed: after the first round every axis has a result."""
     recipe = TrainConfig.model_validate(plan["recipe"])
     scale = minutes / (recipe.stage1.minutes + recipe.stage2.minutes)
@@ -75,7 +76,7 @@ def planned(plan: dict[str, Any], minutes: float, seeds: int, count: int | None,
     ]
     return [
         Planned(axis, variant, overridden(recipe, shared | changes | {"seed": seed}))
-        for seed in range(seeds)
+        for seed in seeds
         for axis, variant, changes in variants
     ]
 
@@ -169,7 +170,8 @@ def main() -> None:
     plan: dict[str, Any] = yaml.safe_load(PLAN.read_text())
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--minutes", type=float, default=MOST_MINUTES, help="of training steps, per run")
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=2, help="how many")
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--axis", action="append", choices=list(plan["axes"]), help="default: all")
     parser.add_argument("--count", type=int, help="trajectories per family; default: the recipe's")
     parser.add_argument("--folder", type=Path, default=RUNS / "ablation")
@@ -180,7 +182,8 @@ def main() -> None:
     if not 0 < options.minutes <= MOST_MINUTES:
         parser.error(f"--minutes: a run is at most {MOST_MINUTES:g} minutes long")
     axes = options.axis or list(plan["axes"])
-    runs = planned(plan, options.minutes, options.seeds, options.count, axes)
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    runs = planned(plan, options.minutes, seeds, options.count, axes)
     console, results = Console(stderr=True), []
     for index, run in enumerate(runs, start=1):
         console.print(f"run {index} of {len(runs)}: {run.axis}, {run.variant}, seed {run.config.seed}")

@@ -10,7 +10,9 @@ steps, ups-mini too; side by side, so that a busy machine is as busy for all of 
 Then the shipped model, which was trained for longer, stands beside them: on files of PDEBench and on the test
 trajectories of the data, which chose nothing.
 
-    python benchmarks/baselines.py models/ups-mini [FILE ...] [--json models/ups-mini/baselines.json]
+    python benchmarks/baselines.py models/ups-mini [FILE ...] [--json OUT.json] [--picture OUT.png]
+
+The picture shows how the errors grow along the rollouts of the files.
 """
 
 import argparse
@@ -39,24 +41,28 @@ PERSISTENCE = "persistence"
 RESOLUTION = 128
 TEST_TRAJECTORIES = {1: 48, 2: 6}
 """By dimensions; fewer where the split has no more."""
+PIXELS = 110
+"""Of the picture, per inch."""
 HALF = 0.5
 """Of the best competitor's rollout error: what is asked for."""
-
-Errors = dict[str, dict[str, float | None]]
-"""One-step and rollout error by solver."""
 
 
 def on_file(solvers: dict[str, UPSSolver], file: Path) -> dict[str, Any]:
     """One row: lumped nRMSE one step ahead, and of the rollout over the trajectory-wide norm."""
-    errors: Errors = {}
-    for name, solver in solvers.items():
-        found = evaluate(solver, [file], resolution=RESOLUTION)[0]
-        if found.one_step is None:
-            raise TypeError("a trained model always predicts one step")
-        errors[name] = {"one_step": found.one_step.nrmse, "rollout": found.rollout.nrmse_trajectory}
-        stand = found.persistence
-        errors[PERSISTENCE] = {"one_step": stand.one_step.nrmse, "rollout": stand.rollout.nrmse_trajectory}
-    return {"row": found.family, "trajectories": found.trajectories, "points": found.resolution, "errors": errors}
+    found = {name: evaluate(solver, [file], resolution=RESOLUTION)[0] for name, solver in solvers.items()}
+    shipped = found[SHIPPED]
+    parts = {name: (scores.one_step, scores.rollout) for name, scores in found.items()}
+    parts[PERSISTENCE] = (shipped.persistence.one_step, shipped.persistence.rollout)
+    return {
+        "row": shipped.family,
+        "trajectories": shipped.trajectories,
+        "points": shipped.resolution,
+        "errors": {
+            name: {"one_step": one_step and one_step.nrmse, "rollout": rolled.nrmse_trajectory}
+            for name, (one_step, rolled) in parts.items()
+        },
+        "per_step": {name: rolled.per_step_trajectory for name, (_, rolled) in parts.items()},
+    }
 
 
 def on_test_split(solvers: dict[str, UPSSolver], entry: FamilyWindows) -> dict[str, Any]:
@@ -64,7 +70,7 @@ def on_test_split(solvers: dict[str, UPSSolver], entry: FamilyWindows) -> dict[s
     grid = entry.training.grid
     windows = Windows(entry.training.store, family(entry.id).dt, grid.n[0], Split.TEST, augment=False)
     count = min(TEST_TRAJECTORIES[grid.ndim], len(windows.rows))
-    errors: Errors = {}
+    errors: dict[str, dict[str, float | None]] = {}
     for name, solver in solvers.items():
         found = score(solver, entry.id, windows, count)
         errors[name] = {"one_step": found.one_step, "rollout": found.rollout}
@@ -106,11 +112,37 @@ def verdicts(rows: Sequence[dict[str, Any]], name: str) -> Iterator[str]:
     yield f"{name}: rollout at most half of the best competitor's on {len(half)} of {len(rows)}: {', '.join(half)}"
 
 
+def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Error of every step of the rollouts over the norm of the trajectory: a panel a family, a line a solver."""
+    from matplotlib.figure import Figure
+
+    across = 4
+    down = -(-len(rows) // across)
+    figure = Figure(figsize=(3.1 * across, 2.5 * down + 0.5), layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False).ravel()
+    style: dict[str, dict[str, Any]] = {
+        SHIPPED: {"color": "black", "linewidth": 2},
+        PERSISTENCE: {"color": "grey", "linestyle": ":"},
+    }
+    for panel, row in zip(panels, rows, strict=False):
+        for name, values in row["per_step"].items():
+            known = [float("nan") if value is None else value for value in values]
+            panel.plot(range(1, len(known) + 1), known, label=name, **style.get(name, {}))
+        panel.set(yscale="log", title=row["row"], xlabel="step")
+        panel.set_ylim(top=3)
+    for panel in panels[len(rows) :]:
+        panel.set_axis_off()
+    panels[0].set_ylabel("error over the norm of the trajectory")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="lower right", ncols=2, frameon=False)
+    figure.savefig(path, dpi=PIXELS)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("model", type=Path)
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="of PDEBench")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
     recipe = TrainConfig.load(RECIPE)
     trained = {name: RUNS / f"{recipe.name}-{name}" for name in (SCRATCH, *COMPETITORS)}
@@ -134,6 +166,8 @@ def main() -> None:
         if rows:
             print(f"\n{title}, one-step / rollout\n\n" + "\n".join(table(rows, list(solvers))) + "\n")
             print("\n".join(line for name in (SHIPPED, SCRATCH) for line in verdicts(rows, name)))
+    if options.picture:
+        draw(tables["files"], options.picture)
     if options.json:
         record = {"training": lengths, "tables": tables}
         options.json.write_text(json.dumps(record, allow_nan=False, indent=1) + "\n")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 from benchmarks import baselines
 from tests.train.test_run import SMALL_MODEL, recipe
@@ -49,6 +50,20 @@ def test_one_table_of_all(trained: Path, monkeypatch: pytest.MonkeyPatch, capsys
     printed = capsys.readouterr().out
     assert "| `advection`" in printed
     assert "shipped: one step no worse than fno on" in printed
+
+
+def test_the_picture_has_a_panel_a_family(tmp_path: Path) -> None:
+    growing = {name: [0.1, 0.2, None] for name in (baselines.SHIPPED, *baselines.COMPETITORS, baselines.PERSISTENCE)}
+    rows = [{"row": name, "per_step": growing} for name in "abcdefg"]
+    baselines.draw(rows, tmp_path / "seven.png")
+    baselines.draw(rows[:2], tmp_path / "two.png")
+    heights = [image_size(tmp_path / name)[1] for name in ("seven.png", "two.png")]
+    assert heights[0] > heights[1]
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
 
 
 def test_verdicts_count_rows() -> None:

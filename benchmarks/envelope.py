@@ -22,7 +22,7 @@ from ups_server.solve.neural import load_neural
 
 SEED = 9_000_001
 CALIBRATION, TEST = 280, 200
-FEWER, FEWER_TEST = 60, 40
+FEWER = {"compressible_ns_2d": (140, 120), "shallow_water": (60, 40), "incompressible_ns_2d": (60, 40)}
 """In two dimensions, where trajectories are expensive."""
 LEVEL, LOWEST, HIGHEST = 0.9, 0.85, 0.95
 SOURCE_POINTS = {"compressible_ns_1d": 512, "compressible_ns_2d": 64, "incompressible_ns_2d": 64}
@@ -49,7 +49,7 @@ def main() -> None:
     with Progress(console=Console(stderr=True)) as progress:
         for name in options.family or cards:
             entry, card = family(name), cards[name]
-            calibration, test = (CALIBRATION, TEST) if card.ndim == 1 else (FEWER, FEWER_TEST)
+            calibration, test = FEWER.get(name, (CALIBRATION, TEST))
             points = SOURCE_POINTS.get(name, entry.n)
             n = min(points, solver.model.config.resolution)
             bar = progress.add_task(name, total=calibration + test)

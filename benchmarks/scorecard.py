@@ -1,10 +1,10 @@
 """The scores on the card of a shipped model: fresh trajectories of the reference solvers, one-step and rollout.
 
-The initial states are drawn with a seed of their own, at PDEBench's resolution and coefficients and at coefficients
-kept out of training; every score stands beside persistence and beside the same model without its language model, and
-with a random one.
+The initial states are drawn with a seed of their own, at PDEBench's resolution and coefficients; every score stands
+beside persistence and beside the same model without its language model, and with a random one. What lies outside the
+training is asked by `unseen.py`.
 
-    python benchmarks/scorecard.py models/ups-mini [-n 32] [--json models/ups-mini/scores.json]
+    python benchmarks/scorecard.py models/ups-mini [-n 32] [--json models/ups-mini/fresh.json]
 """
 
 import argparse
@@ -22,7 +22,7 @@ from ups_server.model.controls import BodyControl
 from ups_server.pde import family
 from ups_server.solve.evaluate import evaluate
 from ups_server.solve.neural import UPSSolver, load_neural
-from ups_server.solve.scores import FileScores
+from ups_server.solve.scores import FileScores, PerField
 
 SEED = 7_000_001
 CONTROLS: tuple[BodyControl, ...] = ("none", "random")
@@ -34,23 +34,18 @@ class Case:
 
     family: str
     coefficients: dict[str, float]
-    role: str = "trained"
     resolution: int = 128
     share: float = 1.0
 
 
 CASES = (
     *(Case("advection", {"beta": beta}) for beta in (0.1, 0.4, 1.0, 4.0)),
-    Case("advection", {"beta": 0.7}, "gap"),
     *(Case("burgers", {"nu": nu}) for nu in (0.001, 0.01, 0.1, 0.4)),
-    Case("burgers", {"nu": 0.004}, "gap"),
-    Case("burgers", {"nu": 1.0}, "beyond the range"),
     Case("diffusion_sorption", {}),
     *(Case("compressible_ns_1d", {"eta": eta, "zeta": eta}) for eta in (0.1, 0.03)),
-    Case("compressible_ns_1d", {"eta": 0.01, "zeta": 0.01}, "beyond the range"),
-    Case("shallow_water", {}, share=0.25),
+    Case("shallow_water", {}, share=0.125),
     Case("compressible_ns_2d", {"M": 0.1, "eta": 0.1, "zeta": 0.1}, share=0.25),
-    Case("incompressible_ns_2d", {"nu": 0.01}, resolution=64, share=0.5),
+    Case("incompressible_ns_2d", {"nu": 0.01}, resolution=64, share=0.25),
 )
 T_FINAL = {"incompressible_ns_2d": 0.5}
 """Time of the last frame, where not the family's."""
@@ -71,16 +66,26 @@ def scores(solver: UPSSolver, file: Path, case: Case) -> FileScores:
 
 
 def row(case: Case, full: FileScores, *controls: FileScores) -> list[str]:
-    stand = full.persistence
-    one_step = [scored.one_step for scored in (full, *controls)]
-    if any(part is None for part in one_step):
-        raise TypeError("a trained model always predicts one step")
-    one = [part.nrmse for part in one_step if part is not None]
-    skill = None if full.one_step is None else full.one_step.skill
-    figures = (*one, stand.one_step.nrmse, skill)
-    rolled = [part.rollout.nrmse_trajectory for part in (full, *controls)] + [stand.rollout.nrmse_trajectory]
     name = " ".join([case.family, *(f"{key}={value:g}" for key, value in case.coefficients.items())])
-    return [name, case.role, *(("-" if value is None else f"{value:.4f}") for value in (*figures, *rolled))]
+    one_step = [scored.one_step for scored in (full, *controls) if scored.one_step is not None]
+    one_step.append(full.persistence.one_step)
+    rolled = [*(scored.rollout for scored in (full, *controls)), full.persistence.rollout]
+    return [
+        name,
+        str(full.trajectories),
+        *(figure(part.nrmse) for part in one_step),
+        per_field(one_step[0].skill_per_field),
+        *(figure(part.nrmse_trajectory) for part in rolled),
+        per_field(rolled[0].per_field),
+    ]
+
+
+def figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def per_field(values: PerField) -> str:
+    return " / ".join("–" if value is None else f"{value:.3g}" for value in values.values())
 
 
 def main() -> None:
@@ -92,14 +97,14 @@ def main() -> None:
     solver = load_neural(options.model, "cpu")
     bare, random = (load_neural(options.model, "cpu", body) for body in CONTROLS)
     compared = ["no body", "random body", "persistence"]
-    heading = ["equation", "coefficient", "one-step", *compared, "skill", "rollout", *compared]
+    heading = ["equation", "trajectories", "one-step", *compared, "skill per field", "rollout", *compared, "per field"]
     rows, results, diverged = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         for case in track(CASES, "scoring", console=Console(stderr=True)):
             file = test_file(case, options.count, Path(folder))
             full, without, other = (scores(each, file, case) for each in (solver, bare, random))
             controls = {"without_body": without.as_dict(), "random_body": other.as_dict()}
-            results.append({"role": case.role, "model": full.as_dict(), **controls})
+            results.append({"model": full.as_dict(), **controls})
             rows.append(row(case, full, without, other))
             if not full.rollout.finite:
                 diverged.append(file.stem)

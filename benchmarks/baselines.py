@@ -18,12 +18,14 @@ The picture shows how the errors grow along the rollouts of the files.
 import argparse
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import track
 
+from ups_server.data.source import open_source
 from ups_server.data.splits import Split
 from ups_server.data.windows import Windows
 from ups_server.pde import family
@@ -39,6 +41,7 @@ RECIPE = Path(__file__).with_suffix(".yaml")
 SHIPPED, SCRATCH, COMPETITORS = "shipped", "from-scratch", ("fno", "unet", "ups-paper")
 PERSISTENCE = "persistence"
 RESOLUTION = 128
+"""Points per axis at which a file is read, or all where it has fewer."""
 TEST_TRAJECTORIES = {1: 48, 2: 6}
 """By dimensions; fewer where the split has no more."""
 PIXELS = 110
@@ -49,7 +52,9 @@ HALF = 0.5
 
 def on_file(solvers: dict[str, UPSSolver], file: Path) -> dict[str, Any]:
     """One row: lumped nRMSE one step ahead, and of the rollout over the trajectory-wide norm."""
-    found = {name: evaluate(solver, [file], resolution=RESOLUTION)[0] for name, solver in solvers.items()}
+    with closing(open_source(file)) as source:
+        points = min(RESOLUTION, source.grid.n[0])
+    found = {name: evaluate(solver, [file], resolution=points)[0] for name, solver in solvers.items()}
     shipped = found[SHIPPED]
     parts = {name: (scores.one_step, scores.rollout) for name, scores in found.items()}
     parts[PERSISTENCE] = (shipped.persistence.one_step, shipped.persistence.rollout)

@@ -62,7 +62,7 @@ CASES = (
     Case("burgers", {"nu": 0.004}, "gap"),
     *(Case("burgers", {"nu": nu}, "beyond") for nu in (0.0007, 1.0)),
     Case("compressible_ns_1d", {"eta": 0.1, "zeta": 0.1}),
-    *(Case("compressible_ns_1d", {"eta": eta, "zeta": eta}, "beyond") for eta in (0.01, 0.3)),
+    Case("compressible_ns_1d", {"eta": 0.01, "zeta": 0.01}, "beyond"),
     Case("diffusion_reaction_1d", {"nu": 0.5, "rho": 1.0}, "held out"),
     Case("diffusion_reaction_2d", {}, "held out", share=0.1),
 )

@@ -75,12 +75,10 @@ def on_test_split(solvers: dict[str, UPSSolver], entry: FamilyWindows) -> dict[s
     grid = entry.training.grid
     windows = Windows(entry.training.store, family(entry.id).dt, grid.n[0], Split.TEST, augment=False)
     count = min(TEST_TRAJECTORIES[grid.ndim], len(windows.rows))
-    errors: dict[str, dict[str, float | None]] = {}
-    for name, solver in solvers.items():
-        found = score(solver, entry.id, windows, count)
-        errors[name] = {"one_step": found.one_step, "rollout": found.rollout}
-        errors[PERSISTENCE] = {"one_step": found.persistence, "rollout": None}
-    return {"row": entry.id, "trajectories": count, "points": list(grid.n), "errors": errors}
+    found = {name: score(solver, entry.id, windows, count) for name, solver in solvers.items()}
+    errors = {name: {"one_step": scores.one_step, "rollout": scores.rollout} for name, scores in found.items()}
+    persistence = {PERSISTENCE: {"one_step": found[SHIPPED].persistence, "rollout": None}}
+    return {"row": entry.id, "trajectories": count, "points": list(grid.n), "errors": errors | persistence}
 
 
 def table(rows: Iterable[dict[str, Any]], names: Sequence[str]) -> Iterator[str]:

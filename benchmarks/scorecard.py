@@ -51,14 +51,14 @@ T_FINAL = {"incompressible_ns_2d": 0.5}
 """Time of the last frame, where not the family's."""
 
 
-def test_file(case: Case, count: int, folder: Path) -> Path:
+def fresh_file(case: Case, count: int, folder: Path, seed: int) -> Path:
     """A file of fresh trajectories in PDEBench's layout; its name carries the coefficients."""
     entry = family(case.family)
     name = "_".join([case.family, *(f"{key}{value:g}" for key, value in case.coefficients.items())])
     path = folder / f"{name}.hdf5"
     count = max(1, round(count * case.share))
     t_final = T_FINAL.get(case.family)
-    return generate(entry, case.coefficients, count, entry.n, path, SEED, frame_dt=entry.dt, t_final=t_final)
+    return generate(entry, case.coefficients, count, entry.n, path, seed, frame_dt=entry.dt, t_final=t_final)
 
 
 def scores(solver: UPSSolver, file: Path, case: Case) -> FileScores:
@@ -101,7 +101,7 @@ def main() -> None:
     rows, results, diverged = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         for case in track(CASES, "scoring", console=Console(stderr=True)):
-            file = test_file(case, options.count, Path(folder))
+            file = fresh_file(case, options.count, Path(folder), SEED)
             full, without, other = (scores(each, file, case) for each in (solver, bare, random))
             controls = {"without_body": without.as_dict(), "random_body": other.as_dict()}
             results.append({"model": full.as_dict(), **controls})

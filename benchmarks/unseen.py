@@ -22,10 +22,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from ups_server.data.generate import generate
+from benchmarks.scorecard import Case, fresh_file
 from ups_server.data.source import open_source
 from ups_server.model.config import CoefficientRange
-from ups_server.pde import family
 from ups_server.pde.metrics import error_moments, nrmse, nrmse_trajectory
 from ups_server.solve.evaluation_input import evaluation_input
 from ups_server.solve.neural import UPSSolver, load_neural
@@ -33,7 +32,6 @@ from ups_server.solve.solver import Frames, Problem, Solver, rollout
 from ups_server.solve.zero_shot import ZeroShotSolver
 
 SEED = 11_000_001
-RESOLUTION = 128
 CONTEXT = 4
 """Steps between the first and the last context frame."""
 CANDIDATES, ROUNDS = 17, 3
@@ -45,26 +43,23 @@ Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Case:
-    """What is asked; `share` is the part of the asked number of trajectories that is affordable."""
+class Asked(Case):
+    """What is asked, and where it lies: trained, in a gap of the training, beyond its range, or held out."""
 
-    family: str
-    coefficients: dict[str, float]
     role: str = "trained"
-    share: float = 1.0
 
 
 CASES = (
-    *(Case("advection", {"beta": beta}) for beta in (0.4, 1.0)),
-    Case("advection", {"beta": 0.7}, "gap"),
-    Case("advection", {"beta": 5.0}, "beyond"),
-    *(Case("burgers", {"nu": nu}) for nu in (0.001, 0.01)),
-    Case("burgers", {"nu": 0.004}, "gap"),
-    *(Case("burgers", {"nu": nu}, "beyond") for nu in (0.0007, 1.0)),
-    Case("compressible_ns_1d", {"eta": 0.1, "zeta": 0.1}),
-    Case("compressible_ns_1d", {"eta": 0.01, "zeta": 0.01}, "beyond"),
-    Case("diffusion_reaction_1d", {"nu": 0.5, "rho": 1.0}, "held out"),
-    Case("diffusion_reaction_2d", {}, "held out", share=0.1),
+    *(Asked("advection", {"beta": beta}) for beta in (0.4, 1.0)),
+    Asked("advection", {"beta": 0.7}, role="gap"),
+    Asked("advection", {"beta": 5.0}, role="beyond"),
+    *(Asked("burgers", {"nu": nu}) for nu in (0.001, 0.01)),
+    Asked("burgers", {"nu": 0.004}, role="gap"),
+    *(Asked("burgers", {"nu": nu}, role="beyond") for nu in (0.0007, 1.0)),
+    Asked("compressible_ns_1d", {"eta": 0.1, "zeta": 0.1}),
+    Asked("compressible_ns_1d", {"eta": 0.01, "zeta": 0.01}, role="beyond"),
+    Asked("diffusion_reaction_1d", {"nu": 0.5, "rho": 1.0}, role="held out"),
+    Asked("diffusion_reaction_2d", {}, role="held out", share=0.1),
 )
 
 
@@ -76,15 +71,11 @@ class Trajectories:
     truth: Frames
 
 
-def trajectories(case: Case, count: int, solver: Solver, folder: Path) -> Trajectories:
+def trajectories(case: Asked, count: int, solver: Solver, folder: Path) -> Trajectories:
     """Generated in PDEBench's layout and read as an evaluation reads them."""
-    entry = family(case.family)
-    words = [case.family, *(f"{key}{value:g}" for key, value in case.coefficients.items())]
-    path = folder / f"{'_'.join(words)}.hdf5"
-    number = max(1, round(count * case.share))
-    generate(entry, case.coefficients, number, entry.n, path, SEED, frame_dt=entry.dt)
+    path = fresh_file(case, count, folder, SEED)
     with closing(open_source(path)) as source:
-        task = evaluation_input(source, path, solver, None, RESOLUTION, None)
+        task = evaluation_input(source, path, solver, None, case.resolution, None)
         rows = range(task.trajectories)
         return Trajectories(task.problem(rows), task.truth(rows))
 
@@ -144,7 +135,7 @@ def scored(one_step: Frames, rolled: Frames, target: Frames) -> dict[str, float]
     }
 
 
-def result(case: Case, count: int, known: UPSSolver, folder: Path) -> dict[str, Any]:
+def result(case: Asked, count: int, known: UPSSolver, folder: Path) -> dict[str, Any]:
     """One row of the table."""
     card = known.model.config.families.get(case.family)
     solver: Solver = ZeroShotSolver(known.model) if card is None else known
@@ -184,7 +175,7 @@ def pair(found: Mapping[str, float] | None) -> str:
 
 
 def verdicts(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Inside the range: against the larger error of the trained values around the gap."""
+    """Inside the range: the error as a multiple of that at each of the trained values around the gap."""
     for row in (row for row in rows if row["role"] == "gap"):
         around = [other for other in rows if (other["family"], other["role"]) == (row["family"], "trained")]
         for kind in ("one_step", "rollout"):

@@ -115,6 +115,20 @@ def test_declared_reflections_commute_with_the_reference_solver(name: str) -> No
     assert np.allclose(mirrored, np.flip(equation.solve(start, times, grid, columns), 2) * sign, atol=1e-6)
 
 
+def test_windows_of_an_odd_equation_are_negated_at_times_and_solve_it(tmp_path: Path) -> None:
+    equation, drawn = registry.family("advection"), {"beta": CoefficientDraw(low=0.5, high=1.0)}
+    store = build_store(equation, drawn, 30, 64, 5, tmp_path / "lines", frame_dt=0.05)
+    batch = Windows(store, 0.05, 64).sample(np.random.default_rng(1), 24, 1)
+    assert np.allclose(advance(equation, batch, 0.05), batch.frames[:, :, 1], atol=1e-5)
+    negated = 0
+    for context, coefficients in zip(batch.context, batch.coefficients, strict=True):
+        start = store.view(int(np.flatnonzero((store.coefficients == coefficients).all(1))[0]))[0]
+        signs = [sign for sign in (1, -1) for n in range(64) if np.array_equal(context, sign * np.roll(start, n, 0))]
+        assert len(signs) == 1
+        negated += signs[0] < 0
+    assert 4 < negated < 20
+
+
 def test_trajectories_for_evaluation(waves: Store) -> None:
     windows = Windows(waves, 0.1, 16, split=Split.TEST)
     assert np.array_equal(windows.rows, split_rows(30, Split.TEST))

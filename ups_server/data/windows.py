@@ -42,17 +42,19 @@ Slices = tuple[slice, ...]
 
 @dataclass(frozen=True)
 class _Symmetry:
-    """One exact symmetry, drawn per trajectory: subsample offset, circular shift, mirrored and exchanged axes.
+    """One exact symmetry, drawn per trajectory: subsample offset, circular shift, mirrored and exchanged axes, sign.
 
     Attributes:
         blocks: pairs (to, from) of slices: what lies together before and after.
         mirrored: axes.
         exchanged: do the two axes change places?
+        negated: is it -u?
     """
 
     blocks: tuple[tuple[Slices, Slices], ...]
     mirrored: tuple[int, ...]
     exchanged: bool
+    negated: bool
 
     @classmethod
     def of(
@@ -63,13 +65,14 @@ class _Symmetry:
         shift: tuple[int, ...],
         mirrored: tuple[int, ...],
         exchanged: bool = False,
+        negated: bool = False,
     ) -> Self:
-        """Every `stride`-th point from `first` on, shifted, then mirrored, then exchanged."""
+        """Every `stride`-th point from `first` on, shifted, then mirrored, then exchanged, then negated."""
         axes = [
             _axis_blocks(points, stride, first[axis], shift[axis], axis in mirrored) for axis, points in enumerate(n)
         ]
         blocks = (tuple(zip(*block, strict=True)) for block in product(*axes))
-        return cls(tuple((to, start) for to, start in blocks), mirrored, exchanged)
+        return cls(tuple((to, start) for to, start in blocks), mirrored, exchanged, negated)
 
     def place(self, given: NDArray[np.float32], target: NDArray[np.float32]) -> None:
         """Fill `target` (n..., C) from `given` (X..., C); `turn` does the rest."""
@@ -82,6 +85,8 @@ class _Symmetry:
             placed *= turning.signs[axis]
         if self.exchanged:
             placed[...] = placed.swapaxes(-3, -2)[..., turning.exchange]
+        if self.negated:
+            np.negative(placed, out=placed)
 
 
 @dataclass(frozen=True)
@@ -139,8 +144,8 @@ class Windows:
     Args:
         dt: time between two frames of a window.
         n: points along the first axis; the others follow by the same stride.
-        augment: draw subsample offsets and circular shifts on periodic axes, the family's reflections and its exchange
-            of axes.
+        augment: draw subsample offsets and circular shifts on periodic axes, the family's reflections, its exchange of
+            axes, and -u where it is odd.
 
     Raises:
         UserError: ``dt_mismatch`` or ``resolution_mismatch``.
@@ -272,4 +277,5 @@ class Windows:
         shift = tuple(int(rng.integers(points)) for _, points in bounds)
         mirrored = tuple(axis for axis in self._turning.signs if rng.random() < 0.5)
         exchanged = bool(self._turning.exchange) and rng.random() < 0.5
-        return _Symmetry.of(self.grid.n, self.stride, first, shift, mirrored, exchanged)
+        negated = registry.family(self.store.family).odd and rng.random() < 0.5
+        return _Symmetry.of(self.grid.n, self.stride, first, shift, mirrored, exchanged, negated)

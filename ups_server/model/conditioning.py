@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ups_server.errors import UserError
 from ups_server.model.config import FamilyCard, UPSConfig
+from ups_server.model.symmetry import signs_of, turning
 from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
 from ups_server.pde.family import metadata_text
 
@@ -47,7 +48,11 @@ class Conditions:
         periodic: per axis, the same for the batch.
         offset: per axis, where the points lie in their cells (`Grid.offset`), the same for the batch.
         trained: points per axis of the grid the family was trained on, the same for the batch.
+        turn: (B, N, 2) sign and shift of each normalised slot under the symmetry that steps are averaged over
+            (`model.symmetry`); None where there is none.
+        static_turn: (B, S, 2), the same of the static fields.
         solenoidal: is the velocity free of divergence from the first step on? The same for the batch.
+        mirrors: does that symmetry mirror the axes? The same for the batch.
     """
 
     texts: tuple[str, ...]
@@ -61,10 +66,13 @@ class Conditions:
     increment: Tensor
     levels: Tensor
     static: Tensor | None
+    turn: Tensor | None
+    static_turn: Tensor | None
     periodic: tuple[bool, ...]
     offset: tuple[float, ...]
     trained: int
     solenoidal: bool
+    mirrors: bool
 
     def _tensors(self) -> dict[str, Tensor]:
         return {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
@@ -149,6 +157,14 @@ def conditions(
 
     statistics = card.statistics
     levels = levels_of(config, card, initial)
+    mean, std = scattered(statistics.mean, 0.0), scattered(statistics.std, 1.0)
+    turn = static_turn = None
+    signs = signs_of(config, card, boundary, offset)
+    if signs is not None:
+        turn = turning(scattered(signs, 1.0), mean, std)
+        if static is not None:
+            fixed = (card.static_parity, statistics.static_mean, statistics.static_std)
+            static_turn = turning(*(torch.tensor(row, dtype=torch.float32) for row in fixed)).expand(count, -1, -1)
     return Conditions(
         texts=texts,
         names=(card.name,) * count,
@@ -156,15 +172,18 @@ def conditions(
         coefficients=values.float(),
         boundary=sides.flatten().expand(count, -1),
         mask=scattered([1.0] * len(card.slots), 0.0),
-        mean=scattered(statistics.mean, 0.0) * levels,
-        std=scattered(statistics.std, 1.0) * levels,
-        increment=scattered(statistics.increment_std, 1.0) / scattered(statistics.std, 1.0),
+        mean=mean * levels,
+        std=std * levels,
+        increment=scattered(statistics.increment_std, 1.0) / std,
         levels=levels.log(),
         static=static,
+        turn=turn,
+        static_turn=static_turn,
         periodic=boundary.periodic,
         offset=offset,
         trained=statistics.n,
         solenoidal=card.solenoidal,
+        mirrors=bool(card.parity),
     )
 
 

@@ -37,6 +37,11 @@ class FamilyCard(Frozen):
     static_fields: tuple[str, ...] = ()
     solenoidal: bool = False
     """Is the velocity, in the first slots, free of divergence from the first step on?"""
+    parity: tuple[int, ...] = ()
+    """The sign each field takes when all axes are mirrored, an exact symmetry; empty where it is none."""
+    static_parity: tuple[int, ...] = ()
+    odd: bool = False
+    """Is -u a solution where u is?"""
     coefficients: dict[str, CoefficientRange] = Field(default_factory=dict)
     statistics: FamilyStatistics
 
@@ -62,6 +67,8 @@ class UPSConfig(Frozen):
             a step.
         retention: move the mean of every slot back towards the initial state's by a learned share at every step: whole
             where it is conserved, none where it is not.
+        averaged: outside of training, average a step over a symmetry of the family, where it has one
+            (`model.symmetry`); training draws windows turned by it.
         increment: predict u(t + dt) - u(t) instead of u(t + dt).
         tokens: state tokens that the body reads (paper: one per channel; else one per patch of the box).
         token_kind: of the conditioned operator: a token per patch of the box, or per FNO channel as in the paper.
@@ -93,6 +100,7 @@ class UPSConfig(Frozen):
     transport: bool = False
     projection: bool = False
     retention: bool = False
+    averaged: bool = False
     increment: bool = True
     tokens: int = 16
     token_kind: Literal["patch", "channel"] = "patch"
@@ -130,8 +138,9 @@ class UPSConfig(Frozen):
 
 
 UPS_MINI = UPSConfig(
-    version=4, padding=0.125, joint_modes=8, defect=True, levels=True, transport=True, projection=True, retention=True
-)
+    version=5, padding=0.125, joint_modes=8, defect=True, levels=True, transport=True, projection=True, retention=True,
+    averaged=True,
+)  # fmt: skip
 """The default: read once, step many."""
 
 UPS_PAPER = UPSConfig(

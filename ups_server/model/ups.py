@@ -121,7 +121,8 @@ class UPS(UPSModel):
     transport and diffusion with constant coefficients that are learned functions of the conditions; N is the FNO
     embedder with a linear predictor at every point (a local one, no bottleneck), in units of the family's increment.
     What it predicts is carried along characteristics, brought back towards the mean of the initial state, and projected
-    where the velocity is free of divergence, each where the config has it.
+    where the velocity is free of divergence, each where the config has it. Outside of training a step is averaged over
+    a symmetry of the equation.
     Tokens and predictor of the paper can take the place of ours, to measure what each is worth.
     """
 
@@ -184,15 +185,23 @@ class UPS(UPSModel):
             rows["initial_means"] = initial.mean(tuple(range(2, initial.ndim)))
         if self.config.projection and given.solenoidal:
             rows |= {"mean": given.mean, "std": given.std, "per_std": 1 / given.std}
+        if given.turn is not None and not self.training:
+            rows["turn"] = given.turn
+            if given.static_turn is not None:
+                rows["static_turn"] = given.static_turn
         heard = None
         if self.use_body and mix is None and not torch.is_grad_enabled() and self.silent:
             vector = vector + 0.0  # as what is not heard would be added
         elif self.use_body:
             context = self._context(rows, vector, names, symbols, given)
-            _, state_tokens = self.advance(initial, context)
+            states = initial
+            if context.averages:
+                # Read together with the turned one, a problem is read as the turned one is.
+                states, context = torch.cat([initial, context.turned(initial)]), context.with_turned
+            _, state_tokens = self.advance(states, context)
             sequence, sequence_mask = self.mixed_sequence(state_tokens if mix is None else mix(state_tokens), context)
             heard = masked_mean(self.body(sequence, sequence_mask), sequence_mask)
-            told = self.read_out(heard)
+            told = self.read_out(heard).unflatten(0, (-1, len(initial))).mean(0)
             # The conditioner's vector leads around the tokens: with it, what is in them would hardly be seen.
             vector = vector + told if mix is None else told
         return self._context(rows, vector, names, symbols, given), heard
@@ -214,10 +223,14 @@ class UPS(UPSModel):
             operator["carriers"] = carriers
         if self.conditioner.retain is not None:
             operator["retained"] = self.conditioner.retain(vector)
-        return Context({**rows, **operator}, given.periodic, given.offset, given.trained)
+        return Context({**rows, **operator}, given.periodic, given.offset, given.trained, given.mirrors)
 
     def forward(self, u: Tensor, context: Context) -> Tensor:
-        return self._stepped(u, context)[0]
+        if not context.averages:
+            return self._stepped(u, context)[0]
+        steps, _ = self._stepped(torch.cat([u, context.turned(u)]), context.with_turned)
+        step, other = steps.chunk(2)
+        return (step + context.turned(other)) / 2
 
     def advance(self, u: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         step, features = self._stepped(u, context)

@@ -106,6 +106,8 @@ class Family(ABC):
     exchange: ClassVar[tuple[int, ...]] = ()
     """Exact symmetry under the exchange of the two axes: which field then stands in the place of each."""
     static_exchange: ClassVar[tuple[int, ...]] = ()
+    odd: ClassVar[bool] = False
+    """Is -u a solution where u is?"""
     conserved: ClassVar[tuple[str, ...]] = ()
     """Fields whose integral over the box is constant in time."""
     solenoidal: ClassVar[bool] = False
@@ -117,6 +119,22 @@ class Family(ABC):
     @final
     def ndim(self) -> int:
         return len(self.extent)
+
+    @property
+    @final
+    def parity(self) -> tuple[int, ...]:
+        """The sign each field takes when all axes are mirrored at once; empty where this is no symmetry."""
+        return self._parity(self.reflections) if not self.static_fields or self.static_parity else ()
+
+    @property
+    @final
+    def static_parity(self) -> tuple[int, ...]:
+        """The same of the static fields; empty where there are none."""
+        return self._parity(self.static_reflections)
+
+    def _parity(self, reflections: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
+        whole = len(reflections) == self.ndim and all(reflections)
+        return tuple(math.prod(signs) for signs in zip(*reflections, strict=True)) if whole else ()
 
     @final
     def default_grid(self, n: int | None = None) -> Grid:

@@ -57,8 +57,17 @@ class UPSSession(BatchedSession):
         self.origin = u if model.config.refresh else None
         self.rows = len(u)
         points = tuple(u.shape[2:])
-        self.row_bytes = step_bytes(model.config, points)
-        self.bucket = (id(model), points, given.periodic, given.offset, given.trained, u.dtype)
+        averaged = given.turn is not None
+        self.row_bytes = step_bytes(model.config, points) * (2 if averaged else 1)
+        self.bucket = (
+            id(model),
+            points,
+            given.periodic,
+            given.offset,
+            given.trained,
+            (averaged, given.mirrors),
+            u.dtype,
+        )
         self._own: UPSBatch | None = None
 
     @property

@@ -109,6 +109,9 @@ def unseen_card(config: UPSConfig, family_id: str, initial: Frames, static: Fram
         slots=tuple(field.slot for field in entry.fields),
         symbols={coefficient.name: coefficient.symbol for coefficient in entry.coefficients},
         static_fields=tuple(field.name for field in entry.static_fields),
+        parity=entry.parity,
+        static_parity=entry.static_parity,
+        odd=entry.odd,
         statistics=statistics,
     )
     check_card(config, card)

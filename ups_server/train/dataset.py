@@ -144,7 +144,8 @@ def joined(known: FamilyCard, new: FamilyCard) -> FamilyCard:
     }
     # The grid is the one they are trained on from now on.
     statistics = known.statistics.model_copy(update={"n": new.statistics.n})
-    return known.model_copy(update={"coefficients": ranges, "statistics": statistics, "solenoidal": new.solenoidal})
+    symmetries = {name: getattr(new, name) for name in ("solenoidal", "parity", "static_parity", "odd")}
+    return known.model_copy(update={"coefficients": ranges, "statistics": statistics, **symmetries})
 
 
 def make_card(family_id: str, store: Store, n: int, training: NDArray[np.int64] | None = None) -> FamilyCard:
@@ -164,6 +165,9 @@ def make_card(family_id: str, store: Store, n: int, training: NDArray[np.int64] 
         symbols={coefficient.name: coefficient.symbol for coefficient in entry.coefficients},
         static_fields=tuple(field.name for field in entry.static_fields),
         solenoidal=entry.solenoidal,
+        parity=entry.parity,
+        static_parity=entry.static_parity,
+        odd=entry.odd,
         coefficients=ranges,
         statistics=statistics,
     )

@@ -36,6 +36,7 @@ class Advection(Family):
     frame_dt = 0.01
     t_final = 2.0
     n = 1024
+    odd = True
     conserved = ("u",)
 
     def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:

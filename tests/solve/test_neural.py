@@ -1,5 +1,6 @@
 """A trained model behind the solver interface."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from ups_server.model.checkpoint import save_pretrained
 from ups_server.pde import BoundaryCondition, BoundaryKind, Grid
 from ups_server.solve.neural import UPSSolver
 from ups_server.solve.solver import Problem, load, rollout
+from ups_server.solve.super_resolution import resample
 
 PERIODIC = BoundaryCondition.uniform(BoundaryKind.PERIODIC, 1)
 
@@ -74,3 +76,43 @@ def test_a_model_that_reads_again_reads_the_state_it_reached(language_model: Pat
     one_step = again.one_step(problem(), frames)
     assert one_step is not None
     np.testing.assert_allclose(one_step, rolled[1], atol=1e-5)
+
+
+def test_a_coarse_periodic_state_is_stepped_on_a_finer_grid(solver: UPSSolver, language_model: Path) -> None:
+    """A family with `points`: the rollout of the interpolated state, at the points that were asked for."""
+    entry = card().model_copy(update={"points": 60})
+    finer = UPSSolver(make(SMALL.model_copy(update={"families": {"burgers": entry}}), language_model))
+    initial = np.random.default_rng(0).normal(size=(3, 32, 1)).astype(np.float32)
+    fine = Grid((64,), ((0.0, 1.0),), (1.0,))
+    spread = resample(initial, problem().grid, fine, PERIODIC)
+    np.testing.assert_allclose(spread[:, ::2], initial, atol=1e-6)
+    expected = [frame[:, ::2] for frame in rollout(solver.session(replace(problem(), grid=fine), spread), 3)]
+    got = list(rollout(finer.session(problem(), initial), 3))
+    np.testing.assert_array_equal(got, expected)
+    plain = list(rollout(solver.session(problem(), initial), 3))
+    assert np.abs(np.stack(plain) - np.stack(got)).max() > 1e-4
+
+    one_step = finer.one_step(problem(), np.stack([initial, got[0]], axis=1))
+    assert one_step is not None
+    np.testing.assert_allclose(one_step[:, 0], got[0], atol=1e-6)
+
+    session = finer.session(problem(), initial)
+    parts = [next(rollout(part, 1)) for part in session.split(2)]
+    np.testing.assert_allclose(np.concatenate(parts), got[0], atol=1e-5)
+
+    batch = session.batch([finer.session(problem(), initial)])
+    batch.launch([False])()
+    (kept,) = batch.saved([True])()
+    assert kept is not None
+    later = finer.session(problem(), initial)
+    later.restore(1, kept)
+    np.testing.assert_allclose(later.step(), got[1], atol=1e-5)
+
+
+def test_fine_states_and_bounded_boxes_are_stepped_as_they_are(solver: UPSSolver, language_model: Path) -> None:
+    entry = card().model_copy(update={"points": 60})
+    finer = UPSSolver(make(SMALL.model_copy(update={"families": {"burgers": entry}}), language_model))
+    walls = BoundaryCondition.uniform(BoundaryKind.NO_FLUX, 1)
+    for asked, n in ((problem(n=64), 64), (replace(problem(), boundary=walls), 32)):
+        expected, got = (next(rollout(s.session(asked, states(2, n)), 1)) for s in (solver, finer))
+        np.testing.assert_array_equal(got, expected)

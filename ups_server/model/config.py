@@ -42,6 +42,8 @@ class FamilyCard(Frozen):
     static_parity: tuple[int, ...] = ()
     odd: bool = False
     """Is -u a solution where u is?"""
+    points: int = 0
+    """Points per axis on which a periodic box is stepped at least: a coarser state is interpolated to so many."""
     coefficients: dict[str, CoefficientRange] = Field(default_factory=dict)
     statistics: FamilyStatistics
 

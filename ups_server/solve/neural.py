@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import final
 
@@ -17,7 +18,9 @@ from ups_server.model.context import Context
 from ups_server.model.controls import BodyControl, control_body
 from ups_server.model.superspace import lift, lower
 from ups_server.model.ups import Operator
+from ups_server.pde import Grid
 from ups_server.solve.solver import BatchedSession, Frames, Landing, Problem
+from ups_server.solve.super_resolution import resample, subsampled
 
 STEP_TENSORS = 12
 """Tensors (channels, points) that are alive at once in the heaviest part of a step."""
@@ -48,10 +51,11 @@ class UPSSession(BatchedSession):
         context: what was read; None before the first step.
         steps: how many it has made.
         origin: the state that was read last, of a model that reads again.
+        every: along each axis, every so many-th point is one that was asked for.
     """
 
-    def __init__(self, model: Operator, card: FamilyCard, given: Conditions, u: Tensor) -> None:
-        self.model, self.card, self.given, self.u = model, card, given, u
+    def __init__(self, model: Operator, card: FamilyCard, given: Conditions, u: Tensor, every: int = 1) -> None:
+        self.model, self.card, self.given, self.u, self.every = model, card, given, u, every
         self.context: Context | None = None
         self.steps = 0
         self.origin = u if model.config.refresh else None
@@ -93,7 +97,7 @@ class UPSSession(BatchedSession):
 
     def split(self, rows: int) -> list[BatchedSession]:
         parts = [slice(first, first + rows) for first in range(0, self.rows, rows)]
-        return [UPSSession(self.model, self.card, self.given.part(part), self.u[part]) for part in parts]
+        return [UPSSession(self.model, self.card, self.given.part(part), self.u[part], self.every) for part in parts]
 
     def batch(self, sessions: Sequence[BatchedSession]) -> "UPSBatch":
         return UPSBatch([session for session in sessions if isinstance(session, UPSSession)])
@@ -152,7 +156,7 @@ class UPSBatch:
             if not states:
                 return [None] * len(good)
             chosen = zip(self._sessions, states[0].split(self._rows), wanted, good, strict=True)
-            return [_frames(rows, session.card) if due or not fine else None for session, rows, due, fine in chosen]
+            return [_frames(rows, session) if due or not fine else None for session, rows, due, fine in chosen]
 
         return land
 
@@ -182,10 +186,10 @@ class UPSBatch:
             session.u = rows.clone()
 
 
-def _frames(rows: Tensor, card: FamilyCard) -> Frames:
-    """Superspace values (B, N, X...) on the host -> the family's fields (B, X..., C)."""
-    frames: Frames = rows[:, list(card.slots)].movedim(1, -1).numpy()
-    return frames
+def _frames(rows: Tensor, session: UPSSession) -> Frames:
+    """Superspace values (B, N, X...) on the host -> the family's fields (B, X..., C) at the points asked for."""
+    frames: Frames = rows[:, list(session.card.slots)].movedim(1, -1).numpy()
+    return subsampled(frames, (session.every,) * session.card.ndim)
 
 
 def _saved(session: UPSSession, rows: Tensor) -> Tensor:
@@ -254,28 +258,36 @@ class UPSSolver:
         )
         return card, given.to(self._device)
 
+    def _stepped_on(self, problem: Problem) -> tuple[Problem, int]:
+        """The problem on the grid it is stepped on, and which of its points, every so many-th, are those asked for."""
+        least, grid = self._card(problem.family).points, problem.grid
+        every = max(1, *(math.ceil(least / n) for n in grid.n)) if all(problem.boundary.periodic) else 1
+        fine = Grid(tuple(n * every for n in grid.n), grid.extent, tuple(place * every for place in grid.offset))
+        return replace(problem, grid=fine), every
+
     @torch.inference_mode()
     def session(self, problem: Problem, initial: Frames, static: Frames | None = None) -> UPSSession:
-        state = self._tensor(initial)
-        card, given = self._conditions(problem, state, static)
-        return UPSSession(self.model, card, given, lift(state, card, given))
+        fine, every = self._stepped_on(problem)
+        state = self._tensor(resample(initial, problem.grid, fine.grid, problem.boundary))
+        fixed = None if static is None else resample(static, problem.grid, fine.grid, problem.boundary)
+        card, given = self._conditions(fine, state, fixed)
+        return UPSSession(self.model, card, given, lift(state, card, given), every)
 
     @torch.inference_mode()
     def one_step(self, problem: Problem, truth: Frames, static: Frames | None = None) -> Frames | None:
-        initial = self._tensor(truth[:, 0])
-        card, given = self._conditions(problem, initial, static)
-        context = self.model.read(lift(initial, card, given), given)
+        fine, every = self._stepped_on(problem)
         out = np.empty_like(truth[:, 1:])
         for step in range(truth.shape[1] - 1):
-            if reads_again(self.model, step):
-                context = self.model.read(lift(self._tensor(truth[:, step]), card, given), given)
-            out[:, step] = self._advance(truth[:, step], card, given, context)
+            state = self._tensor(resample(truth[:, step], problem.grid, fine.grid, problem.boundary))
+            if step == 0:
+                fixed = None if static is None else resample(static, problem.grid, fine.grid, problem.boundary)
+                card, given = self._conditions(fine, state, fixed)
+            u = lift(state, card, given)
+            if step == 0 or reads_again(self.model, step):
+                context = self.model.read(u, given)
+            predicted = lower(self.model(u, context), card, given).cpu().numpy()
+            out[:, step] = subsampled(predicted, (every,) * fine.grid.ndim)
         return out
-
-    def _advance(self, frames: Frames, card: FamilyCard, given: Conditions, context: Context) -> Frames:
-        predicted = lower(self.model(lift(self._tensor(frames), card, given), context), card, given)
-        result: Frames = predicted.cpu().numpy()
-        return result
 
     def _tensor(self, frames: Sequence[float] | Frames) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(frames, dtype=np.float32)).to(self._device)

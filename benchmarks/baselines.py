@@ -12,7 +12,11 @@ trajectories of the data, which chose nothing.
 
     python benchmarks/baselines.py models/ups-mini [FILE ...] [--json OUT.json] [--picture OUT.png]
 
-The picture shows how the errors grow along the rollouts of the files.
+The picture shows how the errors grow along the rollouts of the files. Some of them alone, trained for as long as the
+shipped model was (`training_cost.py`), are compared with it by
+
+    OMP_NUM_THREADS=1 ups train baseline fno benchmarks/baselines.yaml --minutes 127 --set validate_every=3000
+    python benchmarks/baselines.py models/ups-mini [FILE ...] --beside fno
 """
 
 import argparse
@@ -105,12 +109,14 @@ def verdicts(rows: Sequence[dict[str, Any]], name: str) -> Iterator[str]:
         value = row["errors"][who][kind]
         return float("inf") if value is None else float(value)
 
-    better = [row["row"] for row in rows if error(row, name, "one_step") <= error(row, "fno", "one_step")]
-    yield f"{name}: one step no worse than fno on {len(better)} of {len(rows)}"
+    others = [other for other in COMPETITORS if other in rows[0]["errors"]]
+    for other in others:
+        better = [row["row"] for row in rows if error(row, name, "one_step") <= error(row, other, "one_step")]
+        yield f"{name}: one step no worse than {other} on {len(better)} of {len(rows)}"
     half = [
         row["row"]
         for row in rows
-        if error(row, name, "rollout") <= HALF * min(error(row, other, "rollout") for other in COMPETITORS)
+        if error(row, name, "rollout") <= HALF * min(error(row, other, "rollout") for other in others)
     ]
     yield f"{name}: rollout at most half of the best competitor's on {len(half)} of {len(rows)}: {', '.join(half)}"
 
@@ -144,11 +150,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("model", type=Path)
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="of PDEBench")
+    parser.add_argument("--beside", action="append", choices=(SCRATCH, *COMPETITORS), help="default: all")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
     recipe = TrainConfig.load(RECIPE)
-    trained = {name: RUNS / f"{recipe.name}-{name}" for name in (SCRATCH, *COMPETITORS)}
+    trained = {name: RUNS / f"{recipe.name}-{name}" for name in options.beside or (SCRATCH, *COMPETITORS)}
     solvers = {name: load_neural(run / "model", "cpu") for name, run in trained.items()}
     solvers = {SHIPPED: load_neural(options.model, "cpu"), **solvers}
     lengths = {}
@@ -168,7 +175,7 @@ def main() -> None:
     for title, rows in tables.items():
         if rows:
             print(f"\n{title}, one-step / rollout\n\n" + "\n".join(table(rows, list(solvers))) + "\n")
-            print("\n".join(line for name in (SHIPPED, SCRATCH) for line in verdicts(rows, name)))
+            print("\n".join(line for name in (SHIPPED, SCRATCH) if name in solvers for line in verdicts(rows, name)))
     if options.picture:
         draw(tables["files"], options.picture)
     if options.json:

@@ -51,6 +51,12 @@ def test_one_table_of_all(trained: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert "| `advection`" in printed
     assert "shipped: one step no worse than fno on" in printed
 
+    monkeypatch.setattr(sys, "argv", ["baselines.py", str(trained), "--beside", "unet", "--json", "one.json"])
+    baselines.main()
+    (alone,) = json.loads(Path("one.json").read_text())["tables"]["test split"]
+    names = (baselines.SHIPPED, "unet", baselines.PERSISTENCE)
+    assert alone["errors"] == {name: row["errors"][name] for name in names}
+
 
 def test_the_picture_has_a_panel_a_family(tmp_path: Path) -> None:
     growing = {name: [0.1, 0.2, None] for name in (baselines.SHIPPED, *baselines.COMPETITORS, baselines.PERSISTENCE)}
@@ -73,6 +79,6 @@ def test_verdicts_count_rows() -> None:
 
     rows = [row("half", 0.1, 0.2), row("better", 0.1, 0.15), row("worse", 0.2, 0.1), row("diverged", 0.2, None)]
     assert list(baselines.verdicts(rows, "ours")) == [
-        "ours: one step no worse than fno on 3 of 4",
+        *(f"ours: one step no worse than {name} on 3 of 4" for name in baselines.COMPETITORS),
         "ours: rollout at most half of the best competitor's on 2 of 4: half, diverged",
     ]

@@ -21,7 +21,7 @@ BARS = {
     "2D_CFD_Rand_M0.1_Eta0.1_Zeta0.1_periodic_128_Train.hdf5": (128, 0.0026, 0.25),
     "ns_incom_inhom_2d_64-0.h5": (64, 0.05, 0.25),
 }
-"""Points, largest one-step nRMSE and largest mean skill on PDEBench's own trajectories."""
+"""Points, largest one-step nRMSE and largest mean skill on the first of PDEBench's own trajectories."""
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def shipped() -> Solver:
 @pytest.mark.parametrize("name", BARS)
 def test_pdebench_files(shipped: Solver, pdebench: Path, name: str) -> None:
     resolution, one_step, skill = BARS[name]
-    (scores,) = evaluate(shipped, [pdebench / name], resolution=resolution)
+    (scores,) = evaluate(shipped, [pdebench / name], resolution=resolution, trajectories=1)
     assert scores.one_step is not None
     assert scores.one_step.nrmse is not None
     assert scores.one_step.skill is not None
@@ -79,3 +79,15 @@ print(sorted(load_neural(shipped_folder() / "ups-mini").model.config.families))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=repository)
     trained = ["advection", "burgers", "compressible_ns_1d", "compressible_ns_2d", "diffusion_sorption"]
     assert done.stdout.strip() == str([*trained, "incompressible_ns_2d", "shallow_water"])
+
+
+@pytest.mark.parametrize("name", ["burgers", "compressible_ns_1d"])
+def test_mirrored_states_have_mirrored_rollouts(shipped: Solver, name: str) -> None:
+    equation = family(name)
+    grid, signs = equation.default_grid(128), np.array(equation.parity, np.float32)
+    initial = equation.sample_initial(np.random.default_rng(4), 2, grid).astype(np.float32)
+    problem = Problem(name, equation.complete({}), grid, equation.boundary, equation.dt)
+    straight, turned = (list(rollout(shipped.session(problem, u), 5)) for u in (initial, initial[:, ::-1] * signs))
+    size = np.abs(initial).max((0, 1))
+    for frame, image in zip(straight, turned, strict=True):
+        assert (np.abs(frame - image[:, ::-1] * signs).max((0, 1)) < 1e-3 * size).all()

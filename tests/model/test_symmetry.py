@@ -115,6 +115,8 @@ def test_a_box_that_does_not_map_onto_itself_is_left_alone(
     assert (conditions(SMALL, MIRRORED, {"nu": [0.1]}, boundary, (offset,), fields).turn is not None) is averaged
     assert conditions(SMALL, ODD, {"nu": [0.1]}, boundary, (offset,), fields).turn is not None
     assert conditions(SMALL, card(), {"nu": [0.1]}, boundary, (offset,), fields).turn is None
+    both = MIRRORED.model_copy(update={"odd": True})
+    assert conditions(SMALL, both, {"nu": [0.1]}, boundary, (offset,), fields).mirrors is averaged
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ups_server.errors import UserError
 from ups_server.model.config import FamilyCard, UPSConfig
-from ups_server.model.symmetry import signs_of, turning
+from ups_server.model.symmetry import symmetry_of, turning
 from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
 from ups_server.pde.family import metadata_text
 
@@ -158,9 +158,10 @@ def conditions(
     statistics = card.statistics
     levels = levels_of(config, card, initial)
     mean, std = scattered(statistics.mean, 0.0), scattered(statistics.std, 1.0)
-    turn = static_turn = None
-    signs = signs_of(config, card, boundary, offset)
-    if signs is not None:
+    turn, static_turn, mirrors = None, None, False
+    symmetry = symmetry_of(config, card, boundary, offset)
+    if symmetry is not None:
+        signs, mirrors = symmetry
         turn = turning(scattered(signs, 1.0), mean, std)
         if static is not None:
             fixed = (card.static_parity, statistics.static_mean, statistics.static_std)
@@ -183,7 +184,7 @@ def conditions(
         offset=offset,
         trained=statistics.n,
         solenoidal=card.solenoidal,
-        mirrors=bool(card.parity),
+        mirrors=mirrors,
     )
 
 

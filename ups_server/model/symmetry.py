@@ -18,10 +18,10 @@ CENTRE = 0.5
 """Offset of points that map onto themselves when their axis is mirrored."""
 
 
-def signs_of(
+def symmetry_of(
     config: UPSConfig, card: FamilyCard, boundary: BoundaryCondition, offset: tuple[float, ...]
-) -> tuple[int, ...] | None:
-    """The signs of the fields under the symmetry that a step is averaged over, on this box and these points.
+) -> tuple[tuple[int, ...], bool] | None:
+    """The symmetry that a step is averaged over, on this box and these points: signs of the fields, and is it a mirror?
 
     None where there is none. Along a bounded axis, points off the centre of their cells do not map onto themselves when
     it is mirrored, nor do unlike sides.
@@ -33,8 +33,8 @@ def signs_of(
         for wraps, (low, high), place in zip(boundary.periodic, boundary.sides, offset, strict=True)
     )
     if card.parity and alike:
-        return card.parity
-    return (-1,) * len(card.fields) if card.odd else None
+        return card.parity, True
+    return ((-1,) * len(card.fields), False) if card.odd else None
 
 
 def turning(sign: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -22,6 +22,13 @@ def solver(language_model: Path) -> UPSSolver:
     return UPSSolver(make(SMALL.model_copy(update={"families": {"burgers": card()}}), language_model))
 
 
+@pytest.fixture(scope="module")
+def finer(language_model: Path) -> UPSSolver:
+    """The same weights; what has fewer than 60 points is stepped on more."""
+    entry = card().model_copy(update={"points": 60})
+    return UPSSolver(make(SMALL.model_copy(update={"families": {"burgers": entry}}), language_model))
+
+
 def problem(nu: float | list[float] = 0.01, dt: float = 0.05, n: int = 32) -> Problem:
     return Problem("burgers", {"nu": nu}, Grid((n,), ((0.0, 1.0),)), PERIODIC, dt)
 
@@ -78,10 +85,8 @@ def test_a_model_that_reads_again_reads_the_state_it_reached(language_model: Pat
     np.testing.assert_allclose(one_step, rolled[1], atol=1e-5)
 
 
-def test_a_coarse_periodic_state_is_stepped_on_a_finer_grid(solver: UPSSolver, language_model: Path) -> None:
+def test_a_coarse_periodic_state_is_stepped_on_a_finer_grid(solver: UPSSolver, finer: UPSSolver) -> None:
     """A family with `points`: the rollout of the interpolated state, at the points that were asked for."""
-    entry = card().model_copy(update={"points": 60})
-    finer = UPSSolver(make(SMALL.model_copy(update={"families": {"burgers": entry}}), language_model))
     initial = np.random.default_rng(0).normal(size=(3, 32, 1)).astype(np.float32)
     fine = Grid((64,), ((0.0, 1.0),), (1.0,))
     spread = resample(initial, problem().grid, fine, PERIODIC)
@@ -109,9 +114,7 @@ def test_a_coarse_periodic_state_is_stepped_on_a_finer_grid(solver: UPSSolver, l
     np.testing.assert_allclose(later.step(), got[1], atol=1e-5)
 
 
-def test_fine_states_and_bounded_boxes_are_stepped_as_they_are(solver: UPSSolver, language_model: Path) -> None:
-    entry = card().model_copy(update={"points": 60})
-    finer = UPSSolver(make(SMALL.model_copy(update={"families": {"burgers": entry}}), language_model))
+def test_fine_states_and_bounded_boxes_are_stepped_as_they_are(solver: UPSSolver, finer: UPSSolver) -> None:
     walls = BoundaryCondition.uniform(BoundaryKind.NO_FLUX, 1)
     for asked, n in ((problem(n=64), 64), (replace(problem(), boundary=walls), 32)):
         expected, got = (next(rollout(s.session(asked, states(2, n)), 1)) for s in (solver, finer))

@@ -63,15 +63,8 @@ class UPSSession(BatchedSession):
         points = tuple(u.shape[2:])
         averaged = given.turn is not None
         self.row_bytes = step_bytes(model.config, points) * (2 if averaged else 1)
-        self.bucket = (
-            id(model),
-            points,
-            given.periodic,
-            given.offset,
-            given.trained,
-            (averaged, given.mirrors),
-            u.dtype,
-        )
+        symmetry = (averaged, given.mirrors)
+        self.bucket = (id(model), points, given.periodic, given.offset, given.trained, symmetry, u.dtype)
         self._own: UPSBatch | None = None
 
     @property
@@ -248,16 +241,6 @@ class UPSSolver:
                 expected=sorted(self.model.config.families),
             ) from None
 
-    def _conditions(self, problem: Problem, initial: Tensor, static: Frames | None) -> tuple[FamilyCard, Conditions]:
-        card = self._card(problem.family)
-        if not np.isclose(problem.dt, card.dt, rtol=1e-6):
-            raise UserError("dt_mismatch", f"{self.name} steps by its own dt", got=problem.dt, expected=card.dt)
-        values = {name: array.tolist() for name, array in problem.coefficient_arrays(len(initial)).items()}
-        given = conditions(
-            self.model.config, card, values, problem.boundary, problem.grid.offset, initial, as_static(static, card)
-        )
-        return card, given.to(self._device)
-
     def _stepped_on(self, problem: Problem) -> tuple[Problem, int]:
         """The problem on the grid it is stepped on, and which of its points, every so many-th, are those asked for."""
         least, grid = self._card(problem.family).points, problem.grid
@@ -265,25 +248,41 @@ class UPSSolver:
         fine = Grid(tuple(n * every for n in grid.n), grid.extent, tuple(place * every for place in grid.offset))
         return replace(problem, grid=fine), every
 
+    def _spread(self, frames: Frames, problem: Problem, fine: Problem) -> Tensor:
+        """States (B, X..., C) given on the grid of `problem`, on that of `fine`."""
+        return self._tensor(resample(frames, problem.grid, fine.grid, problem.boundary))
+
+    def _conditions(
+        self, problem: Problem, fine: Problem, initial: Tensor, static: Frames | None
+    ) -> tuple[FamilyCard, Conditions]:
+        """Args: initial, on the grid of `fine`; static, on that of `problem`."""
+        card = self._card(problem.family)
+        if not np.isclose(problem.dt, card.dt, rtol=1e-6):
+            raise UserError("dt_mismatch", f"{self.name} steps by its own dt", got=problem.dt, expected=card.dt)
+        values = {name: array.tolist() for name, array in problem.coefficient_arrays(len(initial)).items()}
+        fixed = None if static is None else resample(static, problem.grid, fine.grid, problem.boundary)
+        given = conditions(
+            self.model.config, card, values, fine.boundary, fine.grid.offset, initial, as_static(fixed, card)
+        )
+        return card, given.to(self._device)
+
     @torch.inference_mode()
     def session(self, problem: Problem, initial: Frames, static: Frames | None = None) -> UPSSession:
         fine, every = self._stepped_on(problem)
-        state = self._tensor(resample(initial, problem.grid, fine.grid, problem.boundary))
-        fixed = None if static is None else resample(static, problem.grid, fine.grid, problem.boundary)
-        card, given = self._conditions(fine, state, fixed)
+        state = self._spread(initial, problem, fine)
+        card, given = self._conditions(problem, fine, state, static)
         return UPSSession(self.model, card, given, lift(state, card, given), every)
 
     @torch.inference_mode()
     def one_step(self, problem: Problem, truth: Frames, static: Frames | None = None) -> Frames | None:
         fine, every = self._stepped_on(problem)
+        initial = self._spread(truth[:, 0], problem, fine)
+        card, given = self._conditions(problem, fine, initial, static)
+        context = self.model.read(lift(initial, card, given), given)
         out = np.empty_like(truth[:, 1:])
         for step in range(truth.shape[1] - 1):
-            state = self._tensor(resample(truth[:, step], problem.grid, fine.grid, problem.boundary))
-            if step == 0:
-                fixed = None if static is None else resample(static, problem.grid, fine.grid, problem.boundary)
-                card, given = self._conditions(fine, state, fixed)
-            u = lift(state, card, given)
-            if step == 0 or reads_again(self.model, step):
+            u = lift(self._spread(truth[:, step], problem, fine), card, given)
+            if reads_again(self.model, step):
                 context = self.model.read(u, given)
             predicted = lower(self.model(u, context), card, given).cpu().numpy()
             out[:, step] = subsampled(predicted, (every,) * fine.grid.ndim)

@@ -1,5 +1,6 @@
 """Uploads on disk: offsets, idempotency, quota, and what a killed process leaves."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,21 @@ def test_unknown_files(storage: FileStorage, tmp_path: Path) -> None:
     for name in ("file-" + "0" * 24, "other", "../files", ""):
         assert code_of(lambda name=name: storage.record(name)) == "unknown_file"
         assert code_of(lambda name=name: storage.delete(name)) == "unknown_file"
+
+
+def test_a_file_may_go_while_it_is_read(storage: FileStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    record, _ = storage.create(REQUEST)
+    real = Path.stat
+
+    def last_look(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        found = real(path, follow_symlinks=follow_symlinks)
+        if path.name == CONTENT:
+            monkeypatch.undo()
+            storage.delete(record.id)
+        return found
+
+    monkeypatch.setattr(Path, "stat", last_look)
+    assert code_of(lambda: storage.record(record.id)) == "unknown_file"
 
 
 def test_a_refused_file_can_be_declared_anew(storage: FileStorage) -> None:

@@ -108,7 +108,10 @@ class FileStorage:
         folder = self._existing(file_id)
         content = folder / CONTENT
         # In this order: content goes only after an outcome has come.
-        offset = content.stat().st_size if content.is_file() else None
+        try:
+            offset: int | None = content.stat().st_size
+        except FileNotFoundError:
+            offset = None
         try:
             registration = Registration.model_validate_json((folder / REGISTRATION).read_bytes())
             outcome, declaration = self.outcome(file_id), self.declaration(file_id)
@@ -198,7 +201,10 @@ class FileStorage:
 
     def outcome(self, file_id: str) -> Outcome | None:
         file = self.folder(file_id) / OUTCOME
-        return Outcome.model_validate_json(file.read_bytes()) if file.is_file() else None
+        try:
+            return Outcome.model_validate_json(file.read_bytes())
+        except FileNotFoundError:
+            return None
 
     def open_store(self, file_id: str) -> Store:
         """The trajectories of an accepted file.

@@ -137,22 +137,22 @@ def finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def table(axis: str, plan: dict[str, Any], results: list[dict[str, Any]]) -> Iterator[str]:
-    """One axis as Markdown: mean over seeds, and half the distance of the outermost where there are several."""
+def table(axes: list[str], plan: dict[str, Any], results: list[dict[str, Any]]) -> Iterator[str]:
+    """Markdown: one-step / rollout of every variant; mean over seeds, and half the distance of the outermost."""
     names = list(plan["recipe"]["families"])
-    heading = [axis, "seeds", *(f"{name}, {kind}" for name in names for kind in ("one-step", "rollout"))]
+    described = ", ".join(dict.fromkeys(plan["axes"][axis][BASE] for axis in axes))
+    heading = ["axis", "variant", "seeds", *names]
     yield "| " + " | ".join(heading) + " |"
     yield "|" + "---|" * len(heading)
-    for variant, described in plan["axes"][axis].items():
-        wanted = (BASE, BASE) if variant == BASE else (axis, variant)
+    variants = [(BASE, BASE)] + [(axis, name) for axis in axes for name in plan["axes"][axis] if name != BASE]
+    for wanted in variants:
         own = [result for result in results if (result["axis"], result["variant"]) == wanted]
-        label = f"**{described}**" if variant == BASE else variant
         figures = [
-            spread([result["scores"][name][kind] for result in own])
+            " / ".join(spread([result["scores"][name][kind] for result in own]) for kind in ("one_step", "rollout"))
             for name in names
-            for kind in ("one_step", "rollout")
         ]
-        yield "| " + " | ".join([label, str(len(own)), *figures]) + " |"
+        label = ("**base**", described) if wanted == (BASE, BASE) else wanted
+        yield "| " + " | ".join([*label, str(len(own)), *figures]) + " |"
 
 
 def spread(values: list[float | None]) -> str:
@@ -160,10 +160,15 @@ def spread(values: list[float | None]) -> str:
     if not known:
         return "diverged" if values else "-"
     failed = len(values) - len(known)
-    text = f"{statistics.mean(known):.4f}"
+    text = rounded(statistics.mean(known), 2)
     if len(known) > 1:
-        text += f" ± {(max(known) - min(known)) / 2:.4f}"
+        text += f" ± {rounded((max(known) - min(known)) / 2, 1)}"
     return text + (f" ({failed} diverged)" if failed else "")
+
+
+def rounded(value: float, digits: int) -> str:
+    """`digits` significant ones, no exponent below a million."""
+    return f"{float(f'{value:.{digits}g}'):g}"
 
 
 def main() -> None:
@@ -192,9 +197,8 @@ def main() -> None:
         except UserError as error:
             console.print(str(error))
             raise SystemExit(2) from error
-    print(f"{options.minutes:g} minutes a run; test split; nRMSE over the trajectory-wide norm, lumped over fields")
-    for axis in axes:
-        print("\n" + "\n".join(table(axis, plan, results)))
+    print(f"{options.minutes:g} minutes a run; test split; error over the trajectory-wide norm, mean over fields\n")
+    print("\n".join(table(axes, plan, results)))
     print(f"\n{len(results)} of {len(runs)} runs finished")
     if options.json:
         record = {"minutes": options.minutes, "seeds": options.seeds, "recipe": plan["recipe"], "results": results}

@@ -55,7 +55,7 @@ def test_resumes_and_gathers(plan: Path, monkeypatch: pytest.MonkeyPatch, capsys
     results = json.loads(Path("out.json").read_text())["results"]
     assert results[:2] == first
     printed = capsys.readouterr().out
-    assert "**increment**" in printed
+    assert "| **base** | increment" in printed
     assert "3 of 3 runs finished" in printed
 
 
@@ -70,6 +70,6 @@ def test_other_settings_are_other_runs(plan: Path) -> None:
 
 
 def test_diverged_runs_are_counted_not_averaged() -> None:
-    assert ablation.spread([0.1, None, 0.3]) == "0.2000 ± 0.1000 (1 diverged)"
+    assert ablation.spread([0.1, None, 0.3]) == "0.2 ± 0.1 (1 diverged)"
     assert ablation.spread([None]) == "diverged"
     assert ablation.spread([]) == "-"

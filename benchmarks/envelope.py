@@ -32,7 +32,7 @@ COEFFICIENTS = {"advection": {"beta": 0.4}, "burgers": {"nu": 0.001}}
 STORES = Path("runs") / "envelope"
 
 
-def report(progress: Progress, bar: TaskID, done: int, count: int) -> None:
+def report(progress: Progress, bar: TaskID, done: int, count: int | None = None) -> None:
     progress.update(bar, completed=done, total=count)
 
 
@@ -52,12 +52,14 @@ def main() -> None:
             calibration, test = FEWER.get(name, (CALIBRATION, TEST))
             points = SOURCE_POINTS.get(name, entry.n)
             n = min(points, solver.model.config.resolution)
-            bar = progress.add_task(name, total=calibration + test)
+            bar, rolled = (
+                progress.add_task(f"{name}, {part}", total=calibration + test) for part in ("reference", "rollouts")
+            )
             store = build_store(
                 entry, COEFFICIENTS.get(name, {}), calibration + test, points, SEED, STORES / name, frame_dt=card.dt,
                 progress=partial(report, progress, bar), workers=options.workers,
             )  # fmt: skip
-            found[name] = calibrate(solver, card, store, n, test, LEVEL)
+            found[name] = calibrate(solver, card, store, n, test, LEVEL, partial(report, progress, rolled))
             command = f"python benchmarks/envelope.py models/{options.model.name}"
             ModelEnvelopes(command=command, families=found).save(options.model)
     table = Table("family", "field", "n", "calibration", "test", "first step", "last step", "coverage", "95 % interval")

@@ -31,7 +31,9 @@ def test_errors_are_those_of_rollouts_in_units_of_the_spread(solver: UPSSolver, 
     session = solver.session(Problem("burgers", {"nu": [0.01]}, windows.grid, store.boundary, 0.05), truth[:, 0])
     first = np.sqrt(np.mean((session.step() - truth[:, 1]) ** 2)) / entry.statistics.std[0]
     assert errors[0, 0, 0] == pytest.approx(first, rel=1e-4)
-    envelope = calibrate(solver, entry, store, 32, test=8, level=0.8)
+    done = list[int]()
+    envelope = calibrate(solver, entry, store, 32, test=8, level=0.8, progress=done.append)
+    assert done == [16, 24]
     assert (envelope.steps, envelope.calibration, envelope.test) == (3, 16, 8)
     assert envelope.coefficients == {"nu": (0.01, 0.01)}
     with pytest.raises(UserError, match="more trajectories"):

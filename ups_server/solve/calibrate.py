@@ -1,5 +1,7 @@
 """Measuring the error envelope of a trained model on trajectories of a store."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,11 +17,23 @@ Array = NDArray[np.float64]
 BATCH = 16
 
 
-def rollout_errors(solver: Solver, card: FamilyCard, windows: Windows, rows: NDArray[np.int64]) -> Array:
-    """Errors (N, T, C) of rollouts from the first frames, in units of the family's spread (see `model.envelope`)."""
-    return np.concatenate(
-        [_errors(solver, card, windows, rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)]
-    )
+def rollout_errors(
+    solver: Solver,
+    card: FamilyCard,
+    windows: Windows,
+    rows: NDArray[np.int64],
+    progress: Callable[[int], None] = lambda done: None,
+) -> Array:
+    """Errors (N, T, C) of rollouts from the first frames, in units of the family's spread (see `model.envelope`).
+
+    Args:
+        progress: told how many rollouts are done.
+    """
+    errors = []
+    for start in range(0, len(rows), BATCH):
+        errors.append(_errors(solver, card, windows, rows[start : start + BATCH]))
+        progress(min(start + BATCH, len(rows)))
+    return np.concatenate(errors)
 
 
 def _errors(solver: Solver, card: FamilyCard, windows: Windows, rows: NDArray[np.int64]) -> Array:
@@ -40,9 +54,17 @@ def _errors(solver: Solver, card: FamilyCard, windows: Windows, rows: NDArray[np
     return relative_errors
 
 
-def calibrate(solver: Solver, card: FamilyCard, store: Store, n: int, test: int, level: float = 0.9) -> FamilyEnvelope:
+def calibrate(
+    solver: Solver,
+    card: FamilyCard,
+    store: Store,
+    n: int,
+    test: int,
+    level: float = 0.9,
+    progress: Callable[[int], None] = lambda done: None,
+) -> FamilyEnvelope:
     """The envelope from the trajectories of a store that chose nothing: the last `test` measure its coverage, of the
-    others a quarter gives its shape and the rest its size.
+    others a quarter gives its shape and the rest its size. `progress` is told how many rollouts are done.
 
     Raises:
         UserError: ``too_few_trajectories``.
@@ -52,7 +74,7 @@ def calibrate(solver: Solver, card: FamilyCard, store: Store, n: int, test: int,
     shape = max(1, others // 4)
     if others - shape < 1 / (1 - level) or test < 1:
         raise UserError("too_few_trajectories", "an envelope needs more trajectories", got=len(store))
-    errors = rollout_errors(solver, card, windows, windows.rows)
+    errors = rollout_errors(solver, card, windows, windows.rows, progress)
     bounds = conformal_bounds(errors[:shape], errors[shape:others], level)
     coverage = measured_coverage(bounds, errors[others:])
     names = store.coefficient_names

@@ -140,18 +140,18 @@ def finite(value: float) -> float | None:
 def table(axes: list[str], plan: dict[str, Any], results: list[dict[str, Any]]) -> Iterator[str]:
     """Markdown: one-step / rollout of every variant; mean over seeds, and half the distance of the outermost."""
     names = list(plan["recipe"]["families"])
-    described = ", ".join(dict.fromkeys(plan["axes"][axis][BASE] for axis in axes))
     heading = ["axis", "variant", "seeds", *names]
     yield "| " + " | ".join(heading) + " |"
     yield "|" + "---|" * len(heading)
-    variants = [(BASE, BASE)] + [(axis, name) for axis in axes for name in plan["axes"][axis] if name != BASE]
-    for wanted in variants:
-        own = [result for result in results if (result["axis"], result["variant"]) == wanted]
+    described = ", ".join(dict.fromkeys(plan["axes"][axis][BASE] for axis in axes))
+    labels = {(BASE, BASE): ("**base**", described)}
+    labels |= {(axis, name): (axis, name) for axis in axes for name in plan["axes"][axis] if name != BASE}
+    for variant, label in labels.items():
+        own = [result["scores"] for result in results if (result["axis"], result["variant"]) == variant]
         figures = [
-            " / ".join(spread([result["scores"][name][kind] for result in own]) for kind in ("one_step", "rollout"))
+            " / ".join(spread([scores[name][kind] for scores in own]) for kind in ("one_step", "rollout"))
             for name in names
         ]
-        label = ("**base**", described) if wanted == (BASE, BASE) else wanted
         yield "| " + " | ".join([*label, str(len(own)), *figures]) + " |"
 
 
@@ -167,7 +167,7 @@ def spread(values: list[float | None]) -> str:
 
 
 def rounded(value: float, digits: int) -> str:
-    """`digits` significant ones, no exponent below a million."""
+    """To so many significant digits, without an exponent from 0.0001 to a million."""
     return f"{float(f'{value:.{digits}g}'):g}"
 
 

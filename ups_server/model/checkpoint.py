@@ -1,7 +1,8 @@
 """Model folders: JSON config, safetensors weights, the language model's config and tokenizer. No pickle.
 
-A baseline has no language model, and its folder none of that. A folder of adapters refers to the model they belong to,
-by its id; models made of adapters of one base share its weights in memory.
+A baseline has no language model, and its folder none of that. Families may have weights of their own (`model.own`),
+which lie beside the shared ones. A folder of adapters refers to the model they belong to, by its id; models made of
+adapters of one base share its weights in memory.
 """
 
 import os
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from ups_server.catalog import base_folder
 from ups_server.errors import UserError
-from ups_server.model import adapters
+from ups_server.model import adapters, own
 from ups_server.model.baselines import BASELINES
 from ups_server.model.body import default_folder, empty_body, load_tokenizer, pretrained_body
 from ups_server.model.config import CONFIG_FILE, UPSConfig
@@ -23,8 +24,8 @@ from ups_server.model.ups import Operator, UPSModel, build
 
 WEIGHTS_FILE = "model.safetensors"
 LANGUAGE_FOLDER = "language_model"
-HALVED = re.compile(r"^body\.|\.joint\.weight$")
-"""Stored in half precision: the language model, and the matrices of joint wave vectors."""
+HALVED = re.compile(r"^body\.|\.spectral\.")
+"""Stored in half precision: the language model, and the matrices of wave numbers."""
 
 _bases: "weakref.WeakValueDictionary[tuple[str, str], Operator]" = weakref.WeakValueDictionary()
 """Bases by (checksum, device), for as long as a model lives that shares their weights."""
@@ -59,7 +60,8 @@ def save_pretrained(model: Operator, folder: Path) -> None:
         for name, value in model.state_dict().items()
         if isinstance(value, torch.Tensor)
     }
-    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    known = {family: weights for family, weights in model.own.items() if family in model.config.families}
+    save_file(tensors | own.as_tensors(known), folder / WEIGHTS_FILE, metadata={"format": "pt"})
 
 
 def from_pretrained(folder: Path, device: str | torch.device = "cpu") -> Operator:
@@ -76,11 +78,17 @@ def from_pretrained(folder: Path, device: str | torch.device = "cpu") -> Operato
     config = UPSConfig.load(folder)
     model = _empty(config, folder / LANGUAGE_FOLDER)
     stored = load_file(folder / WEIGHTS_FILE)
-    tensors = {name: value.float() if value.is_floating_point() else value for name, value in stored.items()}
+    beside = {name: value for name, value in stored.items() if name.startswith(own.PREFIX)}
+    tensors = {
+        name: value.float() if value.is_floating_point() else value
+        for name, value in stored.items()
+        if name not in beside
+    }
     expected = {name for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
     if expected != tensors.keys():
         raise UserError("not_a_model", "weights do not match the config", got=sorted(expected ^ tensors.keys())[:5])
     model.load_state_dict(tensors, strict=False)
+    model.own = own.from_tensors(beside, model)
     return model.to(device).eval()
 
 
@@ -138,9 +146,12 @@ def _from_adapters(folder: Path, device: str | torch.device) -> Operator:
     if base is None:
         base = from_pretrained(found, device)
         _bases[key] = base
-    model = adapters.restore(base, folder)
-    model.config = UPSConfig.load(folder)
-    model.shares = (base,)
+    config = UPSConfig.load(folder)
+    (family,) = config.families
+    tuned = own.of_family(base, family)
+    model = adapters.restore(tuned, folder)
+    model.config = config
+    model.shares = (base, tuned)
     return model.eval()
 
 

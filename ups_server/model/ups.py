@@ -28,6 +28,7 @@ from ups_server.model.superspace import coordinates
 
 if TYPE_CHECKING:
     from ups_server.model.adapters import AdapterSettings
+    from ups_server.model.own import OwnWeights
 
 DEFECT_SCALE = 100.0
 """A front that moves by a hundredth of the box moves the mean by a hundredth of its height."""
@@ -42,6 +43,7 @@ class Operator(nn.Module, ABC):
 
     Attributes:
         use_body: does the language model take part? Never where there is none.
+        own: of families with weights of their own, how these deviate from the model's (`model.own`).
         adapters: of a model whose weights are those of another and low-rank adapters.
         shares: whose weights they are, kept alive for the next model that shares them.
     """
@@ -50,6 +52,7 @@ class Operator(nn.Module, ABC):
         super().__init__()
         self.config = config
         self.use_body = False
+        self.own: dict[str, OwnWeights] = {}
         self.adapters: AdapterSettings | None = None
         self.shares: tuple[nn.Module, ...] = ()
 

@@ -1,5 +1,6 @@
 """Measuring the error envelope of a trained model on trajectories of a store."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -14,7 +15,9 @@ from ups_server.solve.solver import Problem, Solver, rollout
 
 Array = NDArray[np.float64]
 
-BATCH = 16
+BATCH_POINTS = 2**16
+"""Grid points of the states that are stepped at once: beyond it, steps cost more than in smaller batches."""
+MAX_BATCH = 16
 
 
 def rollout_errors(
@@ -30,9 +33,10 @@ def rollout_errors(
         progress: told how many rollouts are done.
     """
     errors = []
-    for start in range(0, len(rows), BATCH):
-        errors.append(_errors(solver, card, windows, rows[start : start + BATCH]))
-        progress(min(start + BATCH, len(rows)))
+    batch = min(max(BATCH_POINTS // math.prod(windows.grid.n), 1), MAX_BATCH)
+    for start in range(0, len(rows), batch):
+        errors.append(_errors(solver, card, windows, rows[start : start + batch]))
+        progress(min(start + batch, len(rows)))
     return np.concatenate(errors)
 
 

@@ -16,6 +16,7 @@ from ups_server.model.conditioning import Conditions, conditions
 from ups_server.model.config import FamilyCard, UPSConfig
 from ups_server.model.context import Context
 from ups_server.model.controls import BodyControl, control_body
+from ups_server.model.own import of_family
 from ups_server.model.superspace import lift, lower
 from ups_server.model.ups import Operator
 from ups_server.pde import Grid
@@ -225,6 +226,7 @@ class UPSSolver:
     def __init__(self, model: Operator) -> None:
         self.model = model
         self.name = model.config.name
+        self._operators = dict[str, Operator]()
         self._device = next(model.parameters()).device
 
     def dt(self, family: str) -> float:
@@ -240,6 +242,12 @@ class UPSSolver:
                 got=family,
                 expected=sorted(self.model.config.families),
             ) from None
+
+    def _operator(self, family: str) -> Operator:
+        """With the weights of the family's own, where it has any."""
+        if family not in self._operators:
+            self._operators[family] = of_family(self.model, family)
+        return self._operators[family]
 
     def _stepped_on(self, problem: Problem) -> tuple[Problem, int]:
         """The problem on the grid it is stepped on, and which of its points, every so many-th, are those asked for."""
@@ -271,20 +279,21 @@ class UPSSolver:
         fine, every = self._stepped_on(problem)
         state = self._spread(initial, problem, fine)
         card, given = self._conditions(problem, fine, state, static)
-        return UPSSession(self.model, card, given, lift(state, card, given), every)
+        return UPSSession(self._operator(problem.family), card, given, lift(state, card, given), every)
 
     @torch.inference_mode()
     def one_step(self, problem: Problem, truth: Frames, static: Frames | None = None) -> Frames | None:
         fine, every = self._stepped_on(problem)
         initial = self._spread(truth[:, 0], problem, fine)
         card, given = self._conditions(problem, fine, initial, static)
-        context = self.model.read(lift(initial, card, given), given)
+        model = self._operator(problem.family)
+        context = model.read(lift(initial, card, given), given)
         out = np.empty_like(truth[:, 1:])
         for step in range(truth.shape[1] - 1):
             u = lift(self._spread(truth[:, step], problem, fine), card, given)
-            if reads_again(self.model, step):
-                context = self.model.read(u, given)
-            predicted = lower(self.model(u, context), card, given).cpu().numpy()
+            if reads_again(model, step):
+                context = model.read(u, given)
+            predicted = lower(model(u, context), card, given).cpu().numpy()
             out[:, step] = subsampled(predicted, (every,) * fine.grid.ndim)
         return out
 

@@ -1,10 +1,15 @@
 """Loaded models under a memory budget: the least recently used leave first."""
 
+import math
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from safetensors import safe_open
+
 from ups_server.errors import UserError
 from ups_server.solve.solver import Solver
+
+FLOAT = 4
 
 
 class Residents:
@@ -71,5 +76,10 @@ class Residents:
 
 
 def stored_bytes(model: str) -> int:
-    """Of a model folder: twice its weights, which are stored in half precision for the greatest part. Else none."""
-    return 2 * sum(file.stat().st_size for file in Path(model).glob("*.safetensors"))
+    """Of a model folder: every number that is stored, in whatever precision, takes four bytes. Else none."""
+    return sum(FLOAT * stored_numbers(file) for file in Path(model).glob("*.safetensors"))
+
+
+def stored_numbers(file: Path) -> int:
+    with safe_open(file, framework="np") as handle:
+        return sum(math.prod(handle.get_slice(name).get_shape()) for name in handle.keys())  # noqa: SIM118

@@ -56,7 +56,8 @@ class ZeroShotSolver:
 
     def _solver(self, problem: Problem, initial: Frames, static: Frames | None) -> UPSSolver:
         card = unseen_card(self._model.config, problem.family, initial, static)
-        model = copy.copy(self._model)  # the same weights
+        model = copy.copy(self._model)  # the shared weights, no family's own
+        model.own = {}
         model.config = self._model.config.model_copy(update={"families": {problem.family: card}})
         return UPSSolver(model)
 

@@ -19,6 +19,7 @@ from ups_server.data.selection import SelectedRows
 from ups_server.errors import UserError
 from ups_server.model.checkpoint import from_pretrained, merge, place_adapters
 from ups_server.model.config import UPSConfig
+from ups_server.model.own import of_family
 from ups_server.model.superspace import check_card
 from ups_server.model.ups import UPS, Operator
 from ups_server.pde import family
@@ -99,7 +100,7 @@ class Adaptation:
         store = trajectories.training
         self.family = store.family
         self.split = trajectories.split(settings.n_trajectories)
-        self.model = from_pretrained(model, place.device)
+        self.model = of_family(from_pretrained(model, place.device), self.family)
         self.parent = self.model.config
         check_language_model(self.parent, settings.alignment)
         self.tuning = TUNINGS[settings.tuning]()

@@ -94,6 +94,8 @@ class TrainConfig(Section):
         out: the model folder to write, relative to the configuration file.
         init: a model folder to start from, relative to the configuration file: its weights, and its statistics of
             families that are trained on here too; default the pretrained language model and a new operator.
+        own: what is trained become weights of its family's own, beside those of `init`, which stay as they are: of one
+            family, without its language model.
         language_model: folder of the Hugging Face encoder to start from; default the pinned package.
         ema: decay of the averaged weights that are validated and shipped.
     """
@@ -112,8 +114,15 @@ class TrainConfig(Section):
     validate_every: int = 1000
     save_minutes: float = 3.0
     init: Path | None = None
+    own: bool = False
     language_model: Path | None = None
     out: Path = Path(".")
+
+    @model_validator(mode="after")
+    def _own_of_one_family(self) -> Self:
+        if self.own and (self.init is None or len(self.families) != 1 or self.stage1.body or self.stage2.body):
+            raise ValueError("weights of a family's own are those of one family, beside `init`, its body left out")
+        return self
 
     @classmethod
     def load(cls, path: Path) -> "TrainConfig":

@@ -15,6 +15,7 @@ from ups_server.errors import UserError
 from ups_server.model.checkpoint import create, from_pretrained, save_pretrained
 from ups_server.model.config import PRESETS, UPSConfig
 from ups_server.model.controls import randomise_body
+from ups_server.model.own import deviations, of_family
 from ups_server.model.superspace import check_card
 from ups_server.model.ups import UPS, Operator
 from ups_server.train.config import TrainConfig
@@ -99,7 +100,7 @@ class TrainingRun:
         if self.config.random_body:
             randomise_body(model, self.config.seed)
         if self.config.init is not None:
-            warm_start(model, self.config.init)
+            warm_start(model, self.config.init, next(iter(self.shape.families)) if self.config.own else None)
             if self.config.stage1.steps and not self.config.stage1.body and isinstance(model, UPS):
                 model.silence_body()
         return model
@@ -134,7 +135,10 @@ class TrainingRun:
         best = value < progress.best
         if best:
             progress.best, progress.best_at = value, f"stage {trainer.index + 1}, step {trainer.step}"
-            publish(trainer.model, self.folder / "best")
+            model = trainer.model
+            if self.config.own and self.config.init is not None:
+                model = with_own(from_pretrained(self.config.init, self.device), model)
+            publish(model, self.folder / "best")
         trainer.swap_average()
         self.listener.validation(trainer.index, trainer.step, scores, best)
 
@@ -162,21 +166,39 @@ def check_config(config: TrainConfig) -> UPSConfig:
 
 
 @torch.no_grad()
-def warm_start(model: Operator, folder: Path) -> None:
+def warm_start(model: Operator, folder: Path, family: str | None = None) -> None:
     """Takes the weights of a model folder, which may lack what this model has more: parts, and inputs of the lifting.
 
-    What it lacks stays as it was initialised; new inputs start at zero.
+    What it lacks stays as it was initialised; new inputs start at zero. With a `family`, those of its own.
 
     Raises:
         UserError: ``not_a_model``, ``shape_mismatch``.
     """
-    own, old = model.state_dict(), from_pretrained(folder).state_dict()
+    found = from_pretrained(folder)
+    new, old = model.state_dict(), (found if family is None else of_family(found, family)).state_dict()
     for name, value in old.items():
-        if name == LIFT and name in own and own[name].shape[1] > value.shape[1]:
-            value = F.pad(value, (0, own[name].shape[1] - value.shape[1]))
-        if name not in own or own[name].shape != value.shape:
+        if name == LIFT and name in new and new[name].shape[1] > value.shape[1]:
+            value = F.pad(value, (0, new[name].shape[1] - value.shape[1]))
+        if name not in new or new[name].shape != value.shape:
             raise UserError("shape_mismatch", f"the weights of {folder.name} do not fit", got=name)
-        own[name].copy_(value)
+        new[name].copy_(value)
+
+
+def with_own(model: Operator, trained: Operator) -> Operator:
+    """The model with what was trained from its weights as weights of that family's own.
+
+    Raises:
+        UserError: ``shape_mismatch`` where the architectures differ.
+    """
+    config = trained.config
+    families = model.config.families | config.families
+    about = {"name": config.name, "version": config.version, "families": families}
+    if config.model_copy(update=about) != model.config.model_copy(update=about):
+        raise UserError("shape_mismatch", f"{model.config.name} is of another architecture", got=config.name)
+    (family,) = config.families
+    model.own[family] = deviations(model, trained)
+    model.config = model.config.model_copy(update=about)
+    return model
 
 
 def publish(model: Operator, folder: Path) -> None:

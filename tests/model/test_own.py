@@ -1,0 +1,156 @@
+"""Weights of a family's own: they change that family and no other, and come back from disk as they were."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.small_models import SMALL, card, make
+from ups_server.errors import UserError
+from ups_server.model.checkpoint import WEIGHTS_FILE, from_pretrained, save_pretrained
+from ups_server.model.own import LEVELS, Deviation, deviations, of_family, row_length
+from ups_server.model.ups import Operator
+from ups_server.pde import Grid, family
+from ups_server.solve.neural import UPSSession, UPSSolver
+from ups_server.solve.residents import stored_bytes
+from ups_server.solve.solver import Frames, Problem, rollout
+from ups_server.solve.zero_shot import ZeroShotSolver
+
+MOVED = ("embedder.layers.0.spectral.weights.0", "predictor.bias", "displace.weight")
+FAMILIES = {
+    "burgers": card(),
+    "advection": card("1D Advection Equation").model_copy(update={"symbols": {"beta": "Beta"}}),
+}
+
+
+def moved(model: Operator, amount: float = 0.3) -> Operator:
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for name in MOVED:
+            parameter = model.get_parameter(name)
+            parameter.add_(amount * torch.randn_like(parameter))
+    return model
+
+
+@pytest.fixture
+def model(language_model: Path) -> Operator:
+    """Burgers has weights of its own, advection has not."""
+    config = SMALL.model_copy(update={"families": FAMILIES})
+    shared = make(config, language_model)
+    shared.own["burgers"] = deviations(shared, moved(make(config, language_model)))
+    return shared
+
+
+def rolled(model: Operator, name: str, steps: int = 4) -> Frames:
+    return np.stack(list(rollout(session(UPSSolver(model), name), steps)))
+
+
+def session(solver: UPSSolver, name: str) -> UPSSession:
+    equation, values = family(name), {"burgers": {"nu": 0.02}, "advection": {"beta": 0.4}}[name]
+    grid = Grid((32,), equation.extent)
+    x = np.sin(2 * np.pi * grid.axes[0])[None, :, None].astype(np.float32)
+    return solver.session(Problem(name, values, grid, equation.boundary, 0.05), x)
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (5, 40), (4, 3, 2, 3), (3, 5, 48, 2, 48)])
+def test_a_deviation_is_kept_to_a_half_level_of_its_row(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    shared, difference = torch.randn(shape), torch.randn(shape) * 0.01
+    kept = Deviation.of(shared, shared + difference)
+    error = (kept.added_to(shared) - shared - difference).abs().reshape(-1, row_length(torch.Size(shape)))
+    largest = difference.abs().reshape(error.shape).amax(-1, keepdim=True)
+    assert (error <= 0.51 * largest / LEVELS + 1e-6).all()
+    again = Deviation.of(shared, kept.added_to(shared))
+    assert torch.equal(again.levels, kept.levels)
+    torch.testing.assert_close(again.scale, kept.scale, rtol=1e-3, atol=1e-8)
+
+
+def test_rows_that_hardly_deviate_are_left_out() -> None:
+    shared = torch.ones(6, 40)
+    trained = shared * (1 - 1e-5)
+    trained[4, 3] = 1.5
+    shared[0], trained[0] = 0.0, 1e-7
+    kept = Deviation.of(shared, trained)
+    assert kept.rows.tolist() == [0, 4]
+    assert torch.equal(kept.added_to(shared)[[1, 2, 3, 5]], shared[[1, 2, 3, 5]])
+    torch.testing.assert_close(kept.added_to(shared)[4, 3], trained[4, 3])
+
+
+def test_only_what_deviates_is_kept(model: Operator) -> None:
+    assert set(model.own["burgers"]) == set(MOVED)
+
+
+def test_a_family_has_its_own_and_shares_the_rest(model: Operator, language_model: Path) -> None:
+    assert of_family(model, "advection") is model
+    burgers = of_family(model, "burgers")
+    for (name, shared), (_, own) in zip(model.named_parameters(), burgers.named_parameters(), strict=True):
+        assert (shared.data_ptr() == own.data_ptr()) == (name not in MOVED), name
+    trained = moved(make(model.config, language_model))
+    np.testing.assert_allclose(rolled(model, "burgers"), rolled(trained, "burgers"), atol=2e-3)
+    plain = make(model.config, language_model)
+    np.testing.assert_array_equal(rolled(model, "advection"), rolled(plain, "advection"))
+    assert np.abs(rolled(model, "burgers") - rolled(plain, "burgers")).max() > 1e-2
+
+
+def test_they_do_not_share_a_step_with_other_weights(model: Operator) -> None:
+    solver = UPSSolver(model)
+    own, shared = session(solver, "burgers"), session(solver, "advection")
+    assert own.bucket != shared.bucket
+    assert own.bucket == session(solver, "burgers").bucket
+
+
+def test_a_family_that_is_not_known_has_the_shared_weights(model: Operator) -> None:
+    equation = family("burgers")
+    problem = Problem("burgers", {"nu": 0.02}, Grid((32,), equation.extent), equation.boundary, equation.dt)
+    x = np.sin(2 * np.pi * problem.grid.axes[0])[None, :, None].astype(np.float32)
+    asked = ZeroShotSolver(model).session(problem, x).step()
+    model.own = {}
+    np.testing.assert_array_equal(asked, ZeroShotSolver(model).session(problem, x).step())
+
+
+def test_they_come_back_from_disk(model: Operator, tmp_path: Path) -> None:
+    save_pretrained(model, tmp_path)
+    loaded = from_pretrained(tmp_path)
+    for name, kept in model.own["burgers"].items():
+        for part in ("rows", "levels", "scale"):
+            assert torch.equal(getattr(loaded.own["burgers"][name], part), getattr(kept, part))
+    once = rolled(loaded, "burgers")
+    save_pretrained(loaded, tmp_path / "again")
+    np.testing.assert_array_equal(once, rolled(from_pretrained(tmp_path / "again"), "burgers"))
+
+
+def test_a_model_keeps_only_those_of_its_families(model: Operator, tmp_path: Path) -> None:
+    model.config = model.config.model_copy(update={"families": {"advection": FAMILIES["advection"]}})
+    save_pretrained(model, tmp_path)
+    assert from_pretrained(tmp_path).own == {}
+
+
+@pytest.mark.parametrize("fault", ["family", "parameter", "rows", "levels", "scale"])
+def test_what_does_not_fit_is_no_model(model: Operator, tmp_path: Path, fault: str) -> None:
+    save_pretrained(model, tmp_path)
+    tensors = load_file(tmp_path / WEIGHTS_FILE)
+    rows, levels, scale = (f"own.burgers.{part}.displace.weight" for part in ("rows", "levels", "scale"))
+    if fault in ("family", "parameter"):
+        old, new = ("burgers", "heat") if fault == "family" else ("displace", "misplace")
+        for key in (rows, levels, scale):
+            tensors[key.replace(old, new)] = tensors.pop(key)
+    elif fault == "rows":
+        tensors[rows] = tensors[rows] + 10_000
+    elif fault == "levels":
+        tensors[levels] = tensors[levels][:, :1].clone()
+    else:
+        del tensors[scale]
+    save_file(tensors, tmp_path / WEIGHTS_FILE)
+    with pytest.raises(UserError) as caught:
+        from_pretrained(tmp_path)
+    assert caught.value.code == "not_a_model"
+
+
+def test_the_estimate_of_its_memory_counts_every_number(model: Operator, tmp_path: Path) -> None:
+    save_pretrained(model, tmp_path)
+    numbers = sum(parameter.numel() for parameter in model.parameters())
+    own = sum(kept.levels.numel() for kept in model.own["burgers"].values())
+    assert 4 * (numbers + own) <= stored_bytes(str(tmp_path)) <= 1.1 * 4 * (numbers + own)
+    assert stored_bytes("classical") == 0

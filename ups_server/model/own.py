@@ -1,0 +1,137 @@
+"""Weights of a family's own: what training on one family alone adds to the weights that all share, ``W_f = W + D_f``.
+
+One operator for all families leaves each a little worse than it could be; how much differs. A family that gains gets
+deviations of the operator beside the shared weights, in eight bits. All others, and families that the model does not
+know, have the shared weights.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from ups_server.errors import UserError
+from ups_server.model.adapters import sharing
+from ups_server.model.ups import Operator
+
+PREFIX = "own."
+"""Names of stored tensors begin with it; the family, what is stored of the deviation, and the parameter follow."""
+LEVELS = 127
+LEAST_ROW = 32
+UNSEEN = 2.0**-11
+"""A row that deviates by less of its largest weight would not in half precision, as most weights are stored."""
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """``D ~ scale levels`` of the rows (R, k) of a parameter that deviate (`row_length`).
+
+    What rounding leaves is at most half a level, 1/254 of the largest number of the row.
+
+    Attributes:
+        rows: (m,) which.
+        levels: (m, k) whole numbers of at most `LEVELS`.
+        scale: (m,).
+    """
+
+    rows: Tensor
+    levels: Tensor
+    scale: Tensor
+
+    @classmethod
+    def of(cls, shared: Tensor, trained: Tensor) -> Self:
+        before = shared.reshape(-1, row_length(shared.shape))
+        difference = trained.reshape(before.shape) - before
+        largest = difference.abs().amax(1)
+        rows = (largest > UNSEEN * before.abs().amax(1)).nonzero()[:, 0]
+        scale = largest[rows] / LEVELS
+        return cls(rows.int(), (difference[rows] / scale[:, None]).round().to(torch.int8), scale)
+
+    def added_to(self, shared: Tensor) -> Tensor:
+        rows = shared.detach().clone().reshape(-1, row_length(shared.shape))
+        rows[self.rows.to(rows.device)] += (self.levels * self.scale[:, None]).to(rows)
+        return rows.reshape(shared.shape)
+
+    def fits(self, shared: Tensor) -> bool:
+        """Is it one of a parameter of this shape?"""
+        length = row_length(shared.shape)
+        inside = not len(self.rows) or (self.rows.min() >= 0 and self.rows.max() < shared.numel() // length)
+        return self.levels.shape == (*self.rows.shape, length) and self.scale.shape == self.rows.shape and bool(inside)
+
+
+OwnWeights = dict[str, Deviation]
+"""By name of the parameter; of those that deviate."""
+
+
+def row_length(shape: torch.Size) -> int:
+    """As many trailing axes as it takes to `LEAST_ROW` numbers: a wave number and an input, an output channel."""
+    length = 1
+    for size in reversed(shape):
+        if length >= LEAST_ROW:
+            break
+        length *= size
+    return length
+
+
+@torch.no_grad()
+def deviations(shared: Operator, trained: Operator) -> OwnWeights:
+    """How the parameters of `trained` deviate from those of `shared`, of the same architecture."""
+    before = dict(shared.named_parameters())
+    found = {
+        name: Deviation.of(before[name].cpu(), parameter.cpu())
+        for name, parameter in trained.named_parameters()
+        if not torch.equal(before[name], parameter)
+    }
+    return {name: deviation for name, deviation in found.items() if len(deviation.rows)}
+
+
+def of_family(model: Operator, family: str) -> Operator:
+    """The operator of a family: the model itself where the family has no weights of its own.
+
+    It shares all other weights with `model`, which must not be changed any more.
+    """
+    if family not in model.own:
+        return model
+    operator = sharing(model)
+    operator.shares = (model,)
+    for name, deviation in model.own[family].items():
+        module, _, last = name.rpartition(".")
+        shared = model.get_parameter(name)
+        own = nn.Parameter(deviation.added_to(shared), shared.requires_grad)
+        setattr(operator.get_submodule(module), last, own)
+    return operator
+
+
+def as_tensors(own: dict[str, OwnWeights]) -> dict[str, Tensor]:
+    """As they are stored in a model's file of weights."""
+    return {
+        f"{PREFIX}{family}.{part.name}.{name}": getattr(deviation, part.name).contiguous()
+        for family, weights in own.items()
+        for name, deviation in weights.items()
+        for part in fields(Deviation)
+    }
+
+
+def from_tensors(stored: dict[str, Tensor], model: Operator) -> dict[str, OwnWeights]:
+    """The other way round, for a model that has its shared weights.
+
+    Raises:
+        UserError: ``not_a_model`` where they do not fit the model.
+    """
+    parts = dict[tuple[str, str], dict[str, Tensor]]()
+    for key, value in stored.items():
+        family, _, rest = key.removeprefix(PREFIX).partition(".")
+        part, _, name = rest.partition(".")
+        parts.setdefault((family, name), {})[part] = value
+    shared = dict(model.named_parameters())
+    own = dict[str, OwnWeights]()
+    for (family, name), found in parts.items():
+        whole = found.keys() == {part.name for part in fields(Deviation)}
+        if not whole or family not in model.config.families or name not in shared:
+            raise UserError("not_a_model", "weights of a family's own do not match the config", got=f"{family}.{name}")
+        deviation = Deviation(**found)
+        if not deviation.fits(shared[name]):
+            raise UserError("not_a_model", "weights of a family's own do not fit the model", got=f"{family}.{name}")
+        own.setdefault(family, {})[name] = deviation
+    return own

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from tests.small_models import SMALL, card, make
 from ups_server.errors import UserError
 from ups_server.model.checkpoint import WEIGHTS_FILE, from_pretrained, save_pretrained
-from ups_server.model.own import LEVELS, Deviation, deviations, of_family, row_length
+from ups_server.model.own import Deviation, deviations, of_family, row_length
 from ups_server.model.ups import Operator
 from ups_server.pde import Grid, family
 from ups_server.solve.neural import UPSSession, UPSSolver
@@ -54,16 +54,17 @@ def session(solver: UPSSolver, name: str) -> UPSSession:
     return solver.session(Problem(name, values, grid, equation.boundary, 0.05), x)
 
 
+@pytest.mark.parametrize("levels", [torch.int8, torch.int16])
 @pytest.mark.parametrize("shape", [(), (7,), (5, 40), (4, 3, 2, 3), (3, 5, 48, 2, 48)])
-def test_a_deviation_is_kept_to_a_half_level_of_its_row(shape: tuple[int, ...]) -> None:
+def test_a_deviation_is_kept_to_a_half_level_of_its_row(shape: tuple[int, ...], levels: torch.dtype) -> None:
     torch.manual_seed(0)
     shared, difference = torch.randn(shape), torch.randn(shape) * 0.01
-    kept = Deviation.of(shared, shared + difference)
+    kept = Deviation.of(shared, shared + difference, levels)
     error = (kept.added_to(shared) - shared - difference).abs().reshape(-1, row_length(torch.Size(shape)))
     largest = difference.abs().reshape(error.shape).amax(-1, keepdim=True)
-    assert (error <= 0.51 * largest / LEVELS + 1e-6).all()
-    again = Deviation.of(shared, kept.added_to(shared))
-    assert torch.equal(again.levels, kept.levels)
+    assert (error <= 0.51 * largest / torch.iinfo(levels).max + 1e-6).all()
+    again = Deviation.of(shared, kept.added_to(shared), levels)
+    assert (again.levels.int() - kept.levels.int()).abs().max() <= 1
     torch.testing.assert_close(again.scale, kept.scale, rtol=1e-3, atol=1e-8)
 
 
@@ -72,7 +73,7 @@ def test_rows_that_hardly_deviate_are_left_out() -> None:
     trained = shared * (1 - 1e-5)
     trained[4, 3] = 1.5
     shared[0], trained[0] = 0.0, 1e-7
-    kept = Deviation.of(shared, trained)
+    kept = Deviation.of(shared, trained, torch.int16)
     assert kept.rows.tolist() == [0, 4]
     assert torch.equal(kept.added_to(shared)[[1, 2, 3, 5]], shared[[1, 2, 3, 5]])
     torch.testing.assert_close(kept.added_to(shared)[4, 3], trained[4, 3])

@@ -1,8 +1,8 @@
 """Weights of a family's own: what training on one family alone adds to the weights that all share, ``W_f = W + D_f``.
 
 One operator for all families leaves each a little worse than it could be; how much differs. A family that gains gets
-deviations of the operator beside the shared weights, in eight bits. All others, and families that the model does not
-know, have the shared weights.
+deviations of the operator beside the shared weights. All others, and families that the model does not know, have the
+shared weights.
 """
 
 from dataclasses import dataclass, fields
@@ -17,7 +17,9 @@ from ups_server.model.ups import Operator
 
 PREFIX = "own."
 """Names of stored tensors begin with it; the family, what is stored of the deviation, and the parameter follow."""
-LEVELS = 127
+COARSE = ".spectral."
+"""Matrices of wave numbers, by far the most weights, bear to be stored in eight bits; the few others do not: in
+diffusion-sorption the error of a rollout doubled. They get sixteen."""
 LEAST_ROW = 32
 UNSEEN = 2.0**-11
 """A row that deviates by less of its largest weight would not in half precision, as most weights are stored."""
@@ -27,12 +29,10 @@ UNSEEN = 2.0**-11
 class Deviation:
     """``D ~ scale levels`` of the rows (R, k) of a parameter that deviate (`row_length`).
 
-    What rounding leaves is at most half a level, 1/254 of the largest number of the row.
-
     Attributes:
         rows: (m,) which.
-        levels: (m, k) whole numbers of at most `LEVELS`.
-        scale: (m,).
+        levels: (m, k) whole numbers of eight or sixteen bits; the largest of a row is the largest there is.
+        scale: (m,), so that rounding leaves half of it at most.
     """
 
     rows: Tensor
@@ -40,13 +40,13 @@ class Deviation:
     scale: Tensor
 
     @classmethod
-    def of(cls, shared: Tensor, trained: Tensor) -> Self:
+    def of(cls, shared: Tensor, trained: Tensor, levels: torch.dtype) -> Self:
         before = shared.reshape(-1, row_length(shared.shape))
         difference = trained.reshape(before.shape) - before
         largest = difference.abs().amax(1)
         rows = (largest > UNSEEN * before.abs().amax(1)).nonzero()[:, 0]
-        scale = largest[rows] / LEVELS
-        return cls(rows.int(), (difference[rows] / scale[:, None]).round().to(torch.int8), scale)
+        scale = largest[rows] / torch.iinfo(levels).max
+        return cls(rows.int(), (difference[rows] / scale[:, None]).round().to(levels), scale)
 
     def added_to(self, shared: Tensor) -> Tensor:
         rows = shared.detach().clone().reshape(-1, row_length(shared.shape))
@@ -57,7 +57,8 @@ class Deviation:
         """Is it one of a parameter of this shape?"""
         length = row_length(shared.shape)
         inside = not len(self.rows) or (self.rows.min() >= 0 and self.rows.max() < shared.numel() // length)
-        return self.levels.shape == (*self.rows.shape, length) and self.scale.shape == self.rows.shape and bool(inside)
+        shapes = self.levels.shape == (*self.rows.shape, length) and self.scale.shape == self.rows.shape
+        return shapes and self.levels.dtype in (torch.int8, torch.int16) and bool(inside)
 
 
 OwnWeights = dict[str, Deviation]
@@ -79,7 +80,7 @@ def deviations(shared: Operator, trained: Operator) -> OwnWeights:
     """How the parameters of `trained` deviate from those of `shared`, of the same architecture."""
     before = dict(shared.named_parameters())
     found = {
-        name: Deviation.of(before[name].cpu(), parameter.cpu())
+        name: Deviation.of(before[name].cpu(), parameter.cpu(), torch.int8 if COARSE in name else torch.int16)
         for name, parameter in trained.named_parameters()
         if not torch.equal(before[name], parameter)
     }

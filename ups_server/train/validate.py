@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ups_server.data.windows import Windows
 from ups_server.model.ups import Operator
@@ -14,7 +15,11 @@ from ups_server.train.dataset import FamilyWindows
 
 @dataclass(frozen=True)
 class Score:
-    """Relative errors over the trajectory-wide norm, averaged over fields and trajectories; persistence beside them."""
+    """Relative errors, averaged over fields and trajectories; persistence beside them.
+
+    Over the norm of the whole trajectory, its first frame included: one that decays within its first step would
+    otherwise outweigh all others.
+    """
 
     one_step: float
     rollout: float
@@ -49,12 +54,17 @@ def score(solver: UPSSolver, family_id: str, windows: Windows, count: int) -> Sc
         raise TypeError("a trained model always predicts one step")
     session = solver.session(problem, truth[:, 0], static)
     rolled = np.stack(list(rollout(session, truth.shape[1] - 1)), axis=1)
-    target = truth[:, 1:]
-    return Score(_relative(predicted, target), _relative(rolled, target), _relative(truth[:, :-1], target))
+    return Score(_relative(predicted, truth), _relative(rolled, truth), _relative(truth[:, :-1], truth))
 
 
-def _relative(prediction: Frames, target: Frames) -> float:
-    axes = tuple(range(1, target.ndim - 1))
+def _relative(following: Frames, truth: Frames) -> float:
+    """Error of what is said to follow each frame but the last."""
     with np.errstate(over="ignore", invalid="ignore"):
-        error = np.square(prediction - target, dtype=np.float64).sum(axes)
-        return float(np.sqrt(error / np.square(target, dtype=np.float64).sum(axes)).mean())
+        error = following - truth[:, 1:]
+        return float(np.sqrt(_mean_square(error) / _mean_square(truth)).mean())
+
+
+def _mean_square(frames: Frames) -> NDArray[np.float64]:
+    """Of each field of each trajectory: (B, T, X..., C) -> (B, C)."""
+    square: NDArray[np.float64] = np.square(frames, dtype=np.float64).mean(tuple(range(1, frames.ndim - 1)))
+    return square

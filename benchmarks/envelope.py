@@ -22,7 +22,7 @@ from ups_server.solve.neural import load_neural
 
 SEED = 9_000_001
 CALIBRATION, TEST = 280, 200
-FEWER = {"compressible_ns_2d": (140, 120), "shallow_water": (24, 16), "incompressible_ns_2d": (60, 40)}
+FEWER = {"compressible_ns_2d": (140, 120), "shallow_water": (60, 40), "incompressible_ns_2d": (60, 40)}
 """In two dimensions, where trajectories are expensive."""
 LEVEL, LOWEST, HIGHEST = 0.9, 0.85, 0.95
 SOURCE_POINTS = {"compressible_ns_1d": 512, "compressible_ns_2d": 64, "incompressible_ns_2d": 64}

@@ -140,7 +140,7 @@ class UPSConfig(Frozen):
 
 
 UPS_MINI = UPSConfig(
-    version=5, padding=0.125, joint_modes=8, defect=True, levels=True, transport=True, projection=True, retention=True,
+    version=6, padding=0.125, joint_modes=8, defect=True, levels=True, transport=True, projection=True, retention=True,
     averaged=True,
 )  # fmt: skip
 """The default: read once, step many."""

@@ -17,10 +17,10 @@ from ups_server.model.ups import Operator
 
 PREFIX = "own."
 """Names of stored tensors begin with it; the family, what is stored of the deviation, and the parameter follow."""
-COARSE = ".spectral."
-"""Matrices of wave numbers, by far the most weights, bear to be stored in eight bits; the few others do not: in
+COARSE = 10_000
+"""Parameters of so many numbers, by far the most weights, bear to be stored in eight bits. The small ones do not: in
 diffusion-sorption the error of a rollout doubled. They get sixteen."""
-LEAST_ROW = 32
+LEAST_ROW = 64
 UNSEEN = 2.0**-11
 """A row that deviates by less of its largest weight would not in half precision, as most weights are stored."""
 
@@ -78,12 +78,11 @@ def row_length(shape: torch.Size) -> int:
 @torch.no_grad()
 def deviations(shared: Operator, trained: Operator) -> OwnWeights:
     """How the parameters of `trained` deviate from those of `shared`, of the same architecture."""
-    before = dict(shared.named_parameters())
-    found = {
-        name: Deviation.of(before[name].cpu(), parameter.cpu(), torch.int8 if COARSE in name else torch.int16)
-        for name, parameter in trained.named_parameters()
-        if not torch.equal(before[name], parameter)
-    }
+    before, found = dict(shared.named_parameters()), dict[str, Deviation]()
+    for name, parameter in trained.named_parameters():
+        if not torch.equal(before[name], parameter):
+            levels = torch.int8 if parameter.numel() >= COARSE else torch.int16
+            found[name] = Deviation.of(before[name].cpu(), parameter.cpu(), levels)
     return {name: deviation for name, deviation in found.items() if len(deviation.rows)}
 
 

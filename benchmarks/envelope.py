@@ -56,8 +56,9 @@ def main() -> None:
                 progress.add_task(f"{name}, {part}", total=calibration + test) for part in ("reference", "rollouts")
             )
             store = build_store(
-                entry, COEFFICIENTS.get(name, {}), calibration + test, points, SEED, STORES / name, frame_dt=card.dt,
-                progress=partial(report, progress, bar), workers=options.workers,
+                entry, COEFFICIENTS.get(name, {}), calibration + test, points, SEED,
+                STORES / f"{name}-{calibration + test}", frame_dt=card.dt, progress=partial(report, progress, bar),
+                workers=options.workers,
             )  # fmt: skip
             found[name] = calibrate(solver, card, store, n, test, LEVEL, partial(report, progress, rolled))
             command = f"python benchmarks/envelope.py models/{options.model.name}"

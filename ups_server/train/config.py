@@ -29,6 +29,8 @@ class FamilyData(Section):
         early: exponent of the distribution of window starts, U(0, 1) ** early of the trajectory; above 1 prefers its
             beginning, where a decaying solution changes most.
         unroll: steps unrolled at most, whatever the stage says.
+        coarse: share of the windows that begin from every other point, interpolated to the others: as states are given
+            to a model that steps on a finer grid than they are known on (`FamilyCard.points`).
         validation: trajectories of the validation split that are scored.
     """
 
@@ -44,6 +46,7 @@ class FamilyData(Section):
     every: int = Field(default=1, gt=0)
     early: float = Field(default=1.0, gt=0)
     unroll: int = Field(default=8, gt=0)
+    coarse: float = Field(default=0.0, ge=0, le=1)
     validation: int = 32
 
 

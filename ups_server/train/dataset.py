@@ -25,6 +25,8 @@ from ups_server.model.config import CoefficientRange, FamilyCard, UPSConfig
 from ups_server.model.superspace import lift
 from ups_server.pde import family
 from ups_server.solve.neural import as_static
+from ups_server.solve.solver import Frames
+from ups_server.solve.super_resolution import coarser, resample, subsampled
 from ups_server.train.config import FamilyData, TrainConfig
 
 Progress = Callable[[str, int, int], None]
@@ -90,12 +92,23 @@ class FamilyWindows:
         given = conditions(config, self.card, values, self.boundary, self.training.grid.offset, first, static).to(
             device
         )
-        frames = torch.from_numpy(drawn.frames).to(device)
+        frames = torch.from_numpy(self._observed(drawn.frames, rng)).to(device)
         windows = frames.shape[1]
         # Every frame is normalised under its trajectory's conditions.
         flat = lift(frames.flatten(0, 2), self.card, repeat(given, windows * (unroll + 1)))
         context = lift(first.to(device), self.card, given)
         return Batch(flat.unflatten(0, (count * windows, unroll + 1)), context, given, windows)
+
+    def _observed(self, frames: Frames, rng: np.random.Generator) -> Frames:
+        """Windows (R, W, T, X..., C), a share of which begins from what every other point shows."""
+        if not self.data.coarse:
+            return frames
+        seen = rng.random(frames.shape[:2]) < self.data.coarse
+        grid, strides = coarser(self.training.grid, [n // 2 for n in self.training.grid.n])
+        frames[seen, 0] = resample(
+            subsampled(frames[seen, 0], strides), grid, self.training.grid, self.training.store.boundary
+        )
+        return frames
 
 
 class TrainingTarget:

@@ -9,10 +9,10 @@ from pydantic import ValidationError
 
 from tests.model.test_own import moved
 from tests.train.test_adapt import adaptation
-from tests.train.test_run import recipe, train, weights
+from tests.train.test_run import SMALL_MODEL, recipe, train, weights
 from ups_server.data.build import build_store
 from ups_server.errors import UserError
-from ups_server.model.checkpoint import create, from_pretrained, save_pretrained
+from ups_server.model.checkpoint import from_pretrained, save_pretrained
 from ups_server.model.own import deviations, of_family
 from ups_server.model.ups import Operator
 from ups_server.pde import Grid, family
@@ -20,7 +20,6 @@ from ups_server.solve.neural import UPSSolver
 from ups_server.solve.solver import Frames, Problem
 from ups_server.train.adapt import deliver
 from ups_server.train.config import TrainConfig
-from ups_server.train.run import with_own
 
 STAGES = {
     "stage1": {"steps": 6, "learning_rate": 5e-3, "warmup": 1, "alignment": "mmd"},
@@ -104,12 +103,13 @@ def test_what_they_need_is_checked(language_model: Path, shared: Path, change: d
         TrainConfig.model_validate(wanted | change)
 
 
-def test_they_are_of_the_architecture_of_the_model(shared: Path, language_model: Path) -> None:
-    model = from_pretrained(shared)
-    config = model.config.model_copy(update={"retention": not model.config.retention})
+def test_they_are_of_the_architecture_of_the_model(shared: Path, language_model: Path, tmp_path: Path) -> None:
+    wanted = own_recipe(shared, language_model, "burgers")
+    wanted["model"] = {**SMALL_MODEL, "retention": False}
     with pytest.raises(UserError) as caught:
-        with_own(model, create(config, language_model=language_model))
+        train(wanted, tmp_path)
     assert caught.value.code == "shape_mismatch"
+    assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.parametrize("tuning", ["operator", "lora"])

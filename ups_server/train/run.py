@@ -59,7 +59,10 @@ class TrainingRun:
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         folder.mkdir(parents=True, exist_ok=True)
         self._pin_config()
-        known = UPSConfig.load(config.init).families if config.init else {}
+        parent = UPSConfig.load(config.init) if config.init else UPSConfig()
+        known = parent.families
+        if config.own and described_by(parent, self.shape) != self.shape.model_copy(update={"families": known}):
+            raise UserError("shape_mismatch", f"{parent.name} is of another architecture", got=config.name)
         data, n = stores or folder / "data", self.shape.resolution
         self.families = prepare(config, data, n, known, listener.data, workers)
         self.shape = self.shape.model_copy(update={"families": {entry.id: entry.card for entry in self.families}})
@@ -185,20 +188,17 @@ def warm_start(model: Operator, folder: Path, family: str | None = None) -> None
 
 
 def with_own(model: Operator, trained: Operator) -> Operator:
-    """The model with what was trained from its weights as weights of that family's own.
-
-    Raises:
-        UserError: ``shape_mismatch`` where the architectures differ.
-    """
-    config = trained.config
-    families = model.config.families | config.families
-    about = {"name": config.name, "version": config.version, "families": families}
-    if config.model_copy(update=about) != model.config.model_copy(update=about):
-        raise UserError("shape_mismatch", f"{model.config.name} is of another architecture", got=config.name)
-    (family,) = config.families
+    """The model with what was trained of one family, from its weights, as weights of that family's own."""
+    (family,) = trained.config.families
     model.own[family] = deviations(model, trained)
-    model.config = model.config.model_copy(update=about)
+    model.config = described_by(model.config, trained.config)
     return model
+
+
+def described_by(config: UPSConfig, trained: UPSConfig) -> UPSConfig:
+    """A config with name, version and families of the training that goes on from it."""
+    families = config.families | trained.families
+    return config.model_copy(update={"name": trained.name, "version": trained.version, "families": families})
 
 
 def publish(model: Operator, folder: Path) -> None:

@@ -1,0 +1,44 @@
+"""Batches of training windows."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.small_models import SMALL
+from ups_server.data.build import build_store
+from ups_server.data.store import Store
+from ups_server.pde import family
+from ups_server.solve.super_resolution import coarser, resample
+from ups_server.train.config import FamilyData
+from ups_server.train.dataset import Batch, FamilyWindows
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    folder = tmp_path_factory.mktemp("data") / "burgers"
+    return build_store(family("burgers"), {"nu": 0.01}, 24, 64, 0, folder, frame_dt=0.05, t_final=0.5)
+
+
+def batch(store: Store, coarse: float) -> Batch:
+    data = FamilyData(count=24, resolution=64, trajectories=8, windows=4, coarse=coarse)
+    entry = FamilyWindows("burgers", data, store, 64)
+    return entry.batch(np.random.default_rng(0), 2, SMALL, torch.device("cpu"))
+
+
+def test_a_share_of_windows_begins_from_every_other_point(store: Store) -> None:
+    whole, mixed = batch(store, 0.0), batch(store, 0.5)
+    first, seen = whole.frames[:, 0, 0], mixed.frames[:, 0, 0]
+    torch.testing.assert_close(seen[:, ::2], first[:, ::2], atol=1e-6, rtol=1e-5)
+    changed = (seen != first).any(1)
+    assert 8 <= changed.sum() <= 24
+    grid = family("burgers").default_grid(64)
+    half, _ = coarser(grid, [32])
+    expected = resample(first[changed, ::2, None].numpy(), half, grid, family("burgers").boundary)
+    np.testing.assert_allclose(seen[changed].numpy(), expected[..., 0], atol=1e-5)
+
+
+def test_targets_and_what_is_told_stay_as_they_are(store: Store) -> None:
+    whole, mixed = batch(store, 0.0), batch(store, 1.0)
+    assert torch.equal(whole.frames[:, 1:], mixed.frames[:, 1:])
+    assert torch.equal(whole.context, mixed.context)
+    assert (whole.frames[:, 0, 0] != mixed.frames[:, 0, 0]).any(1).all()

@@ -29,7 +29,7 @@ DATA = Path(__file__).with_name("baselines.yaml")
 STEPS = {
     "train": 6000, "refine": 4000, "stage2": 240, "grow": 550, "mix": 1300, "finish": 400, "polish": 240, "carry": 1200,
     "settle": 600, "project": 880, "own_diffusion_sorption": 2400, "own_compressible_ns_1d": 2000, "own_burgers": 2000,
-    "own_advection": 1200,
+    "own_advection": 1200, "fine_burgers": 3000, "fine_compressible_ns_1d": 1600,
 }  # fmt: skip
 """Made with each recipe, in order; fewer than it says where it was ended by hand (the card)."""
 VERSION_3: dict[str, object] = {"projection": False, "retention": False}
@@ -41,7 +41,7 @@ LACKED = {
     **dict.fromkeys(("carry", "settle"), VERSION_3),
 }
 """What the architecture did not have yet in a recipe."""
-BATCH = ("trajectories", "windows", "every", "early", "unroll", "n")
+BATCH = ("trajectories", "windows", "every", "early", "unroll", "n", "coarse")
 """What a recipe says of a family's part of a step."""
 LEAST_TIMED = 4
 

@@ -19,14 +19,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return build_store(family("burgers"), {"nu": 0.01}, 24, 64, 0, folder, frame_dt=0.05, t_final=0.5)
 
 
-def batch(store: Store, coarse: float) -> Batch:
+def batch(store: Store, coarse: float = 0.0, points: int = 0) -> Batch:
     data = FamilyData(count=24, resolution=64, trajectories=8, windows=4, coarse=coarse)
-    entry = FamilyWindows("burgers", data, store, 64)
+    entry = FamilyWindows("burgers", data, store, 64, points=points)
     return entry.batch(np.random.default_rng(0), 2, SMALL, torch.device("cpu"))
 
 
 def test_a_share_of_windows_begins_from_every_other_point(store: Store) -> None:
-    whole, mixed = batch(store, 0.0), batch(store, 0.5)
+    whole, mixed = batch(store), batch(store, 0.5)
     first, seen = whole.frames[:, 0, 0], mixed.frames[:, 0, 0]
     torch.testing.assert_close(seen[:, ::2], first[:, ::2], atol=1e-6, rtol=1e-5)
     changed = (seen != first).any(1)
@@ -38,7 +38,21 @@ def test_a_share_of_windows_begins_from_every_other_point(store: Store) -> None:
 
 
 def test_targets_and_what_is_told_stay_as_they_are(store: Store) -> None:
-    whole, mixed = batch(store, 0.0), batch(store, 1.0)
+    whole, mixed = batch(store), batch(store, 1.0)
     assert torch.equal(whole.frames[:, 1:], mixed.frames[:, 1:])
     assert torch.equal(whole.context, mixed.context)
     assert (whole.frames[:, 0, 0] != mixed.frames[:, 0, 0]).any(1).all()
+
+
+def test_a_family_is_trained_on_the_points_it_is_stepped_on(store: Store) -> None:
+    given, stepped = batch(store), batch(store, points=128)
+    assert stepped.frames.shape == (*given.frames.shape[:-1], 128)
+    torch.testing.assert_close(stepped.frames[..., ::2], given.frames, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(stepped.context[..., ::2], given.context, atol=1e-5, rtol=1e-5)
+    assert (given.conditions.trained, stepped.conditions.trained) == (64, 128)
+
+
+def test_the_card_says_on_how_many_points_states_are_given_and_stepped(store: Store) -> None:
+    data = FamilyData(count=24, resolution=64, coarse=0.5)
+    card = FamilyWindows("burgers", data, store, 64).card
+    assert (card.statistics.n, card.points) == (32, 64)

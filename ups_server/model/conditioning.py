@@ -182,7 +182,7 @@ def conditions(
         static_turn=static_turn,
         periodic=boundary.periodic,
         offset=offset,
-        trained=statistics.n,
+        trained=card.points or statistics.n,
         solenoidal=card.solenoidal,
         mirrors=mirrors,
     )

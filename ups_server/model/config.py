@@ -43,7 +43,8 @@ class FamilyCard(Frozen):
     odd: bool = False
     """Is -u a solution where u is?"""
     points: int = 0
-    """Points per axis on which a periodic box is stepped at least: a coarser state is interpolated to so many."""
+    """Points per axis on which a periodic box is stepped at least, where that is more than states were given on in
+    training (`statistics.n`): a coarser state is interpolated to so many. The weights are trained on these."""
     coefficients: dict[str, CoefficientRange] = Field(default_factory=dict)
     statistics: FamilyStatistics
 

@@ -19,7 +19,7 @@ from ups_server.model.controls import BodyControl, control_body
 from ups_server.model.own import of_family
 from ups_server.model.superspace import lift, lower
 from ups_server.model.ups import Operator
-from ups_server.pde import Grid
+from ups_server.pde import BoundaryCondition, Grid
 from ups_server.solve.solver import BatchedSession, Frames, Landing, Problem
 from ups_server.solve.super_resolution import resample, subsampled
 
@@ -208,6 +208,12 @@ def _off_the_device(*tensors: Tensor) -> Callable[[], list[Tensor]]:
     return arrived
 
 
+def stepped_on(grid: Grid, boundary: BoundaryCondition, least: int) -> tuple[Grid, int]:
+    """A grid of at least `least` points an axis of a periodic box, of which every so many-th is one of `grid`."""
+    every = max(1, *(math.ceil(least / n) for n in grid.n)) if all(boundary.periodic) else 1
+    return Grid(tuple(n * every for n in grid.n), grid.extent, tuple(place * every for place in grid.offset)), every
+
+
 def step_bytes(config: UPSConfig, points: Sequence[int]) -> int:
     """Working memory of one step of one state, estimated from the architecture.
 
@@ -251,9 +257,7 @@ class UPSSolver:
 
     def _stepped_on(self, problem: Problem) -> tuple[Problem, int]:
         """The problem on the grid it is stepped on, and which of its points, every so many-th, are those asked for."""
-        least, grid = self._card(problem.family).points, problem.grid
-        every = max(1, *(math.ceil(least / n) for n in grid.n)) if all(problem.boundary.periodic) else 1
-        fine = Grid(tuple(n * every for n in grid.n), grid.extent, tuple(place * every for place in grid.offset))
+        fine, every = stepped_on(problem.grid, problem.boundary, self._card(problem.family).points)
         return replace(problem, grid=fine), every
 
     def _spread(self, frames: Frames, problem: Problem, fine: Problem) -> Tensor:

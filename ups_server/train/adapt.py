@@ -113,17 +113,21 @@ class Adaptation:
             merge(self.model)  # adapters of a parent become part of what is tuned
         self.n = min(self.parent.resolution, store.grid.n[0])
         data = self.config.families[self.family]
-        self.windows = FamilyWindows(self.family, data, store, self.n, split=self.split, held_out=trajectories.held_out)
+        known = self.parent.families.get(self.family)
+        self.windows = FamilyWindows(
+            self.family, data, store, self.n, split=self.split, held_out=trajectories.held_out,
+            points=0 if known is None else known.points,
+        )  # fmt: skip
         check_card(self.parent, self.windows.card)
         self.bytes = self._memory(data)
         check_memory(self.bytes, available_bytes(place.device))
         place.folder.mkdir(parents=True, exist_ok=True)
         self._pin(model)
-        self._known = self.family in self.parent.families
+        self._known = known is not None
 
     def _memory(self, data: FamilyData) -> int:
         """Of the stage that needs more: a tuning that trains little may come after an alignment that trains all."""
-        points = math.prod(self.windows.training.grid.n)
+        points = math.prod(self.windows.grid.n)
         stages = [(self.config.stage2, self.tuning.select, self.tuning.kept)]
         if self.config.stage1.steps:
             stages.append((self.config.stage1, self.tuning.select_aligned, 1.0))

@@ -24,7 +24,7 @@ from ups_server.model.conditioning import Conditions, conditions
 from ups_server.model.config import CoefficientRange, FamilyCard, UPSConfig
 from ups_server.model.superspace import lift
 from ups_server.pde import family
-from ups_server.solve.neural import as_static
+from ups_server.solve.neural import as_static, stepped_on
 from ups_server.solve.solver import Frames
 from ups_server.solve.super_resolution import coarser, resample, subsampled
 from ups_server.train.config import FamilyData, TrainConfig
@@ -56,6 +56,10 @@ class FamilyWindows:
     Args:
         split: rows to train on and to validate on, in place of those that the row numbers tell.
         held_out: the store that the rows to validate on belong to; default `store`.
+        points: that a periodic box is stepped on at least (`FamilyCard.points`).
+
+    Attributes:
+        grid: that states are stepped on; those of a coarser store are interpolated to it, as they are when solving.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class FamilyWindows:
         known: FamilyCard | None = None,
         split: FewShotSplit | None = None,
         held_out: Store | None = None,
+        points: int = 0,
     ) -> None:
         entry = family(family_id)
         self.id = family_id
@@ -75,7 +80,12 @@ class FamilyWindows:
         self.card = make_card(family_id, store, n, None if split is None else split.training)
         if known is not None:
             self.card = joined(known, self.card)
+        if data.coarse:
+            points, statistics = n, self.card.statistics.model_copy(update={"n": n // 2})
+            self.card = self.card.model_copy(update={"statistics": statistics})
+        self.card = self.card.model_copy(update={"points": points})
         self.training = Windows(store, entry.dt, n, Split.TRAIN)
+        self.grid, _ = stepped_on(self.training.grid, store.boundary, points)
         validation = store if held_out is None else held_out
         self.validation = Windows(validation, entry.dt, n, Split.VALIDATION, augment=False)
         if split is not None:
@@ -87,17 +97,21 @@ class FamilyWindows:
         drawn = self.training.sample(rng, self.data.trajectories, self.data.windows, unroll, self.data.early)
         values = dict(zip(self.training.store.coefficient_names, drawn.coefficients.T.tolist(), strict=True))
         count = len(drawn.context)
-        static = as_static(drawn.static, self.card)
-        first = torch.from_numpy(drawn.context)
-        given = conditions(config, self.card, values, self.boundary, self.training.grid.offset, first, static).to(
-            device
-        )
-        frames = torch.from_numpy(self._observed(drawn.frames, rng)).to(device)
+        static = None if drawn.static is None else as_static(self._spread(drawn.static), self.card)
+        first = torch.from_numpy(self._spread(drawn.context))
+        given = conditions(config, self.card, values, self.boundary, self.grid.offset, first, static).to(device)
+        frames = torch.from_numpy(self._spread(self._observed(drawn.frames, rng))).to(device)
         windows = frames.shape[1]
         # Every frame is normalised under its trajectory's conditions.
         flat = lift(frames.flatten(0, 2), self.card, repeat(given, windows * (unroll + 1)))
         context = lift(first.to(device), self.card, given)
         return Batch(flat.unflatten(0, (count * windows, unroll + 1)), context, given, windows)
+
+    def _spread(self, states: Frames) -> Frames:
+        """States (..., X..., C) on the grid they are stepped on."""
+        leading, axes = states.shape[: -1 - self.grid.ndim], states.shape[-1 - self.grid.ndim :]
+        spread = resample(states.reshape(-1, *axes), self.training.grid, self.grid, self.boundary)
+        return spread.reshape(*leading, *spread.shape[1:]).astype(np.float32, copy=False)
 
     def _observed(self, frames: Frames, rng: np.random.Generator) -> Frames:
         """Windows (R, W, T, X..., C), a share of which begins from what every other point shows."""
@@ -105,9 +119,7 @@ class FamilyWindows:
             return frames
         seen = rng.random(frames.shape[:2]) < self.data.coarse
         grid, strides = coarser(self.training.grid, [n // 2 for n in self.training.grid.n])
-        frames[seen, 0] = resample(
-            subsampled(frames[seen, 0], strides), grid, self.training.grid, self.training.store.boundary
-        )
+        frames[seen, 0] = resample(subsampled(frames[seen, 0], strides), grid, self.training.grid, self.boundary)
         return frames
 
 

@@ -111,12 +111,12 @@ def bare_step(solver: UPSSolver, todo: Problem, initial: Frames) -> Callable[[],
     """The operator on its own output, without units and arrays."""
     session = solver.session(todo, initial)
     with torch.inference_mode():
-        context = solver.model.read(session.u, session.given)
+        context = session.model.read(session.u, session.given)
         state = [session.u]
 
     @torch.inference_mode()
     def step() -> None:
-        state[0] = solver.model(state[0], context)
+        state[0] = session.model(state[0], context)
 
     return step
 

@@ -119,6 +119,8 @@ def test_an_adaptation_starts_from_the_family_s_own(
     parent = tmp_path / "models" / "parent"
     model, other = from_pretrained(shared), from_pretrained(shared)
     model.own["burgers"] = deviations(model, moved(other))
+    fine = model.config.families["burgers"].model_copy(update={"points": 64})
+    model.config = model.config.model_copy(update={"families": {**model.config.families, "burgers": fine}})
     save_pretrained(model, parent)
     store = build_store(family("burgers"), {"nu": 0.2}, 8, 32, 0, tmp_path / "data", frame_dt=0.05, t_final=0.5)
     run, _ = adaptation(parent, store, tmp_path / "work", tuning=tuning, max_steps=2, learning_rate=1e-9)
@@ -126,8 +128,11 @@ def test_an_adaptation_starts_from_the_family_s_own(
     tuned = tmp_path / "models" / "tuned"
     deliver(report, tmp_path / "work" / "best", tuned, run.about("parent"))
     values = {"nu": 0.2}
-    own, shared_alone = (predicted(of, "burgers", values) for of in (from_pretrained(parent), from_pretrained(shared)))
+    plain = from_pretrained(shared)
+    plain.config = model.config
+    own, shared_alone = (predicted(of, "burgers", values) for of in (from_pretrained(parent), plain))
     found = from_pretrained(tuned)
+    assert found.config.families["burgers"].points == 64
     found.config = model.config  # the scales of its few trajectories are not the question
     np.testing.assert_allclose(predicted(found, "burgers", values), own, atol=5e-4)
     assert np.abs(own - shared_alone).max() > 2e-3

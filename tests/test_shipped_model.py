@@ -16,7 +16,7 @@ BARS = {
     "1D_Advection_Sols_beta0.4.hdf5": (128, 0.0024, 0.1),
     "1D_Burgers_Sols_Nu0.001.hdf5": (128, 0.015, 0.1),
     "1D_diff-sorp_NA_NA.h5": (128, 0.0009, 0.05),
-    "1D_CFD_Rand_Eta0.1_Zeta0.1_periodic_Train.hdf5": (128, 0.004, 0.12),
+    "1D_CFD_Rand_Eta0.1_Zeta0.1_periodic_Train.hdf5": (128, 0.004, 0.1),
     "2D_rdb_NA_NA.h5": (128, 0.0019, 0.25),
     "2D_CFD_Rand_M0.1_Eta0.1_Zeta0.1_periodic_128_Train.hdf5": (128, 0.0026, 0.25),
     "ns_incom_inhom_2d_64-0.h5": (64, 0.05, 0.25),

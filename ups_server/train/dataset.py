@@ -80,10 +80,9 @@ class FamilyWindows:
         self.card = make_card(family_id, store, n, None if split is None else split.training)
         if known is not None:
             self.card = joined(known, self.card)
-        if data.coarse:
-            points, statistics = n, self.card.statistics.model_copy(update={"n": n // 2})
-            self.card = self.card.model_copy(update={"statistics": statistics})
-        self.card = self.card.model_copy(update={"points": points})
+        points = n if data.coarse else points
+        statistics = self.card.statistics.model_copy(update={"n": n // 2 if data.coarse else n})
+        self.card = self.card.model_copy(update={"points": points, "statistics": statistics})
         self.training = Windows(store, entry.dt, n, Split.TRAIN)
         self.grid, _ = stepped_on(self.training.grid, store.boundary, points)
         validation = store if held_out is None else held_out
@@ -167,10 +166,8 @@ def joined(known: FamilyCard, new: FamilyCard) -> FamilyCard:
         )
         for name in new.coefficients
     }
-    # The grid is the one they are trained on from now on.
-    statistics = known.statistics.model_copy(update={"n": new.statistics.n})
     symmetries = {name: getattr(new, name) for name in ("solenoidal", "parity", "static_parity", "odd")}
-    return known.model_copy(update={"coefficients": ranges, "statistics": statistics, **symmetries})
+    return known.model_copy(update={"coefficients": ranges, **symmetries})
 
 
 def make_card(family_id: str, store: Store, n: int, training: NDArray[np.int64] | None = None) -> FamilyCard:

@@ -135,7 +135,7 @@ def restore(base: Operator, folder: Path) -> Operator:
 def sharing(base: Operator) -> Operator:
     """A copy of a model with modules of its own around the same tensors: of its shared weights, no family's own."""
     memo: dict[int, object] = {id(value): value for value in (*base.parameters(), *base.buffers())}
-    memo[id(base.own)] = {}
+    memo |= {id(base.own): {}, id(base.shares): ()}
     metadata = getattr(base, "metadata", None)  # tokenizer and word embeddings, never changed
     memo[id(metadata)] = metadata
     return copy.deepcopy(base, memo)

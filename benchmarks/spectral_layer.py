@@ -44,13 +44,13 @@ class NeuralopAxes(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = torch.zeros_like(x)
-        for axis, layer in enumerate(self.layers, start=2):
-            if axis < x.ndim:
-                rows = x.movedim(axis, -1).movedim(1, -2)
+        for axis, layer in enumerate(self.layers, start=1):
+            if axis < x.ndim - 1:
+                rows = x.movedim(axis, -1)
                 moved = layer(rows.reshape(-1, *rows.shape[-2:])).reshape(rows.shape)
-                out = out + moved.movedim(-2, 1).movedim(-1, axis)
+                out = out + moved.movedim(-1, axis)
             else:
-                out = out + torch.einsum("bi...,io->bo...", x, layer.weight.tensor[..., 0].real)
+                out = out + x @ layer.weight.tensor[..., 0].real
         return out
 
 

@@ -131,7 +131,7 @@ def test_a_stage_of_minutes_ends_by_the_clock_and_resumes(
 ) -> None:
     own = small(language_model, stage1={"minutes": 5 / 60, "warmup": 2}, stage2={}, validate_every=10_000)
     # A clock by which every training step takes a second.
-    monkeypatch.setattr("ups_server.train.loop.time", SimpleNamespace(monotonic=itertools.count().__next__))
+    monkeypatch.setattr("ups_server.train.loop.time", SimpleNamespace(thread_time=itertools.count().__next__))
     finished(own, tmp_path / "whole")
     finished(own, tmp_path / "parts", stop_after=2)
     halfway = read_progress(tmp_path / "parts")

@@ -10,6 +10,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
+MANY = 32
+"""Rows of amplitudes a wave number, beyond which its complex matrix is worth building as a real one."""
+
 
 class SpectralConv(nn.Module):
     """Spectral convolution: along each axis with many modes, and jointly over both axes with few.
@@ -20,10 +23,11 @@ class SpectralConv(nn.Module):
     full two-dimensional FNO layer on the large scales, where sound waves and pressure projections couple the axes.
     Weights belong to wave numbers of the box, not to grid points: any resolution works, modes beyond the grid's are
     left out. Agrees with neuraloperator's `SpectralConv`; it is ours because its weights are real, which the
-    optimiser's fused update needs: `benchmarks/spectral_layer.py` compares whole training steps.
+    optimiser's fused update needs, and its transforms products of matrices that leave channels where they are:
+    `benchmarks/spectral_layer.py` compares whole training steps.
 
     Shapes:
-        x: (B, C, X...) with 1 … `ndim` axes; missing axes contribute their zero mode.
+        x: (B, X..., C) with 1 … `ndim` axes; missing axes contribute their zero mode.
     """
 
     def __init__(self, channels: int, n_modes: int, ndim: int, joint_modes: int = 0) -> None:
@@ -39,49 +43,41 @@ class SpectralConv(nn.Module):
 
     def forward(self, x: Tensor, limits: tuple[int, ...] | None = None) -> Tensor:
         """Args: limits: modes per axis that take part at most (those that training has seen); default all."""
-        present = x.ndim - 2
-        limits = limits or (self.n_modes,) * present
-        out = self._along(x, 0, limits)
-        for axis in range(1, len(self.weights)):
-            if axis < present:
-                out = out + self._along(x, axis, limits)
-            else:
-                out = out + torch.einsum("bi...,io->bo...", x, self.weights[axis][0, :, 0])
-        return out if self.joint is None else out + self.joint(x)
+        points = x.shape[1:-1]
+        limits = limits or (self.n_modes,) * len(points)
+        modes = [min(self.n_modes, n // 2 + 1, limit) for n, limit in zip(points, limits, strict=True)]
+        return self._of_strip(x, *modes) if len(points) == 1 else self._of_plane(x, *modes)
 
-    def _along(self, x: Tensor, axis: int, limits: tuple[int, ...]) -> Tensor:
-        weight = self.weights[axis]
-        x = x.movedim(2 + axis, -1)
-        points, channels = x.shape[-1], x.shape[1]
-        modes = min(self.n_modes, points // 2 + 1, limits[axis])
-        forward, inverse = truncated_dft(points, modes, x.device, x.dtype)
-        spectrum = product(x, forward).unflatten(-1, (2, modes))
-        # One product per mode, both parts of all rows at once: (2 B Y, C) @ (C, 2 C).
-        rows = spectrum.movedim((-1, -2), (0, 1)).movedim(3, -1)
-        products = batched_product(rows.reshape(modes, -1, channels), weight[:modes].flatten(2))
-        real, imaginary = products.reshape(*rows.shape[:-1], 2, channels).unbind(1)
-        mixed = torch.stack([real[..., 0, :] - imaginary[..., 1, :], real[..., 1, :] + imaginary[..., 0, :]], dim=1)
-        return product(mixed.movedim(-1, 3).movedim((0, 1), (-1, -2)).flatten(-2), inverse).movedim(-1, 2 + axis)
+    def _of_strip(self, x: Tensor, modes: int) -> Tensor:
+        spectrum = transformed(x, modes)
+        mixed = mixed_modes(spectrum, self.weights[0][:modes])
+        if self.joint is not None:
+            # Along a missing axis everything is its zero mode.
+            joint = self.joint.weight[:modes, self.joint.modes - 1]
+            mixed = with_lowest(mixed, mixed_modes(spectrum[:, : 2 * len(joint)], joint))
+        if len(self.weights) == 1:
+            return restored(mixed, x.shape[1])
+        missing = torch.stack([other[0, :, 0] for other in self.weights[1:]]).sum(0)
+        return restored(mixed, x.shape[1], x @ missing)
 
-
-def product(x: Tensor, matrix: Tensor) -> Tensor:
-    """``x @ matrix`` (..., n) @ (n, m) as one product of two matrices, whatever the strides of x."""
-    out: Tensor = (x.reshape(-1, matrix.shape[0]) @ matrix).unflatten(0, x.shape[:-1])
-    return out
-
-
-def batched_product(a: Tensor, b: Tensor) -> Tensor:
-    """``a @ b`` of many small matrices. Without strides of one, which a single state leads to, each would go alone."""
-    return torch.bmm(a.contiguous(), b)
+    def _of_plane(self, x: Tensor, modes_x: int, modes_y: int) -> Tensor:
+        batch, points_x, points_y, channels = x.shape
+        spectrum = transformed(x.reshape(-1, points_y, channels), modes_y)
+        mixed = mixed_modes(spectrum, self.weights[1][:modes_y])
+        if self.joint is not None:
+            low = min(self.joint.modes, modes_y, (points_y + 1) // 2)
+            rows = self.joint(spectrum[:, : 2 * low].unflatten(0, (batch, points_x)), min(self.joint.modes, modes_x))
+            mixed = with_lowest(mixed, rows.flatten(0, 1))
+        along_y = restored(mixed, points_y).reshape(batch, points_x, -1)
+        columns = transformed(x.reshape(batch, points_x, -1), modes_x).unflatten(-1, (points_y, channels))
+        mixed = mixed_modes(columns, self.weights[0][:modes_x]).flatten(2)
+        return restored(mixed, points_x, along_y).view_as(x)
 
 
 class JointSpectralConv(nn.Module):
     """The FNO layer over two axes at once: a matrix for every wave vector with |k_x|, |k_y| < `modes`.
 
-    Half of the k_x suffice, the state being real. A strip (one axis) has k_y = 0 only.
-
-    Shapes:
-        x: (B, C, X) or (B, C, X, Y).
+    Half of the k_x suffice, the state being real.
     """
 
     def __init__(self, channels: int, modes: int) -> None:
@@ -94,31 +90,71 @@ class JointSpectralConv(nn.Module):
         weight[0] = 0
         self.weight = nn.Parameter(weight)
 
-    def forward(self, x: Tensor) -> Tensor:
-        strip = x.ndim == 3
-        if strip:
-            x = x[..., None]
-        rows, channels, points_x, points_y = x.shape
-        modes_x, half_y = min(self.modes, points_x // 2 + 1), min(self.modes, (points_y + 1) // 2)
-        modes_y = 2 * half_y - 1
-        forward, inverse = truncated_dft(points_x, modes_x, x.device, x.dtype)
-        along_y, back_y = two_sided_dft(points_y, half_y, x.device, x.dtype)
-        # (B, C, part of y, k_y, part of x, k_x): cosine and minus sine of both axes.
-        parts = product(product(x, along_y).movedim(2, -1), forward)
-        parts = parts.unflatten(-1, (2, modes_x)).unflatten(2, (2, modes_y))
-        real = parts[:, :, 0, :, 0] - parts[:, :, 1, :, 1]
-        imaginary = parts[:, :, 0, :, 1] + parts[:, :, 1, :, 0]
+    def forward(self, rows: Tensor, modes_x: int) -> Tensor:
+        """Spectra along y (B, X, 2 k_y, C) -> what the layer adds to them, alike.
+
+        A real state has the amplitudes a at (k_x, k_y) and b at (k_x, -k_y), k_y >= 0; what comes back along y at k_y
+        is the mean of the first and of the conjugate of the second.
+        """
+        batch, points, double, channels = rows.shape
+        modes_y = double // 2
+        # (B, k_x, part of x, k_y, part of y, C)
+        parts = transformed(rows.flatten(2), modes_x).unflatten(1, (modes_x, 2)).unflatten(-1, (modes_y, 2, channels))
+        (cc, cs), (sc, ss) = ((half[:, :, :, 0], half[:, :, :, 1]) for half in parts.unbind(2))
+        # (part, sign of k_y, B, k_x, k_y, C)
+        amplitudes = torch.stack([torch.stack([cc - ss, cc + ss]), torch.stack([sc + cs, sc - cs])])
+        zero = self.modes - 1
+        weight = self.weight[:modes_x]
+        both = torch.stack([weight[:, zero : zero + modes_y], weight[:, zero - modes_y + 1 : zero + 1].flip(1)])
         # One product per wave vector, both parts of all rows at once: (2 B, C) @ (C, 2 C).
-        flat = torch.stack([real, imaginary]).permute(4, 3, 0, 1, 2).reshape(modes_x * modes_y, 2 * rows, channels)
-        first = self.modes - half_y
-        weight = self.weight[:modes_x, first : first + modes_y].reshape(modes_x * modes_y, channels, 2 * channels)
-        products = batched_product(flat, weight).reshape(modes_x, modes_y, 2, rows, 2, channels)
-        real = products[:, :, 0, :, 0] - products[:, :, 1, :, 1]
-        imaginary = products[:, :, 1, :, 0] + products[:, :, 0, :, 1]
-        waves = torch.stack([real, imaginary]).permute(3, 4, 1, 0, 2).flatten(-2)
-        over_y = product(waves, back_y).unflatten(-1, (2, points_y))
-        out = product(over_y.permute(0, 1, 4, 3, 2).flatten(-2), inverse).movedim(-1, 2)
-        return out[..., 0] if strip else out
+        flat = amplitudes.permute(1, 3, 4, 0, 2, 5).reshape(-1, 2 * batch, channels)
+        products = torch.bmm(flat, both.flatten(4).flatten(0, 2))
+        real, imaginary = products.reshape(2, modes_x, modes_y, 2, batch, 2, channels).unbind(3)
+        (re, re_), (im, im_) = real[..., 0, :] - imaginary[..., 1, :], real[..., 1, :] + imaginary[..., 0, :]
+        # (part of x, part of y, k_x, k_y, B, C)
+        waves = torch.stack([torch.stack([re + re_, im - im_]), torch.stack([im + im_, re_ - re])]) / 2
+        waves = waves.permute(4, 2, 0, 3, 1, 5).reshape(batch, 2 * modes_x, -1)
+        return restored(waves, points).reshape(rows.shape)
+
+
+def transformed(x: Tensor, modes: int) -> Tensor:
+    """The lowest wave numbers of rows of points (R, n, L): (R, 2 modes, L), real and imaginary parts in turns."""
+    forward, _ = truncated_dft(x.shape[1], modes, x.device, x.dtype)
+    return torch.bmm(forward.expand(len(x), -1, -1), x)
+
+
+def restored(spectrum: Tensor, points: int, onto: Tensor | None = None) -> Tensor:
+    """The points (R, n, L) of wave numbers (R, 2 modes, L), added to `onto` (R, n, L)."""
+    _, inverse = truncated_dft(points, spectrum.shape[1] // 2, spectrum.device, spectrum.dtype)
+    inverse = inverse.expand(len(spectrum), -1, -1)
+    return torch.bmm(inverse, spectrum) if onto is None else torch.baddbmm(onto, inverse, spectrum)
+
+
+def mixed_modes(spectrum: Tensor, weight: Tensor) -> Tensor:
+    """Every wave number's channels (R, 2 modes, ..., C) times the complex matrix of the wave number.
+
+    Shapes: weight (modes, C, 2, C), real and imaginary part.
+    """
+    modes, channels = weight.shape[:2]
+    parts = spectrum.reshape(len(spectrum), modes, 2, -1, channels).permute(1, 0, 3, 2, 4)
+    rows = parts.shape[1] * parts.shape[2]
+    if rows > MANY:
+        # One real product per mode, (R L, 2 C) @ (2 C, 2 C).
+        real, imaginary = weight.unbind(2)
+        matrix = torch.cat([weight.flatten(2), torch.cat([-imaginary, real], dim=2)], dim=1)
+        products = torch.bmm(parts.reshape(modes, rows, 2 * channels), matrix)
+    else:
+        # (2 R L, C) @ (C, 2 C): the matrices as they are.
+        products = torch.bmm(parts.reshape(modes, 2 * rows, channels), weight.flatten(2))
+        real, imaginary = products.reshape(modes, rows, 2, 2, channels).unbind(2)
+        products = torch.stack([real[:, :, 0] - imaginary[:, :, 1], real[:, :, 1] + imaginary[:, :, 0]], dim=2)
+    return products.reshape(parts.shape).permute(1, 0, 3, 2, 4).reshape(spectrum.shape)
+
+
+def with_lowest(spectrum: Tensor, added: Tensor) -> Tensor:
+    """A spectrum (R, 2 modes, L) with another (R, 2 k, L) of the lowest wave numbers added to it."""
+    count = added.shape[1]
+    return torch.cat([spectrum[:, :count] + added, spectrum[:, count:]], dim=1)
 
 
 @lru_cache(maxsize=64)
@@ -126,30 +162,17 @@ class JointSpectralConv(nn.Module):
 def truncated_dft(points: int, modes: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Matrices of the real DFT with `modes` non-negative wave numbers and of its inverse, norm "forward".
 
-    First all real, then all imaginary parts: x (n) @ (n, 2 modes) -> (2 modes), (2 modes) @ (2 modes, n) -> x.
+    Real and imaginary parts in turns: (2 modes, n) @ x (n) -> (2 modes), (n, 2 modes) @ (2 modes) -> x.
     """
-    angle = 2 * math.pi * torch.outer(torch.arange(points), torch.arange(modes)).double() / points
-    transform = torch.cat([angle.cos(), -angle.sin()], dim=1)
+    angle = 2 * math.pi * torch.outer(torch.arange(modes), torch.arange(points)).double() / points
+    transform = torch.stack([angle.cos(), -angle.sin()], dim=1).flatten(0, 1)
     # Every wave number stands for itself and its conjugate, except 0 and the Nyquist mode.
     weight = torch.full((modes,), 2.0, dtype=torch.float64)
     weight[0] = 1.0
     if 2 * (modes - 1) == points:
         weight[-1] = 1.0
-    inverse = (transform * weight.repeat(2)).T.contiguous()
+    inverse = (transform * weight.repeat_interleave(2)[:, None]).T.contiguous()
     return (transform / points).to(device, dtype), inverse.to(device, dtype)
-
-
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)
-def two_sided_dft(points: int, half: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Matrices of the DFT with the wave numbers -half + 1 … half - 1, norm "forward", and of its inverse.
-
-    Real parts first: real x (n) @ (n, 2 K) -> complex (2 K), complex (2 K) @ (2 K, 2 n) -> complex (2 n).
-    """
-    angle = 2 * math.pi * torch.outer(torch.arange(points), torch.arange(1 - half, half)).double() / points
-    cos, sin = angle.cos(), angle.sin()
-    back = torch.cat([torch.cat([cos, sin]), torch.cat([-sin, cos])], dim=1).T.contiguous()
-    return (torch.cat([cos, -sin], dim=1) / points).to(device, dtype), back.to(device, dtype)
 
 
 def propagate(u: Tensor, velocity: Tensor, diffusivity: Tensor, periodic: tuple[bool, ...]) -> Tensor:

@@ -240,7 +240,7 @@ class UPS(UPSModel):
         return step, self._tokens(features)
 
     def _stepped(self, u: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-        """The next states (B, N, X...) and the features (B, C, X...) they were predicted from."""
+        """The next states (B, N, X...) and the features (B, X..., C) they were predicted from."""
         spread = (..., *(None,) * (u.ndim - 2))
         rates = self._half_rates(u, context)
         u = solenoidal(u, context)
@@ -264,15 +264,15 @@ class UPS(UPSModel):
             return step
         axes, carriers = v.ndim - 2, context["carriers"]
         linear = torch.einsum("btan,btn...->ba...", carriers[:, :, :axes], torch.stack([v, step], dim=1))
-        learned = RATE_SCALE * self.displace(features.movedim(1, -1)).movedim(-1, 1)
+        learned = RATE_SCALE * self.displace(features).movedim(-1, 1)
         displacement = (linear + learned[:, :axes]).clamp(-MAX_SHIFT, MAX_SHIFT)
         return carried(step, departure(displacement, context.periodic), context.periodic)
 
     def _predict(self, features: Tensor) -> Tensor:
         if isinstance(self.predictor, MeanPoolPredictor):
-            moved: Tensor = self.predictor(features)
+            moved: Tensor = self.predictor(features.movedim(-1, 1))
             return moved
-        step: Tensor = self.predictor(features.movedim(1, -1)).movedim(-1, 1)
+        step: Tensor = self.predictor(features).movedim(-1, 1)
         return step
 
     def _half_rates(self, u: Tensor, context: Context) -> tuple[Tensor, Tensor] | None:
@@ -300,6 +300,7 @@ class UPS(UPSModel):
 
         A patch token holds all channels of one part, a channel token all parts of one channel.
         """
+        features = features.movedim(-1, 1)
         if self.config.token_kind == "patch":
             tokens: Tensor = self.tokenise(pooled(features, self.config.tokens).movedim(1, -1))
         else:

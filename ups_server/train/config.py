@@ -56,8 +56,9 @@ class Stage(Section):
     Attributes:
         steps: optimiser steps.
         minutes: instead of steps, wall-clock minutes of training steps, for comparisons at equal cost; validation is
-            not counted. The learning rate and the unrolling then follow the time that has passed, and the weights
-            depend on the machine: such a run resumes, but is not reproduced bit by bit. Neither leaves the stage out.
+            not counted, nor, on a CPU, the time that others have the core. The learning rate and the unrolling then
+            follow the time that has passed, and the weights depend on the machine: such a run resumes, but is not
+            reproduced bit by bit. Neither leaves the stage out.
         body: does the LLM body take part? It is trained where its learning rate is positive, else frozen.
         alignment: the adaptation method whose loss is added to the task loss, by name.
         schedule: of the learning rates after warm-up, down to zero; "steps" falls to a fifth after each third.

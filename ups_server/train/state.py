@@ -22,7 +22,7 @@ class Progress:
     Attributes:
         stage: index of the stage in progress; step: optimiser steps done in it.
         best: best validation score so far (lower is better) and where it was reached.
-        seconds: wall-clock spent in training steps, of all stages and of the stage in progress.
+        seconds: spent in training steps (`loop.clock`), of all stages and of the stage in progress.
     """
 
     stage: int = 0

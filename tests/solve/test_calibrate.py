@@ -38,3 +38,27 @@ def test_errors_are_those_of_rollouts_in_units_of_the_spread(solver: UPSSolver, 
     assert envelope.coefficients == {"nu": (0.01, 0.01)}
     with pytest.raises(UserError, match="more trajectories"):
         calibrate(solver, entry, store, 32, test=20, level=0.8)
+
+
+def test_an_interrupted_measurement_goes_on_where_it_was(solver: UPSSolver, tmp_path: Path) -> None:
+    store = build_store(family("burgers"), {"nu": 0.01}, 40, 32, 0, tmp_path / "store", frame_dt=0.05, t_final=0.15)
+    entry, kept = solver.model.config.families["burgers"], tmp_path / "errors"
+    windows = Windows(store, 0.05, 32, split=None, augment=False)
+    whole = rollout_errors(solver, entry, windows, windows.rows)
+
+    class Interrupted(Exception):
+        pass
+
+    def after(done: int) -> None:
+        if done == 32:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        rollout_errors(solver, entry, windows, windows.rows, after, kept)
+    files = sorted(file.name for file in kept.iterdir())
+    assert files == ["000000-000015.npy", "000016-000031.npy"]
+    # What is kept is not rolled out again.
+    np.save(kept / files[0], whole[:16] + 1)
+    resumed = rollout_errors(solver, entry, windows, windows.rows, kept=kept)
+    np.testing.assert_array_equal(resumed[:16], whole[:16] + 1)
+    np.testing.assert_array_equal(resumed[16:], whole[16:])

@@ -112,8 +112,11 @@ def input_channels(config: UPSConfig) -> int:
 
 def wrapped(x: Tensor, axis: int, cells: int) -> Tensor:
     """`x` continued by so many cells at both ends of a periodic axis."""
-    n = x.shape[axis]
-    return torch.cat([x.narrow(axis, n - cells, cells), x, x.narrow(axis, 0, cells)], dim=axis) if cells else x
+    if not cells:
+        return x
+    # Of parts that make the whole, the gradient is one concatenation; that of slices fills the rest with zeros.
+    first, inner, last = x.split([cells, x.shape[axis] - 2 * cells, cells], dim=axis)
+    return torch.cat([last, first, inner, last, first], dim=axis)
 
 
 def crossfade(h: Tensor, axis: int, cells: int) -> Tensor:

@@ -50,10 +50,10 @@ class SpectralConv(nn.Module):
 
     def _of_strip(self, x: Tensor, modes: int) -> Tensor:
         spectrum = transformed(x, modes)
-        mixed = mixed_modes(spectrum, self.weights[0][:modes])
+        mixed = mixed_modes(spectrum, lowest(self.weights[0], modes))
         if self.joint is not None:
             # Along a missing axis everything is its zero mode.
-            joint = self.joint.weight[:modes, self.joint.modes - 1]
+            joint = lowest(self.joint.weight[:, self.joint.modes - 1], modes)
             mixed = with_lowest(mixed, mixed_modes(spectrum[:, : 2 * len(joint)], joint))
         if len(self.weights) == 1:
             return restored(mixed, x.shape[1])
@@ -63,14 +63,14 @@ class SpectralConv(nn.Module):
     def _of_plane(self, x: Tensor, modes_x: int, modes_y: int) -> Tensor:
         batch, points_x, points_y, channels = x.shape
         spectrum = transformed(x.reshape(-1, points_y, channels), modes_y)
-        mixed = mixed_modes(spectrum, self.weights[1][:modes_y])
+        mixed = mixed_modes(spectrum, lowest(self.weights[1], modes_y))
         if self.joint is not None:
             low = min(self.joint.modes, modes_y, (points_y + 1) // 2)
             rows = self.joint(spectrum[:, : 2 * low].unflatten(0, (batch, points_x)), min(self.joint.modes, modes_x))
             mixed = with_lowest(mixed, rows.flatten(0, 1))
         along_y = restored(mixed, points_y).reshape(batch, points_x, -1)
         columns = transformed(x.reshape(batch, points_x, -1), modes_x).unflatten(-1, (points_y, channels))
-        mixed = mixed_modes(columns, self.weights[0][:modes_x]).flatten(2)
+        mixed = mixed_modes(columns, lowest(self.weights[0], modes_x)).flatten(2)
         return restored(mixed, points_x, along_y).view_as(x)
 
 
@@ -100,17 +100,18 @@ class JointSpectralConv(nn.Module):
         modes_y = double // 2
         # (B, k_x, part of x, k_y, part of y, C)
         parts = transformed(rows.flatten(2), modes_x).unflatten(1, (modes_x, 2)).unflatten(-1, (modes_y, 2, channels))
-        (cc, cs), (sc, ss) = ((half[:, :, :, 0], half[:, :, :, 1]) for half in parts.unbind(2))
+        (cc, cs), (sc, ss) = (part.unbind(3) for part in parts.unbind(2))
         # (part, sign of k_y, B, k_x, k_y, C)
         amplitudes = torch.stack([torch.stack([cc - ss, cc + ss]), torch.stack([sc + cs, sc - cs])])
         zero = self.modes - 1
-        weight = self.weight[:modes_x]
+        weight = lowest(self.weight, modes_x)
         both = torch.stack([weight[:, zero : zero + modes_y], weight[:, zero - modes_y + 1 : zero + 1].flip(1)])
         # One product per wave vector, both parts of all rows at once: (2 B, C) @ (C, 2 C).
         flat = amplitudes.permute(1, 3, 4, 0, 2, 5).reshape(-1, 2 * batch, channels)
         products = torch.bmm(flat, both.flatten(4).flatten(0, 2))
-        real, imaginary = products.reshape(2, modes_x, modes_y, 2, batch, 2, channels).unbind(3)
-        (re, re_), (im, im_) = real[..., 0, :] - imaginary[..., 1, :], real[..., 1, :] + imaginary[..., 0, :]
+        products = products.reshape(2, modes_x, modes_y, 2, batch, 2, channels)
+        (rr, ri), (ir, ii) = (part.unbind(-2) for part in products.unbind(3))
+        (re, re_), (im, im_) = (rr - ii).unbind(), (ri + ir).unbind()
         # (part of x, part of y, k_x, k_y, B, C)
         waves = torch.stack([torch.stack([re + re_, im - im_]), torch.stack([im + im_, re_ - re])]) / 2
         waves = waves.permute(4, 2, 0, 3, 1, 5).reshape(batch, 2 * modes_x, -1)
@@ -146,15 +147,21 @@ def mixed_modes(spectrum: Tensor, weight: Tensor) -> Tensor:
     else:
         # (2 R L, C) @ (C, 2 C): the matrices as they are.
         products = torch.bmm(parts.reshape(modes, 2 * rows, channels), weight.flatten(2))
-        real, imaginary = products.reshape(modes, rows, 2, 2, channels).unbind(2)
-        products = torch.stack([real[:, :, 0] - imaginary[:, :, 1], real[:, :, 1] + imaginary[:, :, 0]], dim=2)
+        (rr, ri), (ir, ii) = (part.unbind(2) for part in products.reshape(modes, rows, 2, 2, channels).unbind(2))
+        products = torch.stack([rr - ii, ri + ir], dim=2)
     return products.reshape(parts.shape).permute(1, 0, 3, 2, 4).reshape(spectrum.shape)
 
 
 def with_lowest(spectrum: Tensor, added: Tensor) -> Tensor:
     """A spectrum (R, 2 modes, L) with another (R, 2 k, L) of the lowest wave numbers added to it."""
     count = added.shape[1]
-    return torch.cat([spectrum[:, :count] + added, spectrum[:, count:]], dim=1)
+    low, high = spectrum.split([count, spectrum.shape[1] - count], dim=1)
+    return torch.cat([low + added, high], dim=1)
+
+
+def lowest(weight: Tensor, modes: int) -> Tensor:
+    """Weights of the lowest wave numbers; of all, themselves: the gradient of a slice is one more pass."""
+    return weight if len(weight) <= modes else weight[:modes]
 
 
 @lru_cache(maxsize=64)

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ups_server.data.atomic import replacing
 from ups_server.data.store import Store
 from ups_server.data.windows import Windows
 from ups_server.errors import UserError
@@ -26,16 +28,28 @@ def rollout_errors(
     windows: Windows,
     rows: NDArray[np.int64],
     progress: Callable[[int], None] = lambda done: None,
+    kept: Path | None = None,
 ) -> Array:
     """Errors (N, T, C) of rollouts from the first frames, in units of the family's spread (see `model.envelope`).
 
     Args:
         progress: told how many rollouts are done.
+        kept: folder where the errors of every batch are kept, and from which a measurement that was interrupted goes
+            on; of one solver, one grid and one way of drawing trajectories.
     """
     errors = []
     batch = min(max(BATCH_POINTS // math.prod(windows.grid.n), 1), MAX_BATCH)
     for start in range(0, len(rows), batch):
-        errors.append(_errors(solver, card, windows, rows[start : start + batch]))
+        part = rows[start : start + batch]
+        file = None if kept is None else kept / f"{part[0]:06d}-{part[-1]:06d}.npy"
+        if file is not None and file.exists():
+            errors.append(np.load(file))
+        else:
+            errors.append(_errors(solver, card, windows, part))
+            if file is not None:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                with replacing(file) as partial, partial.open("wb") as stream:
+                    np.save(stream, errors[-1])
         progress(min(start + batch, len(rows)))
     return np.concatenate(errors)
 
@@ -66,9 +80,11 @@ def calibrate(
     test: int,
     level: float = 0.9,
     progress: Callable[[int], None] = lambda done: None,
+    kept: Path | None = None,
 ) -> FamilyEnvelope:
     """The envelope from the trajectories of a store that chose nothing: the last `test` measure its coverage, of the
-    others a quarter gives its shape and the rest its size. `progress` is told how many rollouts are done.
+    others a quarter gives its shape and the rest its size. `progress` is told how many rollouts are done; `kept` is the
+    folder of those that need not be done again (`rollout_errors`).
 
     Raises:
         UserError: ``too_few_trajectories``.
@@ -78,7 +94,7 @@ def calibrate(
     shape = max(1, others // 4)
     if others - shape < 1 / (1 - level) or test < 1:
         raise UserError("too_few_trajectories", "an envelope needs more trajectories", got=len(store))
-    errors = rollout_errors(solver, card, windows, windows.rows, progress)
+    errors = rollout_errors(solver, card, windows, windows.rows, progress, kept)
     bounds = conformal_bounds(errors[:shape], errors[shape:others], level)
     coverage = measured_coverage(bounds, errors[others:])
     names = store.coefficient_names

@@ -54,7 +54,8 @@ class FourierLayer(nn.Module):
         spread = (slice(None), *(None,) * (h.ndim - 2))
         scale, shift = modulation[:, 0][spread], (modulation[:, 1] + self.bias)[spread]
         mixed = F.gelu(torch.addcmul(shift, 1 + scale, self.spectral(h, scales.modes) + self.local(h, scales.dilation)))
-        return h + self.mix(mixed)
+        step: Tensor = h + self.mix(mixed)
+        return step
 
 
 @dataclass(frozen=True)

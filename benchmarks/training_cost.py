@@ -41,7 +41,7 @@ LACKED = {
     **dict.fromkeys(("carry", "settle"), VERSION_3),
 }
 """What the architecture did not have yet in a recipe."""
-BATCH = ("trajectories", "windows", "every", "early", "unroll", "n", "coarse", "restarts")
+BATCH = ("trajectories", "windows", "every", "early", "unroll", "n", "coarse")
 """What a recipe says of a family's part of a step."""
 LEAST_TIMED = 4
 

@@ -19,8 +19,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return build_store(family("burgers"), {"nu": 0.01}, 24, 64, 0, folder, frame_dt=0.05, t_final=0.5)
 
 
-def batch(store: Store, coarse: float = 0.0, points: int = 0, restarts: float = 0.0) -> Batch:
-    data = FamilyData(count=24, resolution=64, trajectories=8, windows=4, coarse=coarse, restarts=restarts)
+def batch(store: Store, coarse: float = 0.0, points: int = 0) -> Batch:
+    data = FamilyData(count=24, resolution=64, trajectories=8, windows=4, coarse=coarse)
     entry = FamilyWindows("burgers", data, store, 64, points=points)
     return entry.batch(np.random.default_rng(0), 2, SMALL, torch.device("cpu"))
 
@@ -42,19 +42,6 @@ def test_targets_and_what_is_told_stay_as_they_are(store: Store) -> None:
     assert torch.equal(whole.frames[:, 1:], mixed.frames[:, 1:])
     assert torch.equal(whole.context, mixed.context)
     assert (whole.frames[:, 0, 0] != mixed.frames[:, 0, 0]).any(1).all()
-
-
-@pytest.mark.parametrize("coarse", [0.0, 0.5])
-def test_a_share_of_trajectories_is_read_where_its_windows_begin(store: Store, coarse: float) -> None:
-    whole, mixed = batch(store, coarse), batch(store, coarse, restarts=0.5)
-    assert torch.equal(whole.frames, mixed.frames)
-    begin = mixed.frames.unflatten(0, (8, 4))[:, 0, 0]
-    restarted = (mixed.context == begin).flatten(1).all(1)
-    assert 1 <= restarted.sum() <= 7
-    assert torch.equal(mixed.context[~restarted], whole.context[~restarted])
-    # It is the first of them: waves of Burgers' equation decay.
-    spread = mixed.frames.unflatten(0, (8, 4))[:, :, 1, 0].std(-1)
-    assert (spread.diff(dim=1) <= 1e-6).all()
 
 
 def test_a_family_is_trained_on_the_points_it_is_stepped_on(store: Store) -> None:

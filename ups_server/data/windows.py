@@ -186,7 +186,7 @@ class Windows:
     ) -> WindowBatch:
         """`windows` random windows of each of `trajectories` random trajectories (without repetition if enough).
 
-        A window starts at U(0, 1) ** early of what the trajectory allows; those of a trajectory are in their order.
+        A window starts at U(0, 1) ** early of what the trajectory allows.
 
         Raises:
             UserError: ``empty_split``, or ``too_few_frames`` where no window of `unroll` steps fits.
@@ -194,7 +194,7 @@ class Windows:
         starts = self._starts(unroll)
         picked = rng.choice(self.rows, trajectories, replace=trajectories > len(self.rows))
         offsets = np.arange(unroll + 1) * self.frame_stride
-        begin = np.sort((starts * rng.random((trajectories, windows)) ** early).astype(np.int64), axis=1)
+        begin = (starts * rng.random((trajectories, windows)) ** early).astype(np.int64)
         times = begin[..., None] + offsets
         shape = (*self.grid.n, len(self.store.fields))
         frames = np.empty((trajectories, windows * (unroll + 1), *shape), np.float32)

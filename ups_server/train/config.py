@@ -31,8 +31,6 @@ class FamilyData(Section):
         unroll: steps unrolled at most, whatever the stage says.
         coarse: share of the windows that begin from every other point, interpolated to the others: as states are given
             to a model that steps on a finer grid than they are known on (`FamilyCard.points`).
-        restarts: share of the trajectories that are read at the first of their windows, as it is given, in place of
-            their first frame: as a rollout from any other state of it is.
         validation: trajectories of the validation split that are scored.
     """
 
@@ -49,7 +47,6 @@ class FamilyData(Section):
     early: float = Field(default=1.0, gt=0)
     unroll: int = Field(default=8, gt=0)
     coarse: float = Field(default=0.0, ge=0, le=1)
-    restarts: float = Field(default=0.0, ge=0, le=1)
     validation: int = 32
 
 

@@ -39,7 +39,7 @@ class Batch:
 
     Attributes:
         frames: (R W, unroll + 1, N, X...).
-        context: (R, N, X...) first frames of the trajectories, or what they are read at in their place.
+        context: (R, N, X...) first frames of the trajectories.
         conditions: of the R trajectories.
         windows: W, windows per trajectory.
     """
@@ -97,10 +97,9 @@ class FamilyWindows:
         values = dict(zip(self.training.store.coefficient_names, drawn.coefficients.T.tolist(), strict=True))
         count = len(drawn.context)
         static = None if drawn.static is None else as_static(self._spread(drawn.static), self.card)
-        shown = self._observed(drawn.frames, rng)
-        first = torch.from_numpy(self._spread(self._read(drawn.context, shown, rng)))
+        first = torch.from_numpy(self._spread(drawn.context))
         given = conditions(config, self.card, values, self.boundary, self.grid.offset, first, static).to(device)
-        frames = torch.from_numpy(self._spread(shown)).to(device)
+        frames = torch.from_numpy(self._spread(self._observed(drawn.frames, rng))).to(device)
         windows = frames.shape[1]
         # Every frame is normalised under its trajectory's conditions.
         flat = lift(frames.flatten(0, 2), self.card, repeat(given, windows * (unroll + 1)))
@@ -112,13 +111,6 @@ class FamilyWindows:
         leading, axes = states.shape[: -1 - self.grid.ndim], states.shape[-1 - self.grid.ndim :]
         spread = resample(states.reshape(-1, *axes), self.training.grid, self.grid, self.boundary)
         return spread.reshape(*leading, *spread.shape[1:]).astype(np.float32, copy=False)
-
-    def _read(self, context: Frames, frames: Frames, rng: np.random.Generator) -> Frames:
-        """First frames (R, X..., C), a share of them replaced by where the windows (R, W, T, X..., C) begin."""
-        if self.data.restarts:
-            restarted = rng.random(len(context)) < self.data.restarts
-            context[restarted] = frames[restarted, 0, 0]
-        return context
 
     def _observed(self, frames: Frames, rng: np.random.Generator) -> Frames:
         """Windows (R, W, T, X..., C), a share of which begins from what every other point shows."""

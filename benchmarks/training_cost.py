@@ -1,10 +1,11 @@
-"""How many minutes of one core are the shipped weights, and for how long must a baseline be trained to compare?
+"""How many minutes of one core are the shipped weights, and how many steps of a baseline take as long?
 
 Every recipe that the weights went through is timed for a few steps of each of its parts, unrolled as it says, on the
 data of `baselines.yaml` (a step costs what its batch costs, whichever trajectories are in it) and with the parts that
-the architecture had then, in the code of today. Alone on a core, as the baselines should be too:
+the architecture had then, in the code of today. The minutes depend on the machine and on what else it does; steps of
+the baselines are timed in between, so that the number of them that takes as long does not:
 
-    OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/training_cost.py models/ups-mini [--json OUT.json]
+    OMP_NUM_THREADS=1 python benchmarks/training_cost.py models/ups-mini --beside unet --beside ups-paper [--json OUT]
 """
 
 import argparse
@@ -20,6 +21,7 @@ from rich.table import Table
 from ups_server.align.registry import ALIGNMENTS
 from ups_server.model.checkpoint import create
 from ups_server.train import RUNS
+from ups_server.train.baseline import baseline_config
 from ups_server.train.config import FamilyData, Stage, TrainConfig
 from ups_server.train.dataset import FamilyWindows, prepare
 from ups_server.train.loop import StageTrainer
@@ -44,28 +46,61 @@ LACKED = {
 BATCH = ("trajectories", "windows", "every", "early", "unroll", "n", "coarse")
 """What a recipe says of a family's part of a step."""
 LEAST_TIMED = 4
+ROUNDS = 3
+"""How often the steps of the baselines are timed among the recipes."""
 
 
 def recipe_minutes(path: Path, steps: int, data: dict[str, FamilyWindows]) -> float:
-    """Minutes of `steps` steps of the recipe, from a few of each of its parts."""
+    """Minutes of `steps` steps of the recipe."""
     recipe = TrainConfig.load(path)
     index = 0 if recipe.stage1.steps else 1
     stage = (recipe.stage1, recipe.stage2)[index]
     entries = [as_batched(data[name], batch) for name, batch in recipe.families.items()]
+    shares = list(parts(stage, steps))
+    return steps * step_seconds(recipe, index, entries, shares, LACKED.get(path.stem, {})) / 60
+
+
+def baseline_seconds(name: str, data: dict[str, FamilyWindows]) -> list[float]:
+    """Seconds of a step of each stage of a baseline that is trained by steps; 0 where it has no such stage."""
+    config = baseline_config(TrainConfig.load(DATA), name)
+    entries = list(data.values())
+    return [
+        step_seconds(config, index, entries, list(parts(stage.model_copy(update={"minutes": 0.0, "steps": 1}), 1)))
+        if stage.minutes or stage.steps
+        else 0.0
+        for index, stage in enumerate((config.stage1, config.stage2))
+    ]
+
+
+def as_many(name: str, minutes: float, seconds: list[float]) -> list[int]:
+    """Steps of each stage of a baseline that take so many minutes together, divided as its recipe divides them."""
+    config = baseline_config(TrainConfig.load(DATA), name, minutes=minutes)
+    stages = (config.stage1, config.stage2)
+    return [round(60 * stage.minutes / each) if each else 0 for stage, each in zip(stages, seconds, strict=True)]
+
+
+def step_seconds(
+    config: TrainConfig,
+    index: int,
+    entries: list[FamilyWindows],
+    shares: list[tuple[int, float]],
+    lacked: dict[str, object] | None = None,
+) -> float:
+    """Seconds of a step of a stage, the mean over its parts, from a few of each."""
     families = {"families": {entry.id: entry.card for entry in entries}}
-    model = create(check_config(recipe).model_copy(update=LACKED.get(path.stem, {}) | families))
-    seconds = 0.0
-    for unroll, share in parts(stage, steps):
-        timed = stage.model_copy(update={"steps": 10**6, "unroll": ((0.0, unroll),)})
-        config = recipe.model_copy(update={("stage1", "stage2")[index]: timed})
-        trainer = StageTrainer(model, entries, config, index, ALIGNMENTS[stage.alignment]())
+    model = create(check_config(config).model_copy(update=(lacked or {}) | families))
+    stage, seconds = (config.stage1, config.stage2)[index], 0.0
+    for unroll, share in shares:
+        timed = stage.model_copy(update={"minutes": 0.0, "steps": 10**6, "unroll": ((0.0, unroll),)})
+        changed = config.model_copy(update={("stage1", "stage2")[index]: timed})
+        trainer = StageTrainer(model, entries, changed, index, ALIGNMENTS[stage.alignment]())
         trainer.run_step()
         count = max(LEAST_TIMED, math.lcm(*(entry.data.every for entry in entries)))
         before = trainer.seconds
         for _ in range(count):
             trainer.run_step()
-        seconds += steps * share * (trainer.seconds - before) / count
-    return seconds / 60
+        seconds += share * (trainer.seconds - before) / count
+    return seconds
 
 
 def as_batched(entry: FamilyWindows, batch: FamilyData) -> FamilyWindows:
@@ -88,6 +123,7 @@ def parts(stage: Stage, steps: int) -> Iterator[tuple[int, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("model", type=Path)
+    parser.add_argument("--beside", action="append", default=[], choices=("from-scratch", "fno", "unet", "ups-paper"))
     parser.add_argument("--workers", type=int, default=1, help="processes that generate the data")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -95,14 +131,23 @@ def main() -> None:
     families = prepare(plan, RUNS / "data", check_config(plan).resolution, {}, lambda *_: None, options.workers)
     data = {entry.id: entry for entry in families}
     table = Table("recipe", "steps", "minutes")
-    minutes = {}
-    for name, steps in STEPS.items():
+    minutes, timed = dict[str, float](), {name: list[list[float]]() for name in options.beside}
+    for index, (name, steps) in enumerate(STEPS.items()):
+        if index % -(-len(STEPS) // ROUNDS) == 0:
+            for other, seconds in timed.items():
+                seconds.append(baseline_seconds(other, data))
         minutes[name] = recipe_minutes(options.model / f"{name}.yaml", steps, data)
         table.add_row(name, str(steps), f"{minutes[name]:.1f}")
-    table.add_row("all", str(sum(STEPS.values())), f"{sum(minutes.values()):.1f}")
-    Console().print(table)
+    total = sum(minutes.values())
+    table.add_row("all", str(sum(STEPS.values())), f"{total:.1f}")
+    console = Console()
+    console.print(table)
+    means = {name: [sum(stage) / len(stage) for stage in zip(*seconds, strict=True)] for name, seconds in timed.items()}
+    equal = {name: as_many(name, total, seconds) for name, seconds in means.items()}
+    for name, counts in equal.items():
+        console.print(f"as long: {name}, {' and '.join(str(count) for count in counts if count)} steps")
     if options.json:
-        record = {"threads": torch.get_num_threads(), "steps": STEPS, "minutes": minutes}
+        record = {"threads": torch.get_num_threads(), "steps": STEPS, "minutes": minutes, "as_long": equal}
         options.json.write_text(json.dumps(record, indent=2) + "\n")
 
 

@@ -36,8 +36,18 @@ def test_minutes_of_every_recipe_and_of_all(
     monkeypatch.setattr(training_cost, "DATA", tmp_path / "small.yaml")
     monkeypatch.setattr(training_cost, "STEPS", {"small": 4000})
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["training_cost.py", str(tmp_path), "--json", "cost.json"])
+    monkeypatch.setattr(sys, "argv", ["training_cost.py", str(tmp_path), "--beside", "fno", "--json", "cost.json"])
     training_cost.main()
     record = json.loads(Path("cost.json").read_text())
     assert record["minutes"]["small"] > 0
-    assert f"{record['minutes']['small']:.1f}" in capsys.readouterr().out
+    assert record["as_long"]["fno"][0] > 0
+    assert record["as_long"]["fno"][1] == 0
+    out = capsys.readouterr().out
+    assert f"{record['minutes']['small']:.1f}" in out
+    assert f"as long: fno, {record['as_long']['fno'][0]} steps" in out
+
+
+def test_steps_of_a_baseline_take_as_long_in_the_stages_it_has() -> None:
+    assert training_cost.as_many("unet", 60.0, [0.5, 0.0]) == [7200, 0]
+    # The paper's first stage has a sixth of the time.
+    assert training_cost.as_many("ups-paper", 60.0, [1.0, 2.0]) == [600, 1500]

@@ -12,11 +12,12 @@ trajectories of the data, which chose nothing.
 
     python benchmarks/baselines.py models/ups-mini [FILE ...] [--json OUT.json] [--picture OUT.png]
 
-The picture shows how the errors grow along the rollouts of the files. Some of them alone, trained for as long as the
-shipped model was (`training_cost.py`), are compared with it by
+The picture shows how the errors grow along the rollouts of the files. Some of them alone, trained for as many steps as
+take as long as those of the shipped model (`training_cost.py --beside` counts them), are compared with it by
 
-    OMP_NUM_THREADS=1 ups train baseline fno benchmarks/baselines.yaml --minutes 127 --set validate_every=3000
-    python benchmarks/baselines.py models/ups-mini [FILE ...] --beside fno
+    OMP_NUM_THREADS=1 ups train baseline unet benchmarks/baselines.yaml --set stage1.minutes=0 \
+        --set stage1.steps=STEPS --set validate_every=3000
+    python benchmarks/baselines.py models/ups-mini [FILE ...] --beside unet
 """
 
 import argparse

@@ -21,7 +21,7 @@ from rich.table import Table
 from ups_server.align.registry import ALIGNMENTS
 from ups_server.model.checkpoint import create
 from ups_server.train import RUNS
-from ups_server.train.baseline import baseline_config
+from ups_server.train.baseline import BASELINES, baseline_config
 from ups_server.train.config import FamilyData, Stage, TrainConfig
 from ups_server.train.dataset import FamilyWindows, prepare
 from ups_server.train.loop import StageTrainer
@@ -54,10 +54,8 @@ def recipe_minutes(path: Path, steps: int, data: dict[str, FamilyWindows]) -> fl
     """Minutes of `steps` steps of the recipe."""
     recipe = TrainConfig.load(path)
     index = 0 if recipe.stage1.steps else 1
-    stage = (recipe.stage1, recipe.stage2)[index]
     entries = [as_batched(data[name], batch) for name, batch in recipe.families.items()]
-    shares = list(parts(stage, steps))
-    return steps * step_seconds(recipe, index, entries, shares, LACKED.get(path.stem, {})) / 60
+    return steps * step_seconds(recipe, index, entries, steps, LACKED.get(path.stem)) / 60
 
 
 def baseline_seconds(name: str, data: dict[str, FamilyWindows]) -> list[float]:
@@ -65,9 +63,7 @@ def baseline_seconds(name: str, data: dict[str, FamilyWindows]) -> list[float]:
     config = baseline_config(TrainConfig.load(DATA), name)
     entries = list(data.values())
     return [
-        step_seconds(config, index, entries, list(parts(stage.model_copy(update={"minutes": 0.0, "steps": 1}), 1)))
-        if stage.minutes or stage.steps
-        else 0.0
+        step_seconds(config, index, entries) if stage.minutes or stage.steps else 0.0
         for index, stage in enumerate((config.stage1, config.stage2))
     ]
 
@@ -83,15 +79,16 @@ def step_seconds(
     config: TrainConfig,
     index: int,
     entries: list[FamilyWindows],
-    shares: list[tuple[int, float]],
+    made: int | None = None,
     lacked: dict[str, object] | None = None,
 ) -> float:
-    """Seconds of a step of a stage, the mean over its parts, from a few of each."""
+    """Seconds of a step of a stage, the mean over its parts, from a few of each; `made`: its steps, default all."""
     families = {"families": {entry.id: entry.card for entry in entries}}
     model = create(check_config(config).model_copy(update=(lacked or {}) | families))
     stage, seconds = (config.stage1, config.stage2)[index], 0.0
-    for unroll, share in shares:
-        timed = stage.model_copy(update={"minutes": 0.0, "steps": 10**6, "unroll": ((0.0, unroll),)})
+    stage = stage.model_copy(update={"minutes": 0.0, "steps": stage.steps or 1})
+    for unroll, share in parts(stage, made or stage.steps):
+        timed = stage.model_copy(update={"steps": 10**6, "unroll": ((0.0, unroll),)})
         changed = config.model_copy(update={("stage1", "stage2")[index]: timed})
         trainer = StageTrainer(model, entries, changed, index, ALIGNMENTS[stage.alignment]())
         trainer.run_step()
@@ -123,7 +120,7 @@ def parts(stage: Stage, steps: int) -> Iterator[tuple[int, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("model", type=Path)
-    parser.add_argument("--beside", action="append", default=[], choices=("from-scratch", "fno", "unet", "ups-paper"))
+    parser.add_argument("--beside", action="append", default=[], choices=list(BASELINES))
     parser.add_argument("--workers", type=int, default=1, help="processes that generate the data")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

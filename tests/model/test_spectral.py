@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.spectral_layer import NeuralopAxes
 from ups_server.model.spectral import MANY, SpectralConv, mixed_modes, propagate, truncated_dft
 
 
@@ -24,6 +25,14 @@ def test_agrees_with_neuraloperator(points: int, modes: int) -> None:
         ) else reference.weight.copy_(weight.permute(1, 2, 0))
     x = torch.randn(3, 5, points)
     torch.testing.assert_close(ours(x.mT).mT, reference(x), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(24,), (24, 20)])
+def test_agrees_along_every_axis_with_what_it_is_timed_against(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    layer = SpectralConv(channels=4, n_modes=6, ndim=2)
+    x, limits = torch.randn(3, *shape, 4), (6,) * len(shape)
+    torch.testing.assert_close(layer(x, limits), NeuralopAxes(layer)(x, limits), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("points", [16, 17])

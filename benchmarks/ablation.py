@@ -121,7 +121,7 @@ def result_of(run: Planned, folder: Path, device: str | None, workers: int) -> d
 
 
 def tested(place: Path, training: TrainingRun) -> dict[str, Score]:
-    """The best model by validation, on trajectories of the test split."""
+    """The model that the run kept, on trajectories of the test split."""
     if not (place / "best").exists():
         return {entry.id: Score(math.inf, math.inf, math.nan) for entry in training.families}
     solver = UPSSolver(from_pretrained(place / "best", training.device))

@@ -19,6 +19,7 @@ from ups_server.solve.neural import UPSSolver
 from ups_server.train.config import Stage, TrainConfig
 from ups_server.train.loop import Diverged, StepReport, schedule, scheduled_unroll
 from ups_server.train.run import TrainingRun
+from ups_server.train.state import read_progress
 from ups_server.train.validate import Score, total
 
 SMALL_MODEL = {"hidden_channels": 8, "n_layers": 2, "n_modes": 12, "tokens": 4, "condition_size": 16, "resolution": 32}
@@ -173,6 +174,17 @@ def test_paper_preset_trains_around_a_frozen_body(language_model: Path, tmp_path
     state, before = load_file(tmp_path / "state.safetensors"), load_file(language_model / "model.safetensors")
     layer = "encoder.layer.0.output.dense.weight"
     torch.testing.assert_close(state[f"model.body.encoder.{layer}"], before[layer], atol=0, rtol=0)
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("best", "stage 1, step 60"), ("last", "stage 2, step 4")])
+def test_keeps_the_best_model_or_the_last(language_model: Path, tmp_path: Path, keep: str, kept: str) -> None:
+    learns, forgets = {"steps": 60, "learning_rate": 5e-3, "warmup": 5}, {"steps": 4, "learning_rate": 10.0, "warmup": 1}
+    config = recipe(language_model, stage1=learns, stage2=forgets, keep=keep, validate_every=1000)
+    recorder = train(config, tmp_path)
+    assert total(recorder.scores[0]) < total(recorder.scores[1])
+    progress = read_progress(tmp_path)
+    assert progress is not None
+    assert progress.best_at == kept
 
 
 def test_other_configuration_in_the_same_folder_is_refused(language_model: Path, tmp_path: Path) -> None:

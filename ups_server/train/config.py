@@ -102,6 +102,7 @@ class TrainConfig(Section):
             family, without its language model.
         language_model: folder of the Hugging Face encoder to start from; default the pinned package.
         ema: decay of the averaged weights that are validated and shipped.
+        keep: the model that validates best, or the last one that was validated, which is the end of a complete run.
     """
 
     name: str
@@ -114,6 +115,7 @@ class TrainConfig(Section):
     stage1: Stage
     stage2: Stage
     ema: float = 0.999
+    keep: Literal["best", "last"] = "best"
     clip: float = 1.0
     validate_every: int = 1000
     save_minutes: float = 3.0

@@ -38,7 +38,7 @@ class Listener(Protocol):
 
 
 class TrainingRun:
-    """One run in its folder: ``state.safetensors``, ``best/`` model.
+    """One run in its folder: ``state.safetensors``, the model that is kept in ``best/``.
 
     Args:
         stores: where the data are, shared by all runs that want the same; default ``data/`` in the run's folder.
@@ -81,7 +81,7 @@ class TrainingRun:
         pinned.write_text(text)
 
     def train(self) -> bool:
-        """Trains to the end or until cancelled; True where the run is complete. The best model is in ``best/``."""
+        """Trains to the end or until cancelled; True where the run is complete. The kept model is in ``best/``."""
         model = self._initial_model().to(self.device)
         progress = read_progress(self.folder) or Progress()
         trainer = self._trainer(model, progress.stage)
@@ -135,7 +135,7 @@ class TrainingRun:
         trainer.swap_average()
         scores = validate(trainer.model, self.families)
         value = total(scores)
-        best = value < progress.best
+        best = value < progress.best or self.config.keep == "last"
         if best:
             progress.best, progress.best_at = value, f"stage {trainer.index + 1}, step {trainer.step}"
             model = trainer.model

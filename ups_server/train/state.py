@@ -21,7 +21,7 @@ class Progress:
 
     Attributes:
         stage: index of the stage in progress; step: optimiser steps done in it.
-        best: best validation score so far (lower is better) and where it was reached.
+        best, best_at: validation score of the model that is kept (lower is better) and where it was reached.
         seconds: spent in training steps (`loop.clock`), of all stages and of the stage in progress.
     """
 

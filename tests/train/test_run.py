@@ -178,7 +178,8 @@ def test_paper_preset_trains_around_a_frozen_body(language_model: Path, tmp_path
 
 @pytest.mark.parametrize(("keep", "kept"), [("best", "stage 1, step 60"), ("last", "stage 2, step 4")])
 def test_keeps_the_best_model_or_the_last(language_model: Path, tmp_path: Path, keep: str, kept: str) -> None:
-    learns, forgets = {"steps": 60, "learning_rate": 5e-3, "warmup": 5}, {"steps": 4, "learning_rate": 10.0, "warmup": 1}
+    learns = {"steps": 60, "learning_rate": 5e-3, "warmup": 5}
+    forgets = {"steps": 4, "learning_rate": 10.0, "warmup": 1}
     config = recipe(language_model, stage1=learns, stage2=forgets, keep=keep, validate_every=1000)
     recorder = train(config, tmp_path)
     assert total(recorder.scores[0]) < total(recorder.scores[1])

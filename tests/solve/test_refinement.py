@@ -102,15 +102,14 @@ def test_the_limit_counts_the_points_of_the_answer(tmp_path: Path) -> None:
     assert caught.value.code == "too_many_points"
 
 
-def table(observed: float, interpolated: float) -> str:
+def table(observed: float, interpolated: float, equation: str = "burgers nu=0.01") -> dict[str, Any]:
     answers = {
         "resolution-free": {"one_step": 0.0, "rollout": 0.0},
         "interpolated": {"one_step": interpolated, "rollout": interpolated},
         "observed coarsely": {"one_step": observed, "rollout": interpolated},
     }
     coarse = {"resolution-free": {"one_step": 0.0, "rollout": 0.0}}
-    asked = [{"equation": "burgers nu=0.01", "answers": entry} for entry in (coarse, answers)]
-    return json.dumps({"asked": asked})
+    return {"asked": [{"equation": equation, "answers": entry} for entry in (coarse, answers)]}
 
 
 @pytest.mark.parametrize(("observed", "method"), [(0.1, FREE), (0.2, FREE), (0.3, INTERPOLATED)])
@@ -118,10 +117,20 @@ def test_the_default_is_what_was_measured(tmp_path: Path, observed: float, metho
     folder = write_card(tmp_path)
     assert told(planned(tmp_path, output_resolution=[64])).method is Method.INTERPOLATION
     assert "not compared" in told(planned(tmp_path, output_resolution=[64])).reason
-    (folder / TABLE_FILE).write_text(table(observed, 0.2))
+    (folder / TABLE_FILE).write_text(json.dumps(table(observed, 0.2)))
     assert told(planned(tmp_path, output_resolution=[64])).method == method
     asked = told(planned(tmp_path, output_resolution=[64], method=INTERPOLATED))
     assert (asked.method, asked.reason) == (Method.INTERPOLATION, "asked for")
+
+
+@pytest.mark.parametrize(("nu", "method"), [(0.001, FREE), (0.003, FREE), (0.004, INTERPOLATED), (0.5, INTERPOLATED)])
+def test_the_nearest_measured_coefficients_choose(tmp_path: Path, nu: float, method: str) -> None:
+    folder = write_card(tmp_path)
+    asked = table(0.1, 0.2, "burgers nu=0.001")["asked"] + table(0.2, 0.1, "burgers nu=0.01")["asked"]
+    (folder / TABLE_FILE).write_text(json.dumps({"asked": asked}))
+    found = told(planned(tmp_path, coefficients={"nu": nu}, output_resolution=[64]))
+    assert found.method == method
+    assert found.reason.split(" for ")[1].startswith("burgers nu=0.001" if method == FREE else "burgers nu=0.01 ")
 
 
 def test_words_say_which_waves_were_observed(tmp_path: Path) -> None:

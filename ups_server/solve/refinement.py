@@ -1,7 +1,8 @@
 """Answers on finer grids than their states were given at: which way, from what, and what to expect of them."""
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,13 @@ class Refinement:
 
 
 def refinement(
-    request: RolloutRequest, card: ModelCard, equation: Family, coarse: Grid, initial: Frames, static: Frames | None
+    request: RolloutRequest,
+    card: ModelCard,
+    equation: Family,
+    coefficients: Mapping[str, float],
+    coarse: Grid,
+    initial: Frames,
+    static: Frames | None,
 ) -> Refinement | None:
     """None where the request asks for no finer grid.
 
@@ -58,7 +65,7 @@ def refinement(
             expected=f"{coarse.ndim} number(s), at least {coarse.n}",
         )
     fine = Grid(points, coarse.extent)
-    method, reason = (request.method, "asked for") if request.method else chosen_method(card, equation.id)
+    method, reason = (request.method, "asked for") if request.method else chosen_method(card, equation, coefficients)
     told = SuperResolution(
         method=method,
         reason=reason,
@@ -72,25 +79,42 @@ def refinement(
     return Refinement(method, coarse, fine, resample(initial, coarse, fine, boundary), fixed, told)
 
 
-def chosen_method(card: ModelCard, family_id: str) -> tuple[Method, str]:
-    """Resolution-free where it was measured to be at least as good as interpolation on every finer grid."""
+def chosen_method(card: ModelCard, equation: Family, coefficients: Mapping[str, float]) -> tuple[Method, str]:
+    """Resolution-free where it was measured to be at least as good as interpolation on every finer grid.
+
+    The measured equation whose coefficients are nearest, by their ratio, decides.
+    """
     file = Path(card.source) / TABLE_FILE
     if card.kind == "builtin":
         return Method.RESOLUTION_FREE, f"{card.id} runs on any grid"
     if not file.is_file():
         return Method.INTERPOLATION, f"the two methods were not compared for {card.id}"
-    asked = [entry for entry in json.loads(file.read_text())["asked"] if entry["equation"].split()[0] == family_id]
-    pairs = [
-        (entry["answers"]["observed coarsely"][kind], entry["answers"]["interpolated"][kind])
+    asked = [entry for entry in json.loads(file.read_text())["asked"] if "interpolated" in entry["answers"]]
+    own = {entry["equation"] for entry in asked if entry["equation"].split()[0] == equation.id}
+    if not own:
+        return Method.INTERPOLATION, f"the two methods were not compared for {equation.id} with {card.id}"
+    nearest = min(sorted(own), key=lambda label: _distance(coefficients, _measured_at(equation, label)))
+    better = all(
+        entry["answers"]["observed coarsely"][kind] <= entry["answers"]["interpolated"][kind]
         for entry in asked
-        if "interpolated" in entry["answers"]
+        if entry["equation"] == nearest
         for kind in ("one_step", "rollout")
-    ]
-    if not pairs:
-        return Method.INTERPOLATION, f"the two methods were not compared for {family_id} with {card.id}"
-    if all(own <= other for own, other in pairs):
-        return Method.RESOLUTION_FREE, f"it was measured to be at least as good as interpolation for {family_id}"
-    return Method.INTERPOLATION, f"resolution-free was measured to be worse for {family_id} on some finer grid"
+    )
+    if better:
+        return Method.RESOLUTION_FREE, f"it was measured to be at least as good as interpolation for {nearest}"
+    return Method.INTERPOLATION, f"resolution-free was measured to be worse for {nearest} on some finer grid"
+
+
+def _measured_at(equation: Family, label: str) -> dict[str, float]:
+    """The coefficients of a line of the table, such as "burgers nu=0.01"."""
+    _, *given = label.split()
+    return equation.complete({name: float(value) for name, value in (part.split("=") for part in given)})
+
+
+def _distance(one: Mapping[str, float], other: Mapping[str, float]) -> float:
+    """The largest logarithm of a ratio of coefficients, or difference where one of the two is not positive."""
+    pairs = [(value, other[name]) for name, value in one.items()]
+    return max((abs(math.log(a / b)) if min(a, b) > 0 else abs(a - b) for a, b in pairs), default=0.0)
 
 
 def explained(method: Method, model: str, given: Sequence[int], output: Sequence[int]) -> list[str]:

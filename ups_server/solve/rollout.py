@@ -222,7 +222,7 @@ def plan(
     if request.ensemble is not None:
         initial = perturbed(initial, request.ensemble, equation, own_grid)
         static = None if static is None else np.repeat(static, len(initial), axis=0)
-    refined = refinement(request, card, equation, own_grid, initial, static)
+    refined = refinement(request, card, equation, own, own_grid, initial, static)
     truth = true_start(request, equation, refined, own) if refined and request.reference else None
     if refined is not None:
         grid = Grid(refined.fine.n, grid.extent)

@@ -1,18 +1,21 @@
 """What each design decision of ups-mini is worth at equal wall-clock: one axis of the recipe changed at a time.
 
-`ablation.yaml` holds the base recipe and the variants of every axis. Each variant is trained with each seed for the
+`ablation.yaml` holds the base recipe and the variants of every axis; `heard.yaml` another plan, of what the language
+model adds to the shipped weights. Each variant is trained with each seed for the
 same minutes of training steps on the same data and scored on the test split, which chose nothing. A finished run
 leaves a small JSON file in `runs/ablation`; the same command goes on where it was stopped, in the middle of a run too.
 Wall-clock compares only runs that had the machine to the same degree: on two cores, a seed on each, side by side.
 
     python benchmarks/ablation.py [--minutes 20] [--seeds 2] [--axis output] [--json models/ups-mini/ablation.json]
     python benchmarks/ablation.py --seeds 1 & python benchmarks/ablation.py --seeds 1 --first-seed 1
+    python benchmarks/ablation.py --plan benchmarks/heard.yaml --minutes 5 [--json models/ups-mini/heard.json]
 """
 
 import argparse
 import hashlib
 import json
 import math
+import os
 import re
 import shutil
 import statistics
@@ -60,6 +63,15 @@ class Planned:
         digest = hashlib.sha256(self.config.model_dump_json(exclude={"name"}).encode()).hexdigest()[:10]
         words = re.sub(r"[^a-z0-9]+", "-", f"{self.axis} {self.variant}".lower()).strip("-")
         return f"{words}-seed{self.config.seed}-{digest}"
+
+
+def read_plan(path: Path) -> dict[str, Any]:
+    """A plan, whose recipe may start from a model folder, named relative to the plan."""
+    plan: dict[str, Any] = yaml.safe_load(path.read_text())
+    init = plan["recipe"].get("init")
+    if init is not None:
+        plan["recipe"]["init"] = os.path.relpath(path.parent / init)
+    return plan
 
 
 def planned(plan: dict[str, Any], minutes: float, seeds: range, count: int | None, axes: list[str]) -> list[Planned]:
@@ -172,12 +184,12 @@ def rounded(value: float, digits: int) -> str:
 
 
 def main() -> None:
-    plan: dict[str, Any] = yaml.safe_load(PLAN.read_text())
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--plan", type=Path, default=PLAN)
     parser.add_argument("--minutes", type=float, default=MOST_MINUTES, help="of training steps, per run")
     parser.add_argument("--seeds", type=int, default=2, help="how many")
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--axis", action="append", choices=list(plan["axes"]), help="default: all")
+    parser.add_argument("--axis", action="append", help="of the plan; default: all")
     parser.add_argument("--count", type=int, help="trajectories per family; default: the recipe's")
     parser.add_argument("--folder", type=Path, default=RUNS / "ablation")
     parser.add_argument("--device")
@@ -186,7 +198,10 @@ def main() -> None:
     options = parser.parse_args()
     if not 0 < options.minutes <= MOST_MINUTES:
         parser.error(f"--minutes: a run is at most {MOST_MINUTES:g} minutes long")
+    plan = read_plan(options.plan)
     axes = options.axis or list(plan["axes"])
+    if unknown := set(axes) - plan["axes"].keys():
+        parser.error(f"--axis: {', '.join(sorted(unknown))} is not among {', '.join(plan['axes'])}")
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     runs = planned(plan, options.minutes, seeds, options.count, axes)
     console, results = Console(stderr=True), []

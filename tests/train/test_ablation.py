@@ -69,6 +69,16 @@ def test_other_settings_are_other_runs(plan: Path) -> None:
     assert len(ids) == 3 * 2 * 3
 
 
+def test_a_plan_may_start_from_a_model(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = ablation.read_plan(repository / "benchmarks" / "heard.yaml")
+    (shared, *others) = ablation.planned(plan, 5.0, range(1), None, list(plan["axes"]))
+    assert shared.config.init is not None
+    assert shared.config.init.resolve() == repository / "models" / "ups-mini"
+    assert (shared.config.stage1.minutes, shared.config.stage2.minutes) == (0.0, 5.0)
+    assert len({run.id for run in (shared, *others)}) == 6
+
+
 def test_diverged_runs_are_counted_not_averaged() -> None:
     assert ablation.spread([0.1, None, 0.3]) == "0.2 ± 0.1 (1 diverged)"
     assert ablation.spread([None]) == "diverged"

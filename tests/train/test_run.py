@@ -165,6 +165,17 @@ def test_warm_start_takes_weights_alone(language_model: Path, tmp_path: Path) ->
     )
 
 
+def test_random_body_is_random_after_a_warm_start_too(language_model: Path, tmp_path: Path) -> None:
+    train(recipe(language_model), tmp_path / "first")
+    once = {"steps": 1, "learning_rate": 1e-12, "warmup": 1}
+    warm = recipe(language_model, init=str(tmp_path / "first" / "best"), stage1=once, stage2={"steps": 0})
+    train(warm | {"random_body": True, "seed": 1}, tmp_path / "random")  # of seed 0 is the language model itself
+    old, new = (from_pretrained(tmp_path / run / "best").state_dict() for run in ("first", "random"))
+    layer, words = "encoder.layer.0.output.dense.weight", "embeddings.word_embeddings.weight"
+    assert (new[f"body.encoder.{layer}"] - old[f"body.encoder.{layer}"]).abs().max() > 0.01
+    torch.testing.assert_close(new[f"body.encoder.{words}"], old[f"body.encoder.{words}"], atol=1e-3, rtol=0)
+
+
 def test_paper_preset_trains_around_a_frozen_body(language_model: Path, tmp_path: Path) -> None:
     model = {"hidden_channels": 8, "n_layers": 2, "n_modes": 4, "tokens": 6, "resolution": 32}
     stage1 = {"steps": 3, "alignment": "mmd", "body": True, "body_learning_rate": 0.0, "warmup": 1}

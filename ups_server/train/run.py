@@ -100,12 +100,12 @@ class TrainingRun:
     def _initial_model(self) -> Operator:
         torch.manual_seed(self.config.seed)
         model = create(self.shape, language_model=self.config.language_model)
-        if self.config.random_body:
-            randomise_body(model, self.config.seed)
         if self.config.init is not None:
             warm_start(model, self.config.init, next(iter(self.shape.families)) if self.config.own else None)
             if self.config.stage1.steps and not self.config.stage1.body and isinstance(model, UPS):
                 model.silence_body()
+        if self.config.random_body:
+            randomise_body(model, self.config.seed)
         return model
 
     def _trainer(self, model: Operator, stage: int) -> StageTrainer:

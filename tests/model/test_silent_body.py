@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.model.test_ups import given, state
 from tests.small_models import SMALL, make
+from ups_server.model.checkpoint import UNHEARD, WEIGHTS_FILE, from_pretrained, save_pretrained
 from ups_server.model.ups import UPS
 
 
@@ -56,3 +58,24 @@ def test_it_is_asked_only_where_it_is_heard_or_may_become_so(silent: UPS, monkey
     assert not silent.silent
     bits(silent, 1)
     assert len(calls) == 2
+
+
+@torch.no_grad()
+def test_what_is_not_heard_is_stored_in_eight_bits(silent: UPS, tmp_path: Path) -> None:
+    save_pretrained(silent, tmp_path / "silent")
+    next(silent.read_out[-1].parameters())[0, 0] = 1e-3
+    save_pretrained(silent, tmp_path / "heard")
+    dtypes = {}
+    for folder in ("silent", "heard"):
+        stored, found = load_file(tmp_path / folder / WEIGHTS_FILE), from_pretrained(tmp_path / folder)
+        layers = [name for name in stored if UNHEARD.search(name) and stored[name].ndim > 1]
+        dtypes[folder] = {stored[name].dtype for name in layers}
+        assert len(layers) == 6 * silent.body.encoder.config.num_hidden_layers
+        for name, value in found.state_dict().items():
+            before = silent.state_dict()[name]
+            off = 0.51 / 127 if dtypes[folder] == {torch.int8} and name in layers else 2.0**-11
+            if isinstance(before, torch.Tensor) and not name.startswith("read_out"):
+                largest = before.abs().reshape(len(before), -1).amax(1) if before.ndim > 1 else before.abs()
+                bound = off * largest.reshape(-1, *(1,) * (before.ndim - 1)) + 1e-7
+                assert ((value - before).abs() <= bound).all(), name
+    assert dtypes == {"silent": {torch.int8}, "heard": {torch.float16}}

@@ -20,12 +20,17 @@ from ups_server.model import adapters, own
 from ups_server.model.baselines import BASELINES
 from ups_server.model.body import default_folder, empty_body, load_tokenizer, pretrained_body
 from ups_server.model.config import CONFIG_FILE, UPSConfig
-from ups_server.model.ups import Operator, UPSModel, build
+from ups_server.model.levels import in_levels
+from ups_server.model.ups import UPS, Operator, UPSModel, build
 
 WEIGHTS_FILE = "model.safetensors"
 LANGUAGE_FOLDER = "language_model"
 HALVED = re.compile(r"^body\.|\.spectral\.")
 """Stored in half precision: the language model, and the matrices of wave numbers."""
+UNHEARD = re.compile(r"^body\.encoder\.encoder\..*weight$")
+"""Stored in eight bits, row by row, where the language model is silent: the matrices of its layers."""
+SCALE = ".scale"
+"""Follows the name of a matrix that is stored in eight bits; `in_levels`."""
 
 _bases: "weakref.WeakValueDictionary[tuple[str, str], Operator]" = weakref.WeakValueDictionary()
 """Bases by (checksum, device), for as long as a model lives that shares their weights."""
@@ -45,7 +50,7 @@ def create(config: UPSConfig, *, random_body: bool = False, language_model: Path
 
 
 def save_pretrained(model: Operator, folder: Path) -> None:
-    """Writes a self-contained model folder, or adapters alone; the largest weights (`HALVED`) in half precision."""
+    """Writes a self-contained model folder, or adapters alone; the largest weights in fewer bits."""
     if model.adapters is not None:
         adapters.save_adapters(model, model.adapters, folder)
         return
@@ -55,11 +60,14 @@ def save_pretrained(model: Operator, folder: Path) -> None:
         language = folder / LANGUAGE_FOLDER
         model.body.encoder.config.save_pretrained(language)
         model.metadata.tokenizer.save_pretrained(language)
-    tensors = {
-        name: (value.half() if HALVED.search(name) and value.is_floating_point() else value).contiguous().cpu()
-        for name, value in model.state_dict().items()
-        if isinstance(value, torch.Tensor)
-    }
+    silent = isinstance(model, UPS) and model.silent
+    tensors = {}
+    for name, value in model.state_dict().items():
+        if silent and UNHEARD.search(name) and value.ndim > 1:
+            tensors[name], tensors[name + SCALE] = in_levels(value, torch.int8)
+        elif isinstance(value, torch.Tensor):
+            tensors[name] = value.half() if HALVED.search(name) and value.is_floating_point() else value
+    tensors = {name: value.contiguous().cpu() for name, value in tensors.items()}
     known = {family: weights for family, weights in model.own.items() if family in model.config.families}
     save_file(tensors | own.as_tensors(known), folder / WEIGHTS_FILE, metadata={"format": "pt"})
 
@@ -79,8 +87,9 @@ def from_pretrained(folder: Path, device: str | torch.device = "cpu") -> Operato
     model = _empty(config, folder / LANGUAGE_FOLDER)
     stored = load_file(folder / WEIGHTS_FILE)
     beside = {name: value for name, value in stored.items() if name.startswith(own.PREFIX)}
+    scales = {name: stored.pop(name + SCALE) for name in list(stored) if name + SCALE in stored}
     tensors = {
-        name: value.float() if value.is_floating_point() else value
+        name: value * scales[name][:, None] if name in scales else value.float() if value.is_floating_point() else value
         for name, value in stored.items()
         if name not in beside
     }

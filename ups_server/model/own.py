@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ups_server.errors import UserError
 from ups_server.model.adapters import sharing
+from ups_server.model.levels import in_levels
 from ups_server.model.ups import Operator
 
 PREFIX = "own."
@@ -43,10 +44,8 @@ class Deviation:
     def of(cls, shared: Tensor, trained: Tensor, levels: torch.dtype) -> Self:
         before = shared.reshape(-1, row_length(shared.shape))
         difference = trained.reshape(before.shape) - before
-        largest = difference.abs().amax(1)
-        rows = (largest > UNSEEN * before.abs().amax(1)).nonzero()[:, 0]
-        scale = largest[rows] / torch.iinfo(levels).max
-        return cls(rows.int(), (difference[rows] / scale[:, None]).round().to(levels), scale)
+        rows = (difference.abs().amax(1) > UNSEEN * before.abs().amax(1)).nonzero()[:, 0]
+        return cls(rows.int(), *in_levels(difference[rows], levels))
 
     def added_to(self, shared: Tensor) -> Tensor:
         rows = shared.detach().clone().reshape(-1, row_length(shared.shape))

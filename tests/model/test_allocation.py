@@ -1,0 +1,37 @@
+"""What is freed is used again: blocks as large as those of a step cost no new pages."""
+
+import subprocess
+import sys
+
+import pytest
+
+from ups_server.model.allocation import keep_freed_memory
+
+PROGRAM = """
+import resource
+import numpy as np
+{first}
+def step():
+    blocks = [np.full(6_000_000, 1.0) for _ in range(4)]
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+step()
+before = faults()
+for _ in range(3):
+    step()
+print(faults() - before)
+"""
+
+
+def faults(first: str) -> int:
+    """Page faults of steps that free all they use, in a process that does `first` before."""
+    program = PROGRAM.format(first=first)
+    return int(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout)
+
+
+def test_a_process_with_a_model_keeps_what_it_frees() -> None:
+    if not keep_freed_memory():
+        pytest.skip("another C library")
+    # 576 MB anew, in pages of 2 MB at most.
+    assert faults("") >= 288
+    assert faults("import ups_server.model") < 50

@@ -86,10 +86,11 @@ def from_pretrained(folder: Path, device: str | torch.device = "cpu") -> Operato
     config = UPSConfig.load(folder)
     model = _empty(config, folder / LANGUAGE_FOLDER)
     stored = load_file(folder / WEIGHTS_FILE)
+    for name in [name for name in stored if name + SCALE in stored]:
+        stored[name] = stored[name] * stored.pop(name + SCALE)[:, None]
     beside = {name: value for name, value in stored.items() if name.startswith(own.PREFIX)}
-    scales = {name: stored.pop(name + SCALE) for name in list(stored) if name + SCALE in stored}
     tensors = {
-        name: value * scales[name][:, None] if name in scales else value.float() if value.is_floating_point() else value
+        name: value.float() if value.is_floating_point() else value
         for name, value in stored.items()
         if name not in beside
     }

@@ -17,12 +17,15 @@ take as long as those of the shipped model (`training_cost.py --beside` counts t
 
     OMP_NUM_THREADS=1 ups train baseline unet benchmarks/baselines.yaml --set stage1.minutes=0 \
         --set stage1.steps=STEPS --set validate_every=3000
-    python benchmarks/baselines.py models/ups-mini [FILE ...] --beside unet
+    python benchmarks/baselines.py models/ups-mini [FILE ...] --beside unet [--recorded EARLIER.json]
+
+`--recorded` takes the columns of competitors that an earlier `--json` holds.
 """
 
 import argparse
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -45,6 +48,7 @@ from ups_server.train.validate import score
 RECIPE = Path(__file__).with_suffix(".yaml")
 SHIPPED, SCRATCH, COMPETITORS = "shipped", "from-scratch", ("fno", "unet", "ups-paper")
 PERSISTENCE = "persistence"
+COLUMNS = (SHIPPED, SCRATCH, *COMPETITORS, PERSISTENCE)
 RESOLUTION = 128
 """Points per axis at which a file is read, or all where it has fewer."""
 TEST_TRAJECTORIES = {1: 48, 2: 6}
@@ -86,9 +90,32 @@ def on_test_split(solvers: dict[str, UPSSolver], entry: FamilyWindows) -> dict[s
     return {"row": entry.id, "trajectories": count, "points": list(grid.n), "errors": errors | persistence}
 
 
-def table(rows: Iterable[dict[str, Any]], names: Sequence[str]) -> Iterator[str]:
+def join(rows: Sequence[dict[str, Any]], earlier: Sequence[dict[str, Any]]) -> bool:
+    """Takes columns of competitors from `earlier` rows; not if those are of other trajectories or another norm."""
+    known = {row["row"]: row for row in earlier}
+    if not all(
+        row["row"] in known and same(row["errors"][PERSISTENCE], known[row["row"]]["errors"][PERSISTENCE])
+        for row in rows
+    ):
+        return False
+    for row in rows:
+        for kind in {"errors", "per_step"} & row.keys():
+            found = known[row["row"]][kind] | row[kind]
+            row[kind] = {name: found[name] for name in COLUMNS if name in found}
+    return True
+
+
+def same(one: dict[str, float | None], other: dict[str, float | None]) -> bool:
+    """Whether two scores of persistence, which is not computed by a network, are those of the same task."""
+    return all(
+        value == other[kind] or math.isclose(value or 0.0, other[kind] or 0.0, rel_tol=1e-6)
+        for kind, value in one.items()
+    )
+
+
+def table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Markdown: one-step / rollout."""
-    heading = ["family", "trajectories", *names, PERSISTENCE]
+    heading = ["family", "trajectories", *(name for name in COLUMNS if name in rows[0]["errors"])]
     yield "| " + " | ".join(heading) + " |"
     yield "|" + "---|" * len(heading)
     for row in rows:
@@ -120,6 +147,10 @@ def verdicts(rows: Sequence[dict[str, Any]], name: str) -> Iterator[str]:
         if error(row, name, "rollout") <= HALF * min(error(row, other, "rollout") for other in others)
     ]
     yield f"{name}: rollout at most half of the best competitor's on {len(half)} of {len(rows)}: {', '.join(half)}"
+    known = [row for row in rows if row["errors"][PERSISTENCE]["rollout"] is not None]
+    if known:
+        below = [row for row in known if error(row, name, "rollout") < error(row, PERSISTENCE, "rollout")]
+        yield f"{name}: rollout below persistence on {len(below)} of {len(known)}"
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -152,6 +183,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="of PDEBench")
     parser.add_argument("--beside", action="append", choices=(SCRATCH, *COMPETITORS), help="default: all")
+    parser.add_argument("--recorded", type=Path, help="what an earlier --json gathered of other competitors")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
@@ -171,11 +203,17 @@ def main() -> None:
         "files": [on_file(solvers, file) for file in track(options.files, "files", console=console)],
         "test split": [on_test_split(solvers, entry) for entry in track(families, "test split", console=console)],
     }
+    if options.recorded:
+        earlier = json.loads(options.recorded.read_text())
+        lengths = earlier["training"] | lengths
+        for title, rows in tables.items():
+            if not join(rows, earlier["tables"][title]):
+                print(f"{title}: {options.recorded} is of other trajectories or another norm, and is not shown")
     for name, length in lengths.items():
         print(f"{name}: {length['minutes']} minutes, best at {length['best_at']}")
     for title, rows in tables.items():
         if rows:
-            print(f"\n{title}, one-step / rollout\n\n" + "\n".join(table(rows, list(solvers))) + "\n")
+            print(f"\n{title}, one-step / rollout\n\n" + "\n".join(table(rows)) + "\n")
             print("\n".join(line for name in (SHIPPED, SCRATCH) if name in solvers for line in verdicts(rows, name)))
     if options.picture:
         draw(tables["files"], options.picture)

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -57,6 +58,26 @@ def test_one_table_of_all(trained: Path, monkeypatch: pytest.MonkeyPatch, capsys
     names = (baselines.SHIPPED, "unet", baselines.PERSISTENCE)
     assert alone["errors"] == {name: row["errors"][name] for name in names}
 
+    arguments = ["baselines.py", str(trained), "--beside", "ups-paper", "--recorded", "one.json", "--json", "two.json"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    baselines.main()
+    joined = json.loads(Path("two.json").read_text())
+    assert joined["tables"]["test split"][0]["errors"] == {name: row["errors"][name] for name in (*names, "ups-paper")}
+    assert set(joined["training"]) == {"unet", "ups-paper"}
+
+
+def test_columns_of_other_trajectories_are_not_joined() -> None:
+    def row(persistence: float, **errors: float) -> dict[str, Any]:
+        known = errors | {baselines.PERSISTENCE: persistence}
+        return {"row": "burgers", "errors": {who: {"one_step": value, "rollout": None} for who, value in known.items()}}
+
+    ours = [row(0.1, shipped=0.01)]
+    assert not baselines.join(ours, [row(0.11, fno=0.02)])
+    assert not baselines.join(ours, [])
+    assert ours == [row(0.1, shipped=0.01)]
+    assert baselines.join(ours, [row(0.1, shipped=0.03, fno=0.02)])
+    assert ours == [row(0.1, shipped=0.01, fno=0.02)]
+
 
 def test_the_picture_has_a_panel_a_family(tmp_path: Path) -> None:
     growing = {name: [0.1, 0.2, None] for name in (baselines.SHIPPED, *baselines.COMPETITORS, baselines.PERSISTENCE)}
@@ -75,10 +96,12 @@ def image_size(path: Path) -> tuple[int, int]:
 def test_verdicts_count_rows() -> None:
     def row(name: str, ours: float, other: float | None) -> dict[str, object]:
         errors = {competitor: {"one_step": other, "rollout": other} for competitor in baselines.COMPETITORS}
+        errors[baselines.PERSISTENCE] = {"one_step": None, "rollout": 0.15}
         return {"row": name, "errors": errors | {"ours": {"one_step": ours, "rollout": ours}}}
 
     rows = [row("half", 0.1, 0.2), row("better", 0.1, 0.15), row("worse", 0.2, 0.1), row("diverged", 0.2, None)]
     assert list(baselines.verdicts(rows, "ours")) == [
         *(f"ours: one step no worse than {name} on 3 of 4" for name in baselines.COMPETITORS),
         "ours: rollout at most half of the best competitor's on 2 of 4: half, diverged",
+        "ours: rollout below persistence on 2 of 4",
     ]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ups_server.files.examination import environment
+from ups_server.files.examination_process import PACKAGE, code_folders
 
 PROGRAM = """
 import os, sys
@@ -100,3 +101,14 @@ def test_the_service_side_opens_no_hdf5() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=os.environ.copy()
     )
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_packages_of_another_environment_can_be_read_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As in an environment that sees the packages of the system, or of another one by a `.pth` file."""
+    elsewhere, data = tmp_path / "site-packages", tmp_path / "data"
+    monkeypatch.setattr(sys, "path", [*sys.path, str(elsewhere), str(data), ""])
+    assert elsewhere in code_folders()
+    assert data not in code_folders()
+    assert PACKAGE.parent.name == "site-packages" or PACKAGE.parent not in code_folders()

@@ -40,6 +40,7 @@ from ups_server.pde.described import describe
 
 PACKAGE = Path(__file__).resolve().parent.parent
 DAMAGED = UserError("damaged_file", "the structure of the file is damaged")
+PACKAGE_FOLDERS = ("site-packages", "dist-packages")
 NEUTRAL = "file.h5"
 """A name that tells nothing."""
 
@@ -163,12 +164,21 @@ def _check_store_size(source: PdebenchSource, limits: Limits) -> None:
 
 def _confine(job: Job) -> tuple[str, ...]:
     """Gives up everything but this file, the output folder and our own code; says what holds."""
-    code = {PACKAGE, *(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib"))}
     confinement.limit_resources(job.limits)
-    read = [*code, Path(os.environ["MPLCONFIGDIR"]), job.content]
+    read = [*code_folders(), Path(os.environ["MPLCONFIGDIR"]), job.content]
     files = confinement.restrict_files([path for path in read if path.exists()], [job.output])
     calls = confinement.restrict_calls()
     return ("limits", *(["landlock"] if files else []), *(["seccomp"] if calls else []))
+
+
+def code_folders() -> set[Path]:
+    """This package, Python's own, and where packages are installed: a virtual environment may use those of another.
+
+    Never all of `sys.path`: the folder that this package lies in may hold data too.
+    """
+    own = (sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+    installed = (entry for entry in sys.path if Path(entry).name in PACKAGE_FOLDERS)
+    return {PACKAGE, *map(Path, own), *map(Path, installed)}
 
 
 def _links(job: Job) -> tuple[Path, Path]:

@@ -241,6 +241,9 @@ def test_solve_from_a_file_follows_the_file(ups: Ups, burgers: Path, tmp_path: P
     path = tmp_path / "again.npz"
     ran = ups("solve", "burgers", "--method", "numerical", "--initial", burgers, "--trajectory", "1", "-o", path)
     assert ran.code == 0, ran.err
+    words = ("solve", "burgers", "--method", "numerical", "--initial", burgers, "--n-steps", "1", "-o")
+    spelt = ups(*words, tmp_path / "spelt.npz", "--coef", "viscosity=0.02")
+    assert spelt.code == 0, spelt.err
     with np.load(path, allow_pickle=False) as solution, h5py.File(burgers) as file:
         truth = file["tensor"][1, ::5]
         assert np.abs(solution["data"][..., 0] - truth).max() < 1e-3 * np.abs(truth).max()

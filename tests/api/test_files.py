@@ -215,7 +215,8 @@ def test_a_rollout_from_a_file(service: RunningService, content: bytes) -> None:
     rollout = service.post(request).json()
     assert rollout["coefficients"] == {"beta": 0.4}
     np.testing.assert_array_equal(np.array(rollout["data"][0], np.float32)[:, 0], values[2, 0])
-    assert service.post(request | {"coefficients": {"beta": 1.0}}).json()["coefficients"] == {"beta": 1.0}
+    for spelling in ("beta", "Advection_Speed"):
+        assert service.post(request | {"coefficients": {spelling: 1.0}}).json()["coefficients"] == {"beta": 1.0}
     assert problem(service.post(request | {"family": "burgers"})) == (422, "family_mismatch")
     missing = {"initial_condition": {"file": record["id"], "trajectory": 3}}
     assert problem(service.post(request | missing)) == (422, "row_out_of_range")

@@ -114,6 +114,10 @@ def test_coefficients_are_completed_and_checked(entry: Family) -> None:
     for coefficient in entry.coefficients:
         for spelling in (coefficient.symbol, *coefficient.aliases, coefficient.name.upper()):
             assert entry.complete({spelling: coefficient.default})[coefficient.name] == coefficient.default
+            if spelling != coefficient.name:
+                with pytest.raises(UserError) as caught:
+                    entry.complete({coefficient.name: coefficient.default, spelling: coefficient.default})
+                assert caught.value.code == "coefficient_given_twice"
         with pytest.raises(UserError) as caught:
             entry.complete({coefficient.name: float("nan")})
         assert caught.value.code == "coefficient_out_of_domain"

@@ -227,7 +227,7 @@ def _rollout_request(request: _Request, start: "State | None", catalog: "Catalog
     document: dict[str, Any] = {
         "model": request.model,
         "family": equation.id,
-        "coefficients": {**(start.coefficients if start else {}), **request.coefficients},
+        "coefficients": {**(start.coefficients if start else {}), **equation.named(request.coefficients)},
         "n_steps": request.n_steps or max(request.save_every, round(equation.t_final / dt)),
         "dt": request.dt,
         "save_every": request.save_every,

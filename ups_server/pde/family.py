@@ -146,11 +146,11 @@ class Family(ABC):
         return np.arange(round(self.t_final / self.frame_dt) + 1, dtype=np.float64) * self.frame_dt
 
     @final
-    def complete(self, coefficients: Mapping[str, float] | None) -> dict[str, float]:
-        """All coefficients in declared order, defaults filled in, aliases resolved, domains checked.
+    def named(self, coefficients: Mapping[str, float] | None) -> dict[str, float]:
+        """Given coefficients by their own names.
 
         Raises:
-            UserError: ``unknown_coefficient`` or ``coefficient_out_of_domain``.
+            UserError: ``unknown_coefficient``, or ``coefficient_given_twice`` where two spellings mean the same one.
         """
         names = {alias.lower(): c.name for c in self.coefficients for alias in (c.name, *c.aliases)}
         given: dict[str, float] = {}
@@ -162,7 +162,25 @@ class Family(ABC):
                     got=key,
                     expected=[c.name for c in self.coefficients],
                 )
-            given[names[key.lower()]] = float(value)
+            name = names[key.lower()]
+            if name in given:
+                raise UserError(
+                    "coefficient_given_twice",
+                    f"{name} of {self.id} is given twice, in two spellings",
+                    got={other: v for other, v in (coefficients or {}).items() if names.get(other.lower()) == name},
+                    expected=f"{name} alone",
+                )
+            given[name] = float(value)
+        return given
+
+    @final
+    def complete(self, coefficients: Mapping[str, float] | None) -> dict[str, float]:
+        """All coefficients in declared order, defaults filled in, aliases resolved, domains checked.
+
+        Raises:
+            UserError: ``coefficient_out_of_domain``, and those of `named`.
+        """
+        given = self.named(coefficients)
         complete = {c.name: given.get(c.name, c.default) for c in self.coefficients}
         for coefficient in self.coefficients:
             coefficient.check(complete[coefficient.name])

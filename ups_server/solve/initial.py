@@ -88,12 +88,22 @@ def drawn_states(
 
 
 def _from_lists(values: list[Any]) -> NDArray[Any]:
+    if _holds_truth_values(values):
+        raise UserError(
+            "wrong_dtype", "initial_condition must hold real numbers", got="true or false", expected="numbers"
+        )
     try:
         return np.asarray(values)
     except ValueError:
         raise UserError(
             "wrong_shape", "the lists of the initial condition are not equally long", expected="a full array"
         ) from None
+
+
+def _holds_truth_values(values: list[Any]) -> bool:
+    """NumPy counts a truth value among numbers as 1 or 0."""
+    kinds = set(map(type, values))
+    return bool in kinds or (list in kinds and any(_holds_truth_values(v) for v in values if isinstance(v, list)))
 
 
 def _floats(values: NDArray[Any], name: str) -> Frames:

@@ -193,7 +193,7 @@ def plan(
     card = catalog.model(request.model or settings.default_model)
     equation = _equation(request, card)
     if request.initial_condition is not None and request.initial_condition.file is not None:
-        request, arrays = from_file(request, files, arrays)
+        request, arrays = from_file(request, equation, files, arrays)
     support = card.support(equation.id)
     if request.reference:
         _check_reference(card, equation)

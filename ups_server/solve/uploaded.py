@@ -7,19 +7,20 @@ from numpy.typing import NDArray
 
 from ups_server.errors import UserError
 from ups_server.files.storage import FileStorage
+from ups_server.pde import Family
 from ups_server.specs import RolloutRequest
 
 Arrays = Mapping[str, NDArray[Any]]
 
 
 def from_file(
-    request: RolloutRequest, files: FileStorage | None, arrays: Arrays | None
+    request: RolloutRequest, equation: Family, files: FileStorage | None, arrays: Arrays | None
 ) -> tuple[RolloutRequest, Arrays]:
     """The request with the first state of a trajectory as its array, and that trajectory's coefficients by default.
 
     Raises:
         UserError: ``unknown_file``, ``wrong_state``, ``row_out_of_range``, ``family_mismatch``,
-            ``ambiguous_initial_condition``.
+            ``ambiguous_initial_condition``, and those of `Family.named`.
     """
     initial = request.initial_condition
     if initial is None or initial.file is None or files is None:
@@ -39,5 +40,6 @@ def from_file(
         if static is not None:
             found["static"] = static[0]
         own = dict(zip(store.coefficient_names, store.coefficients[trajectory].tolist(), strict=True))
-    completed = request.model_copy(update={"initial_condition": None, "coefficients": {**own, **request.coefficients}})
+    given = equation.named(request.coefficients)
+    completed = request.model_copy(update={"initial_condition": None, "coefficients": {**own, **given}})
     return completed, found

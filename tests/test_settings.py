@@ -3,6 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
+from ups_server.errors import UserError
 from ups_server.settings import Settings
 
 
@@ -19,6 +20,24 @@ def test_frozen_and_strict() -> None:
         setattr(Settings(), "port", 1)  # noqa: B010 (mypy's view of a frozen field)
     with pytest.raises(ValidationError):
         Settings(port=-1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("UPS_PORT", "many", ["UPS_PORT", "many"]),
+        ("UPS_DEVICE", "abacus", ["UPS_DEVICE", "abacus", "cuda"]),
+        ("UPS_CORS_ORIGINS", "no JSON", ["cors_origins"]),
+    ],
+)
+def test_a_setting_that_is_not_valid_is_one_sentence(
+    name: str, value: str, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UserError) as caught:
+        Settings.given(threads=1)
+    assert caught.value.code == "invalid_setting"
+    assert [word for word in said if word not in str(caught.value)] == []
 
 
 @pytest.mark.parametrize("name", list(Settings.model_fields))

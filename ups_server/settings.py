@@ -3,11 +3,13 @@
 import os
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError
 
+from ups_server.errors import UserError
 from ups_server.logs import LogFormat
 
 
@@ -161,6 +163,27 @@ class Settings(BaseSettings):
     shutdown_grace_s: int = Field(
         default=30, ge=0, description="Seconds open requests get to finish at shutdown; a second signal cuts them off."
     )
+
+    @classmethod
+    def given(cls, **values: Any) -> Self:
+        """The settings of a command: `values`, then the environment, then the defaults.
+
+        Raises:
+            UserError: ``invalid_setting``; it quotes no value that may be a secret.
+        """
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False)[0]
+            name = str(first["loc"][0])
+            raise UserError(
+                "invalid_setting",
+                f"the setting {name} (UPS_{name.upper()}) is not valid",
+                got=None if name == "database_url" else str(first["input"])[:80],
+                expected=first["msg"].lower(),
+            ) from None
+        except SettingsError as error:
+            raise UserError("invalid_setting", "a setting in the environment is not valid", got=str(error)) from None
 
     @property
     def database(self) -> str | None:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.api.conftest import running_service
 from ups_server.data.source import open_source
+from ups_server.jobs.database import open_database
 from ups_server.settings import Settings
 
 
@@ -21,6 +22,7 @@ def ups(data_dir: Path, *words: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_a_rollout_that_nobody_waits_for(settings: Settings, tmp_path: Path) -> None:
     folder = settings.data_dir
+    open_database(folder).close()  # a service was here
     problem = ("burgers", "--method", "numerical", "--coef", "nu=0.02", "--resolution", "32", "--n-steps", "4")
     ordered = ups(folder, "solve", *problem, "--detach", "--json")
     assert ordered.returncode == 0, ordered.stderr
@@ -50,3 +52,11 @@ def test_what_detach_does_not_take(settings: Settings, tmp_path: Path) -> None:
     refused = ups(settings.data_dir, "solve", "burgers", "--detach", "-o", str(tmp_path / "x.nc"))
     assert refused.returncode == 2
     assert "its result is kept" in refused.stderr
+
+
+def test_where_no_service_was_nothing_is_queued(tmp_path: Path) -> None:
+    refused = ups(tmp_path / "nobody", "solve", "burgers", "--method", "numerical", "--detach")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "no service has stored jobs in" in refused.stderr
+    assert "--data-dir" in refused.stderr
+    assert not (tmp_path / "nobody").exists()

@@ -1,5 +1,6 @@
 """Runs the service."""
 
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -11,8 +12,11 @@ from ups_server import logs
 from ups_server.access.keys import KeyStore
 from ups_server.api.app import create_app
 from ups_server.errors import UserError
-from ups_server.jobs.database import open_database
+from ups_server.jobs.database import data_folder_unusable, make_private, open_database
 from ups_server.settings import Settings, is_loopback
+
+PARTS = ("files", "jobs", "models", "rollouts")
+"""Folders that the service makes in its data folder when it needs them."""
 
 
 def serve(settings: Settings, announce: Callable[[str], None] | None = None) -> None:
@@ -22,8 +26,9 @@ def serve(settings: Settings, announce: Callable[[str], None] | None = None) -> 
         announce: called with the base URL once the port is bound.
 
     Raises:
-        UserError: ``remote_not_allowed``, ``address_in_use``.
+        UserError: ``remote_not_allowed``, ``address_in_use``, and those of `check_storage`.
     """
+    check_storage(settings)
     check_host(settings)
     logs.configure(settings.log_level, settings.log_format, "api")
     app = create_app(settings)
@@ -52,6 +57,24 @@ class DrainingServer(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._draining.set()
         super().handle_exit(sig, frame)
+
+
+def check_storage(settings: Settings) -> None:
+    """The data folder can be written and the database read: said in a sentence before anything is started.
+
+    Raises:
+        UserError: ``data_folder_unusable``, ``database_damaged``, and those of `open_database`.
+    """
+    make_private(settings.data_dir)
+    for part in PARTS:
+        folder = settings.data_dir / part
+        if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+            raise data_folder_unusable(folder, "it is no folder" if not folder.is_dir() else "it cannot be written")
+    database = open_database(settings.data_dir, settings.database)
+    try:
+        database.check()
+    finally:
+        database.close()
 
 
 def check_host(settings: Settings) -> None:

@@ -163,7 +163,7 @@ def following(store: "JobStore", job: str) -> "Iterator[JobEvent]":
     """Every event from the first on, until the job has ended."""
     from ups_server.settings import Settings
 
-    poll, after, complete = Settings().job_poll_s, 0, False
+    poll, after, complete = Settings.given().job_poll_s, 0, False
     while not complete:
         found, complete = store.events(job, after)
         yield from found

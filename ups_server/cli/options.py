@@ -26,7 +26,7 @@ def settings_of(data_dir: Path | None) -> "Settings":
     """The settings, with the data folder of the option where it was given."""
     from ups_server.settings import Settings
 
-    return Settings() if data_dir is None else Settings(data_dir=data_dir)
+    return Settings.given(**({} if data_dir is None else {"data_dir": data_dir}))
 
 
 def parse_coefficients(entries: Sequence[str] | None) -> dict[str, float]:

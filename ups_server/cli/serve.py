@@ -29,7 +29,7 @@ def serve(
     from ups_server.settings import Settings
 
     given: dict[str, Any] = {"host": host, "port": port, "data_dir": data_dir}
-    settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    settings = Settings.given(**{name: value for name, value in given.items() if value is not None})
     run(settings, announce)
 
 

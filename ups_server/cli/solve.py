@@ -11,6 +11,7 @@ import numpy as np
 import typer
 
 from ups_server.cli.findings import findings
+from ups_server.cli.jobs import open_store
 from ups_server.cli.options import (
     Coefficients,
     DataDir,
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from ups_server.catalog import Catalog
     from ups_server.pde import State, Trajectory
-    from ups_server.settings import Settings
     from ups_server.solve.rollout import Plan
     from ups_server.specs import RolloutRequest
 
@@ -99,7 +99,7 @@ def solve(
             given = [str(path) for path in (output, initial) if path is not None]
             raise UserError("invalid_request", "--detach starts from --seed; its result is kept", got=given)
         wanted = _Request(family, method or model or "", coefficients, seed, n_steps, dt, save_every, resolution, trust)
-        _order(wanted, settings_of(data_dir), as_json)
+        _order(wanted, data_dir, as_json)
         return
     if output is None:
         raise UserError("invalid_request", "say where the solution goes", expected="--output FILE, or --detach")
@@ -176,22 +176,18 @@ def _read(file: Path, trajectory: int, family: str, coefficients: dict[str, floa
     )
 
 
-def _order(request: _Request, settings: "Settings", as_json: bool) -> None:
-    """Queues the rollout for the service of a data folder."""
+def _order(request: _Request, data_dir: Path | None, as_json: bool) -> None:
+    """Queues the rollout for the service of a data folder; where there never was one, nobody would take it."""
     from ups_server.catalog import Catalog
-    from ups_server.jobs.database import open_database
     from ups_server.jobs.rollouts import order, without_waiting
-    from ups_server.jobs.store import JobStore
     from ups_server.solve.rollout import plan
 
+    settings = settings_of(data_dir)
     catalog = Catalog(settings.data_dir)
-    wanted = _rollout_request(replace(request, model=request.model or settings.default_model), None, catalog)
-    todo = plan(wanted, catalog, without_waiting(settings))
-    database = open_database(settings.data_dir, settings.database)
-    try:
-        job, _ = order(wanted, None, todo, JobStore(database), settings, None)
-    finally:
-        database.close()
+    with open_store(data_dir) as store:
+        wanted = _rollout_request(replace(request, model=request.model or settings.default_model), None, catalog)
+        todo = plan(wanted, catalog, without_waiting(settings))
+        job, _ = order(wanted, None, todo, store, settings, None)
     if as_json:
         print_json(job.model_dump(mode="json"))
         return
@@ -205,13 +201,13 @@ def _plan(request: _Request, start: "State | None", catalog: "Catalog") -> "Plan
 
     wanted = _rollout_request(request, start, catalog)
     if start is None:
-        return plan(wanted, catalog, Settings())
+        return plan(wanted, catalog, Settings.given())
     arrays: dict[str, Any] = {"initial_condition": start.values}
     if start.static is not None:
         arrays["static"] = start.static
     if wanted.output_resolution is not None:
-        return plan(wanted, catalog, Settings(), arrays, offset=start.grid.offset)
-    todo = plan(wanted, catalog, Settings(), arrays)
+        return plan(wanted, catalog, Settings.given(), arrays, offset=start.grid.offset)
+    todo = plan(wanted, catalog, Settings.given(), arrays)
     # Thinning keeps the first point where it was: the file knows the grid better than its number of points.
     problem = replace(todo.spec.problem, grid=start.grid)
     return replace(todo, grid=start.grid, spec=replace(todo.spec, problem=problem))

@@ -5,6 +5,8 @@ another process wrote in between); everything a transaction says about time is t
 """
 
 import json
+import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -58,6 +60,14 @@ class Database:
         with self.engine.connect().execution_options(ups_read_only=True) as connection:
             yield connection
 
+    def check(self) -> None:
+        """Looks at every page of a SQLite file. Raises UserError ``database_damaged``."""
+        if self.engine.dialect.name == "sqlite":
+            with _understood(), self.read() as connection:
+                found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
+                if found != "ok":
+                    raise sqlite3.DatabaseError(found)
+
     def close(self) -> None:
         self.engine.dispose()
 
@@ -66,24 +76,80 @@ def open_database(data_dir: Path, url: str | None = None) -> Database:
     """The database of a service, brought to the schema of this version.
 
     Raises:
-        UserError: ``invalid_database_url``, ``database_unavailable``, ``database_too_new``.
+        UserError: ``invalid_database_url``, ``database_unavailable``, ``database_damaged``, ``database_too_new``,
+            ``data_folder_unusable``.
     """
     from ups_server.jobs.migrations import migrate
 
     if url is None:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        engine = sqlite_engine(data_dir / FILE)
+        make_private(data_dir)
+        engine = sqlite_engine(_private_file(data_dir / FILE))
     else:
         engine = postgresql_engine(url)
+    database = Database(engine)
     try:
-        migrate(engine)
-    except sa.exc.OperationalError as error:
-        engine.dispose()
-        raise UserError("database_unavailable", "the database cannot be used", hint=str(error.orig)) from error
+        with _understood():
+            migrate(engine)
     except UserError:
-        engine.dispose()
+        database.close()
         raise
-    return Database(engine)
+    return database
+
+
+def make_private(folder: Path) -> None:
+    """Makes a data folder, where it is not there yet, that its owner alone can enter.
+
+    Raises:
+        UserError: ``data_folder_unusable``.
+    """
+    try:
+        folder.mkdir(0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise data_folder_unusable(folder, error.strerror) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise data_folder_unusable(folder, "it cannot be written")
+
+
+def data_folder_unusable(folder: Path, reason: str | None) -> UserError:
+    return UserError(
+        "data_folder_unusable",
+        "the data folder cannot be used",
+        got=str(folder),
+        expected="a folder that can be written, or the name of one to make",
+        hint=reason,
+    )
+
+
+def _private_file(file: Path) -> Path:
+    """Makes or makes safe what only the owner may read: the write-ahead log gets the rights of its database."""
+    try:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise UserError("database_unavailable", f"{file} cannot be used", hint=error.strerror) from error
+    try:
+        about = os.fstat(descriptor)
+        if about.st_mode & 0o077 and about.st_uid == os.geteuid():
+            os.fchmod(descriptor, 0o600)
+    finally:
+        os.close(descriptor)
+    return file
+
+
+@contextmanager
+def _understood() -> Iterator[None]:
+    """What a database cannot do, in a sentence; SQLite's own errors come bare while a connection is made."""
+    try:
+        yield
+    except (sa.exc.DatabaseError, sqlite3.DatabaseError) as error:
+        reason = error.orig if isinstance(error, sa.exc.DatabaseError) else error
+        if isinstance(reason, sqlite3.DatabaseError) and not isinstance(reason, sqlite3.OperationalError):
+            raise UserError(
+                "database_damaged",
+                "the database is damaged",
+                got=str(reason),
+                hint=f"put a copy of {FILE} in its place, or move it away: the next start makes a new one",
+            ) from error
+        raise UserError("database_unavailable", "the database cannot be used", hint=str(reason)) from error
 
 
 def sqlite_engine(file: Path) -> sa.Engine:

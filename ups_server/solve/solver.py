@@ -192,4 +192,4 @@ def model_folder(model: str | Path) -> Path:
     from ups_server.catalog import Catalog
     from ups_server.settings import Settings
 
-    return Path(Catalog(Settings().data_dir).model(model).source)
+    return Path(Catalog(Settings.given().data_dir).model(model).source)

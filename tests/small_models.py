@@ -9,6 +9,7 @@ from ups_server.data.statistics import FamilyStatistics
 from ups_server.model.body import load_tokenizer, pretrained_body
 from ups_server.model.config import UPS_MINI, FamilyCard, UPSConfig
 from ups_server.model.ups import UPSModel, build
+from ups_server.pde import Family
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "1d", "2d", "burgers", "advection", "equation", "nu", "beta"]
 WORDS += [mark + letter for letter in "abcdefghijklmnopqrstuvwxyz0123456789.=" for mark in ("", "##")] + [*"',-"]
@@ -23,6 +24,34 @@ def card(name: str = "1D Burgers' Equation", ndim: int = 1, slots: tuple[int, ..
     )  # fmt: skip
     return FamilyCard(
         dt=0.05, name=name, ndim=ndim, fields=fields, slots=slots, symbols={"nu": "Nu"}, statistics=statistics
+    )
+
+
+def card_of(equation: Family) -> FamilyCard:
+    """The card of any family, as a model trained on it would have it."""
+    slots = tuple(field.slot for field in equation.fields)
+    count = len(equation.static_fields)
+    plain = card(equation.name, equation.ndim, slots)
+    statistics = plain.statistics.model_copy(
+        update={
+            "family": equation.id,
+            "fields": tuple(field.name for field in equation.fields),
+            "relative": tuple(field.name for field in equation.fields if field.relative),
+            "static_mean": (0.0,) * count,
+            "static_std": (1.0,) * count,
+        }
+    )
+    return plain.model_copy(
+        update={
+            "fields": statistics.fields,
+            "symbols": {coefficient.name: coefficient.symbol for coefficient in equation.coefficients},
+            "static_fields": tuple(field.name for field in equation.static_fields),
+            "solenoidal": equation.solenoidal,
+            "parity": equation.parity,
+            "static_parity": equation.static_parity,
+            "odd": equation.odd,
+            "statistics": statistics,
+        }
     )
 
 

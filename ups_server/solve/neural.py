@@ -56,10 +56,10 @@ class UPSSession(BatchedSession):
     """
 
     def __init__(self, model: Operator, card: FamilyCard, given: Conditions, u: Tensor, every: int = 1) -> None:
-        self.model, self.card, self.given, self.u, self.every = model, card, given, u, every
+        self.model, self.card, self.given, self.u, self.every = model, card, given, canonical(u), every
         self.context: Context | None = None
         self.steps = 0
-        self.origin = u if model.config.refresh else None
+        self.origin = self.u if model.config.refresh else None
         self.rows = len(u)
         points = tuple(u.shape[2:])
         averaged = given.turn is not None
@@ -76,11 +76,12 @@ class UPSSession(BatchedSession):
     @torch.inference_mode()
     def restore(self, step: int, saved: Frames) -> None:
         """Of a model that reads again, `saved` holds the state that was read last before the state reached."""
-        states = torch.from_numpy(saved.copy()).to(self.u.device)
+        states = torch.tensor(saved, device=self.u.device)
         if self.origin is not None:
-            self.u, states = states.split(self.u.shape[1], dim=1)
+            origin, states = states.split(self.u.shape[1], dim=1)
+            self.u = canonical(origin)
         read([self])
-        self.u, self.steps = states, step
+        self.u, self.steps = canonical(states), step
 
     def step(self) -> Frames:
         self._own = self._own or UPSBatch([self])
@@ -95,6 +96,15 @@ class UPSSession(BatchedSession):
 
     def batch(self, sessions: Sequence[BatchedSession]) -> "UPSBatch":
         return UPSBatch([session for session in sessions if isinstance(session, UPSSession)])
+
+
+def canonical(u: Tensor) -> Tensor:
+    """The values in memory of their own, in the order of their axes.
+
+    Kernels sum in another order where channels lie last, or where memory begins elsewhere: a state that goes on from
+    a copy of its numbers has to lie as the state itself did.
+    """
+    return u.clone(memory_format=torch.contiguous_format)
 
 
 def read(sessions: Sequence[UPSSession]) -> None:
@@ -126,7 +136,7 @@ class UPSBatch:
         self._model = sessions[0].model
         self._rows = [session.rows for session in sessions]
         self._context = joined(sessions)
-        self._u = torch.cat([session.u for session in sessions])
+        self._u = canonical(torch.cat([session.u for session in sessions]))
         spread = (..., *(None,) * (self._u.ndim - 2))
         self._mean = torch.cat([session.given.mean for session in sessions])[spread]
         self._std = torch.cat([session.given.std for session in sessions])[spread]
@@ -135,7 +145,7 @@ class UPSBatch:
     @torch.inference_mode()
     def launch(self, wanted: Sequence[bool]) -> Landing:
         self._read_again()
-        self._u = self._model(self._u, self._context)
+        self._u = canonical(self._model(self._u, self._context))
         for session in self._sessions:
             session.steps += 1
         physical = self._u * self._std + self._mean
@@ -177,7 +187,7 @@ class UPSBatch:
 
     def release(self) -> None:
         for session, rows in zip(self._sessions, self._u.split(self._rows), strict=True):
-            session.u = rows.clone()
+            session.u = canonical(rows)
 
 
 def _frames(rows: Tensor, session: UPSSession) -> Frames:

@@ -8,6 +8,7 @@ from ups_server.pde.families.darcy import Darcy
 from ups_server.pde.families.diffusion_reaction_1d import DiffusionReaction1D
 from ups_server.pde.families.diffusion_reaction_2d import DiffusionReaction2D
 from ups_server.pde.families.diffusion_sorption import DiffusionSorption
+from ups_server.pde.families.evolution_1d import Evolution1D
 from ups_server.pde.families.incompressible_ns_2d import IncompressibleNs2D
 from ups_server.pde.families.shallow_water import ShallowWater
 from ups_server.pde.family import Family
@@ -23,4 +24,5 @@ FAMILIES: tuple[Family, ...] = (
     IncompressibleNs2D(),
     DiffusionReaction2D(),
     Darcy(),
+    Evolution1D(),
 )

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,13 +26,12 @@ PACKAGE_PARENT = Path(__file__).resolve().parent.parent.parent
 ANSWER_BYTES = 2**20
 LOG_BYTES = 4096
 PNG = b"\x89PNG\r\n\x1a\n"
-KILLED_BY = {
-    signal.SIGXCPU: ("too_slow", "reading the file takes more time than a file of its size is allowed"),
-    signal.SIGKILL: ("out_of_memory", "reading the file takes more memory than this machine has"),
-    signal.SIGSEGV: ("damaged_file", "the file makes the HDF5 library fail"),
-    signal.SIGBUS: ("damaged_file", "the file makes the HDF5 library fail"),
-    signal.SIGABRT: ("damaged_file", "the file makes the HDF5 library fail"),
-}
+CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT})
+"""Signals by which a process ends itself: the file may make the HDF5 library fail."""
+FONT_ATTEMPTS = 3
+"""To list the fonts, where a signal ends it."""
+CPU_TICK_S = 0.5
+"""So much less than its limit of CPU time may a process that met it have used, as the kernel counts."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,12 @@ class Ending:
 
 
 class Examination:
-    """The process that examines one file. `run` blocks; `stop` ends it from another thread."""
+    """The process that examines one file. `run` blocks; `stop` ends it from another thread.
+
+    Attributes:
+        killed: the signal that ended the process, where no limit that was measured explains it: another examination
+            may end otherwise.
+    """
 
     def __init__(self, job: Job, cache: Path, timeout_s: float) -> None:
         self.job = job
@@ -55,6 +60,7 @@ class Examination:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._stopped = False
+        self.killed: signal.Signals | None = None
 
     def run(self) -> tuple[Result, Usage] | None:
         """The answer and what it took; None where it was stopped."""
@@ -63,7 +69,8 @@ class Examination:
         ending = self._run(answer, log)
         if ending is None or self._stopped:
             return None
-        result = _result(ending, answer, log, self._timeout_s)
+        self.killed = _killed(ending, self.job)
+        result = _result(ending, self.killed, answer, log, self._timeout_s)
         usage = Usage(
             wall_s=round(ending.wall_s, 3),
             cpu_s=round(ending.cpu_s, 3),
@@ -141,10 +148,20 @@ def environment(cache: Path) -> dict[str, str]:
 
 
 def list_fonts(cache: Path) -> None:
-    """matplotlib's list of fonts, which the confined process reads and cannot write; made once."""
-    if not cache.is_dir():
-        cache.mkdir(parents=True)
-        subprocess.run([sys.executable, "-c", "import matplotlib.font_manager"], check=True, env=environment(cache))
+    """matplotlib's list of fonts, which the confined process reads and cannot write; made once, whole or not at all."""
+    attempts = FONT_ATTEMPTS
+    while not cache.is_dir():
+        part = work_folder(cache.parent, f".{cache.name}-")
+        part.mkdir(parents=True)
+        try:
+            made = subprocess.run([sys.executable, "-c", "import matplotlib.font_manager"], env=environment(part))
+            attempts -= 1
+            if made.returncode >= 0 or not attempts:
+                made.check_returncode()
+                with suppress(OSError):  # another examination was faster
+                    part.rename(cache)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
 
 
 def take_over(job: Job, folder: Path) -> None:
@@ -168,7 +185,7 @@ def take_over(job: Job, folder: Path) -> None:
 
 
 def work_folder(folder: Path, prefix: str) -> Path:
-    """A new folder for one examination, beside the file it examines."""
+    """A new folder for work that may be cut off, beside what it is for."""
     return folder / f"{prefix}{secrets.token_hex(4)}"
 
 
@@ -187,21 +204,34 @@ def _tell(process: "subprocess.Popen[bytes]", message: bytes) -> None:
         logger.warning("an examination ended before it began")
 
 
-def _result(ending: Ending, answer: Path, log: Path, timeout_s: float) -> Result:
+def _killed(ending: Ending, job: Job) -> signal.Signals | None:
+    """The signal that ended a process, unless that was a deadline or its limit of CPU time."""
+    if ending.timed_out or ending.returncode >= 0:
+        return None
+    by, limits = signal.Signals(-ending.returncode), job.limits
+    soonest = {signal.SIGXCPU: limits.structure_cpu_s(job.content.stat().st_size), signal.SIGKILL: limits.cpu_s}
+    return None if by in soonest and ending.cpu_s >= soonest[by] - CPU_TICK_S else by
+
+
+def _result(ending: Ending, killed: signal.Signals | None, answer: Path, log: Path, timeout_s: float) -> Result:
     if ending.timed_out:
         return _refusal(UserError("too_slow", "reading the file takes too long", expected=f"at most {timeout_s:g} s"))
+    if ending.returncode < 0 and killed is None:
+        return _refusal(UserError("too_slow", "reading the file takes more time than a file of its size is allowed"))
+    if killed in CRASHES:
+        return _refusal(UserError("damaged_file", "the file makes the HDF5 library fail"))
     if ending.returncode == 0:
         try:
             with answer.open("rb") as stream:
                 return Result.model_validate_json(stream.read(ANSWER_BYTES))
         except ValidationError:
             logger.error("an examination answered what is no result")
-    elif -ending.returncode in KILLED_BY:
-        return _refusal(UserError(*KILLED_BY[signal.Signals(-ending.returncode)]))
     with log.open("rb") as stream:
         stream.seek(max(0, log.stat().st_size - LOG_BYTES))
         logger.error("an examination failed (%d): %s", ending.returncode, stream.read().decode(errors="replace"))
-    return _refusal(examination_failed(f"exit code {ending.returncode}"))
+    return _refusal(
+        examination_failed(f"exit code {ending.returncode}" if killed is None else f"ended by {killed.name}")
+    )
 
 
 def _refusal(error: UserError) -> Result:

@@ -54,7 +54,7 @@ class InitialConditionSpec(Spec):
         max_length=64,
         description="An uploaded file: the first state of one of its trajectories, whose coefficients are the default.",
     )
-    trajectory: int | None = Field(default=None, ge=0, description="Its number among the file's usable ones.")
+    trajectory: int | None = Field(default=None, ge=0, description="Its number in the file. [default: 0]")
     values: list[Any] | None = Field(
         default=None, description="Nested lists: (X..., C), or (X...) for a single field; a leading axis makes a batch."
     )

@@ -223,3 +223,26 @@ def test_a_rollout_from_a_file(service: RunningService, content: bytes) -> None:
     assert problem(service.post(request | {"initial_condition": {"file": "file-1"}})) == (404, "unknown_file")
     both = {"initial_condition": {"file": record["id"], "sample": {}}}
     assert problem(service.post(request | both)) == (422, "invalid_request")
+
+
+def test_trajectories_have_the_numbers_of_the_file(service: RunningService, tmp_path: Path) -> None:
+    values = numbered = values_of("advection", 6)[..., 0].copy()
+    values[2, 3, 4] = values[4, 0, 0] = np.nan
+    content = plain(tmp_path / "file.h5", {"beta": 0.4}, tensor=values).read_bytes()
+    answer = post(service, content, name="mine.h5", declaration=json.dumps({"family": "advection"}))
+    record = examined(service, answer.json()["id"])
+    report = record["report"]
+    assert (report["rows"], report["check"]["trajectories"], report["preview_row"]) == (4, 6, 0)
+    assert report["check"]["left_out"] == [{"reason": "u holds values that are not finite", "rows": [2, 4]}]
+    start = {"file": record["id"]}
+    request = {"model": "persistence", "family": "advection", "initial_condition": start, "n_steps": 1}
+    for row in (0, 1, 3, 5):
+        rollout = service.post(request | {"initial_condition": start | {"trajectory": row}}).json()
+        np.testing.assert_array_equal(np.array(rollout["data"][0], np.float32)[:, 0], numbered[row, 0])
+    for row in (2, 4):
+        answer = service.post(request | {"initial_condition": start | {"trajectory": row}})
+        assert problem(answer) == (422, "unusable_row")
+        assert answer.json()["detail"].endswith("cannot be used: u holds values that are not finite")
+    beyond = service.post(request | {"initial_condition": start | {"trajectory": 6}})
+    assert problem(beyond) == (422, "row_out_of_range")
+    assert beyond.json()["expected"] == "0 to 5"

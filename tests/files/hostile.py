@@ -143,8 +143,7 @@ def object_attribute(path: Path, secret: Path) -> None:
 
 def never_written(path: Path, secret: Path) -> None:
     with replaced(path) as file:
-        data = file.create_dataset("tensor", SHAPE, "f4", chunks=(1, 5, 16))
-        data[:2] = 1.0
+        file.create_dataset("tensor", SHAPE, "f4", chunks=(1, 5, 16))
 
 
 def never_allocated(path: Path, secret: Path) -> None:
@@ -273,5 +272,5 @@ HOSTILE = {
     "whole numbers": Hostile(whole_numbers, "wrong_dtype", "/tensor does not hold floating-point numbers"),
     "NaN": Hostile(nan_filled, "unusable_file", "u holds 240 values that are not finite"),
     "no trajectories": Hostile(no_trajectories, "empty_file", "/tensor holds no values"),
-    "damaged chunk": Hostile(damaged_chunk, "damaged_file", "a chunk is damaged"),
+    "damaged chunk": Hostile(damaged_chunk, "unusable_file", "its data are damaged or missing"),
 }

@@ -10,6 +10,8 @@ import pytest
 from tests.files.examined import Examined, examined
 from tests.files.test_declaration import EQUATION
 from tests.pdebench_files import FRAMES, plain, values_of, write
+from ups_server.data.check import check_file
+from ups_server.data.rows import LeftOut
 from ups_server.data.store import Store
 from ups_server.files.examination import PNG
 from ups_server.files.records import FileReport
@@ -87,8 +89,26 @@ def test_trajectories_that_cannot_be_used_are_left_out(tmp_path: Path) -> None:
     report = accepted(found)
     assert (report.check.usable, report.rows, report.check.unusable_rows) == (2, 2, (1,))
     assert report.check.problems == ("u holds 1 values that are not finite",)
+    assert report.check.left_out == (LeftOut(reason="u holds values that are not finite", rows=(1,)),)
     with Store.open(found.output / "store") as store:
         np.testing.assert_array_equal(store.read(range(2))[..., 0], values[[0, 2]])
+        assert store.row_numbers.numbers.tolist() == [0, 2]
+
+
+def test_chunks_that_are_missing_or_damaged_leave_their_rows_out(tmp_path: Path) -> None:
+    path = plain(tmp_path / "file.h5", {"beta": 0.4}, tensor=None)
+    with h5py.File(path, "a") as file:
+        data = file.create_dataset("tensor", (3, FRAMES, 16), "f4", chunks=(1, FRAMES, 16), compression="gzip")
+        data[1:] = values_of("advection")[1:, ..., 0]
+        data.id.write_direct_chunk((2, 0, 0), b"\x00" * 64)
+    report = accepted(examined(path, tmp_path, family="advection"))
+    checked = check_file(path, "advection")
+    assert report.check.left_out == checked.left_out
+    assert {group.rows: group.reason for group in checked.left_out} == {
+        (0,): "its values were never all written",
+        (2,): "/tensor cannot be read: its data are damaged or missing",
+    }
+    assert (report.rows, report.preview_row, checked.usable) == (1, 1, 1)
 
 
 def allen_cahn(path: Path, **attributes: Any) -> Path:

@@ -3,13 +3,13 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ups_server.cli.options import check_file, check_folder
+from ups_server.cli.options import FileCoefficients, FileFamily, check_file, check_folder, parse_coefficients
 from ups_server.cli.output import Advance, print_json, print_line, print_note, print_table, progress
 from ups_server.errors import UserError
 from ups_server.jobs.spec import AlignmentName, TuningName
@@ -36,7 +36,8 @@ def adapt(
     validation_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Validation and test come from here, and not from the rest.")
     ] = None,
-    family: Annotated[str | None, typer.Option(help="Family of the file, where it does not say.")] = None,
+    family: FileFamily = None,
+    coef: FileCoefficients = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="OUT", help="Write the report; `-` for standard output.")
     ] = None,
@@ -69,7 +70,8 @@ def adapt(
     output = output.resolve()
     check_output(output)
     with interruptible() as stopped, progress("reading") as advance:
-        report = _adapt(model, (file, validation_file), family, settings, output, device, stopped, advance)
+        said = FileSaid(family, parse_coefficients(coef))
+        report = _adapt(model, (file, validation_file), said, settings, output, device, stopped, advance)
     if json_file == Path("-"):
         print_json(report)
         return
@@ -83,7 +85,7 @@ def adapt(
 def _adapt(
     model: str,
     files: tuple[Path, Path | None],
-    family: str | None,
+    said: "FileSaid",
     settings: Any,
     output: Path,
     device: str,
@@ -101,9 +103,9 @@ def _adapt(
     folder = model_folder(model)
     place = Place(work, TerminalListener(advance), stopped, choose_device(device))
     try:
-        data = FewShotData(_store(file, family, work / "store", advance), file.name)
+        data = FewShotData(_store(file, said, work / "store", advance), file.name)
         if held_out is not None:
-            validation = _store(held_out, family, work / "validation_store", advance)
+            validation = _store(held_out, said, work / "validation_store", advance)
             data = replace(data, validation=validation, validation_file=held_out.name)
         adaptation = Adaptation(folder, data, settings, output.name, place)
         report = adaptation.run()
@@ -119,21 +121,37 @@ def _adapt(
     return report
 
 
-def _store(file: Path, family: str | None, copy: Path, advance: Advance) -> "Store":
-    """The file in our own layout; copied once, to `copy`."""
+@dataclass(frozen=True)
+class FileSaid:
+    """What the user says about the files."""
+
+    family: str | None
+    coefficients: dict[str, float]
+
+
+def _store(file: Path, said: FileSaid, copy: Path, advance: Advance) -> "Store":
+    """The file in our own layout, without the rows that cannot be used; copied once, to `copy`."""
     from contextlib import closing
 
     from ups_server.data.manifest import MANIFEST
+    from ups_server.data.report import rows_text
+    from ups_server.data.rows import grouped
     from ups_server.data.source import open_source
     from ups_server.data.store import Store
     from ups_server.data.transcode import transcode
+    from ups_server.data.usable import usable
 
     if (file / MANIFEST).is_file():
         return Store.open(file)
     if (copy / MANIFEST).is_file():
         return Store.open(copy)
-    with closing(open_source(file, family)) as source:
-        return transcode(source, copy, {"file": file.name}, lambda done, total: advance(done, total, "reading"))
+    with closing(open_source(file, said.family, said.coefficients)) as source:
+        left_out = usable(source).row_numbers.left_out
+        for group in grouped(left_out):
+            print_note(f"{file.name}: {rows_text(group.rows)} left out: {group.reason}")
+        return transcode(
+            source, copy, {"file": file.name}, lambda done, total: advance(done, total, "reading"), left_out
+        )
 
 
 class TerminalListener:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ups_server.cli.options import AsJson, FamilyId, check_folder, check_suffix, parse_coefficients
-from ups_server.cli.options import Coefficients as CoefficientOptions
+from ups_server.cli.options import FileCoefficients as CoefficientOptions
+from ups_server.cli.options import FileFamily as Family
 from ups_server.cli.output import print_json, print_line, print_note, progress
 from ups_server.errors import UserError
 
@@ -53,7 +54,8 @@ def generate(
 @app.command()
 def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A file or store of trajectories.")],
-    family: Annotated[str | None, typer.Option(help="Its family, where the file does not say.")] = None,
+    family: Family = None,
+    coef: CoefficientOptions = None,
     as_json: AsJson = False,
 ) -> None:
     """Read a whole file and report what it holds; exit code 2 where trajectories cannot be used.
@@ -62,7 +64,7 @@ def check(
     """
     from ups_server.data.check import check_file, report_text
 
-    report = check_file(file, family)
+    report = check_file(file, family, parse_coefficients(coef))
     if as_json:
         print_json(report.model_dump(mode="json"))
     else:
@@ -80,17 +82,19 @@ def show(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A file or store of trajectories.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="PICTURE", help="A .png, or an animated .gif.")],
     trajectory: Annotated[int, typer.Option(min=0, help="Its number in the file.")] = 0,
-    family: Annotated[str | None, typer.Option(help="Its family, where the file does not say.")] = None,
+    family: Family = None,
+    coef: CoefficientOptions = None,
 ) -> None:
     """Draw one trajectory of a file."""
     from ups_server.data.preview import preview
+    from ups_server.data.rows import place_of
     from ups_server.data.source import open_source
     from ups_server.pictures import save_picture
 
     check_suffix(output, (".png", ".gif"))
-    source = open_source(file, family)
+    source = open_source(file, family, parse_coefficients(coef))
     try:
-        save_picture(preview(source, trajectory), output)
+        save_picture(preview(source, place_of(source, trajectory, file.name)), output)
     finally:
         source.close()
     print_note(f"trajectory {trajectory} of {file} drawn to {output}")
@@ -102,7 +106,7 @@ def convert(
     output: Annotated[
         Path, typer.Argument(metavar="OUT", help="A .h5, .hdf5, .nc, .zarr or .npz; its suffix decides.")
     ],
-    family: Annotated[str | None, typer.Option(help="Its family, where the file does not say.")] = None,
+    family: Family = None,
     coef: CoefficientOptions = None,
 ) -> None:
     """Copy trajectories into another format: PDEBench HDF5, NetCDF-CF, Zarr or npz."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ups_server.cli.options import check_file, check_folder
+from ups_server.cli.options import FileCoefficients, FileFamily, check_file, check_folder, parse_coefficients
 from ups_server.cli.output import print_json, print_note, print_table, progress
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ def evaluate(
     predictions: Annotated[
         Path | None, typer.Option(metavar="OUT.h5", help="Write truth and predictions, to recompute any score.")
     ] = None,
+    family: FileFamily = None,
+    coef: FileCoefficients = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     body: Annotated[
         Literal["trained", "none", "random"],
@@ -42,6 +44,7 @@ def evaluate(
     for output in (json_file, predictions):
         if output is not None:
             check_folder(output)
+    from ups_server.data.report import rows_text
     from ups_server.solve.evaluate import evaluate as score
 
     with progress("evaluating") as advance:
@@ -53,6 +56,8 @@ def evaluate(
             trajectories=trajectories,
             device=device,
             body=body,
+            family=family,
+            coefficients=parse_coefficients(coef),
             predictions=predictions,
             progress=lambda file, done, total: advance(done, total, file),
         )
@@ -63,6 +68,9 @@ def evaluate(
     if json_file is not None:
         json_file.write_text(json.dumps(documents, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         print_note(f"scores written to {json_file}")
+    for entry in scores:
+        for group in entry.left_out:
+            print_note(f"{entry.file}: {rows_text(group.rows)} left out: {group.reason}")
     print_table(COLUMNS, [_row(entry) for entry in scores])
 
 

@@ -16,6 +16,11 @@ Coefficients = Annotated[
     list[str] | None,
     typer.Option("--coef", metavar="NAME=VALUE", help="A coefficient, repeatable; others keep the family's default."),
 ]
+FileFamily = Annotated[str | None, typer.Option("--family", help="Family of the file, where it does not say.")]
+FileCoefficients = Annotated[
+    list[str] | None,
+    typer.Option("--coef", metavar="NAME=VALUE", help="A coefficient of the file, where it does not say; repeatable."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DataDir = Annotated[
     Path | None, typer.Option("--data-dir", help="Folder whose `models/` adds models.", envvar="UPS_DATA_DIR")

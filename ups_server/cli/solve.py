@@ -150,19 +150,13 @@ def _find_model(model: str | None, data_dir: Path | None) -> "tuple[Catalog, str
 
 def _read(file: Path, trajectory: int, family: str, coefficients: dict[str, float], resolution: int | None) -> "State":
     """The first frame of one trajectory, thinned to `resolution`."""
+    from ups_server.data.rows import place_of
     from ups_server.data.source import open_source
     from ups_server.pde import State
 
     check_file(file)
     with closing(open_source(file, family, coefficients or None)) as source:
-        if trajectory >= source.n_trajectories:
-            raise UserError(
-                "not_found",
-                f"{file.name} has no such trajectory",
-                got=trajectory,
-                expected=f"0 to {source.n_trajectories - 1}",
-            )
-        whole = source.trajectory(trajectory)
+        whole = source.trajectory(place_of(source, trajectory, file.name))
     stride = 1 if resolution is None else whole.grid.stride_to(resolution)
     thinned = (slice(None, None, stride),) * whole.grid.ndim
     return State(

@@ -42,10 +42,11 @@ def check_disjoint(training: Store, rows: Iterable[int], held_out: Store) -> Non
     trained = set(_fingerprints(training, rows))
     shared = [row for row, found in enumerate(_fingerprints(held_out, range(len(held_out)))) if found in trained]
     if shared:
+        first = int(held_out.row_numbers.numbers[shared[0]])
         raise UserError(
             "validation_file_overlaps",
             "the validation file holds trajectories that would be trained on",
-            got=f"{len(shared)} of {len(held_out)}, the first is row {shared[0]}",
+            got=f"{len(shared)} of {len(held_out)}, the first is row {first}",
             expected="trajectories from other initial states",
         )
 

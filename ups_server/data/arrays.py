@@ -4,6 +4,7 @@ import json
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self, final
 
@@ -11,11 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ups_server.data.pdebench.axes import grid_of
-from ups_server.data.rows import trajectory_of
+from ups_server.data.pdebench.coefficients import coefficient_table
+from ups_server.data.pdebench.identify import canonical
+from ups_server.data.rows import RowNumbers, coefficient_faults, trajectory_of
 from ups_server.data.store import Frames, Rows
 from ups_server.errors import UserError
 from ups_server.pde.boundary import BoundaryCondition
 from ups_server.pde.described import describe
+from ups_server.pde.family import Family
 from ups_server.pde.grid import Grid
 from ups_server.pde.state import Trajectory
 
@@ -24,33 +28,54 @@ UNREADABLE = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.Bad
 """What the libraries below raise on files that are damaged or another format."""
 
 
-def open_arrays(path: Path, family: str | None) -> "ArraySource":
+def open_arrays(path: Path, family: str | None, coefficients: Mapping[str, float] | None = None) -> "ArraySource":
     """Open a `.nc`, `.zarr` or `.npz` of trajectories.
 
     Args:
-        family: must agree with the file's own.
+        family: needed where the file does not say, and must agree with it where it does.
+        coefficients: likewise.
 
     Raises:
         UserError: ``unreadable``, or what is missing or contradictory.
     """
+    said = Said(family, coefficients or {})
     try:
-        source: ArraySource = NpzSource(path) if path.suffix.lower() == ".npz" else XarraySource(path)
+        return NpzSource(path, said) if path.suffix.lower() == ".npz" else XarraySource(path, said)
     except UNREADABLE as error:
         reason = "is empty" if path.is_file() and path.stat().st_size == 0 else "is damaged or of another format"
         raise UserError("unreadable", f"{path.name} {reason}") from error
-    if family is not None and family != source.family:
-        source.close()
-        raise UserError("family_mismatch", f"{path.name} holds another family", got=family, expected=source.family)
-    return source
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the user says about a file."""
+
+    family: str | None
+    coefficients: Mapping[str, float]
+
+    def equation(self, path: Path, own: object) -> Family:
+        """The family that file and user name.
+
+        Raises:
+            UserError: ``family_unknown`` or ``family_mismatch``.
+        """
+        own = own if isinstance(own, str) else None
+        if own is None and self.family is None:
+            raise UserError("family_unknown", f"{path.name} does not say which family it holds", hint="name the family")
+        if None not in (own, self.family) and own != self.family:
+            raise UserError("family_mismatch", f"{path.name} holds another family", got=self.family, expected=own)
+        return describe(self.family or own or "")
 
 
 class ArraySource(ABC):
     """Trajectories as arrays with names. A `TrajectorySource`.
 
     Args:
-        entries: the file's description of itself: at least `family`.
+        equation: the family of the file.
+        entries: the file's description of itself.
         axes: coordinates by axis name.
-        coefficients: by name, one number or one a trajectory; those not given keep the family's default.
+        coefficients: by name, one number or one a trajectory.
+        told: coefficients that the user gives: together all must be known.
     """
 
     layout: ClassVar[str]
@@ -58,16 +83,16 @@ class ArraySource(ABC):
     def __init__(
         self,
         path: Path,
+        equation: Family,
         entries: Mapping[str, Any],
         times: NDArray[np.float64],
         axes: Mapping[str, NDArray[np.float64]],
         coefficients: Mapping[str, NDArray[np.float64]],
         count: int,
+        told: Mapping[str, float],
     ) -> None:
-        if not isinstance(entries.get("family"), str):
-            raise UserError("family_unknown", f"{path.name} does not say which family it holds")
         self.path = path
-        self.equation = describe(entries["family"])
+        self.equation = equation
         missing = [name for name in AXES[: self.equation.ndim] if name not in axes]
         if missing or not np.isfinite(times).all() or times.ndim != 1:
             raise UserError("wrong_axis", f"{path.name} lacks {', '.join(missing) or 'finite times'}")
@@ -81,9 +106,17 @@ class ArraySource(ABC):
         sides = entries.get("boundary")
         self.boundary = self.equation.boundary if sides is None else BoundaryCondition.from_names(sides)
         self.n_trajectories = count
-        complete = self.equation.complete({name: float(np.ravel(v)[0]) for name, v in coefficients.items()})
-        columns = [np.broadcast_to(np.ravel(coefficients.get(name, complete[name])), (count,)) for name in complete]
-        self.coefficients: NDArray[np.float64] = np.array(columns, np.float64).reshape(-1, count).T
+        stored = {canonical(equation, name, name): np.ravel(column) for name, column in coefficients.items()}
+        unknown = sorted(set(stored) - set(self.coefficient_names))
+        if unknown:
+            raise UserError(
+                "unknown_coefficient", f"{self.family} has no coefficient {unknown[0]}", expected=self.coefficient_names
+            )
+        self.coefficients: NDArray[np.float64] = coefficient_table(
+            equation, self.coefficient_names, count, stored, {"the user": told}
+        )
+        self.row_numbers: RowNumbers = RowNumbers.without({}, count)
+        self.row_faults: Mapping[int, str] = coefficient_faults(equation, self.coefficients)
         self.chunk_rows = self.chunk_frames = 1
 
     @final
@@ -166,7 +199,7 @@ class XarraySource(ArraySource):
 
     layout = "NetCDF or Zarr"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, said: Said) -> None:
         import xarray as xr
 
         if path.is_dir():
@@ -176,12 +209,12 @@ class XarraySource(ArraySource):
         else:
             self._file = xr.open_dataset(path, engine="h5netcdf", decode_times=False, cache=False)
         try:
-            self._describe(path)
+            self._describe(path, said)
         except BaseException:
             self._file.close()
             raise
 
-    def _describe(self, path: Path) -> None:
+    def _describe(self, path: Path, said: Said) -> None:
         entries = dict(self._file.attrs)
         if "boundary" in entries:
             entries["boundary"] = json.loads(entries["boundary"])
@@ -189,7 +222,8 @@ class XarraySource(ArraySource):
         axes = {name: coordinates.pop(name) for name in AXES if name in coordinates}
         times = coordinates.pop("time", np.full(1, np.nan))
         names = {str(name): value for name, value in coordinates.items() if name != "trajectory"}
-        super().__init__(path, entries, times, axes, names, self._file.sizes.get("trajectory", 1))
+        equation, count = said.equation(path, entries.get("family")), self._file.sizes.get("trajectory", 1)
+        super().__init__(path, equation, entries, times, axes, names, count, said.coefficients)
         for name, order in (
             *((name, ("time", *AXES[: self.grid.ndim])) for name in self.fields),
             *((name, AXES[: self.grid.ndim]) for name in self.static_fields),
@@ -223,7 +257,7 @@ class NpzSource(ArraySource):
 
     layout = "npz"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, said: Said) -> None:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             if not {"header", "data", "times"} <= set(file.files):
                 raise UserError("missing_dataset", f"{path.name} lacks header, data or times", got=file.files[:12])
@@ -232,11 +266,11 @@ class NpzSource(ArraySource):
             axes = {name: np.asarray(file[name], np.float64) for name in AXES if name in file.files}
             has_static = "static" in file.files
         data = _mapped(path, "data")
-        ndim = describe(str(entries.get("family"))).ndim
-        if data.ndim == ndim + 2:
+        equation = said.equation(path, entries.get("family"))
+        if data.ndim == equation.ndim + 2:
             data = data[None]
-        coefficients = {name: np.asarray(value, np.float64) for name, value in entries["coefficients"].items()}
-        super().__init__(path, entries, times, axes, coefficients, len(data))
+        coefficients = {name: np.asarray(value, np.float64) for name, value in entries.get("coefficients", {}).items()}
+        super().__init__(path, equation, entries, times, axes, coefficients, len(data), said.coefficients)
         expected = (len(data), len(times), *self.grid.n, len(self.fields))
         if data.shape != expected or data.dtype.kind != "f":
             raise UserError(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ups_server.data.rows import RowNumbers
 from ups_server.data.source import TrajectorySource
 from ups_server.data.store import Frames, Rows
 from ups_server.errors import UserError
@@ -50,6 +51,18 @@ class ChainedSource:
     def coefficients(self) -> NDArray[np.float64]:
         """(N, K)"""
         return np.concatenate([self._source(index).coefficients for index in range(len(self._openers))])
+
+    @property
+    def row_numbers(self) -> RowNumbers:
+        """Rows are counted through all files."""
+        return RowNumbers.without({}, self.n_trajectories)
+
+    @cached_property
+    def row_faults(self) -> dict[int, str]:
+        faults: dict[int, str] = {}
+        for index, start in enumerate(self._first_row[:-1].tolist()):
+            faults |= {start + row: reason for row, reason in self._source(index).row_faults.items()}
+        return faults
 
     def read(self, rows: Rows, frames: Frames = slice(None), stride: int = 1, first: int = 0) -> NDArray[np.float32]:
         """(len(rows), len(frames), X..., C)

@@ -33,7 +33,8 @@ def convert(source: TrajectorySource, target: str | os.PathLike[str], progress: 
     The file appears when it is whole. A trajectory axis is always written.
 
     Raises:
-        UserError: ``unknown_format``, ``file_exists`` (a folder), ``no_layout``, and those of reading.
+        UserError: ``unknown_format``, ``file_exists`` (a folder), ``no_layout``, ``unusable_file``,
+            and those of reading.
     """
     path = Path(target)
     suffix = path.suffix.lower()
@@ -41,6 +42,9 @@ def convert(source: TrajectorySource, target: str | os.PathLike[str], progress: 
         raise UserError("unknown_format", f"{path.name} names no format", got=suffix, expected=list(SUFFIXES))
     if path.is_dir():
         raise UserError("file_exists", f"{path} exists", hint="delete it, or choose another path")
+    if source.row_faults:
+        row, reason = next(iter(sorted(source.row_faults.items())))
+        raise UserError("unusable_file", f"trajectory {row} cannot be copied: {reason}", got=len(source.row_faults))
     header = Header(
         describe(source.family),
         source.grid,

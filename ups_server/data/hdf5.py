@@ -41,7 +41,7 @@ def dataset(group: h5py.Group, name: str) -> h5py.Dataset:
     """A dataset whose data lie in this file.
 
     Raises:
-        UserError: ``missing_dataset`` or ``unsupported_storage``.
+        UserError: ``missing_dataset``, ``unsupported_storage`` or ``never_written``.
     """
     label = f"{group.name.rstrip('/')}/{name}"
     if not has(group, name, h5py.Dataset):
@@ -54,6 +54,8 @@ def dataset(group: h5py.Group, name: str) -> h5py.Dataset:
         raise UserError("unsupported_storage", f"{label} needs a filter plugin to be read")
     if found.chunks and int(np.prod(found.chunks, dtype=np.float64)) * found.dtype.itemsize > MAX_CHUNK_BYTES:
         raise UserError("unsupported_storage", f"{label} is stored in chunks of over 1 GiB", got=found.chunks)
+    if found.size and found.id.get_storage_size() == 0:
+        raise UserError("never_written", f"{label} declares values that were never written")
     return found
 
 
@@ -84,6 +86,8 @@ def vector(group: h5py.Group, name: str) -> NDArray[np.float64]:
     found = dataset(group, name)
     if found.ndim != 1 or found.dtype.kind not in "fiu" or found.size > 2**24:
         raise UserError("wrong_axis", f"{found.name} is no list of coordinates", got=(found.shape, str(found.dtype)))
+    if len(unwritten(found)):
+        raise UserError("never_written", f"{found.name} was never written")
     values = read(found, ()).astype(np.float64)
     if not np.isfinite(values).all():
         raise UserError("wrong_axis", f"{found.name} holds values that are not finite")
@@ -100,6 +104,23 @@ def read(source: h5py.Dataset, selection: Any) -> NDArray[np.floating[Any]]:
         return cast(NDArray[np.floating[Any]], source[selection])
     except OSError as error:
         raise UserError("unreadable", f"{source.name} cannot be read: its data are damaged or missing") from error
+
+
+def unwritten(source: h5py.Dataset) -> NDArray[np.int64]:
+    """Indices along the first axis whose values are not all stored: reading them would give fill values."""
+    if source.chunks is None:  # is stored whole or, which `dataset` refuses, not at all
+        return np.arange(0)
+    first, *others = (-(-n // chunk) for n, chunk in zip(source.shape, source.chunks, strict=True))
+    expected = int(np.prod(others, dtype=np.int64))
+    if source.id.get_num_chunks() >= first * expected:
+        return np.arange(0)
+    stored_chunks = np.zeros(first, np.int64)
+
+    def count(chunk: Any) -> None:
+        stored_chunks[chunk.chunk_offset[0] // source.chunks[0]] += 1
+
+    source.id.chunk_iter(count)
+    return np.flatnonzero(np.repeat(stored_chunks < expected, source.chunks[0])[: len(source)])
 
 
 def numbers(attributes: h5py.AttributeManager) -> dict[str, NDArray[np.float64]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from ups_server.data.rows import LeftOut
 from ups_server.pde.boundary import BoundaryCondition
 from ups_server.pde.grid import Grid
 
@@ -82,6 +83,8 @@ class StoreManifest(BaseModel):
     """The whole store.
 
     Attributes:
+        left_out: rows of the file that the store was made of which are not in it, by their numbers there; None where
+            nothing was recorded: a store that was not made of a file, or by an earlier version.
         provenance: where the rows came from; free JSON, not part of the fingerprint.
         fingerprint: sha256 over layout and shard checksums: equal fingerprints mean equal data.
     """
@@ -92,6 +95,7 @@ class StoreManifest(BaseModel):
     layout: Layout
     count: int
     shards: tuple[Shard, ...]
+    left_out: tuple[LeftOut, ...] | None = None
     provenance: dict[str, Any] = {}
     fingerprint: str
 

@@ -12,7 +12,9 @@ POINTS = {1: 1024, 2: 256}
 
 
 def preview(source: TrajectorySource, row: int) -> Trajectory:
-    """Row `row` with at most `FRAMES` frames, evenly spaced, and every so many points: large files cost little memory.
+    """Row `row` of the source, thinned: large files cost little memory.
+
+    At most `FRAMES` frames, evenly spaced, and every so many points.
 
     Raises:
         UserError: ``row_out_of_range``, or ``picture_not_available`` for 3-D states.

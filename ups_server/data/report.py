@@ -1,9 +1,12 @@
 """What the checker says about a file."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
+from ups_server.data.rows import LeftOut
+
+SHOWN_ROWS = 8
 FROZEN = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -52,6 +55,7 @@ class CheckReport(BaseModel):
         dt: spacing of the frames, None where they are not equally spaced.
         usable: trajectories that were read whole and hold finite values only, none negative where that is wrong.
         unusable_rows: the first of the others.
+        left_out: all of the others by reason, the first thousand of each.
         problems: what keeps trajectories from being used; one sentence each.
         warnings: what a user should know.
     """
@@ -75,6 +79,7 @@ class CheckReport(BaseModel):
     trajectories: int
     usable: int
     unusable_rows: tuple[int, ...]
+    left_out: tuple[LeftOut, ...] = ()
     problems: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -113,10 +118,17 @@ def _lines(report: CheckReport) -> Iterator[str]:
             else:
                 yield f"  {word}        {field.name}: {field.min:.4g} to {field.max:.4g}, mean {field.mean:.4g}"
     yield f"  trajectories  {report.trajectories}, {report.usable} usable"
-    if report.unusable_rows:
-        yield f"  not usable    rows {', '.join(map(str, report.unusable_rows))}"
+    for group in report.left_out:
+        yield f"  left out      {rows_text(group.rows)}: {group.reason}"
     for sentence in report.problems:
         yield f"  problem       {sentence}"
     for sentence in report.warnings:
         yield f"  note          {sentence}"
     yield "  ok" if report.ok else "  NOT ok"
+
+
+def rows_text(rows: Sequence[int]) -> str:
+    """`row 3`, or `rows 2, 4, 5`, the first few."""
+    shown = ", ".join(map(str, rows[:SHOWN_ROWS]))
+    more = f" and {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else ""
+    return f"row{'' if len(rows) == 1 else 's'} {shown}{more}"

@@ -1,11 +1,12 @@
 """Some rows of a source, as a source."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ups_server.data.rows import trajectory_of
+from ups_server.data.rows import RowNumbers, trajectory_of
 from ups_server.data.source import TrajectorySource
 from ups_server.data.store import Frames, Rows
 from ups_server.pde.boundary import BoundaryCondition
@@ -14,11 +15,23 @@ from ups_server.pde.state import Trajectory
 
 
 class SelectedRows:
-    """The rows `chosen` of `source`, numbered from 0. A `TrajectorySource`."""
+    """The rows `chosen` of `source`, numbered from 0. A `TrajectorySource`.
 
-    def __init__(self, source: TrajectorySource, chosen: Sequence[int]) -> None:
+    Args:
+        left_out: other rows of `source` -> why they were not chosen, where that is to be told.
+    """
+
+    def __init__(
+        self, source: TrajectorySource, chosen: Sequence[int], left_out: Mapping[int, str] | None = None
+    ) -> None:
         self.source = source
         self.chosen = np.asarray(chosen, np.int64)
+        self.row_numbers: RowNumbers = source.row_numbers.chosen(self.chosen, left_out)
+
+    @cached_property
+    def row_faults(self) -> Mapping[int, str]:
+        faults = self.source.row_faults
+        return {place: faults[row] for place, row in enumerate(self.chosen.tolist()) if row in faults}
 
     @property
     def layout(self) -> str:

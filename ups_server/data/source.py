@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ups_server.data.rows import RowNumbers
 from ups_server.data.store import Frames, Rows, Store
 from ups_server.errors import UserError
 from ups_server.pde.boundary import BoundaryCondition
@@ -51,6 +52,16 @@ class TrajectorySource(Protocol):
     def boundary(self) -> BoundaryCondition: ...
     @property
     def n_trajectories(self) -> int: ...
+    @property
+    def row_numbers(self) -> RowNumbers:
+        """The numbers that the rows have in their file; `read` and `trajectory` take places in the source."""
+        ...
+
+    @property
+    def row_faults(self) -> Mapping[int, str]:
+        """Row -> why it cannot be used, as far as coefficients and storage tell before a value is read."""
+        ...
+
     @property
     def chunk_rows(self) -> int:
         """Rows that are stored together: streams read multiples of it."""
@@ -109,7 +120,7 @@ def open_source(
     if file.suffix.lower() in ARRAY_SUFFIXES:
         from ups_server.data.arrays import open_arrays
 
-        return open_arrays(file, family)
+        return open_arrays(file, family, coefficients)
     from ups_server.data.pdebench import open_pdebench
 
     return open_pdebench(file, family, coefficients)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from ups_server.data.manifest import FORMAT_VERSION, MANIFEST, Shard, StoreManifest
-from ups_server.data.rows import trajectory_of
+from ups_server.data.rows import RowNumbers, by_row, trajectory_of
 from ups_server.errors import UserError
 from ups_server.pde.boundary import BoundaryCondition
 from ups_server.pde.grid import Grid
@@ -100,6 +100,18 @@ class Store:
     @property
     def chunk_frames(self) -> int:
         return 1
+
+    @cached_property
+    def row_numbers(self) -> RowNumbers:
+        """The numbers of the rows in the file that the store was made of."""
+        left_out = by_row(self.manifest.left_out or ())
+        refused = self.manifest.provenance.get("refused", 0)
+        return RowNumbers.without(left_out, len(self), max(0, int(refused) - len(left_out)))
+
+    @property
+    def row_faults(self) -> dict[int, str]:
+        """None: what a store holds was checked when it was made."""
+        return {}
 
     def __len__(self) -> int:
         return self.manifest.count

@@ -1,7 +1,7 @@
 """Copying a file of trajectories into our own layout: trainers never open a user's HDF5."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from ups_server.data.build import Progress
 from ups_server.data.manifest import GridRecord, Layout
+from ups_server.data.rows import grouped
+from ups_server.data.selection import SelectedRows
 from ups_server.data.source import TrajectorySource, block_rows, frame_slices
 from ups_server.data.store import Store
 from ups_server.data.writer import StoreWriter
@@ -20,8 +22,12 @@ def transcode(
     path: str | os.PathLike[str],
     provenance: dict[str, Any] | None = None,
     progress: Progress | None = None,
+    left_out: Mapping[int, str] | None = None,
 ) -> Store:
-    """Copy all trajectories of `source` into a store at `path`, in constant memory; rows keep their numbers.
+    """Copy the trajectories of `source` into a store at `path`, in constant memory; the store knows their numbers.
+
+    Args:
+        left_out: rows of `source` that are not copied -> why; see `ups_server.data.usable`.
 
     Raises:
         UserError: ``non_finite`` where a value is not finite, and those of `StoreWriter`.
@@ -35,7 +41,10 @@ def transcode(
         coefficients=source.coefficient_names,
         static_fields=source.static_fields,
     )
-    with StoreWriter(path, layout, provenance) as writer:
+    if left_out:
+        kept = [row for row in range(source.n_trajectories) if row not in left_out]
+        source = SelectedRows(source, kept, left_out)
+    with StoreWriter(path, layout, provenance, left_out=grouped(source.row_numbers.left_out)) as writer:
         done = writer.written
         for block in block_rows(source):
             rows = range(max(done, block.start), block.stop)

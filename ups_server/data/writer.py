@@ -7,7 +7,7 @@ final name is complete. The manifest is written after all of them, so a store wi
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ups_server.data.atomic import replacing, sync_folder
 from ups_server.data.manifest import MANIFEST, Layout, Shard, StoreManifest, fingerprint
+from ups_server.data.rows import LeftOut
 from ups_server.data.store import COEFFICIENT, VALUE, Store
 from ups_server.errors import UserError
 
@@ -32,6 +33,7 @@ class StoreWriter:
         path: folder of the store; made if absent.
         layout: what every row has in common.
         provenance: where the rows come from; a resumed store must have been begun with the same.
+        left_out: rows of the file that is copied which are not to be in the store.
         rows_per_shard: default: as many as fit `SHARD_BYTES`. Callers that resume make it a multiple of their batch.
 
     Raises:
@@ -44,10 +46,12 @@ class StoreWriter:
         layout: Layout,
         provenance: dict[str, Any] | None = None,
         rows_per_shard: int | None = None,
+        left_out: Sequence[LeftOut] | None = None,
     ) -> None:
         self.path = Path(path)
         self.layout = layout
         self.provenance = self.plain(provenance or {})
+        self.left_out = None if left_out is None else tuple(left_out)
         row_bytes = int(np.prod(layout.row_shape)) * VALUE.itemsize
         self.rows_per_shard = rows_per_shard or max(1, SHARD_BYTES // row_bytes)
         self._begin()
@@ -132,6 +136,7 @@ class StoreWriter:
             layout=self.layout,
             count=self.written,
             shards=shards,
+            left_out=self.left_out,
             provenance=self.provenance,
             fingerprint=fingerprint(self.layout, shards),
         )
@@ -150,14 +155,14 @@ class StoreWriter:
             self._current.abandon()
 
     def _begin(self) -> None:
-        plan = json.dumps(
-            {
-                "layout": self.layout.model_dump(mode="json"),
-                "provenance": self.provenance,
-                "rows_per_shard": self.rows_per_shard,
-            },
-            indent=1,
-        )
+        settings: dict[str, Any] = {
+            "layout": self.layout.model_dump(mode="json"),
+            "provenance": self.provenance,
+            "rows_per_shard": self.rows_per_shard,
+        }
+        if self.left_out:
+            settings["left_out"] = [group.model_dump(mode="json") for group in self.left_out]
+        plan = json.dumps(settings, indent=1)
         file = self.path / PLAN
         if (self.path / MANIFEST).exists():
             raise UserError(

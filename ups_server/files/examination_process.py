@@ -26,7 +26,6 @@ from ups_server.data import hdf5
 from ups_server.data.check import CheckReport, check_source
 from ups_server.data.pdebench.reading import PdebenchSource
 from ups_server.data.preview import preview
-from ups_server.data.selection import SelectedRows
 from ups_server.data.transcode import transcode
 from ups_server.errors import UserError
 from ups_server.files import confinement
@@ -97,8 +96,8 @@ def _check_deflated(label: str, found: h5d.DatasetID) -> None:
         inflating = zlib.decompressobj()
         try:
             inflating.decompress(raw, most)
-        except zlib.error:
-            raise UserError("damaged_file", f"{label} cannot be read: a chunk is damaged") from None
+        except zlib.error:  # the library stops here too: the rows of this chunk cannot be read
+            continue
         if not inflating.eof:
             raise UserError("chunk_refused", f"{label} has a chunk that inflates to more than it declares")
 
@@ -106,15 +105,15 @@ def _check_deflated(label: str, found: h5d.DatasetID) -> None:
 def _accept(job: Job, source: PdebenchSource) -> FileReport:
     _check_store_size(source, job.limits)
     check, unusable = check_source(job.content, source)
-    rows = [row for row in range(source.n_trajectories) if row not in unusable]
+    rows = source.n_trajectories - len(unusable)
     if not rows or (check.problems and not unusable):
         raise UserError(
             "unusable_file",
             f"no trajectory can be used: {'; '.join(check.problems)}",
             got=f"{check.usable} of {check.trajectories} usable",
         )
-    provenance: dict[str, Any] = {**job.provenance, "name": job.name, "rows": len(rows), "refused": len(unusable)}
-    with transcode(SelectedRows(source, rows), job.output / STORE, provenance) as store:
+    provenance: dict[str, Any] = {**job.provenance, "name": job.name, "rows": rows, "refused": len(unusable)}
+    with transcode(source, job.output / STORE, provenance, left_out=unusable) as store:
         pictures.save_picture(preview(store, 0), job.output / PREVIEW)
         family = describe(source.family)
         return FileReport(
@@ -123,7 +122,8 @@ def _accept(job: Job, source: PdebenchSource) -> FileReport:
             slots={field.name: field.slot for field in family.fields},
             boundary=tuple((low, high) for low, high in source.boundary.as_names()),
             dt=_step(check, family.dt),
-            rows=len(rows),
+            rows=rows,
+            preview_row=int(store.row_numbers.numbers[0]),
             fingerprint=store.manifest.fingerprint,
             store_bytes=sum(entry.stat().st_size for entry in store.path.iterdir()),
         )

@@ -55,10 +55,7 @@ class ProblemRecord(BaseModel):
 
 
 class FileReport(BaseModel):
-    """What is in an accepted file.
-
-    Its store numbers the usable trajectories from 0: `rows` of them.
-    """
+    """What is in an accepted file. Trajectories have the numbers of the file everywhere."""
 
     model_config = FROZEN
 
@@ -67,7 +64,8 @@ class FileReport(BaseModel):
     slots: dict[str, int] = Field(description="Field -> its slot in the superspace of the models.")
     boundary: tuple[tuple[str, str], ...] = Field(description="[low, high] kind per axis.")
     dt: float | None = Field(description="The step to learn: the family's, or the frame spacing.")
-    rows: int = Field(description="Trajectories that can be used, numbered from 0.")
+    rows: int = Field(description="Trajectories that can be used; `check.left_out` lists the others.")
+    preview_row: int = Field(default=0, description="The trajectory that the preview shows.")
     fingerprint: str = Field(description="Equal fingerprints mean equal data.")
     store_bytes: int
 

@@ -23,7 +23,11 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from ups_server.data.atomic import replacing, sync_folder
+from ups_server.data.manifest import MANIFEST, StoreManifest
+from ups_server.data.rows import LeftOut
 from ups_server.data.store import Store
 from ups_server.errors import UserError
 from ups_server.files.declaration import Declaration
@@ -67,6 +71,7 @@ class FileStorage:
                 shutil.rmtree(entry)
             if self.state(file_id) == "ready":
                 (self.folder(file_id) / CONTENT).unlink(missing_ok=True)
+                self._record_left_out(file_id)
 
     def ids(self) -> list[str]:
         if not self.root.is_dir():
@@ -267,6 +272,19 @@ class FileStorage:
     def room(self, without: str | None = None) -> int:
         """Bytes of the quota that are free, those of one file not counted."""
         return self.quota - sum(_size(record) for record in self._records() if record.id != without)
+
+    def _record_left_out(self, file_id: str) -> None:
+        """Completes a store of an earlier version, which did not record the rows it lacks: the report names some."""
+        file, outcome = self.folder(file_id) / STORE / MANIFEST, self.outcome(file_id)
+        try:
+            manifest = StoreManifest.model_validate_json(file.read_bytes())
+        except (OSError, ValidationError):  # whoever opens it is told
+            return
+        if manifest.left_out is None and outcome is not None and outcome.report is not None:
+            check = outcome.report.check
+            known = LeftOut(reason="; ".join(check.problems), rows=check.unusable_rows)
+            left_out = (known,) if known.rows else ()
+            _write(file, manifest.model_copy(update={"left_out": left_out}).model_dump_json(indent=1))
 
     def _records(self) -> Iterator[FileRecord]:
         for file_id in self.ids():

@@ -185,9 +185,9 @@ class Structure:
         if layout == h5d.COMPACT:
             return
         offset = found.get_offset()
-        if offset is None or found.get_storage_size() < logical:
-            raise _refusal("never_written", f"{label} declares values that were never written", None, None)
-        if offset + logical > self._file_bytes:
+        if offset is None:  # never written, which readers look after
+            return
+        if found.get_storage_size() < logical or offset + logical > self._file_bytes:
             raise _refusal("truncated", f"{label} reaches beyond the end of the file: it is truncated", None, None)
 
     def _check_chunks(self, label: str, found: h5d.DatasetID, plist: Any, shape: tuple[int, ...], size: int) -> None:
@@ -204,15 +204,8 @@ class Structure:
         self._chunks += expected
         if self._chunks > self._limits.chunks:
             raise _refusal("too_many_chunks", "the file has too many chunks", self._chunks, self._limits.chunks)
-        stored = found.get_num_chunks()
-        if stored < expected:
-            raise _refusal(
-                "never_written",
-                f"{label} declares values that were never written",
-                f"{stored} of {expected} chunks",
-                None,
-            )
-        logical, kept = math.prod(shape) * size, found.get_storage_size()
+        # Chunks that were never written are left to the readers.
+        logical, kept = found.get_num_chunks() * chunk_bytes, found.get_storage_size()
         if logical > self._limits.ratio * kept:
             raise _refusal(
                 "compression_ratio",
@@ -249,7 +242,10 @@ def deflated_chunks(found: h5d.DatasetID) -> Iterator[tuple[bytes, int]]:
     chunk = tuple(int(n) for n in plist.get_chunk())
     decoded = math.prod(chunk) * found.get_type().get_size() + 4096
     steps = [range(0, n, c) for n, c in zip(found.shape, chunk, strict=True)]
+    complete = found.get_num_chunks() == math.prod(len(step) for step in steps)
     for offset in itertools.product(*steps):
+        if not complete and found.get_chunk_info_by_coord(offset).byte_offset is None:  # was never written
+            continue
         mask, raw = found.read_direct_chunk(offset)
         if not mask & 1 << place:
             yield raw, decoded

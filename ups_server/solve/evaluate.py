@@ -4,7 +4,7 @@ Trajectories are read, predicted and reduced to the moments of their errors in b
 number of trajectories.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ups_server.data.rows import grouped
 from ups_server.data.source import TrajectorySource, open_source
+from ups_server.data.usable import usable
 from ups_server.errors import UserError
 from ups_server.pde.metrics import ErrorMoments, concatenate, error_moments
 from ups_server.solve.evaluation_input import EvaluationInput, evaluation_input
@@ -34,8 +36,10 @@ def evaluate(
     predictions: str | Path | None = None,
     progress: Progress | None = None,
     body: Literal["trained", "none", "random"] = "trained",
+    family: str | None = None,
+    coefficients: Mapping[str, float] | None = None,
 ) -> list[FileScores]:
-    """Scores a model on each file.
+    """Scores a model on each file; rows that cannot be used are left out, and the scores list them.
 
     Args:
         model: a solver, or what `load` takes.
@@ -43,6 +47,8 @@ def evaluate(
         resolution: points along the first axis, an integer-stride subsample; default: the file's.
         trajectories: the first so many of each file, or all where it holds fewer.
         body: control of the language model of a model that is loaded here (see `load`).
+        family: of the files, where they do not say.
+        coefficients: of the files, where they do not say.
         predictions: HDF5 file to write truth and predictions to (see `solve.predictions`).
 
     Raises:
@@ -56,8 +62,10 @@ def evaluate(
     with predictions_file(None if predictions is None else Path(predictions), paths) as output:
         scores = []
         for index, path in enumerate(paths):
-            with closing(open_source(path)) as source:
-                task = evaluation_input(source, path, solver, dt, resolution, trajectories)
+            with closing(open_source(path, family, coefficients)) as source:
+                evaluation_input(source, path, solver, dt, resolution, trajectories)  # refuses before the file is read
+                rows = usable(source, trajectories)
+                task = evaluation_input(rows, path, solver, dt, resolution, trajectories)
                 group = None if output is None else output.group(index, task.trajectories)
                 scores.append(_evaluate_file(solver, task, group, progress))
         return scores
@@ -85,7 +93,7 @@ def _evaluate_file(
     solver: Solver, task: EvaluationInput, output: PredictionsGroup | None, progress: Progress | None
 ) -> FileScores:
     if output is not None:
-        output.describe(_attributes(solver, task), task.coefficients)
+        output.describe(_attributes(solver, task), task.coefficients, task.row_numbers)
     errors = _Errors()
     for rows in task.batches():
         truth, problem, static = task.truth(rows), task.problem(rows), task.static(rows)
@@ -104,6 +112,7 @@ def _evaluate_file(
         dt=task.dt,
         resolution=list(task.grid.n),
         trajectories=task.trajectories,
+        left_out=list(grouped(task.source.row_numbers.left_out)),
         steps=task.steps,
         **errors.scores(task.fields),
     )

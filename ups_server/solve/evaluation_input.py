@@ -51,6 +51,12 @@ class EvaluationInput:
             for name, column in zip(self.source.coefficient_names, table.T, strict=True)
         }
 
+    @property
+    def row_numbers(self) -> list[int]:
+        """The numbers of the trajectories in the file."""
+        numbers: list[int] = self.source.row_numbers.numbers[: self.trajectories].tolist()
+        return numbers
+
     def batches(self) -> Iterator[range]:
         """Rows that fit into memory together."""
         values = (self.steps + 1) * int(np.prod(self.grid.n)) * len(self.fields)

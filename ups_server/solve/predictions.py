@@ -2,8 +2,9 @@
 
 HDF5. With one input file the datasets lie at the root, with several each has a group of the file's name:
 `truth` and `rollout` (N, T, X..., C), `one_step` (N, T-1, X..., C; absent where it is not defined), float32 in physical
-units; `rollout[:, 0]` is the given state, `one_step[:, t]` predicts `truth[:, t + 1]` from `truth[:, t]`. Attributes:
-`fields`, `dt`, `family`, `coefficients` (JSON), `model`, `file`.
+units, and `rows` (N), the numbers of the trajectories in their file; `rollout[:, 0]` is the given state,
+`one_step[:, t]` predicts `truth[:, t + 1]` from `truth[:, t]`. Attributes: `fields`, `dt`, `family`, `coefficients`
+(JSON), `model`, `file`.
 """
 
 import json
@@ -27,8 +28,9 @@ class PredictionsGroup:
     group: Any
     trajectories: int
 
-    def describe(self, attributes: Mapping[str, Any], coefficients: Mapping[str, Any]) -> None:
-        """Writes the attributes."""
+    def describe(self, attributes: Mapping[str, Any], coefficients: Mapping[str, Any], rows: Sequence[int]) -> None:
+        """Writes the attributes, and the numbers of the trajectories in their file."""
+        self.group["rows"] = list(rows)
         self.group.attrs.update(attributes)
         self.group.attrs["coefficients"] = json.dumps(dict(coefficients))
 

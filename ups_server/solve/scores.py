@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from ups_server.data.rows import LeftOut
 from ups_server.pde import metrics
 from ups_server.pde.metrics import ErrorMoments
 
@@ -80,6 +81,9 @@ class FileScores(_Scores):
     dt: float
     resolution: list[int] = Field(description="Points per axis, in the file's order of axes.")
     trajectories: int
+    left_out: list[LeftOut] = Field(
+        default=[], description="Trajectories of the file that cannot be used, by number, and why: they are not scored."
+    )
     steps: int = Field(description="Predicted steps of a rollout.")
     one_step: OneStepScores | None = Field(description="Null where a visible state does not determine the next.")
     rollout: RolloutScores

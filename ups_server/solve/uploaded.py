@@ -5,6 +5,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from ups_server.data.rows import place_of
 from ups_server.errors import UserError
 from ups_server.files.storage import FileStorage
 from ups_server.pde import Family
@@ -19,7 +20,7 @@ def from_file(
     """The request with the first state of a trajectory as its array, and that trajectory's coefficients by default.
 
     Raises:
-        UserError: ``unknown_file``, ``wrong_state``, ``row_out_of_range``, ``family_mismatch``,
+        UserError: ``unknown_file``, ``wrong_state``, ``unusable_row``, ``row_out_of_range``, ``family_mismatch``,
             ``ambiguous_initial_condition``, and those of `Family.named`.
     """
     initial = request.initial_condition
@@ -34,12 +35,12 @@ def from_file(
             raise UserError(
                 "family_mismatch", f"{initial.file} holds another family", got=request.family, expected=store.family
             )
-        trajectory = initial.trajectory or 0
-        found = {"initial_condition": store.read([trajectory], [0])[0, 0]}
-        static = store.read_static([trajectory])
+        row = place_of(store, initial.trajectory or 0, initial.file)
+        found = {"initial_condition": store.read([row], [0])[0, 0]}
+        static = store.read_static([row])
         if static is not None:
             found["static"] = static[0]
-        own = dict(zip(store.coefficient_names, store.coefficients[trajectory].tolist(), strict=True))
+        own = dict(zip(store.coefficient_names, store.coefficients[row].tolist(), strict=True))
     given = equation.named(request.coefficients)
     completed = request.model_copy(update={"initial_condition": None, "coefficients": {**own, **given}})
     return completed, found

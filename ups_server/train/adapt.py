@@ -182,7 +182,7 @@ class Adaptation:
         return {
             **outcome(zero_shot, tuned, list(curve.values())),
             "split": {part: facts[part] for part in ("training", "validation", "test")},
-            **self.trajectories.report(),
+            **self.trajectories.report(self.split),
             "steps": max(map(int, curve)),
             "best_step": int(progress.best_at),
             "curve": list(curve.values()),

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ups_server.data.agreement import check_agreement, check_disjoint
+from ups_server.data.rows import summary
 from ups_server.data.splits import FewShotSplit, few_shot_split, held_out_split
 from ups_server.data.store import Store
 
@@ -50,6 +51,14 @@ class FewShotData:
             found["validation_fingerprint"] = self.validation.manifest.fingerprint
         return found
 
-    def report(self) -> dict[str, Any]:
-        """The entry of a report about a second file, where there is one."""
-        return {} if self.validation is None else {"validation_file": self.validation_file}
+    def report(self, split: FewShotSplit) -> dict[str, Any]:
+        """What a report says of the files: the numbers of the rows trained on, and of those left out, with reasons."""
+        own = self.training.row_numbers
+        found: dict[str, Any] = {
+            "training_rows": own.numbers[split.training].tolist(),
+            "left_out": summary(own.left_out),
+        }
+        if self.validation is not None:
+            found["validation_file"] = self.validation_file
+            found["validation_left_out"] = summary(self.validation.row_numbers.left_out)
+        return found

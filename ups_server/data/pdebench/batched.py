@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ups_server.data import hdf5
 from ups_server.data.pdebench.axes import grid_of, times_of
 from ups_server.data.pdebench.card import BATCHED, CARDS, Card
-from ups_server.data.pdebench.coefficients import coefficient_table
+from ups_server.data.pdebench.coefficients import attribute_coefficients, coefficient_table
 from ups_server.data.pdebench.configuration import config_coefficients, read_config
 from ups_server.data.pdebench.identify import FAMILY, choose_card, family_of
 from ups_server.data.pdebench.reading import Block, StackedSource
@@ -61,7 +61,8 @@ class BatchedFile(StackedSource):
         grid = _grid(file, card, equation, tuple(points))
         super().__init__(path, file, card, equation, equation.boundary, grid, _times(file, count, frames), count)
         told = {"the user": dict(given or {}), "the configuration": config_coefficients(config, card, path.name)}
-        self._table = coefficient_table(equation, card, (), count, file.attrs, told)
+        stored = attribute_coefficients(equation, card, file.attrs)
+        self._table = coefficient_table(equation, (), count, stored, told)
 
     def _blocks(self, start: int, stop: int, frames: slice) -> Iterator[Block]:
         channel = 0
@@ -116,6 +117,8 @@ def _times(file: h5py.File, count: int, frames: int) -> NDArray[np.float64]:
     found = hdf5.float_dataset(file, TIMES, 2)
     if found.shape[0] != count:
         raise UserError("wrong_axis", f"{found.name} has not one row a trajectory", got=found.shape, expected=count)
+    if len(hdf5.unwritten(found)):
+        raise UserError("never_written", f"{found.name} was never written")
     table = hdf5.read(found, ()).astype(np.float64)
     if not np.isfinite(table).all():
         raise UserError("wrong_axis", f"{found.name} holds values that are not finite")

@@ -1,4 +1,4 @@
-"""The coefficients of every trajectory, from the attributes of a file, its name and the user."""
+"""The coefficients of every trajectory, from a file, its name and the user."""
 
 from collections.abc import Iterable, Mapping
 
@@ -8,46 +8,75 @@ from numpy.typing import NDArray
 
 from ups_server.data import hdf5
 from ups_server.data.pdebench.card import Card
-from ups_server.data.pdebench.identify import canonical, merge_coefficients
+from ups_server.data.pdebench.identify import canonical, merge_coefficients, same_number
+from ups_server.data.rows import coefficient_faults
 from ups_server.errors import UserError
 from ups_server.pde.family import Family
 
+Stored = Mapping[str, NDArray[np.float64]]
+"""Coefficient -> one number, or one a trajectory."""
+
+
+def attribute_coefficients(equation: Family, card: Card, attributes: h5py.AttributeManager) -> Stored:
+    """What the attributes of a file say."""
+    known = {alias.lower(): c.name for c in equation.coefficients for alias in (c.name, *c.aliases)}
+    known |= {attribute.lower(): canonical(equation, name) for name, attribute in card.attributes.items()}
+    return {known[key]: v.ravel() for key, v in hdf5.numbers(attributes).items() if key in known and v.size}
+
 
 def coefficient_table(
-    equation: Family,
-    card: Card,
-    required: Iterable[str],
-    count: int,
-    attributes: h5py.AttributeManager,
-    told: Mapping[str, Mapping[str, float]],
+    equation: Family, required: Iterable[str], count: int, stored: Stored, told: Mapping[str, Mapping[str, float]]
 ) -> NDArray[np.float64]:
-    """(N, K): attributes are one number, or a list of one a trajectory; all voices must agree.
+    """(N, K): the file gives one number, or a list of one a trajectory; all voices must agree.
+
+    A list may hold numbers that are not finite or outside the domain: those rows cannot be used.
 
     Args:
-        required: coefficients without a default.
+        required: coefficients that must be known; the others default.
         told: who else says so -> coefficients.
 
     Raises:
-        UserError: ``wrong_attribute`` and those of `merge_coefficients`.
+        UserError: ``wrong_attribute``, ``coefficient_mismatch``, and those of `merge_coefficients`.
     """
-    known = {alias.lower(): c.name for c in equation.coefficients for alias in (c.name, *c.aliases)}
-    known |= {attribute.lower(): canonical(equation, name) for name, attribute in card.attributes.items()}
-    found = {known[key]: v.ravel() for key, v in hdf5.numbers(attributes).items() if key in known and v.size}
-    lists = {name: value for name, value in found.items() if value.size > 1}
-    voices = {
-        who: {key: value for key, value in values.items() if not lists or canonical(equation, key) not in lists}
-        for who, values in told.items()
-    }
-    # The first row stands for the others in the comparison.
-    voices["the attributes"] = {name: float(value[0]) for name, value in found.items()}
-    merged = merge_coefficients(equation, required, voices)
-    table = np.tile(np.array(list(merged.values())), (count, 1))
+    lists = {name: column for name, column in stored.items() if column.size > 1}
     for name, column in lists.items():
         if len(column) != count:
             raise UserError(
                 "wrong_attribute", f"{name} has not one value a trajectory", got=len(column), expected=count
             )
-        for value in (column.min(), column.max()):
-            equation.complete({name: float(value)})
+        _check_told(equation, name, column, told)
+    voices = {
+        who: {key: value for key, value in values.items() if canonical(equation, key, key) not in lists}
+        for who, values in told.items()
+    }
+    # The first number of a list that can be used stands for the others.
+    voices["the file"] = {name: _first_usable(equation, name, column) for name, column in stored.items()}
+    merged = merge_coefficients(equation, required, voices)
+    table = np.tile(np.array(list(merged.values())), (count, 1))
+    for name, column in lists.items():
         table[:, list(merged).index(name)] = column
     return table
+
+
+def _check_told(
+    equation: Family, name: str, column: NDArray[np.float64], told: Mapping[str, Mapping[str, float]]
+) -> None:
+    """Who gives one number for what the file lists must mean each of them."""
+    for who, values in told.items():
+        for key, value in values.items():
+            differs = [row for row, own in enumerate(column.tolist()) if not same_number(own, value)]
+            if canonical(equation, key, key) == name and differs:
+                raise UserError(
+                    "coefficient_mismatch",
+                    f"{who} and the file disagree about {name} of trajectory {differs[0]}",
+                    got=value,
+                    expected=float(column[differs[0]]),
+                )
+
+
+def _first_usable(equation: Family, name: str, column: NDArray[np.float64]) -> float:
+    place = [coefficient.name for coefficient in equation.coefficients].index(name)
+    table = np.tile([coefficient.default for coefficient in equation.coefficients], (len(column), 1))
+    table[:, place] = column
+    faults = coefficient_faults(equation, table)
+    return float(next((column[row] for row in range(len(column)) if row not in faults), column[0]))

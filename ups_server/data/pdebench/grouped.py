@@ -17,7 +17,7 @@ from ups_server.data.pdebench.axes import grid_of, times_of
 from ups_server.data.pdebench.card import CARDS, GROUPED, Card
 from ups_server.data.pdebench.configuration import config_coefficients, read_config
 from ups_server.data.pdebench.identify import FAMILY, choose_card, family_of, merge_coefficients
-from ups_server.data.pdebench.reading import Block, PdebenchSource
+from ups_server.data.pdebench.reading import NEVER_WRITTEN, Block, PdebenchSource
 from ups_server.errors import UserError
 
 
@@ -60,14 +60,28 @@ class GroupedFile(PdebenchSource):
         self._given = dict(given or {})
         self._shape, self._chunks = data.shape, data.chunks
         self._coordinates = dict(zip((*self._axes, "grid/t"), (*coordinates, stored_times), strict=True))
-        self._alike = {0}
+        self._alike: set[int] = set()
         self._row_coefficients(0)
 
-    @cached_property
+    @property
     def coefficients(self) -> NDArray[np.float64]:
-        return np.array([self._row_coefficients(row) for row in range(self.n_trajectories)]).reshape(
-            self.n_trajectories, len(self.coefficient_names)
-        )
+        return self._configured[0]
+
+    @cached_property
+    def row_faults(self) -> dict[int, str]:
+        return self._configured[1]
+
+    @cached_property
+    def _configured(self) -> tuple[NDArray[np.float64], dict[int, str]]:
+        """Coefficients (N, K), NaN where the configuration of a row cannot be used, and why it cannot."""
+        table = np.full((self.n_trajectories, len(self.coefficient_names)), np.nan)
+        faults: dict[int, str] = {}
+        for row in range(self.n_trajectories):
+            try:
+                table[row] = self._row_coefficients(row)
+            except UserError as error:
+                faults[row] = str(error)
+        return table, faults
 
     @property
     def chunk_rows(self) -> int:
@@ -100,6 +114,8 @@ class GroupedFile(PdebenchSource):
                 expected=self._shape,
             )
         if row not in self._alike:
+            if len(hdf5.unwritten(found)):
+                raise UserError("never_written", f"{found.name} cannot be read: {NEVER_WRITTEN}")
             self._compare_axes(group)
             self._alike.add(row)
         return found

@@ -106,6 +106,7 @@ def merge_coefficients(
     return family.complete(known)
 
 
-def canonical(family: Family, key: str) -> str:
+def canonical(family: Family, key: str, unknown: str = "") -> str:
     """The coefficient's own name for one of its spellings."""
-    return next(c.name for c in family.coefficients if key.lower() in {alias.lower() for alias in (c.name, *c.aliases)})
+    spelt = (c.name for c in family.coefficients if key.lower() in {alias.lower() for alias in (c.name, *c.aliases)})
+    return next(spelt, unknown)

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self, final
 
@@ -9,8 +10,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from ups_server.data import hdf5
 from ups_server.data.pdebench.card import Card
-from ups_server.data.rows import trajectory_of
+from ups_server.data.rows import RowNumbers, coefficient_faults, trajectory_of
 from ups_server.data.store import Frames, Rows
 from ups_server.errors import UserError
 from ups_server.pde.boundary import BoundaryCondition
@@ -20,6 +22,8 @@ from ups_server.pde.state import Trajectory
 
 RUN_BYTES = 64 * 2**20
 """What one read from the file aims to hold at most."""
+
+NEVER_WRITTEN = "its values were never all written"
 
 Block = tuple[slice, NDArray[np.floating[Any]]]
 """Channels, and their values with the spatial axes in the order of the file."""
@@ -78,6 +82,16 @@ class PdebenchSource(ABC):
     @abstractmethod
     def coefficients(self) -> NDArray[np.float64]:
         """(N, K)"""
+
+    @property
+    @final
+    def row_numbers(self) -> RowNumbers:
+        return RowNumbers.without({}, self.n_trajectories)
+
+    @cached_property
+    def row_faults(self) -> dict[int, str]:
+        """Row -> why it cannot be used, before a value is read."""
+        return coefficient_faults(self.equation, self.coefficients)
 
     @property
     @abstractmethod
@@ -184,6 +198,22 @@ class StackedSource(PdebenchSource):
     @final
     def coefficients(self) -> NDArray[np.float64]:
         return self._table
+
+    @cached_property
+    def row_faults(self) -> dict[int, str]:
+        unwritten = dict.fromkeys(sorted(self._unwritten), NEVER_WRITTEN)
+        return coefficient_faults(self.equation, self.coefficients) | unwritten
+
+    @cached_property
+    def _unwritten(self) -> frozenset[int]:
+        """Rows whose values are not all in the file."""
+        return frozenset(row for found in self.datasets() for row in hdf5.unwritten(found).tolist())
+
+    def _check_rows(self, rows: Rows) -> None:
+        super()._check_rows(rows)
+        for row in rows if self._unwritten else ():
+            if row in self._unwritten:
+                raise UserError("never_written", f"trajectory {row} cannot be read: {NEVER_WRITTEN}")
 
     @property
     @final

@@ -13,7 +13,7 @@ import numpy as np
 from ups_server.data import hdf5
 from ups_server.data.pdebench.axes import grid_of, times_of
 from ups_server.data.pdebench.card import CARDS, SINGLE, Card
-from ups_server.data.pdebench.coefficients import coefficient_table
+from ups_server.data.pdebench.coefficients import attribute_coefficients, coefficient_table
 from ups_server.data.pdebench.identify import FAMILY, choose_card, family_of, named_card
 from ups_server.data.pdebench.reading import Block, StackedSource
 from ups_server.errors import UserError
@@ -66,7 +66,8 @@ class SingleFile(StackedSource):
         boundary = card.boundary(equation, path.name, hdf5.text(file.attrs, BOUNDARY))
         super().__init__(path, file, card, equation, boundary, grid, times, shape[0])
         told = {"the user": dict(given or {}), "the file's name": card.name_coefficients(path.name) or {}}
-        self._table = coefficient_table(equation, card, card.attributes, shape[0], file.attrs, told)
+        stored = attribute_coefficients(equation, card, file.attrs)
+        self._table = coefficient_table(equation, card.attributes, shape[0], stored, told)
 
     def _blocks(self, start: int, stop: int, frames: slice) -> Iterator[Block]:
         for channel, source in enumerate(self._datasets):

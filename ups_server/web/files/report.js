@@ -12,6 +12,7 @@ export function fileReport(record) {
     ["Equation", h("span", {}, check.family, " ", equation(check.equation))],
     ["Layout", check.layout],
     ["Trajectories", `${rows} of ${check.trajectories} can be used`],
+    ...check.left_out.map((group) => ["Left out", `${group.rows.length === 1 ? "number" : "numbers"} ${listed(group.rows)}: ${group.reason}`]),
     ["Frames", `${check.frames}, t from ${number(check.t_first)} to ${number(check.t_last)}`],
     ["Step to learn", dt === null ? "frames are not equally spaced" : number(dt)],
     ["Axes", check.axes.map((axis) => `${axis.n} points from ${number(axis.low)} to ${number(axis.high)}`).join("; ")],
@@ -37,8 +38,11 @@ export function fileReport(record) {
   );
 }
 
+/** The first few numbers of a list. */
+const listed = (rows) => rows.slice(0, 8).join(", ") + (rows.length > 8 ? ` and ${rows.length - 8} more` : "");
+
 function preview(record) {
-  const image = h("img", { class: "preview", alt: `First trajectory of ${record.name}` });
+  const image = h("img", { class: "preview", alt: `Trajectory ${record.report.preview_row} of ${record.name}` });
   picture(image, `v1/files/${segment(record.id)}/preview`).catch(() => image.remove());
   return image;
 }

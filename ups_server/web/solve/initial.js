@@ -62,7 +62,7 @@ export function initialState(onChange) {
 
   function chosenFile() {
     const record = files.find((entry) => entry.id === file.value);
-    trajectory.max = record ? record.report.rows - 1 : 0;
+    trajectory.max = record ? record.report.check.trajectories - 1 : 0;
     if (Number(trajectory.value) > Number(trajectory.max)) trajectory.value = 0;
     onChange();
   }

@@ -1,0 +1,183 @@
+"""One pass over the values of a source: what they are, and which rows can be used."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ups_server.data.report import FieldReport
+from ups_server.data.selection import SelectedRows
+from ups_server.data.source import TrajectorySource, block_rows, frame_slices
+from ups_server.data.statistics import Moments
+from ups_server.data.store import Store
+from ups_server.errors import UserError
+from ups_server.pde.described import describe
+from ups_server.pde.family import Family, Field
+
+PIECE = 2**20
+NEGATIVE = 1e-5
+"""How far below zero, relative to its largest value, a positive field may round."""
+
+
+def usable(source: TrajectorySource, at_most: int | None = None) -> SelectedRows:
+    """The rows of `source` that can be used, the first `at_most` of them; the others before the last are left out.
+
+    A row can be used if it was written and can be read whole, holds finite values only, none negative where that is
+    wrong, and its coefficients are in their domains.
+
+    Raises:
+        UserError: ``unusable_file`` where there is none.
+    """
+    if isinstance(source, Store):  # was checked when it was made
+        return SelectedRows(source, range(min(len(source), at_most or len(source))))
+    scan = Scan(source, describe(source.family), at_most)
+    rows = [row for row in range(scan.seen) if row not in scan.unusable][:at_most]
+    if not rows:
+        reasons = "; ".join(dict.fromkeys(scan.unusable.values()))
+        raise UserError("unusable_file", f"no trajectory can be used: {reasons}", got=f"0 of {scan.seen} usable")
+    last = rows[-1] if at_most == len(rows) else scan.seen
+    return SelectedRows(source, rows, {row: reason for row, reason in scan.unusable.items() if row < last})
+
+
+class _Values:
+    """What is known of the values of some fields after a pass over them."""
+
+    def __init__(self, fields: Sequence[Field]) -> None:
+        self.fields = fields
+        self.moments = [Moments(1) for _ in fields]
+        self.not_finite = np.zeros(len(fields), np.int64)
+        self.negative = np.zeros(len(fields), np.int64)
+
+    def add(self, values: NDArray[np.float32]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+        """Values (n, ..., C); yields what is wrong with some of the n rows, and which: not finite, or negative."""
+        finite = np.isfinite(values)
+        for channel, (field, moments) in enumerate(zip(self.fields, self.moments, strict=True)):
+            good = values[..., channel][finite[..., channel]]
+            missing = values[..., channel].size - good.size
+            if missing:
+                self.not_finite[channel] += missing
+                yield f"{field.name} holds values that are not finite", ~_over_rows(finite[..., channel])
+            if not good.size:
+                continue
+            for start in range(
+                0, good.size, PIECE
+            ):  # Moments work in float64: a whole block would need eight times it.
+                moments.add(good[start : start + PIECE])
+            low = -NEGATIVE * np.abs(good).max()
+            if field.positive and good.min() < low:
+                self.negative[channel] += int((good < low).sum())
+                yield f"{field.name} must not be negative", ~_over_rows(~(values[..., channel] < low))
+
+    def problems(self) -> Iterator[str]:
+        for field, count in zip(self.fields, self.not_finite.tolist(), strict=True):
+            if count:
+                yield f"{field.name} holds {count} values that are not finite"
+        for field, count in zip(self.fields, self.negative.tolist(), strict=True):
+            if field.positive and count:
+                yield f"{field.name} must not be negative and is at {count} points"
+
+    def reports(self) -> Iterator[FieldReport]:
+        for field, moments, bad in zip(self.fields, self.moments, self.not_finite.tolist(), strict=True):
+            known = moments.count > 0
+            yield FieldReport(
+                name=field.name,
+                unit=field.unit,
+                min=float(moments.low[0]) if known else None,
+                max=float(moments.high[0]) if known else None,
+                mean=float(moments.mean[0]) if known else None,
+                std=float(moments.std[0]) if known else None,
+                not_finite=bad,
+            )
+
+
+class Scan:
+    """One pass over the values of a source, in pieces of bounded size.
+
+    Args:
+        at_most: the pass ends with the block in which so many rows have been found that can be used.
+
+    Attributes:
+        unusable: row -> why it cannot be used.
+        seen: rows that were looked at.
+        still: rows that do not change in time.
+    """
+
+    def __init__(self, source: TrajectorySource, family: Family, at_most: int | None = None) -> None:
+        self.source = source
+        self.values = _Values(family.fields)
+        self.static = _Values(family.static_fields)
+        self.unusable: dict[int, str] = {}
+        self.seen = 0
+        self.still: list[int] = []
+        self.failures: dict[int, str] = {}
+        for rows in block_rows(source):
+            self._read(rows)
+            self.seen = rows.stop
+            if at_most is not None and self.seen - len(self.unusable) >= at_most:
+                break
+
+    def _read(self, rows: range) -> None:
+        """Add a block; where it cannot be read, find the rows that can."""
+        faults = {row: self.source.row_faults[row] for row in rows if row in self.source.row_faults}
+        if faults and len(rows) > 1:
+            for row in rows:
+                self._read(range(row, row + 1))
+        elif faults:
+            self._leave_out(faults)
+        else:
+            self._read_values(rows)
+
+    def _read_values(self, rows: range) -> None:
+        still = np.full(len(rows), len(self.source.times) > 1)
+        try:
+            static = self.source.read_static(rows)
+            start: NDArray[np.float32] | None = None
+            for values in self._parts(rows):
+                start = values[:, :1] if start is None else start
+                still &= _over_rows(np.equal(values, start))
+                self._note(rows, self.values.add(values))
+        except UserError as error:
+            if len(rows) > 1:
+                for row in rows:
+                    self._read_values(range(row, row + 1))
+                return
+            self._leave_out({rows.start: str(error)})
+            return
+        if static is not None:
+            self._note(rows, self.static.add(static))
+        self.still += [rows[int(index)] for index in np.flatnonzero(still)]
+
+    def _note(self, rows: range, faults: Iterator[tuple[str, NDArray[np.bool_]]]) -> None:
+        for reason, bad in faults:
+            for index in np.flatnonzero(bad).tolist():
+                self.unusable.setdefault(rows[index], reason)
+
+    def _leave_out(self, faults: dict[int, str]) -> None:
+        self.failures |= faults
+        self.unusable |= faults
+
+    def _parts(self, rows: range) -> Iterator[NDArray[np.float32]]:
+        if len(rows) > 1:  # Whole rows of several are read at once: a failure adds nothing.
+            yield self.source.read(rows)
+        else:
+            yield from (self.source.read(rows, frames) for frames in frame_slices(self.source))
+
+    def problems(self) -> Iterator[str]:
+        if self.failures:
+            first = min(self.failures)
+            yield f"{_counted(len(self.failures))} cannot be used, the first, {first}, because {self.failures[first]}"
+        yield from self.values.problems()
+        yield from self.static.problems()
+
+    def warnings(self) -> Iterator[str]:
+        if self.still:
+            yield f"{len(self.still)} trajectories do not change in time"
+
+
+def _over_rows(truth: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Whether all is true, a row."""
+    return np.asarray(truth.reshape(len(truth), -1).all(axis=1))
+
+
+def _counted(count: int) -> str:
+    return "1 trajectory" if count == 1 else f"{count} trajectories"

@@ -5,7 +5,7 @@ import pytest
 
 from ups_server.pde import Grid
 from ups_server.pde.families.advection import Advection
-from ups_server.pde.families.multi_sine import sample_multi_sine
+from ups_server.pde.families.multi_sine import SCALAR
 
 FAMILY = Advection()
 
@@ -33,7 +33,7 @@ def test_whole_cells_are_exact_even_for_discontinuous_states() -> None:
 
 def test_mass_and_energy_are_constant() -> None:
     grid = FAMILY.default_grid()
-    initial = sample_multi_sine(np.random.default_rng(0), 8, grid)[..., None]
+    initial = SCALAR.sample(np.random.default_rng(0), 8, grid)[..., None]
     solution = FAMILY.solve(initial, FAMILY.frame_times(), grid, {"beta": np.full(8, 0.7)})
     np.testing.assert_allclose(np.ptp(solution.mean(axis=2), axis=1), 0.0, atol=1e-12)
     energy = (solution**2).mean(axis=2)

@@ -49,6 +49,16 @@ def test_sampled_states_are_reproducible(entry: Family) -> None:
     assert np.array_equal(states, start(entry, 8, 3, 64)) == (entry.t_final == 0.0)
 
 
+@pytest.mark.parametrize("name", ["burgers", "compressible_ns_1d", "compressible_ns_2d"])
+def test_sampled_averages_are_means_over_cells(name: str) -> None:
+    entry = family(name)
+    grid = entry.default_grid(32)
+    fine = start(entry, 3, 4, 256).reshape(4, *(32, 8) * entry.ndim, -1)
+    expected = fine.mean(axis=tuple(range(2, fine.ndim, 2)))
+    averages = entry.sample_averages(np.random.default_rng(3), 4, grid, parts=8)
+    np.testing.assert_allclose(averages, expected, atol=1e-12 * np.abs(expected).max())
+
+
 @ALL
 def test_sampled_static_fields_are_reproducible(entry: Family) -> None:
     static, again, other = (fixed(entry, seed, 3, 64) for seed in (7, 7, 8))
@@ -88,7 +98,8 @@ def test_any_increasing_times_will_do(entry: Family) -> None:
     whole = entry.solve(initial, times, grid, chosen, static)
     scale = np.maximum(1.0, np.abs(whole).max(axis=tuple(range(whole.ndim - 1))))
     again = entry.solve(initial, times[[0, 3]], grid, chosen, static)[:, 1]
-    np.testing.assert_allclose(again / scale, whole[:, 3] / scale, atol=5e-5)
+    # Steps are fitted to the frames.
+    np.testing.assert_allclose(again / scale, whole[:, 3] / scale, atol=2e-4)
     first = entry.solve(initial, times[:1], grid, chosen, static)[:, 0]
     np.testing.assert_array_equal(first, initial if entry.t_final else whole[:, 0])
 

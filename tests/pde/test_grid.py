@@ -25,6 +25,15 @@ def test_a_subsample_keeps_its_points_where_they_were(n: int, stride: int, data:
     assert grid.stride_to(n) == stride
 
 
+@pytest.mark.parametrize("offset", [0.5, 0.0, 0.0625])
+def test_points_within_cells_surround_their_point(offset: float) -> None:
+    grid = Grid((4,), ((-2.0, 3.0),), (offset,))
+    parts = grid.within_cells(5)
+    np.testing.assert_allclose(parts.axes[0].reshape(4, 5).mean(axis=1), grid.axes[0], atol=1e-12)
+    assert np.ptp(parts.axes[0].reshape(4, 5), axis=1) == pytest.approx(0.8 * grid.spacing[0])
+    np.testing.assert_allclose(grid.axes[0], grid.extent[0][0] + 5.0 * grid.positions[0])
+
+
 @pytest.mark.parametrize(
     ("n", "extent", "offset"),
     [((), (), ()), ((4,), ((0.0, 1.0), (0.0, 1.0)), ()), ((0,), ((0.0, 1.0),), ()), ((4,), ((1.0, 1.0),), ())],

@@ -1,19 +1,23 @@
 """The initial states of PDEBench's scalar 1-D families."""
 
+import dataclasses
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from ups_server.pde import Grid
-from ups_server.pde.families.multi_sine import EDGE_WIDTH, WINDOW, sample_multi_sine
+from ups_server.pde.families.compressible_ns_1d import WAVES
+from ups_server.pde.families.multi_sine import EDGE_WIDTH, SCALAR, WINDOW, MultiSine
 from ups_server.pde.family import Array
 
 FINE = Grid((1024,), ((0.0, 1.0),))
 
 
 def sample(seed: int, count: int, grid: Grid = FINE, unit_range: bool = False) -> Array:
-    return sample_multi_sine(np.random.default_rng(seed), count, grid, unit_range=unit_range)
+    return SCALAR.sample(np.random.default_rng(seed), count, grid, unit_range=unit_range)
 
 
 @pytest.mark.parametrize("unit_range", [False, True])
@@ -54,17 +58,48 @@ def test_shares_of_the_variants() -> None:
     assert (plain[rectified].mean(axis=1) > 0.0).mean() == pytest.approx(0.5, abs=0.15)
 
 
-def test_waves_are_pairs_of_one_to_four_or_an_even_one() -> None:
-    states, basis = sample(0, 300), _basis(FINE.axes[0])
-    amplitudes = _wave_amplitudes(states, FINE.axes[0])
+@pytest.mark.parametrize("sums", [SCALAR, WAVES])
+def test_windows_begin_where_the_number_that_asked_for_them_says(sums: MultiSine) -> None:
+    """Left edges U(0.1, 0.1 + 0.35 p) in units of x, a share p of the states, each 0.45 wide."""
+    low, high = sums.window_extent
+    grid = Grid((2048,), (sums.window_extent,))
+    whole, cut = (
+        dataclasses.replace(sums, windowed=share).sample(np.random.default_rng(8), 2000, grid)
+        for share in (0.0, sums.windowed)
+    )
+    windowed = (whole != cut).any(axis=1)
+    assert windowed.mean() == pytest.approx(sums.windowed, abs=0.02)
+    shown = cut[windowed] / whole[windowed] > 0.5
+    left, right = (grid.axes[0][index] for index in (shown.argmax(axis=1), 2047 - shown[:, ::-1].argmax(axis=1)))
+    np.testing.assert_allclose(right - left, WINDOW, atol=3.0 * (high - low) / 2048)
+    assert stats.kstest(left, stats.uniform(0.1, 0.35 * sums.windowed).cdf).pvalue > 0.01
+
+
+@pytest.mark.parametrize(("sums", "singles"), [(SCALAR, {2, 4, 6, 8}), (WAVES, {2, 4, 6})])
+def test_waves_are_pairs_of_the_numbers_or_an_even_one(sums: MultiSine, singles: set[int]) -> None:
+    count = 1000
+    plain = dataclasses.replace(sums, windowed=0.0).sample(np.random.default_rng(0), count, FINE)
+    basis = _basis(FINE.axes[0])
+    smooth = np.abs(basis @ np.linalg.lstsq(basis, plain.T, rcond=None)[0] - plain.T).max(axis=0) < 1e-9
+    # What is rectified has corners, but where it has one sign.
+    assert smooth.mean() == pytest.approx(0.9, abs=0.05)
+    amplitudes = _wave_amplitudes(plain, FINE.axes[0])[smooth]
     present = amplitudes > 1e-6
-    plain = np.abs(basis @ np.linalg.lstsq(basis, states.T, rcond=None)[0] - states.T).max(axis=0) < 1e-9
-    assert plain.mean() > 0.75
-    pairs = {tuple((np.flatnonzero(row) + 1).tolist()) for row in present[plain] if row.sum() == 2}
-    singles = {int(np.flatnonzero(row)[0]) + 1 for row in present[plain] if row.sum() == 1}
-    assert pairs == {(1, 2), (1, 3), (1, 4), (2, 3), (2, 4), (3, 4)}
-    assert {2, 4, 6, 8} <= singles
-    assert amplitudes[plain].max() <= 1.0 + 1e-9
+    found = [tuple((np.flatnonzero(row) + 1).tolist()) for row in present]
+    pairs = {pair for pair in found if len(pair) == 2}
+    assert pairs == set(itertools.combinations(range(1, sums.numbers + 1), 2))
+    alone = [pair[0] for pair in found if len(pair) == 1]
+    assert set(alone) == singles
+    # Two independent draws are the same number once in K times.
+    assert len(alone) / len(found) == pytest.approx(1.0 / sums.numbers, abs=0.03)
+    # Of what is rectified only states of one sign are here, whose waves are short.
+    assert stats.kstest(amplitudes[present], stats.uniform().cdf).statistic < 0.06
+
+
+def test_numbers_not_drawn_add_a_constant() -> None:
+    """Without rectification the standard deviation of a row's mean is sqrt(4 (3/4)^2 / 6)."""
+    means = dataclasses.replace(SCALAR, windowed=0.0).sample(np.random.default_rng(1), 10000, FINE.subsample(32))
+    assert means.mean(axis=1).std() == pytest.approx(0.61, abs=0.02)
 
 
 def test_the_files_begin_with_such_sums(pdebench: Path) -> None:

@@ -195,6 +195,18 @@ class Family(ABC):
     def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
         """`count` initial states (N, X..., C) from PDEBench's distribution, evaluated at the grid's points."""
 
+    @final
+    def sample_averages(self, rng: np.random.Generator, count: int, grid: Grid, parts: int = 4) -> Array:
+        """The states of `sample_initial` (N, X..., C) averaged over the cells around the grid's points.
+
+        Args:
+            parts: midpoints taken along each axis of a cell.
+        """
+        values = self.sample_initial(rng, count, grid.within_cells(parts))
+        for axis, points in enumerate(grid.n, start=1):
+            values = values.reshape(*values.shape[:axis], points, parts, *values.shape[axis + 1 :]).mean(axis=axis + 1)
+        return values
+
     @abstractmethod
     def solve(
         self,

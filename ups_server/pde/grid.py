@@ -55,6 +55,14 @@ class Grid:
             for points, (lo, _), offset, dx in zip(self.n, self.extent, self.offset, self.spacing, strict=True)
         )
 
+    @property
+    def positions(self) -> tuple[NDArray[np.float64], ...]:
+        """Point coordinates per axis in units of the box, from 0 to 1, each (n_d,)."""
+        return tuple(
+            (np.arange(points, dtype=np.float64) + offset) / points
+            for points, offset in zip(self.n, self.offset, strict=True)
+        )
+
     def subsample(self, stride: int, first: int = 0) -> "Grid":
         """The grid of every `stride`-th point from point `first` on, on every axis.
 
@@ -67,6 +75,18 @@ class Grid:
             tuple(points // stride for points in self.n),
             self.extent,
             tuple((offset + first) / stride for offset in self.offset),
+        )
+
+    def within_cells(self, factor: int) -> "Grid":
+        """`factor` times as many points: the midpoints of as many parts of each cell, with the cells around the points.
+
+        Raises:
+            UserError: ``invalid_grid`` where factor is not positive.
+        """
+        return Grid(
+            tuple(points * factor for points in self.n),
+            self.extent,
+            tuple(factor * (offset - 0.5) + 0.5 for offset in self.offset),
         )
 
     def stride_to(self, n: int) -> int:

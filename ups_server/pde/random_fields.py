@@ -1,4 +1,4 @@
-"""Gaussian random fields on a torus: sums of waves with independent normal amplitudes, the same on every grid.
+"""Random fields on a torus: sums of waves, the same on every grid. Gaussian ones have independent normal amplitudes.
 
 w(x) = sum over |k_x|, |k_y| <= K of a_k exp(2 pi i k . x),  a_k ~ N weight_k,  x in units of the period
 """
@@ -48,6 +48,14 @@ def falling(highest: int, scale: float, smoothness: float) -> Array:
 def bell(highest: int, length: float) -> Array:
     """Weights up to K = `highest` of the correlation exp(-r^2 / 2 length^2), `length` in units of the period."""
     result: Array = np.exp(-((np.pi * length) ** 2) * _square(highest))
+    return result
+
+
+def waves_off_the_axes(highest: int) -> Array:
+    """Weights |k|^(-1/2) up to K = `highest`, none where k_x or k_y is 0."""
+    modes = _modes(2 * highest + 1)
+    square = _square(highest)
+    result: Array = np.where(np.outer(modes, modes) != 0.0, np.maximum(square, 1.0) ** -0.25, 0.0)
     return result
 
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
-from ups_server.pde.families.multi_sine import sample_multi_sine
+from ups_server.pde.families.multi_sine import SCALAR
 from ups_server.pde.family import Array, Coefficient, Family, Field
 from ups_server.pde.grid import Grid
 
@@ -40,7 +40,7 @@ class Advection(Family):
     conserved = ("u",)
 
     def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
-        return sample_multi_sine(rng, count, grid)[..., None]
+        return SCALAR.sample(rng, count, grid)[..., None]
 
     def solve(
         self,

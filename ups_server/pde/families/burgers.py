@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from ups_server.errors import UserError
 from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
 from ups_server.pde.etdrk4 import ETDRK4, Spectrum
-from ups_server.pde.families.multi_sine import sample_multi_sine
+from ups_server.pde.families.multi_sine import SCALAR
 from ups_server.pde.family import Array, Coefficient, Family, Field
 from ups_server.pde.grid import Grid
 
@@ -68,7 +68,7 @@ class Burgers(Family):
     conserved = ("u",)
 
     def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
-        return sample_multi_sine(rng, count, grid)[..., None]
+        return SCALAR.sample(rng, count, grid)[..., None]
 
     def solve(
         self,

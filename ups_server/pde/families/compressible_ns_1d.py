@@ -10,14 +10,14 @@ eta and zeta multiply the density, as kinematic viscosities do. Sound crosses th
 temperatures and steepens; with eta = zeta = 0.1 it has died out by then, and what remains is a nearly uniform flow at
 uniform pressure that carries the density along. PDEBench has eta = zeta in {1e-8, 0.01, 0.1}.
 
-Initial states: velocity, density and pressure are each one of the sums of sines of `multi_sine`, with its
-rectification and window (in units of x, from U(0.1, 0.45) on). The velocity is that sum itself; density and pressure
-are rho_0 (1 + a f) and rho_0 T_0 (1 + b g), where f and g are the sums over their largest magnitude.
+Initial states ("Rand"): velocity, density and pressure are each one of the sums of sines of `multi_sine`, of three
+terms, every second one in a window (in units of x). The velocity is that sum itself; density and pressure are
+m s + b, where s is the sum mapped onto [0, 1] and m and b are log-uniform, in 1 ... 10 for the density and in
+10 ... 100 for the pressure. So a density varies by up to a factor of 11, and the temperature from 0.5 to 200.
 
-Source: Takamoto et al., PDEBench (2022), D.6. Fitted to first frames of PDEBench's, to 1e-6 of their range: waves and
-period, the raw velocity, constant parts, window and edges (an exact 0.45 and 0.01), and the unperturbed density
-outside a window. Consistent with two states, but not settled: a and b (largest seen 0.47, here U(0.1, 0.5)), rho_0
-(5 to 12 seen, here U(0.5, 12)) and T_0 (about 7 to 8 seen, here U(0.5, 10)).
+Source: Takamoto et al., PDEBench (2022), D.6, with what its generator does beyond it. Checked on first frames of
+PDEBench's, to 1e-6 of their range: waves and period, constant parts, window and edges, and the extremes of density
+and pressure within those of m and b.
 
 Two faults of PDEBench's files: total energy grows by 0.1 to 0.9 % over a trajectory, and after the first 0.05 the
 velocity can be 0.5 % away from a converged solution.
@@ -31,17 +31,16 @@ from numpy.typing import NDArray
 from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
 from ups_server.pde.compressible import solve_compressible
 from ups_server.pde.euler import GAMMA
-from ups_server.pde.families.multi_sine import BASE_POINTS, sample_multi_sine
+from ups_server.pde.families.multi_sine import MultiSine
 from ups_server.pde.family import Array, Coefficient, Family, Field
 from ups_server.pde.grid import Grid
 
 MIN_POINTS = 512
 """Coarser states are refined: at 512 cells PDEBench's are solved as well as at its own 1024."""
-CONTRAST = (0.1, 0.5)
-"""Largest relative deviation of density and pressure from their base."""
-BASE_DENSITY = (0.5, 12.0)
-BASE_TEMPERATURE = (0.5, 10.0)
-"""Pressure over density."""
+WAVES = MultiSine(numbers=3, windowed=0.5, window_extent=(-1.0, 1.0))
+"""The sums of sines of all three fields."""
+THERMAL_RANGE = ((1.0, 10.0), (10.0, 100.0))
+"""Of density and pressure: least and largest value of both m and b."""
 
 VELOCITY_X = Field("Vx", slot=0, description="velocity along x", length_power=-1)
 DENSITY = Field("density", slot=2, description="mass density", positive=True, relative=True)
@@ -73,6 +72,7 @@ class CompressibleNs1D(Family):
     conserved = ("density",)
 
     def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
+        """States (N, X, 3) of PDEBench's "Rand" distribution."""
         return np.stack([_sample_state(rng, grid) for _ in range(count)])
 
     def solve(
@@ -104,21 +104,10 @@ def gas_means(values: NDArray[np.floating]) -> dict[str, Array]:
     return {name: part.mean(axis=space) for name, part in {"density": density, **momenta, "energy": energy}.items()}
 
 
-def sample_bases(rng: np.random.Generator) -> tuple[Array, Array]:
-    """Base values and contrasts, each (2,), of density and pressure."""
-    density, temperature = rng.uniform(*BASE_DENSITY), rng.uniform(*BASE_TEMPERATURE)
-    return np.array([density, density * temperature]), rng.uniform(*CONTRAST, size=2)
-
-
 def _sample_state(rng: np.random.Generator, grid: Grid) -> Array:
-    """One state (X, 3): the same function on every grid."""
-    base, contrast = sample_bases(rng)
-    seed = rng.integers(2**63)
-    everywhere = Grid((BASE_POINTS,), grid.extent)
-    wave, reference = (
-        sample_multi_sine(np.random.default_rng(seed), 3, points, window_extent=CompressibleNs1D.extent[0])
-        for points in (grid, everywhere)
-    )
-    largest = np.abs(reference[1:]).max(axis=1)
-    thermal = base * (1.0 + contrast * (wave[1:] / largest[:, None]).T)
-    return np.concatenate([wave[:1].T, thermal], axis=1)
+    """One state (X, 3): the same functions on every grid."""
+    velocity = WAVES.sample(rng, 1, grid)
+    shape = WAVES.sample(rng, 2, grid, unit_range=True)
+    low, high = np.log(THERMAL_RANGE).T
+    span, base = np.exp(rng.uniform(low, high, size=(2, 2)))[:, :, None]
+    return np.concatenate([velocity, span * shape + base]).T

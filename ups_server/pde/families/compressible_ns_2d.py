@@ -10,13 +10,18 @@ friction, not Newton's: eta and zeta multiply the density, and mixed derivatives
 velocity and pressure die out within t ~ 0.2 and leave the density, which barely moves. PDEBench has M in {0.1, 1} and
 eta = zeta in {1e-8, 0.01, 0.1}.
 
-Initial states: each field is a sum of 64 plane waves with wave numbers -4 ... 4 but 0 along each axis, amplitudes
-U(0, 1), phases U(0, 2 pi). Density and pressure are rho_0 (1 + a f) and rho_0 T_0 (1 + b g), where f and g are the sums
-over their largest magnitude; the velocities are scaled together until the mean of |v| is M sqrt(gamma T_0).
+Initial states ("Rand"): each field begins as the sum over all wave vectors (i, j), i, j = -4 ... 4 but 0, of
+|k|^(-1/2) sin(k . x + phase) with k = 2 pi (i, j): only the phases, U(0, 2 pi), are random. With such sums f and g
 
-Source: Takamoto et al., PDEBench (2022), D.6. Checked on a first frame of PDEBench's: the wave numbers (all else is
-below 1e-7), the spread of their amplitudes, the scale of the velocity (to 1e-7), base values without constant parts.
-Assumed: the distributions of a and b (0.25 and 0.28 seen), rho_0 (8.3 seen) and T_0 (8.0 seen), as in one dimension.
+    density = d_0 (1 + a f / mean |f|),   pressure = d_0 T_0 (1 + b g / mean |g|)
+    d_0, T_0 ~ U(0.1, 10),   a, b ~ U(0.01, 0.2)
+
+and the velocities are scaled together until the mean of |v| is M sqrt(gamma T_0). Every second state is then cut out by
+a window 0.45 wide along both axes (see `multi_sine`), which begins at U(0.1, 0.275) along x and U(0.1, 0.45) along y:
+outside of it the gas is at rest, at d_0 and d_0 T_0. A state that is not positive everywhere is drawn again.
+
+Source: Takamoto et al., PDEBench (2022), D.6, with what its generator does beyond it. Checked on a first frame of
+PDEBench's: the wave vectors (all else is below 1e-7), their amplitudes, the scale of the velocity.
 """
 
 from collections.abc import Mapping
@@ -27,19 +32,21 @@ from numpy.typing import NDArray
 from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
 from ups_server.pde.compressible import solve_compressible
 from ups_server.pde.euler import GAMMA
-from ups_server.pde.families.compressible_ns_1d import (
-    DENSITY,
-    ETA,
-    PRESSURE,
-    VELOCITY_X,
-    ZETA,
-    gas_means,
-    sample_bases,
-)
+from ups_server.pde.families.compressible_ns_1d import DENSITY, ETA, PRESSURE, VELOCITY_X, ZETA, gas_means
+from ups_server.pde.families.multi_sine import EDGE_SPAN, FIRST_EDGE, window_mask
 from ups_server.pde.family import Array, Coefficient, Family, Field
 from ups_server.pde.grid import Grid
+from ups_server.pde.random_fields import sum_waves, waves_off_the_axes
 
-WAVES = np.array([-4, -3, -2, -1, 1, 2, 3, 4])
+WEIGHTS = waves_off_the_axes(4)
+"""Amplitudes of the wave vectors of a sum."""
+BASE = (0.1, 10.0)
+"""d_0 and T_0."""
+CONTRAST = (0.01, 0.2)
+"""Mean magnitude of the relative deviation of density and pressure."""
+LEAST = 0.01
+"""Of d_0 and of d_0 T_0: a state with less of it anywhere on PDEBench's grid is not taken for positive everywhere."""
+WINDOWED = 0.5
 MIN_POINTS = 64
 """Coarser states are refined: four waves to the box need this many cells."""
 MACH = Coefficient(
@@ -108,24 +115,24 @@ class CompressibleNs2D(Family):
 
 
 def _sample_state(rng: np.random.Generator, grid: Grid) -> Array:
-    """One state (X, Y, 4): the same function on every grid."""
-    base, contrast = sample_bases(rng)
-    amplitude, turns = rng.random((2, 4, len(WAVES), len(WAVES)))
-    waves = amplitude * np.exp(2j * np.pi * turns)
-    everywhere = _sum_waves(waves, Grid((CompressibleNs2D.n,) * 2, grid.extent))
-    fields = _sum_waves(waves, grid)
-    speed = MACH.default * np.sqrt(GAMMA * base[1] / base[0])
-    fields[:2] *= speed / np.hypot(*everywhere[:2]).mean()
-    largest = np.abs(everywhere[2:]).max(axis=(1, 2))
-    fields[2:] = (base * (1.0 + contrast * (fields[2:].T / largest))).T
-    return np.moveaxis(fields, 0, -1)
-
-
-def _sum_waves(waves: NDArray[np.complex128], grid: Grid) -> Array:
-    """Fields (C, X, Y) from complex amplitudes (C, K, K)."""
-    along_x, along_y = (
-        np.exp(2j * np.pi * np.outer(WAVES, (points - lo) / length))
-        for points, (lo, _), length in zip(grid.axes, grid.extent, grid.length, strict=True)
-    )
-    result: Array = np.einsum("ckl,kx,ly->cxy", waves, along_x, along_y, optimize=True).real
-    return np.ascontiguousarray(result)
+    """One state (X, Y, 4): the same functions on every grid."""
+    while True:
+        density, temperature = rng.uniform(*BASE, size=2)
+        base = np.array([density, density * temperature])[:, None, None]
+        contrast = rng.uniform(*CONTRAST, size=(2, 1, 1))
+        turns, windows = rng.random((4, *WEIGHTS.shape)), rng.random(2)
+        waves = WEIGHTS * np.exp(2j * np.pi * turns)
+        centres = CompressibleNs2D().default_grid()
+        everywhere = sum_waves(waves, *centres.positions)
+        relative = contrast / np.abs(everywhere[2:]).mean(axis=(1, 2), keepdims=True)
+        if (1.0 + relative * everywhere[2:]).min() > LEAST:
+            break
+    velocity, deviation = np.split(sum_waves(waves, *grid.positions), 2)
+    velocity *= MACH.default * np.sqrt(GAMMA * temperature) / np.hypot(*everywhere[:2]).mean()
+    deviation *= relative
+    if windows[0] < WINDOWED:
+        left = FIRST_EDGE + EDGE_SPAN * windows
+        along_x, along_y = (window_mask(points, edge) for points, edge in zip(grid.positions, left, strict=True))
+        mask = along_x[:, None] * along_y
+        velocity, deviation = velocity * mask, deviation * mask
+    return np.moveaxis(np.concatenate([velocity, base * (1.0 + deviation)]), 0, -1)

@@ -10,6 +10,7 @@ from PIL import Image
 from ups_server.errors import UserError
 from ups_server.pde import BoundaryCondition, BoundaryKind, Family, Field, Grid, Trajectory, family
 from ups_server.pde.family import Array
+from ups_server.pde.solution import Exact, Solution
 from ups_server.pictures import GIF_FRAMES, draw_diagnostics, save_picture
 
 
@@ -70,10 +71,10 @@ class TwoFields(Family):
     def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
         return rng.normal(size=(count, *grid.n, 2))
 
-    def solve(
-        self, initial: Array, times: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None
-    ) -> Array:
-        return np.repeat(initial[:, None], len(times), axis=1)
+    def begin(
+        self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None
+    ) -> Solution:
+        return Exact(initial, lambda _: initial)
 
 
 def test_two_dimensions_are_drawn_as_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from ups_server.pde import registry
 from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
 from ups_server.pde.family import Array, Coefficient, Family, Field
 from ups_server.pde.grid import Grid
+from ups_server.pde.solution import Exact, Solution
 
 
 class Wave(Family):
@@ -36,15 +37,19 @@ class Wave(Family):
         waves = (size * np.sin(2 * np.pi * (number * grid.axes[0] + phase))).sum(2)
         return np.moveaxis(waves, 1, -1)
 
-    def solve(
-        self, initial: Array, times: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None
-    ) -> Array:
+    def begin(
+        self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None
+    ) -> Solution:
         k = 2 * np.pi * np.fft.rfftfreq(grid.n[0], grid.spacing[0])
-        turn = np.exp(-1j * k * coefficients["c"][:, None, None] * times[:, None])
-        right = np.fft.rfft(initial[..., 0] + initial[..., 1])[:, None] * turn
-        left = np.fft.rfft(initial[..., 0] - initial[..., 1])[:, None] / turn
-        fields = np.stack([right + left, right - left], axis=-1) / 2
-        return np.fft.irfft(fields, grid.n[0], axis=2)
+
+        def at(elapsed: float) -> Array:
+            turn = np.exp(-1j * k * coefficients["c"][:, None] * elapsed)
+            right = np.fft.rfft(initial[..., 0] + initial[..., 1]) * turn
+            left = np.fft.rfft(initial[..., 0] - initial[..., 1]) / turn
+            fields = np.stack([right + left, right - left], axis=-1) / 2
+            return np.fft.irfft(fields, grid.n[0], axis=1)
+
+        return Exact(initial, at)
 
 
 class Relaxation(Family):
@@ -72,13 +77,17 @@ class Relaxation(Family):
     def sample_static(self, rng: np.random.Generator, count: int, grid: Grid) -> Array | None:
         return rng.normal(size=(count, *grid.n, 1))
 
-    def solve(
-        self, initial: Array, times: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None
-    ) -> Array:
+    def begin(
+        self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None
+    ) -> Solution:
         assert static is not None
-        left = np.exp(-coefficients["a"][:, None] * times)[..., None, None, None]
-        solution: Array = initial[:, None] * left + static[:, None] * (1 - left)
-        return solution
+
+        def at(elapsed: float) -> Array:
+            left = np.exp(-coefficients["a"] * elapsed)[:, None, None, None]
+            states: Array = initial * left + static * (1 - left)
+            return states
+
+        return Exact(initial, at)
 
 
 @pytest.fixture

@@ -206,7 +206,7 @@ class Stirred(Family):
     def sample_static(self, rng: np.random.Generator, count: int, grid: Grid) -> Array | None:
         return rng.normal(size=(count, *grid.n, 2))
 
-    solve = Relaxation.solve
+    begin = Relaxation.begin
 
 
 def test_static_fields_are_turned_with_the_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,21 +7,20 @@ import pytest
 
 from ups_server.errors import UserError
 from ups_server.pde import Grid, euler, viscous
-from ups_server.pde.compressible import solve_compressible
+from ups_server.pde.compressible import compressible_solution
 from ups_server.pde.euler import GAMMA
 from ups_server.pde.families.compressible_ns_1d import CompressibleNs1D
 from ups_server.pde.families.compressible_ns_2d import CompressibleNs2D
 from ups_server.pde.family import Array
+from ups_server.pde.solution import at_times
 
 LINE, SQUARE = CompressibleNs1D(), CompressibleNs2D()
 
 
 def solve(initial: Array, times: list[float], grid: Grid, eta: float = 0.0, zeta: float = 0.0) -> Array:
     """One trajectory (T, X..., C) on the grid's own points."""
-    solution = solve_compressible(
-        initial[None], np.array(times), grid, np.array([eta]), np.array([zeta]), points=grid.n[0]
-    )
-    result: Array = solution[0]
+    solution = compressible_solution(initial[None], grid, np.array([eta]), np.array([zeta]), points=grid.n[0])
+    result: Array = at_times(solution, np.array(times))[0]
     return result
 
 
@@ -96,7 +95,7 @@ def test_second_order_of_friction_on_a_shear_wave() -> None:
         grid = Grid((n, 4), ((0.0, 1.0), (0.0, 0.25)))
         x = grid.axes[0][:, None] + np.zeros((1, 4))
         start = stack(0.0, 1e-3 * np.sin(2.0 * np.pi * x), 1.0, 1.0)
-        final = solve_compressible(start[None], np.array([0.0, 0.3]), grid, np.array([eta]), np.array([7.0]), 4)[0, 1]
+        final = compressible_solution(start[None], grid, np.array([eta]), np.array([7.0]), 4).advance(0.3)[0]
         exact = start[..., 1] * np.exp(-eta * (2.0 * np.pi) ** 2 * 0.3)
         errors.append(float(np.abs(final[..., 1] - exact).mean()))
     assert order(errors) == pytest.approx(2.0, abs=0.3)
@@ -209,7 +208,7 @@ def test_a_strip_of_the_square_is_the_line() -> None:
         box = Grid((4, 64) if along_y else (64, 4), ((0.0, 4e6), (0.0, 1.0)) if along_y else ((0.0, 1.0), (0.0, 4e6)))
         initial = np.stack([strip[..., [1, 0, 2, 3]] if along_y else strip] * 4, axis=0 if along_y else 1)
         eta, zeta = np.array([0.02]), np.array([0.01])
-        final = solve_compressible(initial[None], np.array([0.0, 0.05]), box, eta, zeta, points=4)[0, 1]
+        final = compressible_solution(initial[None], box, eta, zeta, points=4).advance(0.05)[0]
         if along_y:
             final = final.swapaxes(0, 1)[..., [1, 0, 2, 3]]
         for row in range(4):

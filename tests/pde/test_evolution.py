@@ -8,7 +8,7 @@ from ups_server.errors import UserError
 from ups_server.pde import Grid, family
 from ups_server.pde.evolution import solver
 from ups_server.pde.evolution.equation import Equation
-from ups_server.pde.evolution.solver import solve_evolution
+from ups_server.pde.evolution.solver import evolution_solution, solve_evolution
 from ups_server.pde.evolution.states import sample_states
 from ups_server.pde.evolution.terms import TERMS
 
@@ -159,12 +159,15 @@ def test_statistics_of_kuramoto_and_sivashinsky() -> None:
 def test_order_of_convergence() -> None:
     given = {"self_advection": np.array([-1.0]), "diffusion": np.array([0.05]), "cubic": np.array([-2.0])}
     problem = solver._Problems.of(wave(1)[None], 1.0, given, None)
-    times = np.array([0.0, 0.2])
-    exact = problem.run(times, 256, 16)
-    errors = [np.abs(problem.run(times, 256, subdivision) - exact).max() for subdivision in (1, 2)]
+
+    def run(points: int, subdivision: int) -> Array:
+        return problem.start(points).go(problem, np.arange(1), 0.2, points, subdivision)
+
+    exact = run(256, 16)
+    errors = [np.abs(run(256, subdivision) - exact).max() for subdivision in (1, 2)]
     assert np.log2(errors[0] / errors[1]) == pytest.approx(4.0, abs=0.5)
     # In space the error falls faster than any power: the spectrum of a viscous wave ends.
-    gap = np.abs(problem.run(times, 512, 16) - exact).max()
+    gap = np.abs(run(512, 16) - exact).max()
     assert gap < 1e-8
 
 
@@ -181,6 +184,22 @@ def test_a_batch_of_different_equations_is_its_trajectories() -> None:
     solution = solve_evolution(initial, TIMES[:3], 1.0, together)
     for row, equation in enumerate(equations):
         np.testing.assert_allclose(solution[row], solve(initial[row], TIMES[:3], **equation), atol=2e-4)
+
+
+def test_stepped_resumed_and_in_one_go_are_the_same() -> None:
+    """Among them one that a finer resolution takes over on the way, as its front steepens."""
+    given = {"self_advection": np.array([-0.3, -1.0, 0.0]), "diffusion": np.array([0.02, 0.002, 0.01])}
+    given["bistable"] = np.array([0.0, 0.0, 5.0])
+    initial = np.stack([wave(1)] * 3)
+    whole, again, direct = (evolution_solution(initial, 1.0, given) for _ in range(3))
+    for elapsed in (0.05, 0.1):
+        whole.advance(elapsed)
+    again.restore(0.1, whole.saved())
+    for elapsed in (0.2, 0.4):
+        states = whole.advance(elapsed)
+        np.testing.assert_array_equal(again.advance(elapsed), states)
+    np.testing.assert_allclose(direct.advance(0.4), states, atol=2e-4)
+    assert len(np.unique(whole.saved()[:, 0])) > 1, "one of them is finer"
 
 
 def test_what_blows_up_in_finite_time_ends_there() -> None:

@@ -72,11 +72,11 @@ def test_sampled_static_fields_are_reproducible(entry: Family) -> None:
 
 @ALL
 def test_a_batch_is_its_trajectories(entry: Family) -> None:
-    n, times = 64, np.array([0.0, entry.frame_dt, entry.dt])
+    n, times = 64, np.unique([0.0, entry.frame_dt, entry.dt])
     initial, static, grid = start(entry, 0, 5, n), fixed(entry, 1, 5, n), entry.default_grid(n)
     coefficients = {name: value * np.linspace(1.0, 3.0, 5) for name, value in defaults(entry, 5).items()}
     together = entry.solve(initial, times, grid, coefficients, static)
-    assert together.shape == (5, 3, *initial.shape[1:])
+    assert together.shape == (5, len(times), *initial.shape[1:])
     if entry.t_final:
         np.testing.assert_array_equal(together[:, 0], initial)
     for row in range(5):
@@ -107,7 +107,7 @@ def test_any_increasing_times_will_do(entry: Family) -> None:
 @ALL
 def test_conserved_fields_are(entry: Family) -> None:
     # A coarse subsample of a shock does not show its mass.
-    n, count = (entry.n, 4) if entry.ndim == 1 else (64, 2)
+    n, count = (2 * entry.n, 4) if entry.ndim == 1 else (64, 2)
     initial, grid = start(entry, 2, count, n), entry.default_grid(n)
     times, static = np.array([0.0, entry.dt, 3.0 * entry.dt]), fixed(entry, 3, count, n)
     solution = entry.solve(initial, times, grid, defaults(entry, count), static)

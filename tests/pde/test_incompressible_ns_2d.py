@@ -9,7 +9,8 @@ from ups_server.errors import UserError
 from ups_server.pde import Grid
 from ups_server.pde.families.incompressible_ns_2d import IncompressibleNs2D
 from ups_server.pde.family import Array
-from ups_server.pde.incompressible import STEP, solve_incompressible
+from ups_server.pde.incompressible import STEP, incompressible_solution
+from ups_server.pde.solution import at_times
 from ups_server.pde.staggered import to_faces
 
 FAMILY = IncompressibleNs2D()
@@ -70,7 +71,7 @@ def test_steps_are_of_first_order() -> None:
     start = FAMILY.solve(initial, np.array([0.0, 0.05]), grid, nu(0.01), force)[:, 1]
     times, ends = np.array([0.0, 0.1]), []
     for step in (0.02, 0.01, 0.005, 0.000625):
-        ends.append(solve_incompressible(start, times, grid, np.array([0.01]), force, step)[0, 1])
+        ends.append(at_times(incompressible_solution(start, grid, np.array([0.01]), force, step), times)[0, 1])
     errors = [np.sqrt(((end - ends[-1]) ** 2).mean()) for end in ends[:-1]]
     assert np.log2(errors[1] / errors[2]) == pytest.approx(1.0, abs=0.3)
 
@@ -108,7 +109,7 @@ def test_flow_is_free_of_divergence_after_the_first_step() -> None:
 def test_projection_is_orthogonal() -> None:
     # Without time to move, the first step takes away a gradient: the rest is orthogonal to what was taken.
     grid, initial, _ = draw(32)
-    projected = solve_incompressible(initial, np.array([0.0, 1e-12]), grid, np.zeros(1), None, 1e-12)[:, 1]
+    projected = incompressible_solution(initial, grid, np.zeros(1), None, 1e-12).advance(1e-12)
     before, after = ([to_faces(s[..., 0], 1), to_faces(s[..., 1], 2)] for s in (initial, projected))
     product = sum((a * (b - a)).sum() for a, b in zip(after, before, strict=True))
     assert abs(product) < 1e-8 * sum((b**2).sum() for b in before)
@@ -215,7 +216,7 @@ def test_implicit_diffusion_is_that_of_many_explicit_steps() -> None:
     grid, initial, _ = draw(32)
     start = FAMILY.solve(initial, np.array([0.0, 0.01]), grid, nu(0.3))[:, 1]
     coarse, fine = (
-        solve_incompressible(start, np.array([0.0, 0.01]), grid, np.array([0.3]), None, step)[0, 1, ..., :2]
+        incompressible_solution(start, grid, np.array([0.3]), None, step).advance(0.01)[0, ..., :2]
         for step in (STEP, STEP / 16)  # nu dt / dx^2 = 0.31 and 0.02
     )
     assert np.sqrt(((coarse - fine) ** 2).mean()) < 0.02 * np.sqrt((fine**2).mean())

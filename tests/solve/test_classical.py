@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from ups_server.errors import UserError
 from ups_server.pde import BoundaryCondition, BoundaryKind, Family, Field, Grid, family
+from ups_server.pde.solution import Exact, Solution
 from ups_server.solve import classical
 from ups_server.solve.classical import Numerical, Persistence
 from ups_server.solve.solver import Frames, Problem, load, rollout
@@ -33,16 +34,10 @@ class Pendulum(Family):
     def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
         return rng.normal(size=(count, *grid.n, 1))
 
-    def solve(
-        self,
-        initial: Array,
-        times: Array,
-        grid: Grid,
-        coefficients: Mapping[str, Array],
-        static: Array | None = None,
-    ) -> Array:
-        solution: Array = initial[:, None] * np.cos(times - times[0])[None, :, None, None]
-        return solution
+    def begin(
+        self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None
+    ) -> Solution:
+        return Exact(initial, lambda elapsed: initial * np.cos(elapsed))
 
 
 def advection(count: int, n: int = 64, dt: float = 0.05) -> tuple[Problem, Frames]:

@@ -10,12 +10,16 @@ interpolation, drawn towards linear interpolation as far as positive density and
 read back.
 """
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 
 from ups_server.errors import UserError
 from ups_server.pde import euler, viscous
 from ups_server.pde.family import Array
 from ups_server.pde.grid import Grid
+from ups_server.pde.solution import Grouped, Solution, Stepped, in_groups
 
 CELLS = 16384
 """Cells advanced together: their arrays stay in a core's cache."""
@@ -23,8 +27,8 @@ RENEWAL = 8
 """Steps between two measurements of the speed of sound."""
 
 
-def solve_compressible(initial: Array, times: Array, grid: Grid, eta: Array, zeta: Array, points: int) -> Array:
-    """Trajectories (N, T, X..., d + 2) of velocities, density and pressure, from states (N, X..., d + 2).
+def compressible_solution(initial: Array, grid: Grid, eta: Array, zeta: Array, points: int) -> Solution:
+    """Velocities, density and pressure, from states (N, X..., d + 2).
 
     Args:
         eta: (N,) shear viscosity over density.
@@ -43,20 +47,28 @@ def solve_compressible(initial: Array, times: Array, grid: Grid, eta: Array, zet
             hint="check the order of the fields: velocities, density, pressure",
         )
     refinement = tuple(max(1, -(-points // n)) for n in grid.n)
-    spacing = tuple(dx / factor for dx, factor in zip(grid.spacing, refinement, strict=True))
-    every = tuple(slice(None, None, factor) for factor in refinement)
-    cells = int(np.prod(grid.n)) * int(np.prod(refinement))
-    group = max(1, CELLS // cells)
-    solution = np.empty((len(initial), len(times), *initial.shape[1:]))
-    solution[:, 0] = initial
-    order = np.argsort(_loudest(initial, ndim), kind="stable")
-    for first in range(0, len(order), group):
-        rows = order[first : first + group]
-        state = euler.conserved(_to_primitive(_refine(initial[rows], refinement)))
-        for frame, interval in enumerate(np.diff(times), start=1):
-            state = _advance(state, np.full(len(rows), interval), spacing, eta[rows], zeta[rows])
-            solution[rows, frame] = _from_primitive(euler.primitive(state)[(slice(None), *every)])
-    return solution
+    cells = math.prod(grid.n) * math.prod(refinement)
+    groups = in_groups(np.argsort(_loudest(initial, ndim), kind="stable"), max(1, CELLS // cells))
+    return Grouped(initial, groups, lambda rows: _Gas(initial[rows], grid, refinement, eta[rows], zeta[rows]))
+
+
+class _Gas(Stepped):
+    """A few trajectories on `refinement` times as many cells along each axis."""
+
+    def __init__(self, initial: Array, grid: Grid, refinement: tuple[int, ...], eta: Array, zeta: Array) -> None:
+        super().__init__(initial)
+        self._spacing = tuple(dx / factor for dx, factor in zip(grid.spacing, refinement, strict=True))
+        self._every = tuple(slice(None, None, factor) for factor in refinement)
+        self._eta, self._zeta = eta, zeta
+        self._state = euler.conserved(_to_primitive(_refine(initial, refinement)))
+
+    def _carried(self) -> Sequence[Array]:
+        return (np.moveaxis(self._state, -1, 0),)
+
+    def _advance(self, elapsed: float) -> Array:
+        remaining = np.full(len(self.initial), elapsed - self.elapsed)
+        self._state = _advance(self._state, remaining, self._spacing, self._eta, self._zeta)
+        return _from_primitive(euler.primitive(self._state)[(slice(None), *self._every)])
 
 
 def _advance(state: Array, remaining: Array, spacing: tuple[float, ...], eta: Array, zeta: Array) -> Array:

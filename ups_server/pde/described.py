@@ -13,6 +13,7 @@ from ups_server.pde import registry
 from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
 from ups_server.pde.family import Array, Coefficient, Family, Field
 from ups_server.pde.grid import Grid
+from ups_server.pde.solution import Solution
 
 ETA = Coefficient("eta", "eta", "shear viscosity", 0.1, (0.0, float("inf")), aliases=("Eta",))
 ZETA = Coefficient("zeta", "zeta", "bulk viscosity", 0.1, (0.0, float("inf")), aliases=("Zeta",))
@@ -28,14 +29,9 @@ class DescribedFamily(Family):
         self._refuse()
 
     @final
-    def solve(
-        self,
-        initial: Array,
-        times: Array,
-        grid: Grid,
-        coefficients: Mapping[str, Array],
-        static: Array | None = None,
-    ) -> Array:
+    def begin(
+        self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None
+    ) -> Solution:
         """Raises UserError ``no_solver``."""
         self._refuse()
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from ups_server.errors import UserError
 from ups_server.pde.boundary import BoundaryCondition
 from ups_server.pde.grid import Extent, Grid
-
-Array = NDArray[np.float64]
+from ups_server.pde.solution import Array as Array
+from ups_server.pde.solution import Solution, at_times
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def metadata_text(name: str, values: Mapping[str, float]) -> str:
 class Family(ABC):
     """One equation. Concrete families are stateless; all arrays are batched: (N, X..., C).
 
-    Class attributes describe the equation; `sample_initial` and `solve` are its mathematics.
+    Class attributes describe the equation; `sample_initial` and `begin` are its mathematics.
     """
 
     id: ClassVar[str]
@@ -208,6 +208,17 @@ class Family(ABC):
         return values
 
     @abstractmethod
+    def begin(
+        self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None
+    ) -> Solution:
+        """The reference solution from `initial` (N, X..., C), to be advanced from time to time.
+
+        Args:
+            coefficients: one array (N,) per coefficient: every trajectory may have its own.
+            static: (N, X..., S) static fields, for families that have them.
+        """
+
+    @final
     def solve(
         self,
         initial: Array,
@@ -216,12 +227,8 @@ class Family(ABC):
         coefficients: Mapping[str, Array],
         static: Array | None = None,
     ) -> Array:
-        """The reference solution (N, T, X..., C) at `times`, from `initial` (N, X..., C) at times[0].
-
-        Args:
-            coefficients: one array (N,) per coefficient: every trajectory may have its own.
-            static: (N, X..., S) static fields, for families that have them.
-        """
+        """The reference solution (N, T, X..., C) at `times`, from `initial` at times[0]; the rest as in `begin`."""
+        return at_times(self.begin(initial, grid, coefficients, static), times)
 
     def fit_initial(self, initial: Array, coefficients: Mapping[str, Array]) -> Array:
         """Sampled states (N, X..., C) as they start at these coefficients, each (N,): most families ignore them."""

@@ -16,6 +16,7 @@ Source: Stam, Stable Fluids (1999); Harlow and Welch, Phys. Fluids 8 (1965) 2182
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from ups_server.pde.family import Array
 from ups_server.pde.grid import Grid
 from ups_server.pde.ring import Ring
 from ups_server.pde.semi_lagrangian import upstream
+from ups_server.pde.solution import Grouped, Rows, Solution, Stepped, in_groups, whole_steps
 from ups_server.pde.staggered import PressureSolver, sine_waves, to_centres, to_faces
 
 STEP = 0.001
@@ -35,10 +37,10 @@ POINTS = 2**14
 """Cells advanced together, in whole trajectories: their intermediates fit a core's cache."""
 
 
-def solve_incompressible(
-    initial: Array, times: Array, grid: Grid, viscosity: Array, force: Array | None = None, step: float = STEP
-) -> Array:
-    """Vx, Vy and particles (N, T, X, Y, 3) at `times`, from (N, X, Y, 3) at times[0].
+def incompressible_solution(
+    initial: Array, grid: Grid, viscosity: Array, force: Array | None = None, step: float = STEP
+) -> Solution:
+    """Vx, Vy and particles, from (N, X, Y, 3).
 
     Args:
         viscosity: (N,).
@@ -49,26 +51,17 @@ def solve_incompressible(
     """
     if min(grid.n) < 2:
         raise UserError("invalid_grid", "flow between walls needs two cells along each axis", got=grid.n)
-    elapsed = (times - times[0]) / step
-    solution = np.empty((len(initial), len(times), *initial.shape[1:]))
-    solution[:, 0] = initial
     pressure = PressureSolver(grid)
-    at_once = max(1, POINTS // math.prod(grid.n))
-    for start in range(0, len(initial), at_once):
-        rows = slice(start, start + at_once)
-        flow = _Flow(pressure, grid, initial[rows], viscosity[rows], None if force is None else force[rows])
-        done = 0
-        for frame, steps in enumerate(elapsed[1:], start=1):
-            whole = math.floor(steps + 1e-6)
-            for _ in range(whole - done):
-                flow.advance(step)
-            done, rest = whole, steps - whole
-            solution[rows, frame] = flow.after(rest * step) if rest > 1e-6 else flow.state()
-    return solution
+    groups = in_groups(np.arange(len(initial)), max(1, POINTS // math.prod(grid.n)))
+
+    def begin(rows: Rows) -> Solution:
+        return _Flow(pressure, grid, initial[rows], viscosity[rows], None if force is None else force[rows], step)
+
+    return Grouped(initial, groups, begin)
 
 
-class _Flow:
-    """A few trajectories on their way, in flat arrays of `Ring`.
+class _Flow(Stepped):
+    """A few trajectories on their way, in flat arrays of `Ring`, after whole steps.
 
     Attributes:
         u: velocity along x on the faces after cells 0 (the ring, so a wall) to X; zero on walls and beyond.
@@ -76,8 +69,18 @@ class _Flow:
         particles: in the cells, repeated beyond the walls.
     """
 
-    def __init__(self, pressure: PressureSolver, grid: Grid, initial: Array, viscosity: Array, force: Array | None):
+    def __init__(
+        self,
+        pressure: PressureSolver,
+        grid: Grid,
+        initial: Array,
+        viscosity: Array,
+        force: Array | None,
+        step: float,
+    ) -> None:
+        super().__init__(initial)
         self.pressure = pressure
+        self.step = step
         self.spacing = grid.spacing
         self.viscosity = viscosity
         self.ring = ring = Ring(len(initial), grid.n)
@@ -96,6 +99,16 @@ class _Flow:
             ring.box(self.force[0])[:, 1:-2, 1:-1] = to_faces(force[..., 0], 1)
             ring.box(self.force[1])[:, 1:-1, 1:-2] = to_faces(force[..., 1], 2)
 
+    def _carried(self) -> Sequence[Array]:
+        return [self.ring.box(field) for field in (self.u, self.v, self.particles)]
+
+    def _advance(self, elapsed: float) -> Array:
+        done, _ = whole_steps(self.elapsed, self.step)
+        whole, rest = whole_steps(elapsed, self.step)
+        for _ in range(whole - done):
+            self.go(self.step)
+        return self.after(rest) if rest else self.state()
+
     def state(self) -> Array:
         """(N, X, Y, 3) in the cells."""
         u, v, c = (self.ring.box(field) for field in (self.u, self.v, self.particles))
@@ -105,12 +118,12 @@ class _Flow:
     def after(self, step: float) -> Array:
         """The state a `step` later, without going there."""
         here = self.u.copy(), self.v.copy(), self.particles.copy()
-        self.advance(step)
+        self.go(step)
         found = self.state()
         self.u, self.v, self.particles = here
         return found
 
-    def advance(self, step: float) -> None:
+    def go(self, step: float) -> None:
         """Go on by one `step`."""
         self._carry_velocity(step)
         self._diffuse(step)

@@ -8,11 +8,11 @@ import numpy as np
 
 from ups_server.errors import UserError
 from ups_server.pde import Family, Grid, family
-from ups_server.pde.family import Array
+from ups_server.pde.solution import Array, Solution
 from ups_server.solve.solver import Frames, Problem, Session, Solver
 
-CHUNK_VALUES = 2**22
-"""Largest number of values handed to a reference solver at once."""
+CHUNK_VALUES = 2**18
+"""Largest number of values handed to a reference solver at once, which may work on many times as many."""
 
 
 @final
@@ -68,14 +68,12 @@ class Numerical:
         return family(family_id).dt
 
     def session(self, problem: Problem, initial: Frames, static: Frames | None = None) -> Session:
-        """A rollout of `initial` (B, X..., C) that keeps its full state in float64.
+        """A rollout of `initial` (B, X..., C) that keeps all that the solver knows, in float64.
 
         Raises:
             UserError: ``unknown_family``, ``invalid_dt``.
         """
-        equation = _Equation.of(problem, len(initial), static)
-        state = initial.astype(np.float64)
-        return SteppedSession(equation, state) if equation.family.full_state else RestartedSession(equation, state)
+        return NumericalSession(_Equation.of(problem, len(initial), static), initial.astype(np.float64))
 
     def one_step(self, problem: Problem, truth: Frames, static: Frames | None = None) -> Frames | None:
         """The reference solution dt after every frame of `truth` but the last; None where frames are not full states.
@@ -95,7 +93,7 @@ class Numerical:
             # Every frame is an initial state of its own.
             repeated = equation.repeat(given.shape[1])
             states = given.reshape(-1, *given.shape[2:]).astype(np.float64)
-            result[:, chosen] = repeated.solve(states, 1)[:, 1].reshape(given.shape)
+            result[:, chosen] = repeated.begin(states).advance(equation.dt).reshape(given.shape)
         return result
 
 
@@ -129,54 +127,31 @@ class _Equation:
             static=None if self.static is None else np.repeat(self.static, times, axis=0),
         )
 
-    def solve(self, initial: Array, n_steps: int) -> Array:
-        """(B, n_steps + 1, X..., C) from `initial` (B, X..., C), which is the first frame."""
-        times = np.arange(n_steps + 1, dtype=np.float64) * self.dt
-        return self.family.solve(initial, times, self.grid, self.coefficients, self.static)
+    def begin(self, initial: Array) -> Solution:
+        """The solution from `initial` (B, X..., C)."""
+        return self.family.begin(initial, self.grid, self.coefficients, self.static)
 
 
 @final
-class SteppedSession:
-    """Each step continues from the state of the last."""
+class NumericalSession:
+    """The solution of all times, looked at every dt."""
 
     def __init__(self, equation: _Equation, initial: Array) -> None:
-        self._equation = equation
-        self._state = initial
-
-    def step(self) -> Frames:
-        self._state = self._equation.solve(self._state, 1)[:, 1]
-        return self._state.astype(np.float32)
-
-    def saved(self) -> Frames:
-        """The bits of float64 (B, X..., C) as twice as many numbers."""
-        return np.ascontiguousarray(self._state).view(np.float32)
-
-    def restore(self, step: int, saved: Frames) -> None:
-        self._state = saved.copy().view(np.float64)
-
-
-@final
-class RestartedSession:
-    """A rollout of fields that leave out part of the state: solved from the start, over a horizon that doubles."""
-
-    def __init__(self, equation: _Equation, initial: Array) -> None:
-        self._equation = equation
-        self._initial = initial
-        self._frames: Frames = initial[:, None].astype(np.float32)
+        self._dt = equation.dt
+        self._solution = equation.begin(initial)
         self._done = 0
 
     def step(self) -> Frames:
         self._done += 1
-        if self._done >= self._frames.shape[1]:
-            self._frames = self._equation.solve(self._initial, 2 * self._done).astype(np.float32)
-        return self._frames[:, self._done]
+        return self._solution.advance(self._done * self._dt).astype(np.float32)
 
     def saved(self) -> Frames:
-        """Nothing: the way from the start is solved again."""
-        return np.empty((len(self._initial), 0), dtype=np.float32)
+        """The bits of float64 (B, M) as twice as many numbers."""
+        return np.ascontiguousarray(self._solution.saved()).view(np.float32)
 
     def restore(self, step: int, saved: Frames) -> None:
         self._done = step
+        self._solution.restore(step * self._dt, np.ascontiguousarray(saved).view(np.float64))
 
 
 BUILTIN: dict[str, Callable[[], Solver]] = {Persistence.name: Persistence, Numerical.name: Numerical}

@@ -11,7 +11,7 @@ not a number.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from ups_server.errors import UserError
 from ups_server.pde.etdrk4 import ETDRK4, Spectrum
 from ups_server.pde.evolution.terms import TERMS
-
-Array = NDArray[np.float64]
+from ups_server.pde.solution import Array, Exact, Grouped, Rows, Solution, at_times, in_groups
 
 MIN_POINTS, MAX_POINTS = 256, 8192
 """Points of the coarsest and the finest computation."""
@@ -43,37 +42,111 @@ GROUP = 32
 def solve_evolution(
     initial: Array, times: Array, length: float, coefficients: Mapping[str, Array], forcing: Array | None = None
 ) -> Array:
-    """The solution (N, T, X) at `times` from `initial` (N, X) at times[0], on a periodic box.
+    """(N, T, X) at `times`, from `initial` at times[0]; the rest as in `evolution_solution`."""
+    return at_times(evolution_solution(initial, length, coefficients, forcing), times)[..., 0]
+
+
+def evolution_solution(
+    initial: Array, length: float, coefficients: Mapping[str, Array], forcing: Array | None = None
+) -> Solution:
+    """The solution from `initial` (N, X) on a periodic box; its states are (N, X, 1).
 
     Args:
         coefficients: one array (N,) per term, by name; terms left out are absent.
         forcing: (N, X), what the coefficient of `forcing` multiplies.
 
     Raises:
-        UserError: ``not_resolved`` where no resolution within reach gives an answer.
+        UserError: ``not_resolved``, from `Solution.advance`, where no resolution within reach gives an answer.
     """
     problems = _Problems.of(initial, length, coefficients, forcing)
-    solution = np.empty((len(initial), len(times), initial.shape[1]))
-    easy = problems.exact
-    if easy.any():
-        solution[easy] = problems.pick(np.flatnonzero(easy)).run(times, *_coarsest(initial.shape[1], 0))
-    pending = np.flatnonzero(~easy)
-    coarse = _attempt(problems, pending, times, 0)
-    for doubling in range(1, DOUBLINGS + 1):
-        if not len(pending):
-            break
-        fine = _attempt(problems, pending, times, doubling)
-        agreed = _agree(coarse, fine)
-        solution[pending[agreed]] = fine[agreed]
-        pending, coarse = pending[~agreed], fine[~agreed]
-    if len(pending):
-        raise UserError(
-            "not_resolved",
-            "the numerical solver found no resolution at which this solution settles",
-            got={"states": pending.tolist(), "points": _coarsest(initial.shape[1], DOUBLINGS)[0]},
-            hint="raise the coefficient of u_xx or u_xxxx, start from a smoother state, or ask for earlier times",
-        )
-    return solution
+    easy, hard = np.flatnonzero(problems.exact), np.flatnonzero(~problems.exact)
+    # Those with similar steps together.
+    groups = in_groups(hard[np.argsort(problems.rate()[hard], kind="stable")], GROUP)
+
+    def begin(rows: Rows) -> Solution:
+        chosen = problems.pick(rows)
+        return Exact(initial[rows, :, None], chosen.at) if chosen.exact.all() else _Resolved(chosen)
+
+    return Grouped(initial[..., None], [easy, *groups] if len(easy) else groups, begin)
+
+
+class _Resolved(Solution):
+    """Trajectories at two resolutions each, `doubling` of the coarsest and the next, that agree so far.
+
+    Where they stop agreeing, the finer one becomes the coarser, and one finer still is computed from the start.
+    """
+
+    def __init__(self, problems: "_Problems") -> None:
+        super().__init__(problems.initial[..., None])
+        self._problems = problems
+        self._doubling = np.zeros(len(self.initial), dtype=np.int64)
+        self._size = np.abs(problems.initial).max(axis=1)
+        self._runs = [problems.start(_coarsest(problems.n, doubling)[0]) for doubling in (0, 1)]
+
+    def saved(self) -> Array:
+        columns = [self._doubling[:, None], self._size[:, None]]
+        for run in self._runs:
+            columns += [run.alive[:, None], np.ascontiguousarray(run.spectrum).view(np.float64)]
+        return np.concatenate(columns, axis=1, dtype=np.float64)
+
+    def _restore(self, elapsed: float, saved: Array) -> None:
+        self._doubling = saved[:, 0].astype(np.int64)
+        self._size = saved[:, 1].copy()
+        highest, first = int(self._doubling.max()), 2
+        for level, run in enumerate(self._runs):
+            width = 2 * (_coarsest(self._problems.n, highest + level)[0] // 2)
+            run.alive = saved[:, first].astype(bool)
+            run.spectrum = np.ascontiguousarray(saved[:, first + 1 : first + 1 + width]).view(np.complex128)
+            first += 1 + width
+
+    def _advance(self, elapsed: float) -> Array:
+        """Raises UserError ``not_resolved``."""
+        interval = elapsed - self.elapsed
+        states = np.empty_like(self.initial)
+        for doubling in np.unique(self._doubling):
+            rows = np.flatnonzero(self._doubling == doubling)
+            problems = self._problems.pick(rows)
+            coarse, fine = (
+                run.go(problems, rows, interval, *_coarsest(problems.n, int(doubling) + level))
+                for level, run in enumerate(self._runs)
+            )
+            states[rows, :, 0] = fine
+            apart = ~self._agree(rows, coarse, fine)
+            while apart.any():
+                rows, fine = rows[apart], fine[apart]
+                finer = self._refine(rows, elapsed)
+                states[rows, :, 0] = finer
+                apart, fine = ~self._agree(rows, fine, finer), finer
+        return states
+
+    def _agree(self, rows: Rows, coarse: Array, fine: Array) -> NDArray[np.bool_]:
+        """(R,): do two solutions (R, X) agree? One that is finite and one that is not do not."""
+        same = np.isfinite(coarse) == np.isfinite(fine)
+        gap = np.abs(np.nan_to_num(coarse) - np.nan_to_num(fine)).max(axis=1)
+        self._size[rows] = np.maximum(self._size[rows], np.abs(np.nan_to_num(fine)).max(axis=1))
+        bound = AGREEMENT * np.maximum(self._size[rows], np.finfo(float).tiny)
+        agreed: NDArray[np.bool_] = same.all(axis=1) & (gap <= bound)
+        return agreed
+
+    def _refine(self, rows: Rows, elapsed: float) -> Array:
+        """States (R, X) of the chosen rows at the next resolution, computed from the start."""
+        doubling = int(self._doubling[rows[0]]) + 1
+        if doubling == DOUBLINGS:
+            raise UserError(
+                "not_resolved",
+                "the numerical solver found no resolution at which this solution settles",
+                got={"states": len(rows), "points": _coarsest(self._problems.n, DOUBLINGS)[0], "time": elapsed},
+                hint="raise the coefficient of u_xx or u_xxxx, start from a smoother state, or ask for earlier times",
+            )
+        self._doubling[rows] = doubling
+        coarse, fine = self._runs
+        coarse.take(rows, fine.spectrum[rows], fine.alive[rows])
+        problems = self._problems.pick(rows)
+        points, subdivision = _coarsest(problems.n, doubling + 1)
+        begun = problems.start(points)
+        found = begun.go(problems, np.arange(len(rows)), elapsed, points, subdivision)
+        fine.take(rows, begun.spectrum, begun.alive)
+        return found
 
 
 def _coarsest(n: int, doubling: int) -> tuple[int, int]:
@@ -81,25 +154,6 @@ def _coarsest(n: int, doubling: int) -> tuple[int, int]:
     factor = max(2, math.ceil(MIN_POINTS / n))
     most = max(factor, MAX_POINTS // n)
     return n * min(factor * 2**doubling, most), 2**doubling
-
-
-def _attempt(problems: "_Problems", rows: NDArray[np.int64], times: Array, doubling: int) -> Array:
-    """(R, T, X): the chosen rows, those with similar steps together."""
-    solution = np.empty((len(rows), len(times), problems.n))
-    order = np.argsort(problems.rate()[rows]) if len(rows) else rows
-    for start in range(0, len(rows), GROUP):
-        chosen = order[start : start + GROUP]
-        solution[chosen] = problems.pick(rows[chosen]).run(times, *_coarsest(problems.n, doubling))
-    return solution
-
-
-def _agree(coarse: Array, fine: Array) -> NDArray[np.bool_]:
-    """(R,): do two solutions (R, T, X) agree? One that is finite and one that is not do not."""
-    same = np.isfinite(coarse) == np.isfinite(fine)
-    gap = np.abs(np.nan_to_num(coarse) - np.nan_to_num(fine)).max(axis=(1, 2))
-    size = np.abs(np.nan_to_num(fine)).max(axis=(1, 2))
-    agreed: NDArray[np.bool_] = same.all(axis=(1, 2)) & (gap <= AGREEMENT * np.maximum(size, np.finfo(float).tiny))
-    return agreed
 
 
 @dataclass(frozen=True)
@@ -149,23 +203,23 @@ class _Problems:
         reaction = 2.0 * np.abs(self.factor(0, 2)) * size + 3.0 * np.abs(self.factor(0, 3)) * size**2
         return advection + reaction / REACTION
 
-    def run(self, times: Array, points: int, subdivision: int) -> Array:
-        """(N, T, X) on `points` points, with the step of the first attempt divided by `subdivision`."""
-        modes = points // 2
+    def linear(self, modes: int) -> Spectrum:
+        """(N, K): what multiplies each mode."""
         wave_number = 2.0 * np.pi / self.length * np.arange(modes, dtype=np.float64)
-        linear = sum(
+        return sum(
             (values[:, None] * TERMS[name].linear_symbol(wave_number) for name, values in self.coefficients.items()),
             start=np.zeros((len(self.initial), modes), dtype=np.complex128),
         )
-        cubic = self.factor(0, 3)[:, None]
-        quadratic, flux = self.factor(0, 2)[:, None], self.factor(1, 2)[:, None] * 1j * wave_number
+
+    def nonlinear(self, modes: int) -> Callable[[Spectrum], Spectrum]:
+        """All other terms of modes (N, K), forcing included."""
+        wave_number = 2.0 * np.pi / self.length * np.arange(modes, dtype=np.float64)
+        cubic, quadratic = self.factor(0, 3)[:, None], self.factor(0, 2)[:, None]
+        flux = self.factor(1, 2)[:, None] * 1j * wave_number
         source = _low_modes(self.forcing, modes)
         products = (4 if cubic.any() else 3) * modes
-        curved = not self.exact.all()
 
-        def nonlinear(v: Spectrum) -> Spectrum:
-            if not curved:
-                return source
+        def terms(v: Spectrum) -> Spectrum:
             u = np.fft.irfft(v, n=products, axis=-1, norm="forward")
             square = np.fft.rfft(u * u, axis=-1, norm="forward")[:, :modes]
             total: Spectrum = (flux + quadratic) * square + source
@@ -173,26 +227,76 @@ class _Problems:
                 total += cubic * np.fft.rfft(u**3, axis=-1, norm="forward")[:, :modes]
             return total
 
-        spectrum, stride = _low_modes(self.initial, modes), points // self.n
-        solution = np.empty((len(self.initial), len(times), self.n))
-        solution[:, 0] = self.initial
-        alive = np.ones(len(self.initial), dtype=bool)
-        method = ETDRK4.prepare(linear, 0.0)
-        coarsest = _coarsest(self.n, 0)[0]
-        for frame, interval in enumerate(np.diff(times), start=1):
-            size = np.abs(np.fft.irfft(spectrum, n=points, axis=-1, norm="forward")).max(axis=1)
-            needed = float(np.max(self.rate(size, coarsest)[alive], initial=0.0)) * interval if curved else 0.0
-            count = max(1, math.ceil(needed)) * (subdivision if curved else 1)
-            if not math.isclose(interval / count, method.step, rel_tol=1e-9):
-                method = ETDRK4.prepare(linear, interval / count)
-            with np.errstate(all="ignore"):
-                for _ in range(count):
-                    spectrum = method.advance(spectrum, nonlinear)
-                    alive &= np.abs(spectrum).sum(axis=1) < UNBOUNDED
-                    spectrum[~alive] = 0.0
-            state = np.fft.irfft(spectrum, n=points, axis=-1, norm="forward")[:, ::stride]
-            solution[:, frame] = np.where(alive[:, None], state, np.nan)
-        return solution
+        return terms
+
+    def at(self, elapsed: float) -> Array:
+        """The states (N, X, 1) of equations that are linear, in one step."""
+        points, _ = _coarsest(self.n, 0)
+        modes = points // 2
+        source = _low_modes(self.forcing, modes)
+        v = ETDRK4.prepare(self.linear(modes), elapsed).advance(_low_modes(self.initial, modes), lambda _: source)
+        return np.fft.irfft(v, n=points, axis=-1, norm="forward")[:, :: points // self.n, None]
+
+    def start(self, points: int) -> "_Run":
+        """The initial states on so many points."""
+        return _Run(_low_modes(self.initial, points // 2), np.ones(len(self.initial), dtype=bool))
+
+
+@dataclass
+class _Run:
+    """Trajectories at resolutions of their own.
+
+    Attributes:
+        spectrum: (N, K) of the finest; of coarser ones, the first modes.
+        alive: (N,): have they stayed bounded?
+    """
+
+    spectrum: Spectrum
+    alive: NDArray[np.bool_]
+    _method: tuple[int, tuple[int, ...], ETDRK4] | None = None
+
+    def take(self, rows: Rows, spectrum: Spectrum, alive: NDArray[np.bool_]) -> None:
+        """Other modes (R, K') for the chosen rows."""
+        if spectrum.shape[1] > self.spectrum.shape[1]:
+            self.spectrum = np.pad(self.spectrum, ((0, 0), (0, spectrum.shape[1] - self.spectrum.shape[1])))
+        self.spectrum[rows] = 0.0
+        self.spectrum[rows, : spectrum.shape[1]] = spectrum
+        self.alive[rows] = alive
+
+    def go(self, problems: "_Problems", rows: Rows, interval: float, points: int, subdivision: int) -> Array:
+        """States (R, X) of `problems`, which are those of the chosen rows, an interval later.
+
+        Args:
+            subdivision: what the step of the first attempt is divided by.
+        """
+        modes = points // 2
+        spectrum, alive = self.spectrum[rows, :modes], self.alive[rows]
+        size = np.abs(np.fft.irfft(spectrum, n=points, axis=-1, norm="forward")).max(axis=1)
+        rate = problems.rate(size, _coarsest(problems.n, 0)[0])[alive]
+        count = max(1, math.ceil(float(rate.max(initial=0.0)) * interval)) * subdivision
+        # Intervals between frames differ by rounding; they share their coefficients.
+        method = self._prepared(problems, rows, modes, float(f"{interval / count:.12g}"))
+        nonlinear = problems.nonlinear(modes)
+        with np.errstate(all="ignore"):
+            for _ in range(count):
+                spectrum = method.advance(spectrum, nonlinear)
+                alive &= np.abs(spectrum).sum(axis=1) < UNBOUNDED
+                spectrum[~alive] = 0.0
+        self.spectrum[rows, :modes] = spectrum
+        self.alive[rows] = alive
+        state = np.fft.irfft(spectrum, n=points, axis=-1, norm="forward")[:, :: points // problems.n]
+        return np.where(alive[:, None], state, np.nan)
+
+    def _prepared(self, problems: "_Problems", rows: Rows, modes: int, step: float) -> ETDRK4:
+        """The method of the last interval where it is the same, else a new one."""
+        key = tuple(rows.tolist())
+        if self._method is not None:
+            known_modes, known_rows, method = self._method
+            if (known_modes, known_rows, method.step) == (modes, key, step):
+                return method
+        method = ETDRK4.prepare(problems.linear(modes), step)
+        self._method = modes, key, method
+        return method
 
 
 def _low_modes(u: Array, modes: int) -> Spectrum:

@@ -20,6 +20,7 @@ from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
 from ups_server.pde.families.multi_sine import SCALAR
 from ups_server.pde.family import Array, Coefficient, Family, Field
 from ups_server.pde.grid import Grid
+from ups_server.pde.solution import Exact, Solution
 
 
 class Advection(Family):
@@ -42,21 +43,14 @@ class Advection(Family):
     def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
         return SCALAR.sample(rng, count, grid)[..., None]
 
-    def solve(
-        self,
-        initial: Array,
-        times: Array,
-        grid: Grid,
-        coefficients: Mapping[str, Array],
-        static: Array | None = None,
-    ) -> Array:
-        n = grid.n[0]
+    def begin(
+        self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None
+    ) -> Solution:
+        n, beta = grid.n[0], coefficients["beta"][:, None]
         wave_number = 2.0 * np.pi / grid.length[0] * np.arange(n // 2 + 1)
         spectrum = np.fft.rfft(initial[..., 0], axis=-1)
-        solution = np.empty((len(initial), len(times), n, 1))
-        solution[:, 0] = initial
-        for frame, elapsed in enumerate(times[1:] - times[0], start=1):
-            shift = coefficients["beta"] * elapsed
-            turned = spectrum * np.exp(-1j * wave_number * shift[:, None])
-            solution[:, frame, :, 0] = np.fft.irfft(turned, n=n, axis=-1)
-        return solution
+
+        def at(elapsed: float) -> Array:
+            return np.fft.irfft(spectrum * np.exp(-1j * wave_number * beta * elapsed), n=n, axis=-1)[..., None]
+
+        return Exact(initial, at)

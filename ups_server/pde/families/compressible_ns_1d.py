@@ -29,11 +29,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
-from ups_server.pde.compressible import solve_compressible
+from ups_server.pde.compressible import compressible_solution
 from ups_server.pde.euler import GAMMA
 from ups_server.pde.families.multi_sine import MultiSine
 from ups_server.pde.family import Array, Coefficient, Family, Field
 from ups_server.pde.grid import Grid
+from ups_server.pde.solution import Solution
 
 MIN_POINTS = 512
 """Coarser states are refined: at 512 cells PDEBench's are solved as well as at its own 1024."""
@@ -75,20 +76,15 @@ class CompressibleNs1D(Family):
         """States (N, X, 3) of PDEBench's "Rand" distribution."""
         return np.stack([_sample_state(rng, grid) for _ in range(count)])
 
-    def solve(
-        self,
-        initial: Array,
-        times: Array,
-        grid: Grid,
-        coefficients: Mapping[str, Array],
-        static: Array | None = None,
-    ) -> Array:
+    def begin(
+        self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None
+    ) -> Solution:
         """The reference solution.
 
         Raises:
             UserError: ``state_not_positive`` where a density or pressure of the initial state is not.
         """
-        return solve_compressible(initial, times, grid, coefficients["eta"], coefficients["zeta"], MIN_POINTS)
+        return compressible_solution(initial, grid, coefficients["eta"], coefficients["zeta"], MIN_POINTS)
 
     def conserved_means(self, values: NDArray[np.floating]) -> dict[str, Array]:
         return gas_means(values)

@@ -30,13 +30,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
-from ups_server.pde.compressible import solve_compressible
+from ups_server.pde.compressible import compressible_solution
 from ups_server.pde.euler import GAMMA
 from ups_server.pde.families.compressible_ns_1d import DENSITY, ETA, PRESSURE, VELOCITY_X, ZETA, gas_means
 from ups_server.pde.families.multi_sine import EDGE_SPAN, FIRST_EDGE, window_mask
 from ups_server.pde.family import Array, Coefficient, Family, Field
 from ups_server.pde.grid import Grid
 from ups_server.pde.random_fields import sum_waves, waves_off_the_axes
+from ups_server.pde.solution import Solution
 
 WEIGHTS = waves_off_the_axes(4)
 """Amplitudes of the wave vectors of a sum."""
@@ -95,20 +96,15 @@ class CompressibleNs2D(Family):
         fitted[..., :2] *= (coefficients["M"] / MACH.default)[:, None, None, None]
         return fitted
 
-    def solve(
-        self,
-        initial: Array,
-        times: Array,
-        grid: Grid,
-        coefficients: Mapping[str, Array],
-        static: Array | None = None,
-    ) -> Array:
+    def begin(
+        self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None
+    ) -> Solution:
         """The reference solution; M belongs to the initial state and changes nothing here.
 
         Raises:
             UserError: ``state_not_positive`` where a density or pressure of the initial state is not.
         """
-        return solve_compressible(initial, times, grid, coefficients["eta"], coefficients["zeta"], MIN_POINTS)
+        return compressible_solution(initial, grid, coefficients["eta"], coefficients["zeta"], MIN_POINTS)
 
     def conserved_means(self, values: NDArray[np.floating]) -> dict[str, Array]:
         return gas_means(values)

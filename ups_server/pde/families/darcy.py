@@ -28,6 +28,7 @@ from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
 from ups_server.pde.family import Array, Coefficient, Family, Field
 from ups_server.pde.grid import Grid
 from ups_server.pde.random_fields import bell, draw_waves, sum_waves
+from ups_server.pde.solution import Exact, Solution
 
 LOW, HIGH = 0.1, 1.0
 LENGTH = 0.21
@@ -63,15 +64,10 @@ class Darcy(Family):
         fields = [sum_waves(draw_waves(rng, 1, WAVES), x, y)[0] for _ in range(count)]
         return np.where(np.stack(fields) > 0.0, HIGH, LOW)[..., None]
 
-    def solve(
-        self,
-        initial: Array,
-        times: Array,
-        grid: Grid,
-        coefficients: Mapping[str, Array],
-        static: Array | None = None,
-    ) -> Array:
-        """The steady solution at every time, whatever the initial state.
+    def begin(
+        self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None
+    ) -> Solution:
+        """The steady solution at every time, the first among them, whatever the initial state.
 
         Raises:
             UserError: ``missing_static_fields`` without permeability, ``permeability_not_positive``, ``invalid_grid``
@@ -85,7 +81,8 @@ class Darcy(Family):
             raise UserError("permeability_not_positive", "nu must be positive everywhere", got=float(static.min()))
         pressure = np.stack([solve_extrapolated(nu, grid) for nu in static[..., 0]])
         pressure *= coefficients["beta"][:, None, None]
-        return np.repeat(pressure[:, None, ..., None], len(times), axis=1)
+        steady = pressure[..., None]
+        return Exact(steady, lambda _: steady)
 
 
 def solve_extrapolated(permeability: Array, grid: Grid) -> Array:

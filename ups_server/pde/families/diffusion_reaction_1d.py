@@ -13,7 +13,7 @@ Source: Takamoto et al., PDEBench (2022), D.4. PDEBench's float32 files at 1024 
 (increments round away); at 256 cells they are right to 2e-4.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
 from ups_server.pde.families.multi_sine import SCALAR
 from ups_server.pde.family import Array, Coefficient, Family, Field
 from ups_server.pde.grid import Grid
+from ups_server.pde.solution import Solution, Stepped
 
 GROWTH_PER_STEP = 0.01
 """Largest rho times step."""
@@ -60,30 +61,36 @@ class DiffusionReaction1D(Family):
     def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
         return SCALAR.sample(rng, count, grid, unit_range=True)[..., None]
 
-    def solve(
-        self,
-        initial: Array,
-        times: Array,
-        grid: Grid,
-        coefficients: Mapping[str, Array],
-        static: Array | None = None,
-    ) -> Array:
-        n = grid.n[0]
-        nu, rho = coefficients["nu"][:, None], coefficients["rho"][:, None]
-        rate = nu * (2.0 * np.pi / grid.length[0] * np.arange(n // 2 + 1)) ** 2
-        u: Array = initial[..., 0]
-        solution = np.empty((len(u), len(times), n, 1))
-        solution[:, 0, :, 0] = u
-        for frame, interval in enumerate(np.diff(times), start=1):
-            count = _count_steps(u, nu * (2.0 * np.pi / grid.length[0]) ** 2, rho, interval)
-            step = interval / count
-            decay = np.exp(-rate * step)
-            u = _grow(u, 0.5 * rho * step)
-            for remaining in reversed(range(count)):
-                u = np.fft.irfft(decay * np.fft.rfft(u, axis=-1), n=n, axis=-1)
-                u = _grow(u, rho * step if remaining else 0.5 * rho * step)
-            solution[:, frame, :, 0] = u
-        return solution
+    def begin(
+        self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None
+    ) -> Solution:
+        return _Growth(initial, grid.length[0], coefficients["nu"][:, None], coefficients["rho"][:, None])
+
+
+class _Growth(Stepped):
+    """Diffusion nu and growth rho (N, 1) on a periodic box of this length."""
+
+    def __init__(self, initial: Array, length: float, nu: Array, rho: Array) -> None:
+        super().__init__(initial)
+        self._u: Array = initial[..., 0].copy()
+        self._rho = rho
+        self._slowest = nu * (2.0 * np.pi / length) ** 2
+        self._rate = self._slowest * np.arange(self._u.shape[1] // 2 + 1) ** 2
+
+    def _carried(self) -> Sequence[Array]:
+        return (self._u,)
+
+    def _advance(self, elapsed: float) -> Array:
+        interval = elapsed - self.elapsed
+        count = _count_steps(self._u, self._slowest, self._rho, interval)
+        step = interval / count
+        decay, growth, n = np.exp(-self._rate * step), self._rho * step, self._u.shape[1]
+        u = _grow(self._u, 0.5 * growth)
+        for remaining in reversed(range(count)):
+            u = np.fft.irfft(decay * np.fft.rfft(u, axis=-1), n=n, axis=-1)
+            u = _grow(u, growth if remaining else 0.5 * growth)
+        self._u = u
+        return u[..., None]
 
 
 def _count_steps(u: Array, slowest_decay: Array, rho: Array, interval: float) -> int:

@@ -19,7 +19,7 @@ Source: Takamoto et al., PDEBench (2022), appendix D; Klaasen and Troy, SIAM J. 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -28,6 +28,7 @@ from ups_server.errors import UserError
 from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
 from ups_server.pde.family import Array, Coefficient, Family, Field
 from ups_server.pde.grid import Grid
+from ups_server.pde.solution import Grouped, Rows, Solution, Stepped, in_groups
 
 TOLERANCE = 5e-4
 """Largest difference between one step and two half steps, before extrapolation; the extrapolated step is some hundred
@@ -81,33 +82,41 @@ class DiffusionReaction2D(Family):
     def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
         return rng.standard_normal((count, *grid.n, 2))
 
-    def solve(
-        self,
-        initial: Array,
-        times: Array,
-        grid: Grid,
-        coefficients: Mapping[str, Array],
-        static: Array | None = None,
-    ) -> Array:
+    def begin(
+        self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None
+    ) -> Solution:
         """The reference solution.
 
         Raises:
             UserError: ``state_too_large`` where the reaction is too fast to be followed.
         """
-        solution = np.empty((len(initial), len(times), *initial.shape[1:]))
-        solution[:, 0] = initial
+
+        def one(rows: Rows) -> Solution:
+            diffusion = float(coefficients["D_u"][rows[0]]), float(coefficients["D_v"][rows[0]])
+            return _Reaction(initial[rows], _SplitStep(grid, diffusion, float(coefficients["k"][rows[0]])))
+
+        return Grouped(initial, in_groups(np.arange(len(initial)), 1), one)
+
+
+class _Reaction(Stepped):
+    """One trajectory."""
+
+    def __init__(self, initial: Array, method: "_SplitStep") -> None:
+        super().__init__(initial)
+        self._method = method
+        self._state = np.ascontiguousarray(np.moveaxis(initial[0], -1, 0))
+
+    def _carried(self) -> Sequence[Array]:
+        return (self._state[None],)
+
+    def _advance(self, elapsed: float) -> Array:
+        interval = elapsed - self.elapsed
+        count = math.ceil(interval / MAX_STEP - 1e-6)
         # Matrices this small are multiplied no faster by several threads, and far slower on a busy machine.
         with threadpool_limits(1, "blas"):
-            for row, state in enumerate(np.moveaxis(initial, -1, 1)):
-                method = _SplitStep(
-                    grid, (coefficients["D_u"][row], coefficients["D_v"][row]), float(coefficients["k"][row])
-                )
-                for frame, interval in enumerate(np.diff(times), start=1):
-                    count = math.ceil(interval / MAX_STEP - 1e-6)
-                    for _ in range(count):
-                        state = method.advance(state, interval / count)
-                    solution[row, frame] = np.moveaxis(state, 0, -1)
-        return solution
+            for _ in range(count):
+                self._state = self._method.advance(self._state, interval / count)
+        return np.moveaxis(self._state, 0, -1)[None]
 
 
 class _SplitStep:

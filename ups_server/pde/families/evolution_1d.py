@@ -13,11 +13,12 @@ import numpy as np
 
 from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
 from ups_server.pde.evolution.equation import check_well_posed
-from ups_server.pde.evolution.solver import solve_evolution
+from ups_server.pde.evolution.solver import evolution_solution
 from ups_server.pde.evolution.states import positive_states, sample_states
 from ups_server.pde.evolution.terms import TERMS, Term
 from ups_server.pde.family import Array, Coefficient, Family, Field
 from ups_server.pde.grid import Grid
+from ups_server.pde.solution import Solution
 
 
 def _coefficient(term: Term) -> Coefficient:
@@ -59,14 +60,9 @@ class Evolution1D(Family):
         """Forcing drawn like states."""
         return sample_states(rng, count, grid)[..., None]
 
-    def solve(
-        self,
-        initial: Array,
-        times: Array,
-        grid: Grid,
-        coefficients: Mapping[str, Array],
-        static: Array | None = None,
-    ) -> Array:
+    def begin(
+        self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None
+    ) -> Solution:
         """The reference solution.
 
         Raises:
@@ -75,4 +71,4 @@ class Evolution1D(Family):
         for row in range(len(initial)):
             check_well_posed({name: float(values[row]) for name, values in coefficients.items()})
         forcing = None if static is None else static[..., 0]
-        return solve_evolution(initial[..., 0], times, grid.length[0], coefficients, forcing)[..., None]
+        return evolution_solution(initial[..., 0], grid.length[0], coefficients, forcing)

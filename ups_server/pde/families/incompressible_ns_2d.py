@@ -30,8 +30,9 @@ import numpy as np
 from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
 from ups_server.pde.family import Array, Coefficient, Family, Field
 from ups_server.pde.grid import Grid
-from ups_server.pde.incompressible import solve_incompressible
+from ups_server.pde.incompressible import incompressible_solution
 from ups_server.pde.random_fields import draw_waves, falling, sum_waves
+from ups_server.pde.solution import Solution
 from ups_server.pde.staggered import to_centres
 
 HIGHEST = 31
@@ -87,20 +88,15 @@ class IncompressibleNs2D(Family):
     def sample_static(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
         return np.stack([_sample_vector(rng, grid, FORCE_WAVES) for _ in range(count)])
 
-    def solve(
-        self,
-        initial: Array,
-        times: Array,
-        grid: Grid,
-        coefficients: Mapping[str, Array],
-        static: Array | None = None,
-    ) -> Array:
+    def begin(
+        self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None
+    ) -> Solution:
         """The reference solution, without force where `static` is None.
 
         Raises:
             UserError: ``invalid_grid`` for fewer than two cells along an axis.
         """
-        return solve_incompressible(initial, times, grid, coefficients["nu"], static)
+        return incompressible_solution(initial, grid, coefficients["nu"], static)
 
 
 def _sample_vector(rng: np.random.Generator, grid: Grid, weight: Array) -> Array:

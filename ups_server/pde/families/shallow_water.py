@@ -24,7 +24,7 @@ Sources: Takamoto et al., PDEBench (2022), appendix D; LeVeque, Finite Volume Me
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ from ups_server.errors import UserError
 from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
 from ups_server.pde.family import Array, Family, Field
 from ups_server.pde.grid import Grid
+from ups_server.pde.solution import Grouped, Solution, Stepped, in_groups, whole_steps
 
 INSIDE, OUTSIDE = 2.0, 1.0
 RADIUS = (0.3, 0.7)
@@ -65,14 +66,9 @@ class ShallowWater(Family):
         distance = np.hypot(*np.meshgrid(*grid.axes, indexing="ij"))
         return np.where(distance <= radius, INSIDE, OUTSIDE)[..., None]
 
-    def solve(
-        self,
-        initial: Array,
-        times: Array,
-        grid: Grid,
-        coefficients: Mapping[str, Array],
-        static: Array | None = None,
-    ) -> Array:
+    def begin(
+        self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None
+    ) -> Solution:
         """The reference solution from water at rest.
 
         Raises:
@@ -80,19 +76,28 @@ class ShallowWater(Family):
         """
         if not (initial > 0.0).all():
             raise UserError("depth_not_positive", "the depth must be positive everywhere", got=float(initial.min()))
-        elapsed = (times - times[0]) / STEP
-        solution = np.empty((len(initial), len(times), *initial.shape[1:]))
-        for row, depth in enumerate(initial[..., 0]):
-            state = np.stack([depth, np.zeros_like(depth), np.zeros_like(depth)])
-            done = 0
-            for frame, steps in enumerate(elapsed):
-                whole = math.floor(steps + 1e-6)
-                for _ in range(whole - done):
-                    state = advance(state, STEP, grid)
-                done, rest = whole, steps - whole
-                shown = advance(state, rest * STEP, grid) if rest > 1e-6 else state
-                solution[row, frame, ..., 0] = shown[0]
-        return solution
+        return Grouped(initial, in_groups(np.arange(len(initial)), 1), lambda rows: _Water(initial[rows], grid))
+
+
+class _Water(Stepped):
+    """One trajectory: depth and momenta after whole steps."""
+
+    def __init__(self, initial: Array, grid: Grid) -> None:
+        super().__init__(initial)
+        depth = initial[0, ..., 0]
+        self._grid = grid
+        self._state = np.stack([depth, np.zeros_like(depth), np.zeros_like(depth)])
+
+    def _carried(self) -> Sequence[Array]:
+        return (self._state[None],)
+
+    def _advance(self, elapsed: float) -> Array:
+        done, _ = whole_steps(self.elapsed, STEP)
+        whole, rest = whole_steps(elapsed, STEP)
+        for _ in range(whole - done):
+            self._state = advance(self._state, STEP, self._grid)
+        shown = advance(self._state, rest, self._grid) if rest else self._state
+        return shown[:1, ..., None]
 
 
 def advance(state: Array, interval: float, grid: Grid) -> Array:

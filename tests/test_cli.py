@@ -197,6 +197,24 @@ def test_solve_from_a_drawn_state(ups: Ups, tmp_path: Path) -> None:
         np.testing.assert_allclose(solution.u[20], solution.u[0], atol=1e-3)
 
 
+def test_solve_at_other_points(ups: Ups, burgers: Path, tmp_path: Path) -> None:
+    path = tmp_path / "nodes.nc"
+    words = ("solve", "advection", "--method", "numerical", "--resolution", "64", "--n-steps", "2", "-o", path)
+    for place, first in (("nodes", 0.0), ("0.0625", 0.0625 / 64)):
+        ran = ups(*words, "--points", place)
+        assert ran.code == 0, ran.err
+        with xr.open_dataset(path, engine="h5netcdf") as solution:
+            assert float(solution.x[0]) == pytest.approx(first)
+    refused = ups(*words, "--points", "edges")
+    assert (refused.code, "cells, nodes" in refused.err) == (2, True)
+    thinned = ("solve", "burgers", "--method", "numerical", "--initial", burgers, "--resolution", "32", "-o", path)
+    assert ups(*thinned, "--n-steps", "1").code == 0
+    with xr.open_dataset(path, engine="h5netcdf") as solution:
+        assert float(solution.x[0]) == pytest.approx(0.25 / 32)
+    refused = ups(*thinned, "--points", "cells")
+    assert (refused.code, "the file itself" in refused.err) == (2, True)
+
+
 def test_solve_says_how_far_it_can_be_trusted(ups: Ups, tmp_path: Path) -> None:
     out = tmp_path / "out.nc"
     words = ("solve", "burgers", "--method", "persistence", "--resolution", "32", "--n-steps", "3", "-o", out)

@@ -16,12 +16,22 @@ MIN_POINTS = 8
 """Fewest points per axis of a grid."""
 
 Points = Annotated[int, Field(ge=MIN_POINTS, le=2**20)]
+Offset = Annotated[FiniteFloat, Field(ge=0, lt=1)]
 
 
 class Spec(BaseModel):
     """Frozen, strict, no unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Placement(StrEnum):
+    """Where the n points of an axis lie."""
+
+    CELLS = "cells"
+    """In the centres of n cells."""
+    NODES = "nodes"
+    """From the lower end on. A periodic axis ends one spacing before its upper end, any other on it."""
 
 
 class GridSpec(Spec):
@@ -34,6 +44,25 @@ class GridSpec(Spec):
         max_length=3,
         description="(low, high) per axis. Another box than the family's is rescaled where the equation allows.",
     )
+    points: Placement | None = Field(
+        default=None,
+        strict=False,
+        description="Where the points lie. `cells`: in the centres of n cells (default). `nodes`: from the lower end "
+        "on; a periodic axis ends one spacing before its upper end, any other on it.",
+    )
+    offset: tuple[Offset, ...] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=3,
+        description="Instead of `points`: the place of the first one per axis, in spacings of (high - low) / n. "
+        "0.5 is a cell centre; every eighth of 1024 cell centres begins at 0.0625.",
+    )
+
+    @model_validator(mode="after")
+    def _placed_once(self) -> "GridSpec":
+        if self.points is not None and self.offset is not None:
+            raise ValueError("give points or offset, not both")
+        return self
 
 
 class SampleSpec(Spec):
@@ -172,11 +201,12 @@ class RolloutRequest(Spec):
 
 
 class GridAnswer(BaseModel):
-    """Points along an axis are at ``low + (i + offset) (high - low) / n``."""
+    """Points along an axis are at ``low + (i + offset) (high - low) / n``; with n - 1 for n on a closed axis."""
 
     n: list[int]
     extent: list[tuple[float, float]]
     offset: list[float]
+    closed: list[bool] = Field(description="Are both ends of the axis points?")
 
 
 class Flag(BaseModel):

@@ -221,6 +221,9 @@ def test_a_rollout_from_a_file(service: RunningService, content: bytes) -> None:
     missing = {"initial_condition": {"file": record["id"], "trajectory": 3}}
     assert problem(service.post(request | missing)) == (422, "row_out_of_range")
     assert problem(service.post(request | {"initial_condition": {"file": "file-1"}})) == (404, "unknown_file")
+    assert rollout["grid"]["offset"] == [0.5]
+    elsewhere = service.post(request | {"grid": {"points": "nodes"}})
+    assert problem(elsewhere) == (422, "points_mismatch")
     both = {"initial_condition": {"file": record["id"], "sample": {}}}
     assert problem(service.post(request | both)) == (422, "invalid_request")
 

@@ -54,6 +54,8 @@ CASES: list[tuple[str, int, dict[str, Any]]] = [
     ("missing_initial_condition", 422, {"initial_condition": None}),
     ("invalid_grid", 422, {"grid": {"n": [16, 16]}}),
     ("invalid_grid", 422, {"grid": {"extent": [[1.0, 0.0]]}}),
+    ("invalid_request", 422, {"grid": {"offset": [1.0]}}),
+    ("invalid_request", 422, {"grid": {"points": "nodes", "offset": [0.0]}}),
     ("extent_not_rescalable", 422, {"grid": {"extent": [[0.0, 1e30]]}}),
     ("extent_not_rescalable", 422, {"family": "diffusion_sorption", "grid": {"extent": [[0.0, 2.0]]}}),
     ("boundary_not_supported", 422, {"boundary": [["dirichlet", "dirichlet"]]}),

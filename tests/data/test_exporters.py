@@ -98,7 +98,7 @@ def test_json_has_what_the_interface_promises() -> None:
     document = json.loads(content)
     assert {"family", "fields", "times", "grid", "data", "flags"} <= set(document)
     assert document["coefficients"] == {"nu": 0.1}
-    assert document["grid"] == {"n": [8], "extent": [[0.0, 1.0]], "offset": [0.5]}
+    assert document["grid"] == {"n": [8], "extent": [[0.0, 1.0]], "offset": [0.5], "closed": [False]}
 
 
 def test_json_says_null_for_what_is_not_finite() -> None:

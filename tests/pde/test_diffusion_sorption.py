@@ -5,6 +5,7 @@ import pytest
 from scipy.integrate import solve_ivp
 from scipy.sparse import diags_array
 
+from ups_server.pde import Grid
 from ups_server.pde.families import diffusion_sorption
 from ups_server.pde.families.diffusion_sorption import DIFFUSION, DiffusionSorption, retardation
 from ups_server.pde.family import Array
@@ -40,6 +41,20 @@ def test_an_independent_integrator(monkeypatch: pytest.MonkeyPatch) -> None:
     ).y.T
     solution = FAMILY.solve(constant(0.1, n), times, FAMILY.default_grid(n), {})[0, ..., 0]
     np.testing.assert_allclose(solution, reference, atol=2e-5)
+
+
+def test_any_points_see_the_same_solution() -> None:
+    times, cells = np.array([0.0, 25.0, 300.0]), FAMILY.default_grid()
+    truth = FAMILY.solve(constant(0.1, cells.n[0]), times, cells, {})[0, ..., 0]
+    dx = cells.spacing[0]
+    known = np.concatenate([[-0.5 * dx], cells.axes[0], [1.0 + 0.5 * dx]])
+    box = FAMILY.extent
+    for grid in (Grid((128,), box), Grid((128,), box, (0.0625,)), Grid.nodes((128,), box, (False,))):
+        found = FAMILY.solve(constant(0.1, 128), times, grid, {})[0, ..., 0]
+        for frame in (1, 2):
+            drained = DIFFUSION / dx * (truth[frame, -2] - truth[frame, -1])
+            expected = np.interp(grid.axes[0], known, [1.0, *truth[frame], drained])
+            np.testing.assert_allclose(found[frame], expected, atol=1e-4)
 
 
 def test_it_ends_in_a_straight_line() -> None:

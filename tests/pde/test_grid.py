@@ -34,6 +34,30 @@ def test_points_within_cells_surround_their_point(offset: float) -> None:
     np.testing.assert_allclose(grid.axes[0], grid.extent[0][0] + 5.0 * grid.positions[0])
 
 
+def test_nodes_have_both_ends_of_a_bounded_axis() -> None:
+    grid = Grid.nodes((4, 5), ((0.0, 1.0), (-1.0, 1.0)), (True, False))
+    np.testing.assert_allclose(grid.axes[0], [0.0, 0.25, 0.5, 0.75])
+    np.testing.assert_allclose(grid.axes[1], [-1.0, -0.5, 0.0, 0.5, 1.0])
+    assert Grid.from_json(grid.as_json()) == grid
+    part = Grid.nodes((9,), ((0.0, 1.0),), (False,)).subsample(4)
+    np.testing.assert_allclose(part.axes[0], [0.0, 0.5, 1.0])
+    assert Grid.nodes((9,), ((0.0, 1.0),), (False,)).stride_to(3) == 4
+    for stride, first in ((3, 0), (4, 1)):
+        with pytest.raises(UserError, match="stride"):
+            Grid.nodes((9,), ((0.0, 1.0),), (False,)).subsample(stride, first)
+    with pytest.raises(UserError, match="both ends"):
+        Grid((4,), ((0.0, 1.0),), (0.5,), (True,))
+
+
+@given(st.integers(1, 8), st.integers(1, 9), st.floats(0.0, 0.99), st.booleans())
+def test_a_refined_grid_has_the_points_among_its_own(n: int, factor: int, offset: float, closed: bool) -> None:
+    box = ((-2.0, 3.0),)
+    grid = Grid.nodes((n + 1,), box, (False,)) if closed else Grid((n,), box, (offset,))
+    fine, slices = grid.refined(factor)
+    assert fine.cells == (n * factor,)
+    np.testing.assert_allclose(fine.axes[0][slices[0]], grid.axes[0], atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("n", "extent", "offset"),
     [((), (), ()), ((4,), ((0.0, 1.0), (0.0, 1.0)), ()), ((0,), ((0.0, 1.0),), ()), ((4,), ((1.0, 1.0),), ())],

@@ -9,7 +9,7 @@ import pytest
 
 from ups_server.catalog import Catalog
 from ups_server.errors import UserError
-from ups_server.pde import family
+from ups_server.pde import Grid, family
 from ups_server.settings import Settings
 from ups_server.solve.engine import BlowUp
 from ups_server.solve.rollout import Plan, plan
@@ -130,6 +130,47 @@ def test_the_seed_decides(catalog: Catalog) -> None:
     other = planned(catalog, initial_condition={"sample": {"seed": 4}})
     np.testing.assert_array_equal(first.initial, again.initial)
     assert not np.array_equal(first.initial, other.initial)
+
+
+@pytest.mark.parametrize(
+    ("said", "offset"),
+    [({}, 0.5), ({"points": "cells"}, 0.5), ({"points": "nodes"}, 0.0), ({"offset": [0.0625]}, 0.0625)],
+)
+def test_a_sample_is_taken_at_the_points_of_the_request(catalog: Catalog, said: dict[str, Any], offset: float) -> None:
+    todo = planned(catalog, grid={"n": [128], **said})
+    grid = Grid((128,), ((0.0, 1.0),), (offset,))
+    assert todo.grid == todo.spec.problem.grid == grid
+    assert todo.header().document(todo.times())["grid"]["offset"] == [offset]
+    expected = family("burgers").sample_initial(np.random.default_rng(3), 1, grid)
+    np.testing.assert_array_equal(todo.initial, expected.astype(np.float32))
+    elsewhere = planned(catalog, grid={"n": [128], "extent": [[1.0, 3.0]], **said})
+    np.testing.assert_allclose(elsewhere.grid.axes[0], 1.0 + 2.0 * grid.axes[0])
+
+
+def test_nodes_end_on_both_walls(catalog: Catalog) -> None:
+    request = {"model": "numerical", "family": "diffusion_sorption", "grid": {"n": [65], "points": "nodes"}}
+    todo = planned(catalog, **request)
+    np.testing.assert_allclose(todo.grid.axes[0], np.linspace(0.0, 1.0, 65), atol=1e-12)
+    assert todo.header().document(todo.times())["grid"]["closed"] == [True]
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"grid": {"offset": [0.5, 0.5]}}, "invalid_grid"),
+        ({"family": "shallow_water", "model": "numerical", "grid": {"points": "nodes"}}, "points_not_supported"),
+        ({"family": "shallow_water", "model": "numerical", "grid": {"offset": [0.5, 0.25]}}, "points_not_supported"),
+        ({"family": "shallow_water", "grid": {"n": [32, 32], "offset": [0.25, 0.25]}}, "points_not_supported"),
+        ({"family": "diffusion_sorption", "grid": {"points": "nodes"}}, "points_not_supported"),
+    ],
+)
+def test_points_that_are_not_known_are_refused(tmp_path: Path, changes: dict[str, Any], code: str) -> None:
+    folder = tmp_path / "models" / "small"
+    folder.mkdir(parents=True)
+    known = {name: {"dt": family(name).dt} for name in ("burgers", "shallow_water", "diffusion_sorption")}
+    (folder / "config.json").write_text(json.dumps({"name": "small", "resolution": 128, "families": known}))
+    error = refused(Catalog(tmp_path, tmp_path / "none"), **changes)
+    assert error.code == code
 
 
 def test_blow_up_flag(catalog: Catalog) -> None:

@@ -133,7 +133,7 @@ ANSWERS: dict[str, Any] = {
         "units": ["1"],
         "coefficients": {"nu": 0.001},
         "boundary": [["periodic", "periodic"]],
-        "grid": {"n": [8], "extent": [[0.0, 1.0]], "offset": [0.5]},
+        "grid": {"n": [8], "extent": [[0.0, 1.0]], "offset": [0.5], "closed": [False]},
         "dt": 0.05,
         "n_steps": 1,
         "save_every": 1,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -65,6 +65,22 @@ def parse_points(text: str) -> list[int]:
         return [int(number) for number in text.split("x")]
     except ValueError:
         raise UserError("invalid_grid", "points are given as N or NxN", got=text, expected="256x512") from None
+
+
+def parse_place(text: str | None, axes: int) -> dict[str, Any]:
+    """Where the points of a grid of so many axes lie: `cells`, `nodes`, or the offset of the first as `0.0625`.
+
+    Raises:
+        UserError: ``invalid_grid``.
+    """
+    if text is None or text in ("cells", "nodes"):
+        return {} if text is None else {"points": text}
+    try:
+        return {"offset": (float(text),) * axes}
+    except ValueError:
+        raise UserError(
+            "invalid_grid", "this is no place of points", got=text, expected="cells, nodes, or a number such as 0.0625"
+        ) from None
 
 
 def check_suffix(path: Path, expected: Sequence[str]) -> None:

@@ -19,6 +19,7 @@ from ups_server.cli.options import (
     check_file,
     check_suffix,
     parse_coefficients,
+    parse_place,
     parse_points,
     settings_of,
 )
@@ -56,6 +57,13 @@ def solve(
     save_every: Annotated[int, typer.Option(min=1, help="Keep every so many steps.")] = 1,
     resolution: Annotated[
         int | None, typer.Option(min=8, help="Points per axis. [default: the model's, or the file's]")
+    ] = None,
+    points: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLACE",
+            help="Where they lie: cells, nodes, or the offset of the first one in spacings. [default: cells]",
+        ),
     ] = None,
     output_resolution: Annotated[
         str | None, typer.Option(metavar="N[xN]", help="Points of the answer, on a finer grid than the state's.")
@@ -98,7 +106,9 @@ def solve(
         if output is not None or initial is not None:
             given = [str(path) for path in (output, initial) if path is not None]
             raise UserError("invalid_request", "--detach starts from --seed; its result is kept", got=given)
-        wanted = _Request(family, method or model or "", coefficients, seed, n_steps, dt, save_every, resolution, trust)
+        wanted = _Request(
+            family, method or model or "", coefficients, seed, n_steps, dt, save_every, resolution, points, trust
+        )
         _order(wanted, data_dir, as_json)
         return
     if output is None:
@@ -107,7 +117,7 @@ def solve(
     check_suffix(output, (*suffixes, *PICTURES))
     catalog, model_id = _find_model(method or model, data_dir)
     start = None if initial is None else _read(initial, trajectory, family, coefficients, resolution)
-    request = _Request(family, model_id, coefficients, seed, n_steps, dt, save_every, resolution, trust)
+    request = _Request(family, model_id, coefficients, seed, n_steps, dt, save_every, resolution, points, trust)
     todo = _plan(request, start, catalog)
     solutions, attributes = _roll_out(todo, device)
     solution = solutions[0]
@@ -134,6 +144,7 @@ class _Request:
     dt: float | None
     save_every: int
     resolution: int | None
+    points: str | None
     trust: dict[str, Any]
 
 
@@ -199,18 +210,14 @@ def _plan(request: _Request, start: "State | None", catalog: "Catalog") -> "Plan
     arrays: dict[str, Any] = {"initial_condition": start.values}
     if start.static is not None:
         arrays["static"] = start.static
-    if wanted.output_resolution is not None:
-        return plan(wanted, catalog, Settings.given(), arrays, offset=start.grid.offset)
-    todo = plan(wanted, catalog, Settings.given(), arrays)
-    # Thinning keeps the first point where it was: the file knows the grid better than its number of points.
-    problem = replace(todo.spec.problem, grid=start.grid)
-    return replace(todo, grid=start.grid, spec=replace(todo.spec, problem=problem))
+    return plan(wanted, catalog, Settings.given(), arrays)
 
 
 def _rollout_request(request: _Request, start: "State | None", catalog: "Catalog") -> "RolloutRequest":
     """What the service would be asked for; an initial state of a file goes beside it."""
     from ups_server.pde import family as find
-    from ups_server.specs import RolloutRequest
+    from ups_server.solve.uploaded import placed
+    from ups_server.specs import GridSpec, RolloutRequest
 
     equation = find(request.family)
     dt = request.dt or catalog.model(request.model).support(equation.id).dt
@@ -223,10 +230,15 @@ def _rollout_request(request: _Request, start: "State | None", catalog: "Catalog
         "save_every": request.save_every,
         **request.trust,
     }
+    grid = parse_place(request.points, equation.ndim)
     if start is None:
         document["initial_condition"] = {"sample": {"seed": request.seed}}
         if request.resolution is not None:
-            document["grid"] = {"n": (request.resolution,) * equation.ndim}
+            grid["n"] = (request.resolution,) * equation.ndim
+    else:
+        # Thinning keeps the first point where it was.
+        grid = placed(GridSpec.model_validate(grid), start.grid).model_dump(exclude_none=True)
+    document["grid"] = grid
     return RolloutRequest.from_json(json.dumps(document))
 
 

@@ -80,10 +80,9 @@ def _with_statistics(solved: "xr.Dataset") -> "xr.Dataset":
 
 def _problem_of(header: dict[str, Any]) -> Operation[tuple[Any, Grid, dict[str, float]]]:
     """(family, grid, coefficients) of an answer."""
-    grid, name = header["grid"], header["family"]
-    extent = tuple((low, high) for low, high in grid["extent"])
+    name = header["family"]
     entry = families().get(name) or declared_family((yield from get_family(name)))
-    return entry, Grid(tuple(grid["n"]), extent, tuple(grid["offset"])), header["coefficients"]
+    return entry, Grid.from_json(header["grid"]), header["coefficients"]
 
 
 class Streaming(Listening[ItemT]):

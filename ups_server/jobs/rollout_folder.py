@@ -109,12 +109,11 @@ class RolloutFolder:
     def header(self) -> Header:
         """Of the frames that are planned, and at the end of those that are there."""
         document = json.loads((self.path / HEADER).read_text(encoding="utf-8"))
-        grid, equation = document.pop("grid"), document.pop("family")
+        grid, equation = Grid.from_json(document.pop("grid")), document.pop("family")
         own = model_equation(self.path)
-        extent = tuple((low, high) for low, high in grid["extent"])
         return Header(
             family=own.family() if own is not None and own.id == equation else family(equation),
-            grid=Grid(tuple(grid["n"]), extent, tuple(grid["offset"])),
+            grid=grid,
             times=np.array(document.pop("times")),
             **document,
         )
@@ -154,10 +153,9 @@ class RolloutFolder:
         shutil.rmtree(trash, ignore_errors=True)
 
     def _describe(self, header: Header) -> None:
-        grid = {"n": header.grid.n, "extent": header.grid.extent, "offset": header.grid.offset}
         document: dict[str, Any] = {
             "family": header.family.id,
-            "grid": grid,
+            "grid": header.grid.as_json(),
             "times": header.times.tolist(),
             "coefficients": dict(header.coefficients),
             "count": header.count,

@@ -112,6 +112,8 @@ class Family(ABC):
     """Fields whose integral over the box is constant in time."""
     solenoidal: ClassVar[bool] = False
     """Is the velocity, in the first slots, free of divergence from the first step on, with no flow through walls?"""
+    anywhere: ClassVar[bool] = False
+    """Do sampler and solver know points along bounded axes that are no cell centres? Along periodic axes all do."""
     full_state: ClassVar[bool] = True
     """Do the fields determine their own future? False where files leave out part of the state."""
 
@@ -139,6 +141,18 @@ class Family(ABC):
     @final
     def default_grid(self, n: int | None = None) -> Grid:
         return Grid((n or self.n,) * self.ndim, self.extent)
+
+    @final
+    def check_points(self, grid: Grid) -> None:
+        """Raises UserError ``points_not_supported`` where sampler and solver do not know points that lie so."""
+        bounded = [axis for axis, wraps in enumerate(self.boundary.periodic) if not wraps]
+        if not self.anywhere and any(not math.isclose(grid.offset[axis], Grid.CENTRE) for axis in bounded):
+            raise UserError(
+                "points_not_supported",
+                f"the solver of {self.id} works on cell centres",
+                got={"offset": grid.offset, "closed": grid.closed},
+                expected="cells",
+            )
 
     @final
     def frame_times(self) -> Array:

@@ -1,7 +1,10 @@
 """Uniform grids on a box."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,26 +16,55 @@ Extent = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True)
 class Grid:
-    """A uniform grid: along axis d, ``x_i = lo_d + (i + offset_d) dx_d`` with ``dx_d = (hi_d - lo_d) / n_d``.
+    """A uniform grid: along axis d, ``x_i = lo_d + (i + offset_d) dx_d`` with ``dx_d = (hi_d - lo_d) / cells_d``.
 
     Attributes:
         n: number of points per axis.
         extent: (lo, hi) of the box per axis, in physical units.
         offset: position of the first point in units of the spacing. 0.5 is cell-centred; an integer-stride
             subsample of a cell-centred grid has a smaller one (the first point stays where it was).
+        closed: per axis, are both ends of the box points? Then there is one spacing less than points; `offset` is 0.
     """
+
+    CENTRE: ClassVar[float] = 0.5
+    """Offset of cell centres."""
 
     n: tuple[int, ...]
     extent: Extent
     offset: tuple[float, ...] = ()
+    closed: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.offset:
-            object.__setattr__(self, "offset", (0.5,) * len(self.n))
-        if not 1 <= len(self.n) == len(self.extent) == len(self.offset) <= 3:
-            raise UserError("invalid_grid", "n, extent and offset need one entry per axis", got=self.n)
-        if any(points < 1 for points in self.n) or any(lo >= hi for lo, hi in self.extent):
+            object.__setattr__(self, "offset", (self.CENTRE,) * len(self.n))
+        if not self.closed:
+            object.__setattr__(self, "closed", (False,) * len(self.n))
+        if not 1 <= len(self.n) == len(self.extent) == len(self.offset) == len(self.closed) <= 3:
+            raise UserError("invalid_grid", "n, extent, offset and closed need one entry per axis", got=self.n)
+        if any(cells < 1 for cells in self.cells) or any(lo >= hi for lo, hi in self.extent):
             raise UserError("invalid_grid", "a grid needs positive n and lo < hi", got=(self.n, self.extent))
+        if any(both and offset for both, offset in zip(self.closed, self.offset, strict=True)):
+            raise UserError("invalid_grid", "an axis with points on both ends begins on one", got=self.offset)
+
+    @classmethod
+    def nodes(cls, n: tuple[int, ...], extent: Extent, periodic: tuple[bool, ...]) -> "Grid":
+        """From the lower ends on; where an axis is not periodic, up to the upper one, which a periodic one repeats."""
+        return cls(n, extent, (0.0,) * len(n), tuple(not wraps for wraps in periodic))
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> "Grid":
+        """Reads what `as_json` wrote."""
+        extent = tuple((low, high) for low, high in document["extent"])
+        return cls(tuple(document["n"]), extent, tuple(document["offset"]), tuple(document.get("closed", ())))
+
+    def as_json(self) -> dict[str, Any]:
+        """The attributes, each a list with one entry per axis."""
+        return {
+            "n": list(self.n),
+            "extent": [list(ends) for ends in self.extent],
+            "offset": list(self.offset),
+            "closed": list(self.closed),
+        }
 
     @property
     def ndim(self) -> int:
@@ -44,8 +76,13 @@ class Grid:
         return tuple(hi - lo for lo, hi in self.extent)
 
     @property
+    def cells(self) -> tuple[int, ...]:
+        """How many spacings make up the box, per axis."""
+        return tuple(points - both for points, both in zip(self.n, self.closed, strict=True))
+
+    @property
     def spacing(self) -> tuple[float, ...]:
-        return tuple(length / points for length, points in zip(self.length, self.n, strict=True))
+        return tuple(length / cells for length, cells in zip(self.length, self.cells, strict=True))
 
     @cached_property
     def axes(self) -> tuple[NDArray[np.float64], ...]:
@@ -67,14 +104,17 @@ class Grid:
         """The grid of every `stride`-th point from point `first` on, on every axis.
 
         Raises:
-            UserError: ``resolution_mismatch`` where the stride does not divide n.
+            UserError: ``resolution_mismatch`` where the stride does not divide the number of cells, or leaves out an
+                end of a closed axis.
         """
-        if stride < 1 or not 0 <= first < stride or any(points % stride for points in self.n):
+        fits = stride >= 1 and 0 <= first < stride and not (first and any(self.closed))
+        if not fits or any(cells % stride for cells in self.cells):
             raise UserError("resolution_mismatch", "the stride must divide the number of points", got=(self.n, stride))
         return Grid(
-            tuple(points // stride for points in self.n),
+            tuple(cells // stride + both for cells, both in zip(self.cells, self.closed, strict=True)),
             self.extent,
             tuple((offset + first) / stride for offset in self.offset),
+            self.closed,
         )
 
     def within_cells(self, factor: int) -> "Grid":
@@ -89,17 +129,29 @@ class Grid:
             tuple(factor * (offset - 0.5) + 0.5 for offset in self.offset),
         )
 
+    def refined(self, factor: int) -> tuple["Grid", tuple[slice, ...]]:
+        """A grid of `factor` times as many cells, and the slices of its points that are those of this one."""
+        first = tuple(math.floor(offset * factor) for offset in self.offset)
+        fine = Grid(
+            tuple(cells * factor + both for cells, both in zip(self.cells, self.closed, strict=True)),
+            self.extent,
+            tuple(offset * factor - skipped for offset, skipped in zip(self.offset, first, strict=True)),
+            self.closed,
+        )
+        return fine, tuple(slice(skipped, None, factor) for skipped in first)
+
     def stride_to(self, n: int) -> int:
         """The integer stride that leaves `n` points along the first axis.
 
         Raises:
             UserError: ``resolution_mismatch`` where there is none.
         """
-        if n < 1 or self.n[0] % n or any(points % (self.n[0] // n) for points in self.n):
+        wanted = n - self.closed[0]
+        if wanted < 1 or self.cells[0] % wanted or any(cells % (self.cells[0] // wanted) for cells in self.cells):
             raise UserError(
                 "resolution_mismatch",
                 "lower resolutions are integer-stride subsamples",
                 got=n,
-                expected=f"a divisor of {self.n[0]}",
+                expected=f"a divisor of {self.cells[0]}" + (", and one more" if self.closed[0] else ""),
             )
-        return self.n[0] // n
+        return self.cells[0] // wanted

@@ -30,7 +30,6 @@ class RolloutSpec:
     durable: bool = False
 
     def as_json(self) -> dict[str, Any]:
-        grid = self.problem.grid
         return {
             "model": self.model,
             "n_steps": self.n_steps,
@@ -40,7 +39,7 @@ class RolloutSpec:
             "problem": {
                 "family": self.problem.family,
                 "coefficients": {name: value for name, value in self.problem.coefficients.items()},
-                "grid": {"n": grid.n, "extent": grid.extent, "offset": grid.offset},
+                "grid": self.problem.grid.as_json(),
                 "boundary": self.problem.boundary.as_names(),
                 "dt": self.problem.dt,
             },
@@ -48,17 +47,13 @@ class RolloutSpec:
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> "RolloutSpec":
-        problem, grid = document["problem"], document["problem"]["grid"]
+        problem = document["problem"]
         return cls(
             model=document["model"],
             problem=Problem(
                 family=problem["family"],
                 coefficients=problem["coefficients"],
-                grid=Grid(
-                    tuple(grid["n"]),
-                    tuple((low, high) for low, high in grid["extent"]),
-                    tuple(grid["offset"]),
-                ),
+                grid=Grid.from_json(problem["grid"]),
                 boundary=BoundaryCondition.from_names(problem["boundary"]),
                 dt=problem["dt"],
             ),

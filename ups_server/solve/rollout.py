@@ -24,7 +24,7 @@ from ups_server.solve.refinement import Refinement, refinement, true_start
 from ups_server.solve.solver import Frames, Problem
 from ups_server.solve.super_resolution import resample
 from ups_server.solve.uploaded import from_file
-from ups_server.specs import Flag, RolloutRequest
+from ups_server.specs import Flag, Placement, RolloutRequest
 
 MAX_RESCALING = 1e6
 """Boxes up to so many times the family's own, or smaller, are rescaled: float32 still holds the values."""
@@ -178,14 +178,12 @@ def plan(
     settings: Settings,
     arrays: Mapping[str, NDArray[Any]] | None = None,
     files: FileStorage | None = None,
-    offset: tuple[float, ...] = (),
 ) -> Plan:
     """Checks a request against family, model and limits and fills in what it leaves open.
 
     Args:
         arrays: the arrays of a binary request: `initial_condition`, and `static` for families with static fields.
         files: the uploaded files of the service, for requests that start from one.
-        offset: of the grid of given states, where it is not cell-centred.
 
     Raises:
         UserError: everything that can be wrong with a request.
@@ -199,7 +197,8 @@ def plan(
         _check_reference(card, equation)
     values = initial_array(request.initial_condition, arrays)
     states = None if values is None else as_states(values, equation, request.grid.n)
-    grid = replace(_grid(request, equation, card, states[0].shape[1:-1] if states else None), offset=offset)
+    grid = _grid(request, equation, card, states[0].shape[1:-1] if states else None)
+    _check_points(request, grid, card, equation)
     dt, substeps = _time_step(request, card, support, equation.t_final)
     stride = substeps * request.save_every
     n_steps = request.n_steps // request.save_every * stride
@@ -211,7 +210,7 @@ def plan(
     length = _rescaling(equation, grid)
     coefficients = equation.complete(request.coefficients)
     own = equation.complete(_rescaled(equation, coefficients, length))
-    own_grid = Grid(grid.n, equation.extent, offset)
+    own_grid = replace(grid, extent=equation.extent)
     scale = np.array([length**-field.length_power for field in equation.fields], dtype=np.float32)
     if states is None:
         initial, static = drawn_states(request.initial_condition, equation, own_grid, own)
@@ -254,14 +253,31 @@ def _grid(request: RolloutRequest, equation: Family, card: ModelCard, shape: tup
     default = card.support(equation.id).points or card.resolution or equation.n
     n = request.grid.n or shape or (default,) * equation.ndim
     extent = request.grid.extent or equation.extent
-    if len(n) != equation.ndim or len(extent) != equation.ndim:
+    offset = request.grid.offset or (Grid.CENTRE,) * equation.ndim
+    if any(len(entries) != equation.ndim for entries in (n, extent, offset)):
         raise UserError(
             "invalid_grid",
             f"{equation.id} needs a grid of {equation.ndim} dimension(s)",
-            got={"n": n, "extent": extent},
+            got={"n": n, "extent": extent, "offset": offset},
             expected=f"{equation.ndim} entries each",
         )
-    return Grid(n, extent)
+    if request.grid.points is Placement.NODES:
+        return Grid.nodes(n, extent, equation.boundary.periodic)
+    return Grid(n, extent, offset)
+
+
+def _check_points(request: RolloutRequest, grid: Grid, card: ModelCard, equation: Family) -> None:
+    """Refuses points that whatever computes this rollout does not know."""
+    sampled = request.initial_condition is not None and request.initial_condition.sample is not None
+    if sampled or request.reference or card.id == "numerical":
+        equation.check_points(grid)
+    if card.kind == "learned" and any(grid.closed):
+        raise UserError(
+            "points_not_supported",
+            f"{card.id} works on cells of a bounded axis, whose ends are no points of it",
+            got="nodes",
+            expected="cells, or an offset",
+        )
 
 
 def _time_step(request: RolloutRequest, card: ModelCard, support: FamilySupport, longest: float) -> tuple[float, int]:

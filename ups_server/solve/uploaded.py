@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ups_server.data.rows import place_of
 from ups_server.errors import UserError
 from ups_server.files.storage import FileStorage
-from ups_server.pde import Family
-from ups_server.specs import RolloutRequest
+from ups_server.pde import Family, Grid
+from ups_server.specs import GridSpec, Placement, RolloutRequest
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -17,11 +18,11 @@ Arrays = Mapping[str, NDArray[Any]]
 def from_file(
     request: RolloutRequest, equation: Family, files: FileStorage | None, arrays: Arrays | None
 ) -> tuple[RolloutRequest, Arrays]:
-    """The request with the first state of a trajectory as its array, and that trajectory's coefficients by default.
+    """The request with the first state of a trajectory as its array, at its points, and its coefficients by default.
 
     Raises:
         UserError: ``unknown_file``, ``wrong_state``, ``unusable_row``, ``row_out_of_range``, ``family_mismatch``,
-            ``ambiguous_initial_condition``, and those of `Family.named`.
+            ``ambiguous_initial_condition``, ``points_mismatch``, and those of `Family.named`.
     """
     initial = request.initial_condition
     if initial is None or initial.file is None or files is None:
@@ -41,6 +42,20 @@ def from_file(
         if static is not None:
             found["static"] = static[0]
         own = dict(zip(store.coefficient_names, store.coefficients[row].tolist(), strict=True))
-    given = equation.named(request.coefficients)
-    completed = request.model_copy(update={"initial_condition": None, "coefficients": {**own, **given}})
+        grid = placed(request.grid, store.grid)
+    coefficients = {**own, **equation.named(request.coefficients)}
+    completed = request.model_copy(update={"initial_condition": None, "coefficients": coefficients, "grid": grid})
     return completed, found
+
+
+def placed(asked: GridSpec, own: Grid) -> GridSpec:
+    """What a request says of its grid, with the place of the points of a file.
+
+    Raises:
+        UserError: ``points_mismatch`` where the request says another place.
+    """
+    named = {None: own.offset, Placement.CELLS: (Grid.CENTRE,) * own.ndim, Placement.NODES: (0.0,) * own.ndim}
+    wanted = asked.offset or named[asked.points]
+    if len(wanted) != own.ndim or not np.allclose(wanted, own.offset, atol=1e-6):
+        raise UserError("points_mismatch", "the file itself says where its points lie", got=wanted, expected=own.offset)
+    return asked.model_copy(update={"points": None, "offset": own.offset})

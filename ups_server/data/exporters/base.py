@@ -69,11 +69,7 @@ class Header:
             "times": times.tolist(),
             "time_unit": self.family.time_unit,
             "length_unit": self.family.length_unit,
-            "grid": {
-                "n": list(self.grid.n),
-                "extent": [list(side) for side in self.grid.extent],
-                "offset": list(self.grid.offset),
-            },
+            "grid": self.grid.as_json(),
             "boundary": self.sides,
             **self.attributes,
         }

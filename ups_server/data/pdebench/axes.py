@@ -68,6 +68,7 @@ def _offset(axis: NDArray[np.float64], low: float, high: float, name: str) -> fl
             f"{name} is not a uniform axis over the family's extent",
             got=f"{len(axis)} points from {axis[0]:g} to {axis[-1]:g}",
             expected=f"spacing {spacing:g} on [{low:g}, {high:g}]",
+            hint="one of the two ends is to be left out" if np.allclose(axis[[0, -1]], [low, high]) else None,
         )
     return _snapped(float(offset))
 

@@ -58,6 +58,7 @@ class DiffusionSorption(Family):
     frame_dt = 5.0
     t_final = 500.0
     n = 1024
+    anywhere = True
     time_unit = "day"
     length_unit = "m"
 

@@ -1,22 +1,28 @@
-"""Reference solutions of the compressible Navier-Stokes equations on a periodic box, in one to three dimensions.
+"""Reference solutions of the compressible Navier-Stokes equations in a box, in one to three dimensions.
+
+Axes are periodic, or waves leave through both of their ends: gradients across them are zero (PDEBench's `trans`).
 
 Strang splitting of the gas (`euler`: MUSCL, HLLC) and its friction (`viscous`: Runge-Kutta-Legendre). Sound alone
 limits the steps, one for each trajectory, renewed every few: large viscosities cost the square root of what an
 explicit scheme would pay. Second order in space and time; mass, momentum and energy are conserved to rounding,
 density and pressure stay positive.
 
-A grid with fewer than `points` cells along an axis is taken as a subsample: the state is refined by Fourier
-interpolation, drawn towards linear interpolation as far as positive density and pressure need it, advanced there and
-read back.
+A grid with fewer than `points` cells along an axis is taken as a subsample: the state is refined, advanced there and
+read back. Along periodic axes it is refined by Fourier interpolation, drawn towards linear interpolation as far as
+positive density and pressure need it; along others by monotone cubics, on cells that end where the box does and among
+whose centres the given points are (cell centres and what integer strides leave of them; others to half a fine cell).
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ups_server.errors import UserError
 from ups_server.pde import euler, viscous
+from ups_server.pde.boundary import BoundaryCondition
 from ups_server.pde.family import Array
 from ups_server.pde.grid import Grid
 from ups_server.pde.solution import Grouped, Solution, Stepped, in_groups
@@ -27,10 +33,13 @@ RENEWAL = 8
 """Steps between two measurements of the speed of sound."""
 
 
-def compressible_solution(initial: Array, grid: Grid, eta: Array, zeta: Array, points: int) -> Solution:
+def compressible_solution(
+    initial: Array, grid: Grid, boundary: BoundaryCondition, eta: Array, zeta: Array, points: int
+) -> Solution:
     """Velocities, density and pressure, from states (N, X..., d + 2).
 
     Args:
+        boundary: axes that are not periodic have zero gradients at both ends.
         eta: (N,) shear viscosity over density.
         zeta: (N,) bulk viscosity over density.
         points: least number of cells along an axis to compute with.
@@ -46,58 +55,88 @@ def compressible_solution(initial: Array, grid: Grid, eta: Array, zeta: Array, p
             got=float(initial[..., ndim:].min()),
             hint="check the order of the fields: velocities, density, pressure",
         )
-    refinement = tuple(max(1, -(-points // n)) for n in grid.n)
-    cells = math.prod(grid.n) * math.prod(refinement)
+    axes = tuple(
+        _Axis.of(grid, axis, wraps, max(1, -(-points // n)))
+        for axis, (n, wraps) in enumerate(zip(grid.n, boundary.periodic, strict=True))
+    )
+    cells = math.prod(axis.n * axis.factor for axis in axes)
     groups = in_groups(np.argsort(_loudest(initial, ndim), kind="stable"), max(1, CELLS // cells))
-    return Grouped(initial, groups, lambda rows: _Gas(initial[rows], grid, refinement, eta[rows], zeta[rows]))
+    return Grouped(initial, groups, lambda rows: _Gas(initial[rows], axes, eta[rows], zeta[rows]))
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """One axis of `n` given points, each of them every `factor`-th of the cells from cell `first` on."""
+
+    n: int
+    length: float
+    offset: float
+    wraps: bool
+    factor: int
+    first: int
+
+    @classmethod
+    def of(cls, grid: Grid, axis: int, wraps: bool, factor: int) -> "_Axis":
+        """An axis of `factor` times as many cells, or of a few more where the given points then are their centres."""
+        offset = grid.offset[axis]
+        if not wraps and factor > 1:
+            factor = min(
+                range(factor, factor + 8), key=lambda f: round(abs(offset * f - 0.5 - round(offset * f - 0.5)), 9)
+            )
+        first = 0 if wraps else min(max(round(offset * factor - 0.5), 0), factor - 1)
+        return cls(grid.n[axis], grid.length[axis], offset, wraps, factor, first)
+
+    @property
+    def spacing(self) -> float:
+        return self.length / (self.n * self.factor)
+
+    @property
+    def given(self) -> slice:
+        return slice(self.first, None, self.factor)
 
 
 class _Gas(Stepped):
-    """A few trajectories on `refinement` times as many cells along each axis."""
+    """A few trajectories on the cells of these axes."""
 
-    def __init__(self, initial: Array, grid: Grid, refinement: tuple[int, ...], eta: Array, zeta: Array) -> None:
+    def __init__(self, initial: Array, axes: tuple[_Axis, ...], eta: Array, zeta: Array) -> None:
         super().__init__(initial)
-        self._spacing = tuple(dx / factor for dx, factor in zip(grid.spacing, refinement, strict=True))
-        self._every = tuple(slice(None, None, factor) for factor in refinement)
+        self._spacing = tuple(axis.spacing for axis in axes)
+        self._wraps = tuple(axis.wraps for axis in axes)
+        self._given = tuple(axis.given for axis in axes)
         self._eta, self._zeta = eta, zeta
-        self._state = euler.conserved(_to_primitive(_refine(initial, refinement)))
+        self._state = euler.conserved(_to_primitive(_refine(initial, axes)))
 
     def _carried(self) -> Sequence[Array]:
         return (np.moveaxis(self._state, -1, 0),)
 
     def _advance(self, elapsed: float) -> Array:
-        remaining = np.full(len(self.initial), elapsed - self.elapsed)
-        self._state = _advance(self._state, remaining, self._spacing, self._eta, self._zeta)
-        return _from_primitive(euler.primitive(self._state)[(slice(None), *self._every)])
+        """Goes on with the steps that sound allows each trajectory."""
+        state, remaining = self._state, np.full(len(self.initial), elapsed - self.elapsed)
+        while (remaining > 0.0).any():
+            count = np.ceil(remaining / euler.largest_step(state, self._spacing) * (1.0 - 1e-12))
+            step = remaining / np.maximum(count, 1.0)
+            number = np.minimum(count, RENEWAL)
+            roughness = viscous.density_roughness(state[0], self._wraps)
+            stages = viscous.stages(step, self._eta, self._zeta, self._spacing, roughness)
+            remaining = np.where(count > RENEWAL, step * (count - RENEWAL), 0.0)
+            # Trajectories that do the same number of the same steps go together: none depends on its company.
+            for steps, inner in sorted(set(zip(number.astype(int).tolist(), stages.tolist(), strict=True))):
+                if steps == 0:
+                    continue
+                chosen = (number == steps) & (stages == inner)
+                rows = slice(None) if chosen.all() else np.flatnonzero(chosen)
+                state[..., rows] = self._strang(state[..., rows], step, steps, inner, rows)
+        return _from_primitive(euler.primitive(state)[(slice(None), *self._given)])
 
-
-def _advance(state: Array, remaining: Array, spacing: tuple[float, ...], eta: Array, zeta: Array) -> Array:
-    """State (2 + d, X..., N) after the remaining times (N,)."""
-    while (remaining > 0.0).any():
-        count = np.ceil(remaining / euler.largest_step(state, spacing) * (1.0 - 1e-12))
-        step = remaining / np.maximum(count, 1.0)
-        number = np.minimum(count, RENEWAL)
-        stages = viscous.stages(step, eta, zeta, spacing, viscous.density_roughness(state[0]))
-        remaining = np.where(count > RENEWAL, step * (count - RENEWAL), 0.0)
-        # Trajectories that do the same number of the same steps go together: none depends on its company.
-        for steps, inner in sorted(set(zip(number.astype(int).tolist(), stages.tolist(), strict=True))):
-            if steps == 0:
-                continue
-            chosen = (number == steps) & (stages == inner)
-            rows = slice(None) if chosen.all() else np.flatnonzero(chosen)
-            state[..., rows] = _strang(state[..., rows], step[rows], steps, inner, spacing, eta[rows], zeta[rows])
-    return state
-
-
-def _strang(
-    state: Array, step: Array, count: int, stages: int, spacing: tuple[float, ...], eta: Array, zeta: Array
-) -> Array:
-    """`count` steps (N,), friction at both ends and between them."""
-    state = viscous.advance(state, 0.5 * step, stages, eta, zeta, spacing)
-    for remaining in range(count, 0, -1):
-        state = euler.advance(state, step, spacing)
-        state = viscous.advance(state, step if remaining > 1 else 0.5 * step, stages, eta, zeta, spacing)
-    return state
+    def _strang(self, state: Array, step: Array, count: int, stages: int, rows: "slice | NDArray[np.intp]") -> Array:
+        """`count` steps of some rows, friction at both ends and between them."""
+        step, eta, zeta = step[rows], self._eta[rows], self._zeta[rows]
+        state = viscous.advance(state, 0.5 * step, stages, eta, zeta, self._spacing, self._wraps)
+        for remaining in range(count, 0, -1):
+            state = euler.advance(state, step, self._spacing, self._wraps)
+            between = step if remaining > 1 else 0.5 * step
+            state = viscous.advance(state, between, stages, eta, zeta, self._spacing, self._wraps)
+        return state
 
 
 def _loudest(fields: Array, ndim: int) -> Array:
@@ -119,18 +158,34 @@ def _from_primitive(w: Array) -> Array:
     return np.moveaxis(fields, (0, -1), (-1, 0))
 
 
-def _refine(fields: Array, refinement: tuple[int, ...]) -> Array:
-    """Fields (N, X..., C) at `refinement` times as many points, the given ones among them."""
-    if set(refinement) == {1}:
+def _refine(fields: Array, axes: tuple[_Axis, ...]) -> Array:
+    """Fields (N, X..., C) in the cells of these axes."""
+    if all(axis.factor == 1 for axis in axes):
         return fields
     smooth = straight = fields
-    for axis, factor in enumerate(refinement, start=1):
-        smooth, straight = _fourier(smooth, axis, factor), _linear(straight, axis, factor)
+    for index, axis in enumerate(axes, start=1):
+        if axis.wraps:
+            smooth, straight = _fourier(smooth, index, axis.factor), _linear(straight, index, axis.factor)
+        elif axis.factor > 1:
+            smooth, straight = _monotone(smooth, index, axis), _monotone(straight, index, axis)
     positive, floor = smooth[..., -2:], straight[..., -2:]
-    axes = tuple(range(1, fields.ndim - 1))
+    space = tuple(range(1, fields.ndim - 1))
     # Half of the linear interpolant is as low as the smooth one may go.
-    share = (0.5 * floor / np.maximum(floor - positive, 0.5 * floor)).min(axis=(*axes, -1), keepdims=True)
+    share = (0.5 * floor / np.maximum(floor - positive, 0.5 * floor)).min(axis=(*space, -1), keepdims=True)
     result: Array = straight + share * (smooth - straight)
+    return result
+
+
+def _monotone(values: Array, index: int, axis: _Axis) -> Array:
+    """Monotone cubics through the given points, constant beyond the outermost ones."""
+    from scipy.interpolate import PchipInterpolator
+
+    points = np.arange(-1.0, axis.n + 1.0)
+    points[0], points[-1] = -0.5, axis.n - 0.5
+    cells = (np.arange(axis.n * axis.factor) - axis.first) / axis.factor
+    ends = values.take([0], index), values.take([-1], index)
+    known = np.concatenate([ends[0], values, ends[1]], axis=index)
+    result: Array = PchipInterpolator(points, known, axis=index)(np.clip(cells, points[0], points[-1]))
     return result
 
 

@@ -1,10 +1,12 @@
-"""Compressible gas without viscosity on a periodic box: one step of a second-order finite-volume scheme.
+"""Compressible gas without viscosity: one step of a second-order finite-volume scheme.
 
     rho_t + div(rho v) = 0,    (rho v)_t + div(rho v v + p I) = 0,    E_t + div((E + p) v) = 0
     E = p / (GAMMA - 1) + rho |v|^2 / 2
 
 States are (2 + d, X..., N), quantities first and trajectories last: conserved ones are rho, rho v_1 ... rho v_d, E;
-primitive ones rho, v_1 ... v_d, p. Cell averages and point values differ by O(dx^2) and are not told apart.
+primitive ones rho, v_1 ... v_d, p. Cell averages and point values differ by O(dx^2) and are not told apart. An axis is
+periodic or its gradients are zero at both ends: the cells outside hold what the outermost ones inside do. It all works
+in the precision of the state.
 
 Primitive quantities are reconstructed linearly with van Leer's limiter, so that both sides of a face stay between
 their neighbours; HLLC fluxes with Davis' wave speeds, exact for contacts and shear layers; all axes at once. Time
@@ -29,7 +31,6 @@ GAMMA = 5.0 / 3.0
 STAGES = 4
 COURANT = 0.5
 """Largest sum over axes of (|v| + c) stage / dx: the limit of both the limiter and positivity."""
-TINY = 1e-300
 FACES = 8192
 """Faces treated together: larger blocks leave the cache, smaller ones pay for more calls."""
 SCRATCH = 9
@@ -76,10 +77,16 @@ def largest_step(state: Array, spacing: tuple[float, ...]) -> Array:
     return longest
 
 
-def advance(state: Array, step: Array, spacing: tuple[float, ...]) -> Array:
-    """Conserved quantities one step (N,) later."""
+def advance(state: Array, step: Array, spacing: tuple[float, ...], wraps: tuple[bool, ...]) -> Array:
+    """Conserved quantities one step (N,) later.
+
+    Args:
+        wraps: per axis, is the box periodic? Else gradients across its ends are zero.
+    """
     stage = step / (STAGES - 1)
-    sweeps = [_Sweep(state.shape[1:], axis, stage / dx) for axis, dx in enumerate(spacing)]
+    sweeps = [
+        _Sweep(state.shape[1:], axis, wraps[axis], (stage / dx).astype(state.dtype)) for axis, dx in enumerate(spacing)
+    ]
     result, w = state, primitive(state)
     for _ in range(STAGES):
         result, w = _euler_stage(result, w, sweeps)
@@ -134,8 +141,9 @@ class _Sweep:
         ratio: (N,) stage / dx.
     """
 
-    def __init__(self, shape: tuple[int, ...], axis: int, ratio: Array) -> None:
+    def __init__(self, shape: tuple[int, ...], axis: int, wraps: bool, ratio: Array) -> None:
         self.axis = axis
+        self.wraps = wraps
         before, n, after = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
         self.shape = (before, n, after)
         self.ratio = np.tile(ratio, after // len(ratio))
@@ -155,7 +163,7 @@ class _Sweep:
         for rows, columns in self.blocks:
             size = (rows.stop - rows.start, columns.stop - columns.start)
             if size not in self._buffers:
-                self._buffers[size] = _Buffers(count, size[0], n, size[1])
+                self._buffers[size] = _Buffers(count, size[0], n, size[1], self.wraps, w.dtype)
             buffers = self._buffers[size]
             mask = None if linear is None else linear.reshape(self.shape)[rows, :, columns]
             buffers.face_values(values[:, rows, :, columns], mask)
@@ -172,24 +180,31 @@ class _Sweep:
 class _Buffers:
     """Arrays of one block: quantities x rows x n cells (or n + 1 faces) x columns."""
 
-    def __init__(self, quantities: int, rows: int, n: int, columns: int) -> None:
+    def __init__(
+        self, quantities: int, rows: int, n: int, columns: int, wraps: bool, dtype: "np.dtype[np.float64]"
+    ) -> None:
+        self.wraps = wraps
         self.padded, self.jump, self.half, self.total, self.inflow = (
-            np.empty((quantities, rows, n + more, columns)) for more in (4, 3, 2, 2, 0)
+            np.empty((quantities, rows, n + more, columns), dtype) for more in (4, 3, 2, 2, 0)
         )
-        self.sides = np.empty((2, quantities, rows, n + 1, columns))
-        self.scratch = np.empty((SCRATCH, rows, n + 1, columns))
+        self.sides = np.empty((2, quantities, rows, n + 1, columns), dtype)
+        self.scratch = np.empty((SCRATCH, rows, n + 1, columns), dtype)
+        self.tiny = np.finfo(dtype).tiny
 
     def face_values(self, values: Array, linear: NDArray[np.bool_] | None) -> None:
         """Both `sides` of every face from the values in cells, by van Leer's limited slopes."""
         padded, jump, half, total = self.padded, self.jump, self.half, self.total
         padded[:, :, 2:-2] = values
-        padded[:, :, :2], padded[:, :, -2:] = values[:, :, -2:], values[:, :, :2]
+        if self.wraps:
+            padded[:, :, :2], padded[:, :, -2:] = values[:, :, -2:], values[:, :, :2]
+        else:
+            padded[:, :, :2], padded[:, :, -2:] = values[:, :, :1], values[:, :, -1:]
         np.subtract(padded[:, :, 1:], padded[:, :, :-1], out=jump)
         back, ahead = jump[:, :, :-1], jump[:, :, 1:]
         np.multiply(back, ahead, out=half)
         np.maximum(half, 0.0, out=half)
         np.add(back, ahead, out=total)
-        total += TINY
+        total += self.tiny
         half /= total
         if linear is not None:
             half *= np.concatenate([linear[:, -1:], linear, linear[:, :1]], axis=1)

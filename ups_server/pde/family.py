@@ -2,9 +2,10 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import ClassVar, Self, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +72,26 @@ class Coefficient:
             )
 
 
+RAND = "rand"
+"""Name of the usual distribution of initial states, which every family has."""
+
+
+@dataclass(frozen=True)
+class InitialKind:
+    """A distribution of initial states beside a family's usual one.
+
+    Attributes:
+        draw: (generator, count, grid, coefficients (count,) each) -> states (count, X..., C); one generator draws the
+            same functions on every grid.
+        boundaries: the boundary conditions it is made for.
+    """
+
+    name: str
+    description: str
+    draw: Callable[[np.random.Generator, int, Grid, Mapping[str, Array]], Array]
+    boundaries: tuple[BoundaryCondition, ...]
+
+
 def metadata_text(name: str, values: Mapping[str, float]) -> str:
     """The text "[PDE family][coefficients]" that becomes the metadata tokens (thesis 6.1.3); values by symbol."""
     return " ".join([name, *(f"{symbol}={value:g}" for symbol, value in values.items())])
@@ -89,7 +110,9 @@ class Family(ABC):
     coefficients: ClassVar[tuple[Coefficient, ...]] = ()
     static_fields: ClassVar[tuple[Field, ...]] = ()
     extent: ClassVar[Extent]
-    boundary: ClassVar[BoundaryCondition]
+    boundary: BoundaryCondition
+    offered: ClassVar[tuple[BoundaryCondition, ...]] = ()
+    """All boundary conditions that the solver takes, where there are more than `boundary`: see `under`."""
     dt: ClassVar[float]
     """The step of the learned operator (the paper's protocol)."""
     frame_dt: ClassVar[float]
@@ -103,17 +126,19 @@ class Family(ABC):
     """Exact reflection symmetries, one per axis that has one: the sign each field takes when that axis is mirrored."""
     static_reflections: ClassVar[tuple[tuple[int, ...], ...]] = ()
     """The same of the static fields; without it, a family that has them counts as not symmetric."""
-    exchange: ClassVar[tuple[int, ...]] = ()
+    exchange: tuple[int, ...] = ()
     """Exact symmetry under the exchange of the two axes: which field then stands in the place of each."""
     static_exchange: ClassVar[tuple[int, ...]] = ()
     odd: ClassVar[bool] = False
     """Is -u a solution where u is?"""
-    conserved: ClassVar[tuple[str, ...]] = ()
+    conserved: tuple[str, ...] = ()
     """Fields whose integral over the box is constant in time."""
     solenoidal: ClassVar[bool] = False
     """Is the velocity, in the first slots, free of divergence from the first step on, with no flow through walls?"""
     anywhere: ClassVar[bool] = False
     """Do sampler and solver know points along bounded axes that are no cell centres? Along periodic axes all do."""
+    kinds: ClassVar[tuple[InitialKind, ...]] = ()
+    """Distributions of initial states beside the one of `sample_initial`."""
     full_state: ClassVar[bool] = True
     """Do the fields determine their own future? False where files leave out part of the state."""
 
@@ -137,6 +162,29 @@ class Family(ABC):
     def _parity(self, reflections: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
         whole = len(reflections) == self.ndim and all(reflections)
         return tuple(math.prod(signs) for signs in zip(*reflections, strict=True)) if whole else ()
+
+    @final
+    def under(self, boundary: BoundaryCondition) -> Self:
+        """The equation in a box with this boundary condition; its own is the one `boundary` tells.
+
+        Raises:
+            UserError: ``boundary_not_supported`` where the solver does not offer it.
+        """
+        if boundary == self.boundary:
+            return self
+        if boundary not in self.offered:
+            raise UserError(
+                "boundary_not_supported",
+                f"{self.id} is not solved under this boundary condition",
+                got=boundary.as_names(),
+                expected=[offered.as_names() for offered in self.offered or (self.boundary,)],
+            )
+        other = copy(self)
+        other.boundary = boundary
+        # What leaves through a side is no longer in the box; axes with different ends are not alike.
+        other.conserved = self.conserved if all(boundary.periodic) else ()
+        other.exchange = self.exchange if len(set(boundary.sides)) == 1 else ()
+        return other
 
     @final
     def default_grid(self, n: int | None = None) -> Grid:
@@ -247,6 +295,52 @@ class Family(ABC):
     def fit_initial(self, initial: Array, coefficients: Mapping[str, Array]) -> Array:
         """Sampled states (N, X..., C) as they start at these coefficients, each (N,): most families ignore them."""
         return initial
+
+    @final
+    def initial_kind(self, name: str) -> InitialKind | None:
+        """The distribution of that name, None for the usual one.
+
+        Raises:
+            UserError: ``unknown_initial_kind``, or ``boundary_not_supported`` where it is made for other boundaries.
+        """
+        if name == RAND:
+            return None
+        chosen = next((kind for kind in self.kinds if kind.name == name), None)
+        if chosen is None:
+            raise UserError(
+                "unknown_initial_kind",
+                f"{self.id} has no initial states of that kind",
+                got=name,
+                expected=[RAND, *(kind.name for kind in self.kinds)],
+            )
+        if self.boundary not in chosen.boundaries:
+            raise UserError(
+                "boundary_not_supported",
+                f"initial states {name} of {self.id} are made for another boundary condition",
+                got=self.boundary.as_names(),
+                expected=[boundary.as_names() for boundary in chosen.boundaries],
+                hint="give the boundary with the request",
+            )
+        return chosen
+
+    @final
+    def draw_initial(
+        self,
+        rng: np.random.Generator,
+        count: int,
+        grid: Grid,
+        coefficients: Mapping[str, Array],
+        kind: str = RAND,
+    ) -> Array:
+        """`count` states (N, X..., C) of a kind as they start at these coefficients, each (N,).
+
+        Raises:
+            UserError: those of `initial_kind`.
+        """
+        chosen = self.initial_kind(kind)
+        if chosen is None:
+            return self.fit_initial(self.sample_initial(rng, count, grid), coefficients)
+        return chosen.draw(rng, count, grid, coefficients)
 
     def conserved_means(self, values: NDArray[np.floating]) -> dict[str, Array]:
         """Means over the box (T,) of what the equation conserves, by name, from values (T, X..., C)."""

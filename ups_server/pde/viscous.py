@@ -1,4 +1,4 @@
-"""Viscous friction of a compressible gas on a periodic box, as PDEBench has it.
+"""Viscous friction of a compressible gas, as PDEBench has it; axes are periodic or have zero gradients at their ends.
 
     (rho v_i)_t = sum_j d_j s_ij,    E_t = sum_ij d_j (v_i s_ij),    rho_t = 0
     s_ij = rho eta d_j v_i  (i != j),    s_ii = rho (zeta + 4/3 eta) d_i v_i
@@ -35,21 +35,30 @@ def stages(step: Array, eta: Array, zeta: Array, spacing: tuple[float, ...], rou
     return np.where(fastest > 0.0, np.maximum(3, needed | 1), 0)
 
 
-def density_roughness(density: Array) -> Array:
+def density_roughness(density: Array, wraps: tuple[bool, ...]) -> Array:
     """Largest (N,) ratio of the density at a face to that in a cell beside it; density is (X..., N)."""
     ratio = np.ones(density.shape[-1])
-    for axis in range(density.ndim - 1):
-        other = np.roll(density, 1, axis)
-        lower = np.minimum(density, other).reshape(-1, density.shape[-1])
-        ratio = np.maximum(ratio, (0.5 * (density + other).reshape(lower.shape) / lower).max(axis=0))
+    for axis, periodic in enumerate(wraps):
+        turned = np.moveaxis(density, axis, 0)
+        here, beside = (turned, np.roll(turned, 1, axis=0)) if periodic else (turned[1:], turned[:-1])
+        excess = (0.5 * (here + beside) / np.minimum(here, beside)).reshape(-1, len(ratio))
+        ratio = np.maximum(ratio, excess.max(axis=0, initial=1.0))
     return ratio
 
 
-def advance(state: Array, step: Array, count: int, eta: Array, zeta: Array, spacing: tuple[float, ...]) -> Array:
-    """Conserved quantities one step (N,) later, in `count` stages."""
+def advance(
+    state: Array,
+    step: Array,
+    count: int,
+    eta: Array,
+    zeta: Array,
+    spacing: tuple[float, ...],
+    wraps: tuple[bool, ...],
+) -> Array:
+    """Conserved quantities one step (N,) later, in `count` stages; `wraps` as in `euler.advance`."""
     if count == 0:
         return state
-    friction = _Friction(state[0], step, eta, zeta, spacing)
+    friction = _Friction(state[0], step, eta, zeta, spacing, wraps)
     weights = _stage_weights(count)
     start, rate = state[1:-1], np.empty_like(state[1:-1])
     friction.change(start, rate, weights[0])
@@ -95,16 +104,25 @@ class _Friction:
     would have in v_i's place. Energy does not act on the momenta, so all stages' squares are gathered first.
     """
 
-    def __init__(self, density: Array, step: Array, eta: Array, zeta: Array, spacing: tuple[float, ...]) -> None:
+    def __init__(
+        self,
+        density: Array,
+        step: Array,
+        eta: Array,
+        zeta: Array,
+        spacing: tuple[float, ...],
+        wraps: tuple[bool, ...],
+    ) -> None:
+        self.wraps = wraps
         self.reciprocal = 1.0 / density
-        self.velocity, self.halves = np.zeros((2, len(spacing), *density.shape))
+        self.velocity, self.halves = np.zeros((2, len(spacing), *density.shape), density.dtype)
         self.stress = np.empty_like(density)
         self.along = []
         self.across = []
         for axis, dx in enumerate(spacing):
             face = (density + np.roll(density, -1, axis)) * (0.5 / dx**2)
-            self.along.append(face * (step * (zeta + 4.0 / 3.0 * eta)))
-            self.across.append(face * (step * eta))
+            self.along.append(face * (step * (zeta + 4.0 / 3.0 * eta)).astype(density.dtype))
+            self.across.append(face * (step * eta).astype(density.dtype))
 
     def change(self, momentum: Array, out: Array, weight: float) -> None:
         """Change (d, X..., N) of the momenta; `weight` is the share of this change in the whole step."""
@@ -129,8 +147,9 @@ class _Friction:
             coefficient = self.along[axis] if axis == component else self.across[axis]
             stress = self.stress.swapaxes(0, axis)
             given, total = values.swapaxes(0, axis), out.swapaxes(0, axis)
+            # At both ends of an axis that does not wrap there is no gradient.
             np.subtract(given[1:], given[:-1], out=stress[:-1])
-            np.subtract(given[0], given[-1], out=stress[-1])
+            stress[-1] = given[0] - given[-1] if self.wraps[axis] else 0.0
             self.stress *= coefficient
             if axis == 0:
                 np.subtract(stress[1:], stress[:-1], out=total[1:])

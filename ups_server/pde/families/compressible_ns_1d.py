@@ -3,7 +3,7 @@
     rho_t + (rho v)_x = 0
     (rho v)_t + (rho v^2 + p)_x = s_x,       s = rho (zeta + 4/3 eta) v_x
     E_t + ((E + p) v)_x = (v s)_x,           E = p / (gamma - 1) + rho v^2 / 2,   gamma = 5/3
-    on [-1, 1], periodic
+    on [-1, 1], periodic or with zero gradients at both ends
 
 Shapes: states (N, X, 3) of velocity, density and pressure, trajectories (N, T, X, 3). This is PDEBench's friction: its
 eta and zeta multiply the density, as kinematic viscosities do. Sound crosses the box within t ~ 1 at the usual
@@ -14,6 +14,10 @@ Initial states ("Rand"): velocity, density and pressure are each one of the sums
 terms, every second one in a window (in units of x). The velocity is that sum itself; density and pressure are
 m s + b, where s is the sum mapped onto [0, 1] and m and b are log-uniform, in 1 ... 10 for the density and in
 10 ... 100 for the pressure. So a density varies by up to a factor of 11, and the temperature from 0.5 to 200.
+
+"Shock", for zero gradients: two uniform gases side by side at 0.25 + 0.5 r of the box. On the right a quantity is
+exp(lo + (hi - lo) r) with the r of the place, each quantity with a place of its own; on the left it is drawn again. The
+ranges are 1 ... 10 of density, 10 ... 100 of pressure and exp(-0.5) ... exp(0.5) of velocity, which is thus positive.
 
 Source: Takamoto et al., PDEBench (2022), D.6, with what its generator does beyond it. Checked on first frames of
 PDEBench's, to 1e-6 of their range: waves and period, constant parts, window and edges, and the extremes of density
@@ -32,7 +36,7 @@ from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
 from ups_server.pde.compressible import compressible_solution
 from ups_server.pde.euler import GAMMA
 from ups_server.pde.families.multi_sine import MultiSine
-from ups_server.pde.family import Array, Coefficient, Family, Field
+from ups_server.pde.family import Array, Coefficient, Family, Field, InitialKind
 from ups_server.pde.grid import Grid
 from ups_server.pde.solution import Solution
 
@@ -42,6 +46,10 @@ WAVES = MultiSine(numbers=3, windowed=0.5, window_extent=(-1.0, 1.0))
 """The sums of sines of all three fields."""
 THERMAL_RANGE = ((1.0, 10.0), (10.0, 100.0))
 """Of density and pressure: least and largest value of both m and b."""
+
+SHOCK_RANGE = ((np.exp(-0.5), np.exp(0.5)), *THERMAL_RANGE)
+"""Velocity, density and pressure on both sides of a shock."""
+PERIODIC, OUTFLOW = (BoundaryCondition.uniform(kind, 1) for kind in (BoundaryKind.PERIODIC, BoundaryKind.OUTFLOW))
 
 VELOCITY_X = Field("Vx", slot=0, description="velocity along x", length_power=-1)
 DENSITY = Field("density", slot=2, description="mass density", positive=True, relative=True)
@@ -54,6 +62,16 @@ ZETA = Coefficient(
 )
 
 
+def _shocks(rng: np.random.Generator, count: int, grid: Grid, coefficients: Mapping[str, Array]) -> Array:
+    """Two uniform states side by side (N, X, 3)."""
+    right, left = rng.random((count, 2, 3)).swapaxes(0, 1)
+    low, high = np.log(SHOCK_RANGE).T
+    values = [np.exp(low + (high - low) * drawn)[:, None] for drawn in (left, right)]
+    beyond = grid.positions[0][:, None] >= 0.25 + 0.5 * right[:, None]
+    states: Array = np.where(beyond, values[1], values[0])
+    return states
+
+
 class CompressibleNs1D(Family):
     id = "compressible_ns_1d"
     name = "1D Compressible Navier-Stokes Equation"
@@ -64,13 +82,15 @@ class CompressibleNs1D(Family):
     fields = (VELOCITY_X, DENSITY, PRESSURE)
     coefficients = (ETA, ZETA)
     extent = ((-1.0, 1.0),)
-    boundary = BoundaryCondition.uniform(BoundaryKind.PERIODIC, 1)
+    boundary = PERIODIC
+    offered = (PERIODIC, OUTFLOW)
     dt = 0.05
     frame_dt = 0.01
     t_final = 1.0
     n = 1024
     reflections = ((-1, 1, 1),)
     conserved = ("density",)
+    kinds = (InitialKind("shock", "two uniform gases side by side (PDEBench's Shock)", _shocks, (OUTFLOW,)),)
 
     def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
         """States (N, X, 3) of PDEBench's "Rand" distribution."""
@@ -84,10 +104,12 @@ class CompressibleNs1D(Family):
         Raises:
             UserError: ``state_not_positive`` where a density or pressure of the initial state is not.
         """
-        return compressible_solution(initial, grid, coefficients["eta"], coefficients["zeta"], MIN_POINTS)
+        return compressible_solution(
+            initial, grid, self.boundary, coefficients["eta"], coefficients["zeta"], MIN_POINTS
+        )
 
     def conserved_means(self, values: NDArray[np.floating]) -> dict[str, Array]:
-        return gas_means(values)
+        return gas_means(values) if all(self.boundary.periodic) else {}
 
 
 def gas_means(values: NDArray[np.floating]) -> dict[str, Array]:

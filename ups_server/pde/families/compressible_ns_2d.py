@@ -3,7 +3,7 @@
     rho_t + div(rho v) = 0
     (rho v_i)_t + div(rho v_i v) + d_i p = sum_j d_j s_ij
     E_t + div((E + p) v) = sum_ij d_j (v_i s_ij),       E = p / (gamma - 1) + rho |v|^2 / 2,   gamma = 5/3
-    s_ii = rho (zeta + 4/3 eta) d_i v_i,   s_ij = rho eta d_j v_i (i != j),     on [0, 1]^2, periodic
+    s_ii = rho (zeta + 4/3 eta) d_i v_i,   s_ij = rho eta d_j v_i (i != j),     on [0, 1]^2
 
 Shapes: states (N, X, Y, 4) of both velocities, density and pressure, trajectories (N, T, X, Y, 4). This is PDEBench's
 friction, not Newton's: eta and zeta multiply the density, and mixed derivatives are left out. With eta = zeta = 0.1
@@ -20,8 +20,18 @@ and the velocities are scaled together until the mean of |v| is M sqrt(gamma T_0
 a window 0.45 wide along both axes (see `multi_sine`), which begins at U(0.1, 0.275) along x and U(0.1, 0.45) along y:
 outside of it the gas is at rest, at d_0 and d_0 T_0. A state that is not positive everywhere is drawn again.
 
+"Turb": density 1, mean |v| 1, pressure 1 / (gamma M^2), the velocity such a sum made solenoidal, but for a few percent
+of its energy: as in PDEBench's generator, wave numbers are off by one in the projection.
+
+Kelvin and Helmholtz ("kh"), periodic along x and with zero gradients at the ends of y: two streams vx = 1 and -1 below
+and above y = 1/2 + 0.005 sin(2 pi k x), k in {1, 2, 3}, densities of mean 1 and of ratio U(1/2, 2), pressure
+1 / (gamma M^2). This face is thinner than a cell, so its states are averages over the cells along y.
+
+The ends of both axes may be periodic, of both have zero gradients, or as for "kh".
+
 Source: Takamoto et al., PDEBench (2022), D.6, with what its generator does beyond it. Checked on a first frame of
-PDEBench's: the wave vectors (all else is below 1e-7), their amplitudes, the scale of the velocity.
+PDEBench's: the wave vectors (all else is below 1e-7), their amplitudes, the scale of the velocity. Assumed: that the
+negative ones are, towards zero, in "Turb".
 """
 
 from collections.abc import Mapping
@@ -34,7 +44,7 @@ from ups_server.pde.compressible import compressible_solution
 from ups_server.pde.euler import GAMMA
 from ups_server.pde.families.compressible_ns_1d import DENSITY, ETA, PRESSURE, VELOCITY_X, ZETA, gas_means
 from ups_server.pde.families.multi_sine import EDGE_SPAN, FIRST_EDGE, window_mask
-from ups_server.pde.family import Array, Coefficient, Family, Field
+from ups_server.pde.family import Array, Coefficient, Family, Field, InitialKind
 from ups_server.pde.grid import Grid
 from ups_server.pde.random_fields import sum_waves, waves_off_the_axes
 from ups_server.pde.solution import Solution
@@ -48,6 +58,13 @@ CONTRAST = (0.01, 0.2)
 LEAST = 0.01
 """Of d_0 and of d_0 T_0: a state with less of it anywhere on PDEBench's grid is not taken for positive everywhere."""
 WINDOWED = 0.5
+RIPPLE = 0.005
+"""Amplitude of the face between two streams."""
+PERIODIC, OUTFLOW = (BoundaryCondition.uniform(kind, 2) for kind in (BoundaryKind.PERIODIC, BoundaryKind.OUTFLOW))
+CHANNEL = BoundaryCondition((PERIODIC.sides[0], OUTFLOW.sides[1]))
+"""Periodic along x, zero gradients at the ends of y."""
+BASE_POINTS = 128
+"""Cells of PDEBench's grid along an axis: they fix means and extremes of a state, whatever grid it is sampled on."""
 MIN_POINTS = 64
 """Coarser states are refined: four waves to the box need this many cells."""
 MACH = Coefficient(
@@ -60,6 +77,44 @@ MACH = Coefficient(
     length_power=0,
     aliases=("Mach",),
 )
+
+
+def _turbulence(rng: np.random.Generator, count: int, grid: Grid, coefficients: Mapping[str, Array]) -> Array:
+    """Nearly solenoidal velocities of mean magnitude 1 in a uniform gas (N, X, Y, 4)."""
+    numbers = np.arange(WEIGHTS.shape[0]) - WEIGHTS.shape[0] // 2
+    projected = np.where(numbers < 0, numbers + 1, numbers)
+    along = np.stack(np.meshgrid(projected, projected, indexing="ij"))
+    along = along / np.sqrt(np.maximum((along**2).sum(axis=0), 1))
+    states = np.ones((count, *grid.n, 4))
+    for state in states:
+        waves = WEIGHTS * np.exp(2j * np.pi * rng.random((2, *WEIGHTS.shape)))
+        waves = 0.5 * (waves + waves[:, ::-1, ::-1].conj())
+        waves -= along * (along * waves).sum(axis=0)
+        centres = Grid((BASE_POINTS,) * 2, grid.extent)
+        speed = np.hypot(*sum_waves(waves, *centres.positions)).mean()
+        state[..., :2] = np.moveaxis(sum_waves(waves, *grid.positions), 0, -1) / speed
+    states[..., 3] = _unit_pressure(coefficients)
+    return states
+
+
+def _streams(rng: np.random.Generator, count: int, grid: Grid, coefficients: Mapping[str, Array]) -> Array:
+    """Two streams side by side (N, X, Y, 4)."""
+    waves, ratios = rng.integers(1, 4, size=(count, 1)), rng.uniform(0.5, 2.0, size=(count, 1, 1))
+    x, y = grid.positions
+    face = 0.5 + RIPPLE * np.sin(2.0 * np.pi * waves * x)
+    below = np.clip((face[:, :, None] - y) * grid.n[1] + 0.5, 0.0, 1.0)
+    density = 2.0 / (1.0 + ratios)
+    states = np.zeros((count, *grid.n, 4))
+    states[..., 0] = 2.0 * below - 1.0
+    states[..., 2] = density * (below + ratios * (1.0 - below))
+    states[..., 3] = _unit_pressure(coefficients)
+    return states
+
+
+def _unit_pressure(coefficients: Mapping[str, Array]) -> Array:
+    """Pressure (N, 1, 1) at which a flow of speed 1 and density 1 has the Mach number M."""
+    pressure: Array = 1.0 / (GAMMA * coefficients["M"] ** 2)
+    return pressure[:, None, None]
 
 
 class CompressibleNs2D(Family):
@@ -77,14 +132,19 @@ class CompressibleNs2D(Family):
     )
     coefficients = (MACH, ETA, ZETA)
     extent = ((0.0, 1.0), (0.0, 1.0))
-    boundary = BoundaryCondition.uniform(BoundaryKind.PERIODIC, 2)
+    boundary = PERIODIC
+    offered = (PERIODIC, OUTFLOW, CHANNEL)
     dt = 0.05
     frame_dt = 0.05
     t_final = 1.0
-    n = 128
+    n = BASE_POINTS
     reflections = ((-1, 1, 1, 1), (1, -1, 1, 1))
     exchange = (1, 0, 2, 3)
     conserved = ("density",)
+    kinds = (
+        InitialKind("turb", "nearly solenoidal waves in a uniform gas (PDEBench's Turb)", _turbulence, (PERIODIC,)),
+        InitialKind("kh", "two streams with a rippled face (Kelvin and Helmholtz)", _streams, (CHANNEL,)),
+    )
 
     def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
         """States (N, X, Y, 4) at the default Mach number."""
@@ -104,10 +164,12 @@ class CompressibleNs2D(Family):
         Raises:
             UserError: ``state_not_positive`` where a density or pressure of the initial state is not.
         """
-        return compressible_solution(initial, grid, coefficients["eta"], coefficients["zeta"], MIN_POINTS)
+        return compressible_solution(
+            initial, grid, self.boundary, coefficients["eta"], coefficients["zeta"], MIN_POINTS
+        )
 
     def conserved_means(self, values: NDArray[np.floating]) -> dict[str, Array]:
-        return gas_means(values)
+        return gas_means(values) if all(self.boundary.periodic) else {}
 
 
 def _sample_state(rng: np.random.Generator, grid: Grid) -> Array:
@@ -118,7 +180,7 @@ def _sample_state(rng: np.random.Generator, grid: Grid) -> Array:
         contrast = rng.uniform(*CONTRAST, size=(2, 1, 1))
         turns, windows = rng.random((4, *WEIGHTS.shape)), rng.random(2)
         waves = WEIGHTS * np.exp(2j * np.pi * turns)
-        centres = CompressibleNs2D().default_grid()
+        centres = Grid((BASE_POINTS,) * 2, grid.extent)
         everywhere = sum_waves(waves, *centres.positions)
         relative = contrast / np.abs(everywhere[2:]).mean(axis=(1, 2), keepdims=True)
         if (1.0 + relative * everywhere[2:]).min() > LEAST:

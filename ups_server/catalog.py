@@ -76,6 +76,11 @@ class Adaptation(BaseModel):
     tuning: str
     steps: int
     seed: int
+    helped: bool | None = Field(
+        default=None,
+        description="Was it better than its parent on the test trajectories? false: its parent's weights "
+        "may have been kept; `scores.kept` says so.",
+    )
     job: str | None = Field(default=None, description="The job that made it.")
     file: str | None = Field(default=None, description="The stored file it was tuned on.")
     validation_file: str | None = Field(
@@ -229,6 +234,17 @@ def stamps_of(folder: Path) -> Stamps:
         else:
             found.append((stat.st_ino, stat.st_mtime_ns, stat.st_size))
     return tuple(found)
+
+
+def adapted_already(model_id: str, base_id: str) -> UserError:
+    """Of adapters that are asked for on top of adapters."""
+    return UserError(
+        "adapted_already",
+        f"{model_id} consists of adapters itself",
+        got=model_id,
+        expected=f"a model with weights of its own, such as {base_id}",
+        hint="tune its base, or tune all of it",
+    )
 
 
 def base_folder(adapters: Path, base_id: str, near: Path | None = None) -> Path:

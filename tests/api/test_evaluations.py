@@ -16,6 +16,7 @@ from tests.api.sse import events
 from ups_server.client import Client
 from ups_server.data.build import build_store
 from ups_server.errors import UserError
+from ups_server.jobs.spec import EvaluationSpec
 from ups_server.pde import family
 from ups_server.settings import Settings
 from ups_server.solve.evaluate import evaluate
@@ -98,6 +99,8 @@ def test_one_job_a_key(jobs: RunningService) -> None:
         ({"file": "../burgers"}, 422, "invalid_request"),
         ({"model": "absent"}, 404, "unknown_model"),
         ({"model": "numerical", "dt": 0}, 422, "invalid_request"),
+        ({"dt": 0.07}, 422, "dt_mismatch"),
+        ({"resolution": 24}, 422, "resolution_mismatch"),
         ({"steps": 3}, 422, "invalid_request"),
     ],
 )
@@ -106,8 +109,10 @@ def test_refused(jobs: RunningService, document: dict[str, Any], status: int, co
     assert (answer.status_code, answer.json()["code"]) == (status, code)
 
 
-def test_what_the_file_cannot_give_fails_the_job(jobs: RunningService) -> None:
-    job = finished(jobs, create(jobs, dt=0.07).json()["id"])
+def test_what_the_file_cannot_give_fails_a_job_that_is_queued_all_the_same(jobs: RunningService) -> None:
+    """As by a version that did not check."""
+    queued, _ = jobs.jobs.store.create(EvaluationSpec(model="persistence", file="burgers", dt=0.07))
+    job = finished(jobs, queued.id)
     assert (job["state"], job["error"]["code"]) == ("failed", "dt_mismatch")
     again = jobs.send("POST", f"{PATH}/{job['id']}/resume").json()
     assert again["state"] == "queued"

@@ -28,6 +28,8 @@ def tuning(language_model: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     build_store(family("burgers"), {"nu": 0.1}, 7, 32, 0, store, frame_dt=0.05, t_final=0.5)
     coarse = data_dir / "files" / "coarse" / "store"
     build_store(family("burgers"), {"nu": 0.1}, 2, 16, 1, coarse, frame_dt=0.05, t_final=0.5)
+    slow = data_dir / "files" / "slow" / "store"
+    build_store(family("burgers"), {"nu": 0.1}, 6, 32, 2, slow, frame_dt=0.08, t_final=0.4)
     settings = Settings(
         default_model="persistence", data_dir=data_dir, device="cpu", threads=1, worker_threads=1, job_poll_s=0.05
     )
@@ -89,6 +91,9 @@ def test_from_a_file_to_a_model_that_answers(tuning: RunningService) -> None:
         ({"training_file": "absent"}, 404, "unknown_file"),
         ({"validation_file": "absent"}, 404, "unknown_file"),
         ({"validation_file": "coarse"}, 422, "validation_file_mismatch"),
+        ({"validation_file": "burgers"}, 422, "validation_file_overlaps"),
+        ({"training_file": "slow"}, 422, "dt_mismatch"),
+        ({"n_trajectories": 6}, 422, "too_few_trajectories"),
         ({"n_trajectories": 0}, 422, "invalid_request"),
         ({"suffix": "../x"}, 422, "invalid_request"),
     ],

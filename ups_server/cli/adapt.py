@@ -79,7 +79,8 @@ def adapt(
         json_file.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         print_note(f"report written to {json_file}")
     _print_report(report)
-    print_note(f"the tuned model is in {output}")
+    kept = "the tuned model" if report["kept"] == "tuned" else "the model, its weights as they were,"
+    print_note(f"{kept} is in {output}")
 
 
 def _adapt(
@@ -116,7 +117,7 @@ def _adapt(
             hint="the same command goes on from there",
         ) from None
     more = {"file": file.name} if held_out is None else {"file": file.name, "validation_file": held_out.name}
-    deliver(report, work / "best", output, adaptation.about(folder.name, **more))
+    deliver(report, adaptation.chosen(report), output, adaptation.about(folder.name, **more))
     shutil.rmtree(work)
     return report
 

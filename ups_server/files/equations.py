@@ -46,7 +46,7 @@ def check_one_equation(data_dir: Path, file_id: str, other_id: str) -> None:
         UserError: ``unknown_file``, ``validation_file_mismatch``.
     """
     own, other = (stored_equation(data_dir, name) for name in (file_id, other_id))
-    if own is not None and other is not None and _meaning(own) != _meaning(other):
+    if own is not None and other is not None and not same_equation(own, other):
         raise UserError(
             "validation_file_mismatch",
             f"the validation file was declared with another equation of the id {other.id}",
@@ -54,6 +54,11 @@ def check_one_equation(data_dir: Path, file_id: str, other_id: str) -> None:
             expected=own.equation,
             hint="declare both files with the same equation",
         )
+
+
+def same_equation(one: EquationSpec, other: EquationSpec) -> bool:
+    """Do two declarations mean one equation, whatever way their files store it?"""
+    return _meaning(one) == _meaning(other)
 
 
 def _meaning(equation: EquationSpec) -> dict[str, Any]:

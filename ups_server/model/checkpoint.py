@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from ups_server.catalog import base_folder
+from ups_server.catalog import adapted_already, base_folder
 from ups_server.errors import UserError
 from ups_server.model import adapters, own
 from ups_server.model.baselines import BASELINES
@@ -109,13 +109,7 @@ def equip(model: Operator, base: Path) -> None:
         UserError: ``adapted_already``.
     """
     if model.adapters is not None:
-        raise UserError(
-            "adapted_already",
-            f"{base.name} consists of adapters itself",
-            got=base.name,
-            expected=f"a model with weights of its own, such as {model.adapters.base.id}",
-            hint="tune its base, or tune all of it",
-        )
+        raise adapted_already(base.name, model.adapters.base.id)
     adapters.equip(model, adapters.Base(base.name, adapters.digest(base / WEIGHTS_FILE), str(base.resolve())))
 
 

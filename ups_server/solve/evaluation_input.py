@@ -98,7 +98,7 @@ def evaluation_input(
         UserError: ``dt_mismatch``, ``resolution_mismatch``, ``too_few_frames``.
     """
     dt = _default_dt(solver, source.family) if dt is None else dt
-    frame_stride = _frame_stride(source.times, dt)
+    frame_stride = frames_per_step(source.times, dt)
     stride = 1 if resolution is None else source.grid.stride_to(resolution)
     return EvaluationInput(
         path=path,
@@ -122,7 +122,7 @@ def _default_dt(solver: Solver, family_id: str) -> float:
         return family(family_id).dt
 
 
-def _frame_stride(times: NDArray[np.float64], dt: float) -> int:
+def frames_per_step(times: NDArray[np.float64], dt: float) -> int:
     """Frames of the file in one step of dt.
 
     Raises:

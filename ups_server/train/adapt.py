@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,12 +13,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ups_server.align.registry import ALIGNMENTS, MIXING, STAGE_1
+from ups_server.align.registry import ALIGNMENTS, MIXING
 from ups_server.data.atomic import replacing
 from ups_server.data.selection import SelectedRows
 from ups_server.errors import UserError
 from ups_server.model.checkpoint import from_pretrained, merge, place_adapters
-from ups_server.model.config import UPSConfig
 from ups_server.model.own import of_family
 from ups_server.model.superspace import check_card
 from ups_server.model.ups import UPS, Operator
@@ -30,10 +29,10 @@ from ups_server.solve.solver import Solver
 from ups_server.solve.zero_shot import ZeroShotSolver
 from ups_server.train.config import FamilyData, Stage
 from ups_server.train.dataset import FamilyWindows
-from ups_server.train.few_shot import PATIENCE, AdaptationSettings, check_methods, recipe
+from ups_server.train.few_shot import PATIENCE, AdaptationSettings, check_language_model, check_methods, recipe
 from ups_server.train.loop import Select, StageTrainer, StepReport
 from ups_server.train.memory import available_bytes, check_memory, training_bytes
-from ups_server.train.outcome import outcome
+from ups_server.train.outcome import criterion, outcome
 from ups_server.train.run import publish
 from ups_server.train.state import STATE_FILE, Progress, load_state, read_progress, save_state
 from ups_server.train.trajectories import FewShotData
@@ -42,8 +41,10 @@ from ups_server.train.validate import Score, validate
 
 STEP_EVENTS = 100
 """Reports of single steps in a training of full length."""
-WORST = 10.0
-"""Relative rollout error beyond which one is as bad as another when checkpoints are compared."""
+RUINED, RUINED_TIMES = 10.0, 2
+"""Training ends where validations in succession, so many, have so many times the best one-step error."""
+BASE, BEST = "base", "best"
+"""Of an adaptation's folder: the weights before the first step, and the best ones by validation."""
 
 
 class Interrupted(Exception):
@@ -89,7 +90,7 @@ class Adaptation:
     Raises:
         UserError: those of `FewShotData.split`; ``alignment_not_offered``, ``tuning_not_offered``,
             ``superspace_too_small``, ``dt_mismatch``, ``resolution_mismatch``, ``too_large``, ``run_exists``,
-            ``not_a_model``, ``no_language_model``, ``nothing_to_tune``, ``adapted_already``.
+            ``not_a_model``, ``no_language_model``, ``nothing_to_tune``, ``adapted_already``, ``family_mismatch``.
     """
 
     def __init__(
@@ -115,7 +116,7 @@ class Adaptation:
         data = self.config.families[self.family]
         known = self.parent.families.get(self.family)
         self.windows = FamilyWindows(
-            self.family, data, store, self.n, split=self.split, held_out=trajectories.held_out,
+            self.family, data, store, self.n, known, split=self.split, held_out=trajectories.held_out,
             points=0 if known is None else known.points,
         )  # fmt: skip
         check_card(self.parent, self.windows.card)
@@ -157,7 +158,10 @@ class Adaptation:
         _write_json(file, wanted)
 
     def run(self) -> dict[str, Any]:
-        """Scores the model as it is, tunes it, scores the best by validation; the report. The model is in ``best``.
+        """Scores the model as it is, tunes it, scores the best by validation; the report. `chosen` has the model.
+
+        Weights that are worse on the test than those before are turned down, whatever validation said: a file of few
+        trajectories leaves a single one to choose by.
 
         Raises:
             Interrupted: cancelled.
@@ -175,20 +179,27 @@ class Adaptation:
         self.place.listener.phase("training", {"steps": self.settings.steps})
         progress = self._train()
         self.place.listener.phase("scores", {})
-        best = self.place.folder / "best"
-        _check_finite(best)
-        tuned = self._score(UPSSolver(from_pretrained(best, self.place.device)), "tuned")
+        before = self._before(zero_shot)
+        tuned = before
+        if int(progress.best_at or 0):
+            best = self.place.folder / BEST
+            _check_finite(best)
+            tuned = self._score(UPSSolver(from_pretrained(best, self.place.device)), "tuned").as_dict()
         curve = self._curve()
         return {
-            **outcome(zero_shot, tuned, list(curve.values())),
+            **outcome(zero_shot, before, tuned, list(curve.values()), moved=tuned is not before),
             "split": {part: facts[part] for part in ("training", "validation", "test")},
             **self.trajectories.report(self.split),
             "steps": max(map(int, curve)),
-            "best_step": int(progress.best_at),
+            "best_step": int(progress.best_at or 0),
             "curve": list(curve.values()),
             "seconds": round(progress.seconds, 1),
             "memory_bytes": self.bytes,
         }
+
+    def chosen(self, report: Mapping[str, Any]) -> Path:
+        """The folder of the model that a report is of."""
+        return self.place.folder / (BEST if report["kept"] == "tuned" else BASE)
 
     def about(self, parent: str, **more: Any) -> dict[str, Any]:
         """Where the tuned model comes from, as its folder will say (`catalog.Adaptation`)."""
@@ -203,10 +214,22 @@ class Adaptation:
         }
 
     def _zero_shot(self) -> dict[str, Any]:
-        file = self.place.folder / "zero_shot.json"
+        return self._scored_once(
+            "zero_shot", lambda: UPSSolver(self.model) if self._known else ZeroShotSolver(self.model)
+        )
+
+    def _before(self, zero_shot: dict[str, Any]) -> dict[str, Any]:
+        """Of the weights before tuning, with the statistics that the tuned ones have: those of a known family stay."""
+        if self._known:
+            return zero_shot
+        base = self.place.folder / BASE
+        return self._scored_once("base", lambda: UPSSolver(from_pretrained(base, self.place.device)))
+
+    def _scored_once(self, what: str, solver: Callable[[], Solver]) -> dict[str, Any]:
+        """Scores that outlive an interruption."""
+        file = self.place.folder / f"{what}.json"
         if not file.exists():
-            solver = UPSSolver(self.model) if self._known else ZeroShotSolver(self.model)
-            _write_json(file, self._score(solver, "zero_shot").as_dict())
+            _write_json(file, self._score(solver(), what).as_dict())
         scores: dict[str, Any] = json.loads(file.read_text())
         return scores
 
@@ -229,6 +252,9 @@ class Adaptation:
         model.config = self.parent.model_copy(
             update={"name": config.name, "version": 1, "families": {self.family: self.windows.card}}
         )
+        base = self.place.folder / BASE
+        if not base.exists():
+            publish(model, base)
         model.train()
         first = 0 if config.stage1.steps else 1
         progress = read_progress(self.place.folder) or Progress(stage=first)
@@ -260,6 +286,8 @@ class Adaptation:
     def _finished(self, trainer: StageTrainer, progress: Progress) -> bool:
         step = self._step(trainer)
         if step % self.settings.validate_every == 0:  # early ends come after a validation only
+            if ruined(list(self._curve().values())):
+                return True
             waited = step - int(progress.best_at or 0)
             if waited >= PATIENCE * self.settings.validate_every:
                 return True
@@ -295,11 +323,11 @@ class Adaptation:
         step = self._step(trainer)
         trainer.swap_average()
         score = validate(trainer.model, [self.windows])[self.family]
-        value = criterion(score)
+        value = criterion(score.one_step, score.rollout)
         best = value < progress.best
         if best:
             progress.best, progress.best_at = value, str(step)
-            publish(trainer.model, self.place.folder / "best")
+            publish(trainer.model, self.place.folder / BEST)
         trainer.swap_average()
         point = {"step": step, "one_step": _json(score.one_step), "rollout": _json(score.rollout)}
         _write_json(self.place.folder / "curve.json", {**self._curve(), str(step): point})
@@ -311,18 +339,16 @@ class Adaptation:
         return dict(json.loads(file.read_text())) if file.exists() else {}
 
 
-def criterion(score: Score) -> float:
-    """One number to choose a checkpoint by: log of the one-step error plus log of the rollout error, bounded."""
-    if not math.isfinite(score.one_step):
-        return math.inf
-    rollout = min(score.rollout, WORST) if math.isfinite(score.rollout) else WORST
-    return math.log(max(score.one_step, 1e-12)) + math.log(max(rollout, 1e-12))
+def ruined(curve: Sequence[Mapping[str, Any]]) -> bool:
+    """Are the last validations so much worse than the best that training leads nowhere?"""
+    errors = [math.inf if point["one_step"] is None else point["one_step"] for point in curve]
+    return len(errors) > RUINED_TIMES and all(error > RUINED * min(errors) for error in errors[-RUINED_TIMES:])
 
 
 def deliver(
-    report: dict[str, Any], best: Path, out: Path, about: dict[str, Any], extra: Mapping[str, str] | None = None
+    report: dict[str, Any], model: Path, out: Path, about: dict[str, Any], extra: Mapping[str, str] | None = None
 ) -> None:
-    """Puts the tuned model into `out` with its scores and what `about` says of its origin; whole or not at all.
+    """Puts a model into `out` with its scores and what `about` says of its origin; whole or not at all.
 
     `extra` are the texts of further files by name.
 
@@ -334,10 +360,10 @@ def deliver(
     check_output(out)
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(best, part)
+    shutil.copytree(model, part)
     place_adapters(part, out)
     _write_json(part / "scores.json", report)
-    _write_json(part / "adaptation.json", about)
+    _write_json(part / "adaptation.json", {**about, "helped": report["helped"]})
     for name, text in (extra or {}).items():
         (part / name).write_text(text, encoding="utf-8")
     if out.exists():
@@ -349,14 +375,6 @@ def check_output(out: Path) -> None:
     """Raises UserError ``output_exists`` where `out` is something else than a model that was adapted before."""
     if out.exists() and not (out / "adaptation.json").is_file():
         raise UserError("output_exists", f"{out} exists and is no adapted model", hint="choose another folder")
-
-
-def check_language_model(config: UPSConfig, alignment: str) -> None:
-    """Raises UserError ``no_language_model`` where a method needs one that is not there, or does not take part."""
-    if (alignment in STAGE_1 and not config.has_language_model) or (alignment in MIXING and not config.body):
-        raise UserError(
-            "no_language_model", f"{config.name} has no language model for {alignment}", hint="choose `none`"
-        )
 
 
 def _check_finite(folder: Path) -> None:

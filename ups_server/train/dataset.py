@@ -20,6 +20,7 @@ from ups_server.data.splits import FewShotSplit, Split
 from ups_server.data.statistics import compute
 from ups_server.data.store import Store
 from ups_server.data.windows import Windows
+from ups_server.errors import UserError
 from ups_server.model.conditioning import Conditions, conditions
 from ups_server.model.config import CoefficientRange, FamilyCard, UPSConfig
 from ups_server.model.superspace import lift
@@ -157,17 +158,33 @@ def repeat(given: Conditions, times: int) -> Conditions:
     )
 
 
-def joined(known: FamilyCard, new: FamilyCard) -> FamilyCard:
-    """The card of weights that go on training: their own statistics, the ranges of both trainings."""
-    ranges = {
-        name: CoefficientRange(
-            low=min(new.coefficients[name].low, known.coefficients[name].low),
-            high=max(new.coefficients[name].high, known.coefficients[name].high),
+def joined(known: FamilyCard, trained: FamilyCard) -> FamilyCard:
+    """The card of weights that go on training: their own statistics, the ranges of both trainings.
+
+    What the weights read is in units of their own statistics: others, of a few trajectories, would be other inputs.
+
+    Raises:
+        UserError: ``family_mismatch``.
+    """
+    if (known.fields, known.static_fields, known.slots) != (trained.fields, trained.static_fields, trained.slots):
+        raise UserError(
+            "family_mismatch",
+            f"the data have other fields than the model's {trained.name}",
+            got=[*trained.fields, *trained.static_fields],
+            expected=[*known.fields, *known.static_fields],
         )
-        for name in new.coefficients
+    ranges = {
+        name: CoefficientRange(low=min(new.low, earlier.low), high=max(new.high, earlier.high))
+        for name, new in trained.coefficients.items()
+        for earlier in [known.coefficients.get(name, new)]
     }
-    symmetries = {name: getattr(new, name) for name in ("solenoidal", "parity", "static_parity", "odd")}
-    return known.model_copy(update={"coefficients": ranges, **symmetries})
+    seen = {
+        "min": tuple(map(min, known.statistics.min, trained.statistics.min)),
+        "max": tuple(map(max, known.statistics.max, trained.statistics.max)),
+    }
+    symmetries = {name: getattr(trained, name) for name in ("solenoidal", "parity", "static_parity", "odd")}
+    statistics = known.statistics.model_copy(update=seen)
+    return known.model_copy(update={"coefficients": ranges, "statistics": statistics, **symmetries})
 
 
 def make_card(family_id: str, store: Store, n: int, training: NDArray[np.int64] | None = None) -> FamilyCard:

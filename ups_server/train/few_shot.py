@@ -7,6 +7,7 @@ from pydantic import Field, FiniteFloat, ValidationError
 
 from ups_server.align.registry import ALIGNMENTS, MIXING, STAGE_1
 from ups_server.errors import UserError
+from ups_server.model.config import UPSConfig
 from ups_server.specs import invalid_request
 from ups_server.train.config import FamilyData, Section, Stage, TrainConfig
 from ups_server.train.tuning import TUNINGS
@@ -19,6 +20,10 @@ PATIENCE = 8
 """Validations in succession without a better one before training stops."""
 ALIGNMENT_SHARE = 0.2
 """Part of the steps that goes into alignment, where it is a stage of its own."""
+RATE, LOW_RANK_RATE = 1e-3, 3e-4
+"""Peak learning rates of weights, and of low-rank adapters, whose product with their scale moves weights faster."""
+WARMUP_SHARE, FEWEST_WARMUP = 0.1, 5
+"""Part of a stage, and steps at least, in which the rate rises: the first steps of a few trajectories do most harm."""
 BODY_RATE = 5e-5
 """Peak learning rate of the language model's weights; what is added to them learns as the operator does."""
 WINDOWS = 4
@@ -62,6 +67,19 @@ def check_methods(alignment: str, tuning: str) -> None:
             )
 
 
+def warmup(steps: int) -> int:
+    """Steps of a stage of so many in which the learning rate rises."""
+    return max(FEWEST_WARMUP, round(WARMUP_SHARE * steps))
+
+
+def check_language_model(config: UPSConfig, alignment: str) -> None:
+    """Raises UserError ``no_language_model`` where a method needs one that is not there, or does not take part."""
+    if (alignment in STAGE_1 and not config.has_language_model) or (alignment in MIXING and not config.body):
+        raise UserError(
+            "no_language_model", f"{config.name} has no language model for {alignment}", hint="choose `none`"
+        )
+
+
 def recipe(settings: AdaptationSettings, name: str, family: str, validation: int, body: bool = True) -> TrainConfig:
     """Two stages, the first without steps where nothing is aligned in it; the body is trained in the second only.
 
@@ -69,7 +87,7 @@ def recipe(settings: AdaptationSettings, name: str, family: str, validation: int
         body: does the language model take part?
     """
     aligned = math.ceil(ALIGNMENT_SHARE * settings.steps) if settings.alignment in STAGE_1 else 0
-    rate = settings.learning_rate or 1e-3
+    rate = settings.learning_rate or (LOW_RANK_RATE if settings.tuning == "lora" else RATE)
     body_rate = min(BODY_RATE, rate) if settings.tuning == "full" else rate
     tuned = settings.steps - aligned
     data = FamilyData(
@@ -89,7 +107,7 @@ def recipe(settings: AdaptationSettings, name: str, family: str, validation: int
             body_learning_rate=0.0,
             alignment=settings.alignment if aligned else "none",
             schedule="steps" if settings.alignment == "otdd" else "cosine",
-            warmup=max(1, aligned // 20),
+            warmup=warmup(aligned),
         ),
         stage2=Stage(
             steps=tuned,
@@ -97,7 +115,7 @@ def recipe(settings: AdaptationSettings, name: str, family: str, validation: int
             body=body,
             body_learning_rate=body_rate if TUNINGS[settings.tuning]().body else 0.0,
             alignment=settings.alignment if settings.alignment in MIXING else "none",
-            warmup=max(1, tuned // 20),
+            warmup=warmup(tuned),
             unroll=((0.0, 1), (0.5, 2)),
         ),
         ema=0.99,

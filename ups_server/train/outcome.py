@@ -1,69 +1,116 @@
-"""The outcome of an adaptation, said plainly: three sets of scores on held-out trajectories, and what they mean."""
+"""The outcome of an adaptation, said plainly: sets of scores on held-out trajectories, and what they mean."""
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ups_server.errors import UserError
-from ups_server.solve.scores import FileScores
 
 OVERFITTED = 1.2
 """Last validation over best one from which training is said to have overfitted."""
+WORST = 10.0
+"""Relative rollout error beyond which one is as bad as another when weights are compared."""
+
+Scores = Mapping[str, Any]
+"""`FileScores` as JSON values."""
+Figures = tuple[float, float]
+"""One-step and rollout errors."""
+NAMES = ("one-step", "rollout")
 
 
-def outcome(zero_shot: dict[str, Any], tuned: FileScores, curve: list[dict[str, Any]]) -> dict[str, Any]:
+def criterion(one_step: float, rollout: float) -> float:
+    """One number to choose weights by: log of the one-step error plus log of the rollout error, bounded."""
+    if not math.isfinite(one_step):
+        return math.inf
+    bounded = min(rollout, WORST) if math.isfinite(rollout) else WORST
+    return math.log(max(one_step, 1e-12)) + math.log(max(bounded, 1e-12))
+
+
+def outcome(
+    zero_shot: Scores, before: Scores, tuned: Scores, curve: Sequence[Mapping[str, Any]], moved: bool
+) -> dict[str, Any]:
     """The scores before and after, persistence, and the verdict.
 
+    ``tuned`` in the report is of the weights that are kept: those before tuning where the tuned ones are worse, whose
+    scores are then ``rejected``.
+
     Args:
-        zero_shot: `FileScores` of the model before, as JSON values.
+        zero_shot: of the model as it was.
+        before: of the same weights with the statistics that the tuned model has, to compare like with like.
+        tuned: of the best weights by validation.
         curve: one-step and rollout errors on validation trajectories by step.
+        moved: are these other weights than those before?
 
     Raises:
-        UserError: ``not_finite`` where a tuned score is not.
+        UserError: ``not_finite`` where a score of the weights that are kept is not.
     """
-    after = tuned.as_dict()
-    if not after["one_step"]["finite"] or not after["rollout"]["finite"]:
+    rejected = moved and criterion(*_figures(tuned)) > criterion(*_figures(before))
+    kept = before if rejected else tuned
+    if not kept["one_step"]["finite"] or not kept["rollout"]["finite"]:
         raise UserError(
             "not_finite",
             "the tuned model's predictions on held-out trajectories are not finite",
-            got={part: after[part]["finite"] for part in ("one_step", "rollout")},
+            got={part: tuned[part]["finite"] for part in ("one_step", "rollout")},
             hint="more trajectories, more steps or a smaller learning rate may help",
         )
-    parts = {"zero_shot": zero_shot, "tuned": after, "persistence": after["persistence"]}
-    scores = {name: {part: scored[part] for part in ("one_step", "rollout")} for name, scored in parts.items()}
-    figures = {
-        name: (_figure(s["one_step"]["nrmse"]), _figure(s["rollout"]["nrmse_trajectory"])) for name, s in scores.items()
-    }
-    helped = all(new < old for new, old in zip(figures["tuned"], figures["zero_shot"], strict=True))
+    parts = {"zero_shot": zero_shot, "base": before, "tuned": kept, "persistence": kept["persistence"]}
+    if rejected:
+        parts["rejected"] = tuned
+    figures = {name: _figures(scored) for name, scored in parts.items()}
     return {
-        **scores,
-        "helped": helped,
+        **{name: {part: scored[part] for part in ("one_step", "rollout")} for name, scored in parts.items()},
+        "helped": helped(figures, moved and not rejected),
+        "kept": "tuned" if moved and not rejected else "base",
         "overfitted": overfitted(curve),
-        "verdict": verdict(figures, helped, overfitted(curve)),
+        "verdict": verdict(figures, moved, overfitted(curve)),
     }
 
 
-def overfitted(curve: list[dict[str, Any]]) -> bool:
+def helped(figures: Mapping[str, Figures], moved: bool) -> bool:
+    """Are other weights kept than before, and better than those in both errors, whatever statistics those have?"""
+    earlier = zip(figures["zero_shot"], figures["base"], strict=True)
+    return moved and all(new < min(old) for new, old in zip(figures["tuned"], earlier, strict=True))
+
+
+def overfitted(curve: Sequence[Mapping[str, Any]]) -> bool:
     """Did the error on validation trajectories grow again after its best?"""
     errors = [_figure(point["one_step"]) for point in curve]
     return bool(errors) and errors[-1] > OVERFITTED * min(errors)
 
 
-def verdict(figures: dict[str, tuple[float, float]], helped: bool, overfit: bool) -> str:
-    """One or more sentences about (one-step, rollout) errors."""
-    names = ("one-step", "rollout")
-    changes = ", ".join(
-        f"{name} {old:.4g} to {new:.4g}"
-        for name, old, new in zip(names, figures["zero_shot"], figures["tuned"], strict=True)
-    )
-    sentences = [f"Tuning {'helped' if helped else 'did not help'}: {changes}."]
-    behind = [
-        name for name, new, still in zip(names, figures["tuned"], figures["persistence"], strict=True) if new >= still
-    ]
+def verdict(figures: Mapping[str, Figures], moved: bool, overfit: bool) -> str:
+    """One or more sentences about the errors of each set of scores."""
+    before, kept, rejected = figures["base"], figures["tuned"], figures.get("rejected")
+    if not moved:
+        same = ", ".join(f"{name} {value:.4g}" for name, value in zip(NAMES, before, strict=True))
+        sentences = [
+            f"Tuning did not help: no step made the model better on the validation trajectories, and its weights are "
+            f"kept as they were: {same}."
+        ]
+    elif rejected is not None:
+        sentences = [f"Tuning did not help: {_changes(before, rejected)}; the weights are kept as they were."]
+    else:
+        word = "helped" if helped(figures, moved) else "did not help"
+        sentences = [f"Tuning {word}: {_changes(before, kept)}."]
+    unlike = [name for name, a, b in zip(NAMES, figures["zero_shot"], kept, strict=True) if a < b]
+    if unlike and before != figures["zero_shot"]:
+        sentences.append(
+            f"With statistics of each initial state alone, the model as it was is better in {' and '.join(unlike)}."
+        )
+    behind = [name for name, new, still in zip(NAMES, kept, figures["persistence"], strict=True) if new >= still]
     if behind:
-        sentences.append(f"The tuned model is no better than persistence in {' and '.join(behind)}.")
-    if overfit:
+        sentences.append(f"The model is no better than persistence in {' and '.join(behind)}.")
+    if overfit and rejected is None:
         sentences.append("Training overfitted; the model is the best one by validation, from before that.")
     return " ".join(sentences)
+
+
+def _changes(before: Figures, after: Figures) -> str:
+    return ", ".join(f"{name} {old:.4g} to {new:.4g}" for name, old, new in zip(NAMES, before, after, strict=True))
+
+
+def _figures(scored: Scores) -> Figures:
+    return _figure(scored["one_step"]["nrmse"]), _figure(scored["rollout"]["nrmse_trajectory"])
 
 
 def _figure(value: float | None) -> float:

@@ -7,8 +7,8 @@ from fastapi import APIRouter, Request, Response
 from ups_server.api.jobs import IdempotencyKey, add_job_routes, create, read_spec, request_body
 from ups_server.api.problems import documented
 from ups_server.api.service import CurrentService, Service
-from ups_server.jobs.files import stored_file
 from ups_server.jobs.spec import EvaluationSpec, Job
+from ups_server.jobs.submission import check_evaluation
 
 router = APIRouter(prefix="/v1/evaluations", tags=["evaluations"])
 
@@ -31,8 +31,7 @@ async def create_evaluation(
 
 
 def _check(spec: EvaluationSpec, service: Service) -> None:
-    service.catalog.model(spec.model or "")
-    stored_file(service.settings.data_dir, spec.file)
+    check_evaluation(spec, service.catalog.model(spec.model or ""), service.settings.data_dir)
 
 
 add_job_routes(router, "evaluation")

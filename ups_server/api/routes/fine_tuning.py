@@ -8,14 +8,9 @@ from pydantic import BaseModel
 from ups_server.api.jobs import IdempotencyKey, add_job_routes, create, read_spec, request_body
 from ups_server.api.problems import documented
 from ups_server.api.service import CurrentService, Service
-from ups_server.data.agreement import check_agreement
-from ups_server.data.store import Store
-from ups_server.errors import UserError
-from ups_server.files.equations import check_one_equation
 from ups_server.jobs.checkpoints import Checkpoint, checkpoints
-from ups_server.jobs.files import stored_file
 from ups_server.jobs.spec import FineTuningSpec, Job
-from ups_server.train.few_shot import check_methods
+from ups_server.jobs.submission import check_fine_tuning
 
 router = APIRouter(prefix="/v1/fine-tuning/jobs", tags=["fine-tuning"])
 
@@ -58,17 +53,7 @@ def list_checkpoints(job_id: str, service: CurrentService) -> CheckpointList:
 
 
 def _check(spec: FineTuningSpec, service: Service) -> None:
-    check_methods(spec.alignment.value, spec.tuning.value)
-    card = service.catalog.model(spec.model or "")
-    if card.kind == "builtin":
-        raise UserError("not_tunable", f"{card.id} has no weights to tune", got=card.id, expected="a trained model")
-    data_dir = service.settings.data_dir
-    training = stored_file(data_dir, spec.training_file)
-    if spec.validation_file is not None:
-        validation = stored_file(data_dir, spec.validation_file)
-        check_one_equation(data_dir, spec.training_file, spec.validation_file)
-        with Store.open(training) as own, Store.open(validation) as other:
-            check_agreement(own, other)
+    check_fine_tuning(spec, service.catalog.model(spec.model or ""), service.settings.data_dir)
 
 
 add_job_routes(router, KIND)

@@ -72,7 +72,7 @@ def run(context: JobContext) -> dict[str, Any]:
     models = settings.data_dir / "models"
     models.mkdir(exist_ok=True)
     extra = {} if equation is None else {EQUATION_FILE: equation.model_dump_json(indent=1) + "\n"}
-    deliver(report, context.folder / "best", models / model_id, about, extra)
+    deliver(report, adaptation.chosen(report), models / model_id, about, extra)
     context.event("model", {"model": model_id}, "model")
     return {"model": model_id, **report}
 

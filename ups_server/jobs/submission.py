@@ -1,0 +1,96 @@
+"""What can be known to be wrong with a job before it is queued. Imports no torch."""
+
+import math
+from contextlib import ExitStack
+from pathlib import Path
+
+from ups_server.catalog import ModelCard, adapted_already
+from ups_server.data.store import Store
+from ups_server.data.windows import frame_stride
+from ups_server.errors import UserError
+from ups_server.files.equations import check_one_equation, model_equation, same_equation, stored_equation
+from ups_server.jobs.files import stored_file
+from ups_server.jobs.spec import EvaluationSpec, FineTuningSpec, TuningName
+from ups_server.model.config import UPSConfig
+from ups_server.pde import families, family
+from ups_server.solve.evaluation_input import frames_per_step
+from ups_server.train.few_shot import check_language_model, check_methods
+from ups_server.train.trajectories import FewShotData
+
+
+def check_evaluation(spec: EvaluationSpec, card: ModelCard, data_dir: Path) -> None:
+    """Raises UserError ``unknown_file``, ``family_not_in_model``, ``dt_mismatch``, ``resolution_mismatch``, …"""
+    with Store.open(stored_file(data_dir, spec.file)) as store:
+        solved = store.family in families()
+        if card.kind == "learned" or (card.id == "numerical" and not solved):
+            card.support(store.family)
+        known = card.families.get(store.family)
+        dt = spec.dt or (_own_step(data_dir, spec.file, store) if known is None else known.dt)
+        frames_per_step(store.times, dt)
+        if spec.resolution is not None:
+            store.grid.stride_to(spec.resolution)
+
+
+def check_fine_tuning(spec: FineTuningSpec, card: ModelCard, data_dir: Path) -> None:
+    """The model can be tuned by these methods, and the files hold what it takes.
+
+    Raises:
+        UserError: ``not_tunable``, ``unknown_file``, ``dt_mismatch``, ``resolution_mismatch``, ``family_mismatch``, and
+            those of `FewShotData.split`, `check_methods` and `check_language_model`.
+    """
+    check_methods(spec.alignment.value, spec.tuning.value)
+    if card.kind == "builtin":
+        raise UserError("not_tunable", f"{card.id} has no weights to tune", got=card.id, expected="a trained model")
+    config = UPSConfig.load(Path(card.source))
+    check_language_model(config, spec.alignment.value)
+    if spec.tuning is TuningName.LORA and card.adapters_of is not None:
+        raise adapted_already(card.id, card.adapters_of)
+    with ExitStack() as opened:
+        training = opened.enter_context(Store.open(stored_file(data_dir, spec.training_file)))
+        held_out = None
+        if spec.validation_file is not None:
+            held_out = opened.enter_context(Store.open(stored_file(data_dir, spec.validation_file)))
+            check_one_equation(data_dir, spec.training_file, spec.validation_file)
+        FewShotData(training, spec.training_file, held_out, spec.validation_file).split(spec.n_trajectories)
+        _check_step(_own_step(data_dir, spec.training_file, training), config, training)
+        _check_family(spec, card, config, training, data_dir)
+        training.grid.stride_to(min(config.resolution, training.grid.n[0]))
+
+
+def _own_step(data_dir: Path, file_id: str, store: Store) -> float:
+    """The step of the equation of a stored file."""
+    equation = stored_equation(data_dir, file_id)
+    return family(store.family).dt if equation is None or equation.dt is None else equation.dt
+
+
+def _check_step(dt: float, config: UPSConfig, store: Store) -> None:
+    """Raises UserError ``dt_mismatch``."""
+    known = config.families.get(store.family)
+    if known is not None and not math.isclose(known.dt, dt, rel_tol=1e-6):
+        raise UserError(
+            "dt_mismatch",
+            f"{config.name} steps {store.family} by another dt",
+            got=dt,
+            expected=known.dt,
+            hint="declare the equation of the file with that dt",
+        )
+    try:
+        frame_stride(store.times, dt)
+    except UserError as error:
+        error.hint = f"{store.family} is learned in steps of {dt:g}: store frames {dt:g} or a whole part of it apart"
+        raise
+
+
+def _check_family(spec: FineTuningSpec, card: ModelCard, config: UPSConfig, store: Store, data_dir: Path) -> None:
+    """Raises UserError ``family_mismatch`` where the model knows another equation of the file's id."""
+    known = config.families.get(store.family)
+    own, equation = model_equation(Path(card.source)), stored_equation(data_dir, spec.training_file)
+    other = own is not None and equation is not None and own.id == equation.id and not same_equation(own, equation)
+    if other or (known is not None and (known.fields, known.static_fields) != (store.fields, store.static_fields)):
+        raise UserError(
+            "family_mismatch",
+            f"{card.id} was trained on another equation of the id {store.family}",
+            got=[*store.fields, *store.static_fields] if equation is None else equation.equation,
+            expected=own.equation if other and own is not None else None if known is None else list(known.fields),
+            hint="declare the file's equation by an id of its own",
+        )

@@ -170,8 +170,8 @@ class RolloutRequest(Spec):
     )
     reference: bool = Field(
         default=False,
-        description="Also run the family's numerical solver and report the true error of every state, and which of "
-        "the two computed faster.",
+        description="Also run the family's numerical solver, on finer and finer grids until two agree, and report the "
+        "true error of every state, that of the reference, and which of the two computed faster.",
     )
     deterministic: bool = Field(
         default=False,
@@ -296,13 +296,19 @@ class Comparison(BaseModel):
     complete: bool = Field(description="Did the solver reach every frame of the answer?")
     reason: str | None = Field(default=None, description="Why it did not.")
     start: str = Field(description="What the solver started from.")
+    points: list[int] = Field(description="An axis, that it was solved at.")
+    error: Any = Field(description="Of the reference: trajectory nRMSE between its last two resolutions; null for one.")
+    error_per_field: dict[str, Any]
+    settled: bool | None = Field(description="Is that small enough for a reference? Null where there is one.")
+    accuracy: str = Field(description="The same in a sentence.")
     nrmse: list[Any]
     nrmse_per_field: dict[str, list[Any]]
     rmse_per_field: dict[str, list[Any]] = Field(description="In the unit of the field.")
     nrmse_trajectory: Any
     nrmse_trajectory_per_field: dict[str, Any]
     seconds: dict[str, float | None] = Field(
-        description="Time each took to compute this answer, `model` and `solver`, both at work at once."
+        description="Time to compute this answer: of the `model`, and of the `solver` on the coarsest grid on which it "
+        "was no worse."
     )
     faster: str | None = Field(description="`model` or `solver`; null where one of them did not finish.")
     remark: str | None = Field(default=None, description="The same in a sentence.")

@@ -37,11 +37,15 @@ def test_an_answer_has_its_diagnostics_and_its_true_error(service: RunningServic
     assert found.diagnostics.conserved["u"].drift == [0.0] * 5
     assert found.diagnostics.out_of_distribution.flagged is None
     assert not found.diagnostics.expected_error.available
-    truth = np.array(service.post({**REQUEST, "model": "numerical", "reference": False}).json()["data"])
+    # The exact solution of the same sample, at the same points among 17 times as many.
+    finely = {**REQUEST, "model": "numerical", "reference": False, "grid": {"n": [17 * 64]}}
+    truth = np.array(service.post(finely).json()["data"])[:, 8::17]
     norms = np.sqrt(np.square(truth).sum((1, 2)))
     errors = np.sqrt(np.square(data - truth).sum((1, 2))) / norms
-    np.testing.assert_allclose(found.reference.nrmse, errors, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found.reference.nrmse, errors, rtol=0.01, atol=1e-4)
     assert found.reference.complete
+    assert found.reference.settled
+    assert found.reference.error is not None
     assert found.reference.faster in ("model", "solver")
     assert found.reference.remark
 

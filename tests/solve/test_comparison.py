@@ -8,8 +8,13 @@ import pytest
 from tests.solve.planning import planned, write_card
 from ups_server.errors import UserError
 from ups_server.pde.metrics import error_moments, nrmse_trajectory
-from ups_server.solve.comparison import TrueError, reference_spec, speed_flags
+from ups_server.solve.comparison import TrueError, comparison_flags
 from ups_server.solve.observed_here import ObservedHere
+from ups_server.solve.reference import Solved, reference_spec
+
+
+def solved(reason: str | None, seconds: float | None) -> Solved:
+    return Solved(reason, seconds, (32,), None, None, None, "", "")
 
 
 def test_persistence_of_a_wave_that_travels(tmp_path: Path) -> None:
@@ -40,7 +45,7 @@ def test_errors_of_single_frames_and_of_the_whole_are_the_metrics(tmp_path: Path
     prediction = truth + 0.1 * rng.standard_normal(truth.shape).astype(np.float32)
     errors = TrueError(todo)
     singles = [errors.add(prediction[:, frame], truth[:, frame]) for frame in range(4)]
-    found = errors.summary(None, 1.0, 2.0)
+    found = errors.summary(solved(None, 2.0), 1.0)
     np.testing.assert_allclose(np.transpose([single["nrmse"] for single in singles]), found.nrmse)
     whole = nrmse_trajectory(error_moments(prediction[:, 1:], truth[:, 1:]))
     np.testing.assert_allclose(found.nrmse_trajectory, whole)
@@ -70,14 +75,16 @@ def test_who_is_faster_is_measured_or_not_said(
     todo = planned(tmp_path, reference=True)
     errors = TrueError(todo)
     errors.add(todo.initial, todo.initial)
-    found = errors.summary(reason, model, solver)
+    found = errors.summary(solved(reason, solver), model)
     assert (found.faster, found.reason) == (faster, reason)
-    assert [flag.code for flag in speed_flags(found)] == (["numerical_solver_is_faster"] if faster == "solver" else [])
+    assert [flag.code for flag in comparison_flags(found)] == (
+        ["numerical_solver_is_faster"] if faster == "solver" else []
+    )
     assert (found.remark is None) == (faster is None)
 
 
 def test_a_shock_too_thin_for_the_solver_is_a_reason_and_no_failure(tmp_path: Path) -> None:
-    todo = planned(tmp_path, model="persistence", coefficients={"nu": 1e-7}, grid={"n": [32]}, reference=True)
+    todo = planned(tmp_path, model="persistence", coefficients={"nu": 1e-12}, grid={"n": [32]}, reference=True)
     watched = ObservedHere(todo, "cpu")
     assert len(list(watched.frames())) == 4
     found = watched.attributes()["reference"]

@@ -9,10 +9,10 @@ import pytest
 from tests.solve.planning import planned, write_card
 from ups_server.errors import UserError
 from ups_server.pde import families, family
-from ups_server.solve.comparison import reference_spec
 from ups_server.solve.diagnosis import Diagnosis
 from ups_server.solve.ensemble import PINNED, Ensemble, perturbed, random_functions
 from ups_server.solve.observed_here import ObservedHere
+from ups_server.solve.reference import reference_spec
 from ups_server.solve.rollout import Plan
 from ups_server.specs import EnsembleSpec
 

@@ -10,8 +10,8 @@ import pytest
 from tests.solve.planning import planned, write_card
 from ups_server.errors import UserError
 from ups_server.pde import Grid, family
-from ups_server.solve.comparison import reference_spec
 from ups_server.solve.observed_here import ObservedHere
+from ups_server.solve.reference import reference_spec
 from ups_server.solve.refinement import TABLE_FILE
 from ups_server.solve.rollout import Plan
 from ups_server.specs import Method, SuperResolution

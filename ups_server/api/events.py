@@ -7,9 +7,9 @@ all `flags`; `problem` is a problem document.
 
 With `diagnostics`, `start` has what is known before the first step (`wave_numbers`, `expected_error`,
 `out_of_distribution`), each `step` its own (`conserved`, `energy`, `power`, `departure`), `end` the rest (`stopped`,
-`out_of_distribution`). With `reference`, a `reference` event follows as soon as the numerical solver has reached a
-frame: `index`, `time`, the solver's state as `data` and the model's `nrmse`, `nrmse_per_field` and `rmse_per_field`;
-`end` has the whole comparison.
+`out_of_distribution`). With `reference`, a `reference` event a frame follows after the last step, once two resolutions
+of the numerical solver agree: `index`, `time`, the solver's state as `data` and the model's `nrmse`, `nrmse_per_field`
+and `rmse_per_field`; `end` has the whole comparison.
 """
 
 import asyncio

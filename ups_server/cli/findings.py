@@ -43,6 +43,7 @@ def _diagnosed(found: Mapping[str, Any]) -> Iterator[str]:
 def _compared(found: Mapping[str, Any]) -> Iterator[str]:
     if found["reason"] is not None:
         yield f"reference: incomplete; {found['reason']}"
+    yield f"reference: {found['accuracy']}"
     for name, error in found["nrmse_trajectory_per_field"].items():
         last = found["nrmse_per_field"][name][-1]
         yield f"true error of {name}: nRMSE {error:.3g} over the trajectory, {last:.3g} at the end"

@@ -245,10 +245,11 @@ def _rollout_request(request: _Request, start: "State | None", catalog: "Catalog
 def _roll_out(todo: "Plan", device: str) -> "tuple[list[Trajectory], dict[str, Any]]":
     """The trajectory, or one for each statistic of an ensemble, and what belongs to them; ends before a blow-up."""
     from ups_server.pde import Trajectory
+    from ups_server.settings import Settings
     from ups_server.solve.observed_here import ObservedHere
 
     frames = []
-    watched = ObservedHere(todo, device)
+    watched = ObservedHere(todo, device, Settings.given().reference_timeout_s)
     with progress(todo.card.id) as advance, np.errstate(all="ignore"):
         for values in watched.frames():
             frames.append(todo.answer_values(values))

@@ -25,6 +25,7 @@ from ups_server.pde import euler, viscous
 from ups_server.pde.boundary import BoundaryCondition
 from ups_server.pde.family import Array
 from ups_server.pde.grid import Grid
+from ups_server.pde.refinement import as_positive, linear, trigonometric
 from ups_server.pde.solution import Grouped, Solution, Stepped, in_groups
 
 CELLS = 16384
@@ -165,15 +166,10 @@ def _refine(fields: Array, axes: tuple[_Axis, ...]) -> Array:
     smooth = straight = fields
     for index, axis in enumerate(axes, start=1):
         if axis.wraps:
-            smooth, straight = _fourier(smooth, index, axis.factor), _linear(straight, index, axis.factor)
+            smooth, straight = trigonometric(smooth, index, axis.factor), linear(straight, index, axis.factor)
         elif axis.factor > 1:
             smooth, straight = _monotone(smooth, index, axis), _monotone(straight, index, axis)
-    positive, floor = smooth[..., -2:], straight[..., -2:]
-    space = tuple(range(1, fields.ndim - 1))
-    # Half of the linear interpolant is as low as the smooth one may go.
-    share = (0.5 * floor / np.maximum(floor - positive, 0.5 * floor)).min(axis=(*space, -1), keepdims=True)
-    result: Array = straight + share * (smooth - straight)
-    return result
+    return as_positive(smooth, straight, range(fields.shape[-1] - 2, fields.shape[-1]))
 
 
 def _monotone(values: Array, index: int, axis: _Axis) -> Array:
@@ -187,18 +183,3 @@ def _monotone(values: Array, index: int, axis: _Axis) -> Array:
     known = np.concatenate([ends[0], values, ends[1]], axis=index)
     result: Array = PchipInterpolator(points, known, axis=index)(np.clip(cells, points[0], points[-1]))
     return result
-
-
-def _fourier(values: Array, axis: int, factor: int) -> Array:
-    n = values.shape[axis]
-    spectrum = np.moveaxis(np.fft.rfft(values, axis=axis, norm="forward"), axis, 0)
-    if n % 2 == 0:
-        spectrum[-1] *= 0.5
-    return np.fft.irfft(np.moveaxis(spectrum, 0, axis), n=factor * n, axis=axis, norm="forward")
-
-
-def _linear(values: Array, axis: int, factor: int) -> Array:
-    turned = np.moveaxis(values, axis, 0)
-    share = (np.arange(factor) / factor).reshape(1, factor, *(1,) * (turned.ndim - 1))
-    fine = turned[:, None] + share * (np.roll(turned, -1, axis=0) - turned)[:, None]
-    return np.moveaxis(fine.reshape(-1, *turned.shape[1:]), 0, axis)

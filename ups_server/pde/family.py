@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ups_server.errors import UserError
 from ups_server.pde.boundary import BoundaryCondition
 from ups_server.pde.grid import Extent, Grid
+from ups_server.pde.refinement import finer, refined
 from ups_server.pde.solution import Array as Array
 from ups_server.pde.solution import Solution, at_times
 
@@ -139,6 +140,10 @@ class Family(ABC):
     """Do sampler and solver know points along bounded axes that are no cell centres? Along periodic axes all do."""
     kinds: ClassVar[tuple[InitialKind, ...]] = ()
     """Distributions of initial states beside the one of `sample_initial`."""
+    reference_points: ClassVar[int] = 512
+    """Least points along an axis of what others are measured against."""
+    grid_bound: ClassVar[str] = ""
+    """Why a state on another grid is another problem, so that no finer one tells how good a solution is; or empty."""
     full_state: ClassVar[bool] = True
     """Do the fields determine their own future? False where files leave out part of the state."""
 
@@ -341,6 +346,12 @@ class Family(ABC):
         if chosen is None:
             return self.fit_initial(self.sample_initial(rng, count, grid), coefficients)
         return chosen.draw(rng, count, grid, coefficients)
+
+    def refine(self, values: Array, grid: Grid, factor: int) -> Array:
+        """States (N, X..., C) known on `grid` as they are taken to be on `finer(grid, factor)`."""
+        _, places = finer(grid, factor)
+        positive = [field.positive for field in self.fields]
+        return refined(values, (factor,) * grid.ndim, [place.start for place in places], self.boundary, positive)
 
     def conserved_means(self, values: NDArray[np.floating]) -> dict[str, Array]:
         """Means over the box (T,) of what the equation conserves, by name, from values (T, X..., C)."""

@@ -1,7 +1,7 @@
 """The true error of a rollout against the family's numerical solver, frame by frame, and which of the two is faster."""
 
+from collections.abc import Sequence
 from dataclasses import fields as entries
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,19 +16,11 @@ from ups_server.pde.metrics import (
     rmse,
 )
 from ups_server.solve.diagnosis import plain
-from ups_server.solve.engine import RolloutSpec
 from ups_server.solve.flags import flag
+from ups_server.solve.reference import SOLVER, Reference, Solved
 from ups_server.solve.rollout import Plan
 from ups_server.solve.solver import Frames
 from ups_server.specs import Comparison, Flag
-
-SOLVER = "numerical"
-
-
-def reference_spec(plan: Plan) -> RolloutSpec:
-    """The same rollout for the numerical solver: one step of its own from frame to frame."""
-    problem = replace(plan.spec.problem, grid=plan.answer_grid, dt=plan.spec.problem.dt * plan.stride)
-    return RolloutSpec(SOLVER, problem, plan.n_frames - 1)
 
 
 class TrueError:
@@ -54,24 +46,29 @@ class TrueError:
             "rmse_per_field": self._by_field(rmse(moments)[:, 0]),
         }
 
-    def summary(self, reason: str | None, model: float | None, solver: float | None) -> Comparison:
+    def summary(self, solved: Solved, model: float | None) -> Comparison:
         """All pairs so far.
 
         Args:
-            reason: why the solver reached no more; None where it reached all.
-            model, solver: seconds of computing, where they are known.
+            solved: how good the solver's frames are.
+            model: seconds of computing, where known.
         """
         moments = _joined(self._moments)
         later = _joined(self._moments[1:]) if self.frames > 1 else None
-        seconds = {"model": model, "solver": solver}
+        seconds = {"model": model, "solver": solved.seconds}
         faster = None
-        if reason is None and model is not None and solver is not None:
-            faster = "solver" if solver <= model else "model"
+        if solved.reason is None and model is not None and solved.seconds is not None:
+            faster = "solver" if solved.seconds <= model else "model"
         return Comparison(
             solver=SOLVER,
-            complete=reason is None,
-            reason=reason,
-            start=self._plan.reference_start,
+            complete=solved.reason is None,
+            reason=solved.reason,
+            start=solved.start,
+            points=list(solved.points),
+            error=None if solved.error is None else self._plain(solved.error),
+            error_per_field={} if solved.error_per_field is None else self._by_field(solved.error_per_field),
+            settled=solved.settled,
+            accuracy=solved.accuracy,
             nrmse=self._plain(nrmse(moments)),
             nrmse_per_field=self._by_field(nrmse_per_field(moments)),
             rmse_per_field=self._by_field(rmse(moments)),
@@ -89,11 +86,28 @@ class TrueError:
         return plain(values if self._plan.many else values[0])
 
 
-def speed_flags(found: Comparison) -> list[Flag]:
-    """A flag where the numerical solver is the better choice for such a request."""
-    if found.faster != "solver" or found.remark is None:
-        return []
-    return [flag("numerical_solver_is_faster", found.remark, seconds=found.seconds)]
+def compared(
+    plan: Plan, predictions: Sequence[Frames], reference: Reference, model: float | None
+) -> tuple[Comparison, list[dict[str, Any]]]:
+    """All frames that both reached, and the errors of each.
+
+    Args:
+        predictions: states of the rollout, in the units of the request's box.
+        model: seconds of computing, where known.
+    """
+    errors = TrueError(plan)
+    by_frame = [errors.add(*pair) for pair in zip(predictions, reference.frames, strict=False)]
+    return errors.summary(reference.solved(), model), by_frame
+
+
+def comparison_flags(found: Comparison) -> list[Flag]:
+    """Flags where the reference is none, and where the numerical solver is the better choice for such a request."""
+    flags = []
+    if found.settled is False:
+        flags.append(flag("reference_not_settled", f"the reference was {found.accuracy}", error=found.error))
+    if found.faster == "solver" and found.remark is not None:
+        flags.append(flag("numerical_solver_is_faster", found.remark, seconds=found.seconds))
+    return flags
 
 
 def _joined(moments: list[ErrorMoments]) -> ErrorMoments:
@@ -112,7 +126,7 @@ def _remark(model: str, seconds: dict[str, float | None], faster: str | None) ->
         return None
     if faster == "solver":
         return (
-            f"the numerical solver computed this in {others:.3g} s, {model} in {own:.3g} s: for a request like this "
-            "the solver is faster, and it is what the error is measured against"
+            f"the numerical solver computed this no worse in {others:.3g} s, {model} in {own:.3g} s: for a request "
+            "like this the solver is faster"
         )
-    return f"{model} computed this in {own:.3g} s, the numerical solver in {others:.3g} s"
+    return f"{model} computed this in {own:.3g} s, the numerical solver, no worse, in {others:.3g} s"

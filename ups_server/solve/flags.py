@@ -1,5 +1,6 @@
 """What to know before trusting an answer: where a request, or a state on the way, leaves the model's training."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,8 +9,11 @@ from numpy.typing import NDArray
 
 from ups_server.catalog import FamilySupport, ModelCard, SeenStates
 from ups_server.pde import Family, Grid
+from ups_server.pde.metrics import error_moments, nrmse_trajectory
+from ups_server.pde.refinement import finer
+from ups_server.solve.initial import drawn_states
 from ups_server.solve.solver import Frames
-from ups_server.specs import Flag
+from ups_server.specs import Flag, InitialConditionSpec
 
 OUTSIDE = (
     "coefficient_outside_trained_range",
@@ -19,6 +23,9 @@ OUTSIDE = (
     "state_left_trained_range",
 )
 """Codes of flags that say: outside of the training."""
+
+UNRESOLVED = 0.01
+"""Relative difference between a state and what its points show of it that is worth a flag."""
 
 FAR = 10.0
 """Root mean square distance from the training states in units of their spread that is called far. By Markov's
@@ -63,6 +70,43 @@ def known_flags(
     if negative:
         flags.append(flag("negative_initial_condition", "these fields are positive in nature", fields=negative))
     return flags
+
+
+def unresolved_flags(
+    equation: Family, coefficients: Mapping[str, float], grid: Grid, given: InitialConditionSpec | None, initial: Frames
+) -> list[Flag]:
+    """A flag where the points of states (B, X..., C) do not show all of them to a solver that is exact at any point.
+
+    By how much is measured: for a drawn state against the same at more points; for a given one, from what every second
+    of its points would show of it.
+    """
+    factor = math.ceil(equation.reference_points / min(grid.n))
+    if equation.grid_bound or factor == 1:
+        return []
+    if given is not None and given.sample is not None:
+        whole, _ = drawn_states(given, equation, finer(grid, factor)[0], coefficients)
+        shown = equation.refine(initial.astype(np.float64), grid, factor)
+        what = f"points between the {' x '.join(map(str, grid.n))} of the request would show it"
+    elif any(cells % 2 for cells in grid.cells):
+        return []
+    else:
+        half = grid.subsample(2)
+        _, places = finer(half, 2)
+        whole = initial
+        shown = equation.refine(initial[(slice(None), *places)].astype(np.float64), half, 2)
+        what = "every second of its points would show it half as well"
+    apart = float(nrmse_trajectory(error_moments(shown[:, None], whole[:, None])).max())
+    if not apart > UNRESOLVED:
+        return []
+    return [
+        flag(
+            "state_not_resolved",
+            f"the initial state is finer than its grid: {what}, {100 * apart:.2g} % away; the answer "
+            "may be wrong by as much",
+            got=apart,
+            expected=f"at most {UNRESOLVED:g}",
+        )
+    ]
 
 
 def outside_values(seen: SeenStates | None, values: Frames) -> list[tuple[int, float, float]]:

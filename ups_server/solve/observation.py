@@ -1,7 +1,7 @@
-"""A rollout under observation: its frames as they come, with diagnostics, and the numerical solver beside it.
+"""A rollout under observation: its frames as they come, with diagnostics, then the reference they are measured against.
 
-The solver runs in the engine's own process for built-in methods, so that it holds up no batch of a model, at most
-`reference_timeout_s` seconds. Frames wait in memory until the slower of the two has computed them.
+The reference is solved in the engine's own process for built-in methods, so that it holds up no batch of a model, in at
+most `reference_timeout_s` seconds.
 """
 
 import asyncio
@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ups_server.errors import UserError
-from ups_server.solve.comparison import TrueError, reference_spec, speed_flags
+from ups_server.solve.comparison import compared, comparison_flags
 from ups_server.solve.diagnosis import Diagnosis, Step
 from ups_server.solve.engine import BlowUp, Engine, EngineFailure, Event, Finished, Frame
+from ups_server.solve.reference import Level, Reference
 from ups_server.solve.rollout import Plan
 from ups_server.solve.solver import Frames
 from ups_server.specs import Comparison, Flag
@@ -30,15 +31,11 @@ class Computed:
 
 @dataclass(frozen=True)
 class Compared:
-    """The solver reached frame `index` too: its states in the units of the request's box, and the model's errors."""
+    """The reference's states of frame `index` in the units of the request's box, and the model's errors."""
 
     index: int
     truth: Frames
     errors: dict[str, Any]
-
-
-_Coming = tuple[bool, Event | Exception | None]
-"""From the solver (True) or the model (False): an event, what went wrong, or the end."""
 
 
 class Observation:
@@ -75,24 +72,24 @@ class Observation:
         async with aclosing(self._running):
             first = await self._computed(0, self.plan.initial)
             yield first
-            following = self._compared() if self.plan.request.reference else self._alone()
-            async with aclosing(following):
-                async for event in following:
-                    yield event
+            kept = [self.plan.states(self.plan.initial)] if self.plan.request.reference else []
+            async for event in self._running:
+                computed = await self._take(event)
+                if computed is not None:
+                    if kept:
+                        kept.append(await asyncio.to_thread(self.plan.states, computed.values))
+                    yield computed
+        if kept:
+            for pair in await self._compared(kept):
+                yield pair
         if self.diagnosis is not None:
             self.flags += self.diagnosis.flags
         if self.comparison is not None:
-            self.flags += speed_flags(self.comparison)
+            self.flags += comparison_flags(self.comparison)
 
     def attributes(self) -> dict[str, Any]:
         """What the answer says beside its arrays."""
         return told(self.plan, self.flags, self.diagnosis, self.comparison)
-
-    async def _alone(self) -> AsyncGenerator[Computed | Compared]:
-        async for event in self._running:
-            computed = await self._take(event)
-            if computed is not None:
-                yield computed
 
     async def _take(self, event: Event) -> Computed | None:
         """An event of the model's."""
@@ -113,56 +110,31 @@ class Observation:
             return Computed(index, values, None)
         return Computed(index, values, await asyncio.to_thread(self.diagnosis.add, values))
 
-    async def _compared(self) -> AsyncGenerator[Computed | Compared]:
-        """Both at once: frames as the model computes them, errors as soon as the solver has the same frame."""
-        plan, found = self.plan, TrueError(self.plan)
-        start = plan.reference_initial
-        waiting: dict[bool, dict[int, Frames]] = {False: {0: plan.states(plan.initial)}, True: {0: start * plan.scale}}
-        reason, solver_seconds, solver_frames = None, None, 1
-        reference = self._engine.rollout(reference_spec(plan), start, plan.reference_static)
-        running = {True, False}
-        coming: asyncio.Queue[_Coming] = asyncio.Queue(maxsize=1)
-        tasks = [
-            asyncio.create_task(_pump(False, self._running, coming, None)),
-            asyncio.create_task(_pump(True, reference, coming, self._timeout)),
-        ]
+    async def _compared(self, kept: list[Frames]) -> list[Compared]:
+        """The reference beside the frames there are."""
+        reference = Reference(self.plan, kept, self._timeout)
         try:
-            while running:
-                from_solver, event = await coming.get()
-                if not from_solver:
-                    if isinstance(event, Exception):
-                        raise event
-                    if event is None:
-                        running.discard(False)
-                    elif (computed := await self._take(event)) is not None:
-                        waiting[False][computed.index] = await asyncio.to_thread(plan.states, computed.values)
-                        yield computed
-                else:
-                    match event:
-                        case Frame():
-                            waiting[True][solver_frames] = event.values * plan.scale
-                            solver_frames += 1
-                        case BlowUp():
-                            reason = f"the solver stopped being finite at frame {solver_frames}"
-                        case Finished():
-                            solver_seconds = event.seconds
-                        case Exception():
-                            reason = _words(event)
-                    if event is None or isinstance(event, Exception):
-                        running.discard(True)
-                while found.frames in waiting[False] and found.frames in waiting[True]:
-                    index = found.frames
-                    prediction, truth = waiting[False].pop(index), waiting[True].pop(index)
-                    yield Compared(index, truth, await asyncio.to_thread(found.add, prediction, truth))
-                if True not in running:
-                    waiting[False].clear()
-                if running == {True} and found.frames == self._frames < plan.n_frames:
-                    break  # The model blew up: there is nothing more to compare.
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        self.comparison = found.summary(reason, self.seconds, solver_seconds)
+            while (level := await asyncio.to_thread(reference.next_level)) is not None:
+                async with asyncio.timeout(reference.remaining):
+                    await self._solve(reference, level)
+        except (UserError, EngineFailure, TimeoutError) as error:
+            reference.give_up(_words(error))
+        self.comparison, errors = await asyncio.to_thread(compared, self.plan, kept, reference, self.seconds)
+        pairs = zip(reference.frames, errors, strict=False)
+        return [Compared(index, *pair) for index, pair in enumerate(pairs)]
+
+    async def _solve(self, reference: Reference, level: Level) -> None:
+        """One resolution, as far as the model got."""
+        async with aclosing(self._engine.rollout(level.spec, level.initial, level.static)) as events:
+            async for event in events:
+                match event:
+                    case Frame():
+                        if not reference.add(event.values) and event.step < level.spec.n_steps:
+                            return
+                    case BlowUp():
+                        reference.give_up(f"the solver stopped being finite at frame {len(level.frames)}")
+                    case Finished():
+                        level.seconds = event.seconds
 
 
 def told(plan: Plan, flags: list[Flag], diagnosis: Diagnosis | None, comparison: Comparison | None) -> dict[str, Any]:
@@ -173,20 +145,6 @@ def told(plan: Plan, flags: list[Flag], diagnosis: Diagnosis | None, comparison:
     if comparison is not None:
         found["reference"] = comparison.model_dump(mode="json")
     return found
-
-
-async def _pump(
-    of_solver: bool, events: AsyncGenerator[Event], coming: "asyncio.Queue[_Coming]", timeout: float | None
-) -> None:
-    """Hands events on, at most one ahead of whoever takes them."""
-    try:
-        async with asyncio.timeout(timeout), aclosing(events):
-            async for event in events:
-                await coming.put((of_solver, event))
-    except (UserError, EngineFailure, TimeoutError) as error:
-        await coming.put((of_solver, error))
-    else:
-        await coming.put((of_solver, None))
 
 
 def _words(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """A rollout under observation in this process, without an engine: what `observation` is to the service."""
 
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from ups_server.errors import UserError
-from ups_server.solve.comparison import SOLVER, TrueError, reference_spec, speed_flags
+from ups_server.solve.comparison import compared, comparison_flags
 from ups_server.solve.diagnosis import Diagnosis
 from ups_server.solve.engine import BlowUp
 from ups_server.solve.observation import told
+from ups_server.solve.reference import SOLVER, Level, Reference
 from ups_server.solve.rollout import Plan
 from ups_server.solve.solver import Frames, Session, load
 from ups_server.specs import Comparison, Flag
@@ -20,9 +22,10 @@ from ups_server.specs import Comparison, Flag
 class ObservedHere:
     """One rollout: `frames` is to be exhausted before `attributes` is asked for."""
 
-    def __init__(self, plan: Plan, device: str) -> None:
+    def __init__(self, plan: Plan, device: str, reference_timeout_s: float = math.inf) -> None:
         self._plan = plan
         self._device = device
+        self._reference_timeout = reference_timeout_s
         self._flags: list[Flag] = list(plan.flags)
         self._diagnosis = Diagnosis(plan) if plan.request.diagnostics else None
         self._kept: list[Frames] = []
@@ -48,7 +51,7 @@ class ObservedHere:
     def attributes(self) -> dict[str, Any]:
         """What the answer says beside its arrays; runs the numerical solver where that was asked for."""
         comparison = self._comparison() if self._plan.request.reference else None
-        flags = self._flags + (speed_flags(comparison) if comparison else [])
+        flags = self._flags + (comparison_flags(comparison) if comparison else [])
         return told(self._plan, flags, self._diagnosis, comparison)
 
     def _kept_frame(self, values: Frames) -> Frames:
@@ -74,20 +77,22 @@ class ObservedHere:
             self._diagnosis.stop(event)
 
     def _comparison(self) -> Comparison:
-        """With the numerical solver, over the frames there are."""
-        plan, start, found = self._plan, self._plan.reference_initial, TrueError(self._plan)
-        found.add(self._kept[0], start * plan.scale)
-        reason, began = None, time.perf_counter()
+        """With the reference, over the frames there are."""
+        reference = Reference(self._plan, self._kept, self._reference_timeout)
         try:
-            session = load(SOLVER).session(reference_spec(plan).problem, start, plan.reference_static)
-            truths = [session.step() for _ in self._kept[1:]]
+            while (level := reference.next_level()) is not None:
+                self._solve(reference, level)
         except UserError as error:
-            truths, reason = [], str(error)
-        seconds = time.perf_counter() - began
-        for prediction, truth in zip(self._kept[1:], truths, strict=False):
-            if not np.isfinite(truth).all():
-                reason = f"the solver stopped being finite at frame {found.frames}"
-                break
-            found.add(prediction, truth * plan.scale)
-        whole = reason is None and len(self._kept) == plan.n_frames
-        return found.summary(reason, self._seconds if whole else None, seconds if whole else None)
+            reference.give_up(str(error))
+        whole = len(self._kept) == self._plan.n_frames
+        return compared(self._plan, self._kept, reference, self._seconds if whole else None)[0]
+
+    def _solve(self, reference: Reference, level: Level) -> None:
+        """One resolution, as far as the model got."""
+        began = time.perf_counter()
+        session = load(SOLVER).session(level.spec.problem, level.initial, level.static)
+        while reference.add(session.step()):
+            if reference.remaining < 0.0:
+                reference.give_up("the solver took too long")
+                return
+        level.seconds = time.perf_counter() - began

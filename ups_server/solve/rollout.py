@@ -18,7 +18,7 @@ from ups_server.pde import BoundaryCondition, Family, Grid, families, family
 from ups_server.settings import Settings
 from ups_server.solve.engine import BlowUp, RolloutSpec
 from ups_server.solve.ensemble import Ensemble, perturbed
-from ups_server.solve.flags import flag, known_flags
+from ups_server.solve.flags import flag, known_flags, unresolved_flags
 from ups_server.solve.initial import States, as_states, drawn_states, initial_array
 from ups_server.solve.refinement import Refinement, refinement, true_start
 from ups_server.solve.solver import Frames, Problem
@@ -217,7 +217,9 @@ def plan(
     else:
         initial, static = states[0] / scale, states[1]
     boundary = _boundary(request, equation)
-    given = initial
+    flags = known_flags(equation, card, support, own, own_grid, initial)
+    if card.id == "numerical" and request.output_resolution is None:
+        flags += unresolved_flags(equation, own, own_grid, request.initial_condition, initial)
     if request.ensemble is not None:
         initial = perturbed(initial, request.ensemble, equation, own_grid)
         static = None if static is None else np.repeat(static, len(initial), axis=0)
@@ -241,7 +243,7 @@ def plan(
         dt=dt,
         coefficients=coefficients,
         batched=batched or request.ensemble is not None,
-        flags=known_flags(equation, card, support, own, own_grid, given),
+        flags=flags,
         refined=refined,
         truth=truth,
         ensemble=None if request.ensemble is None else Ensemble(request.ensemble),

@@ -16,6 +16,7 @@ from ups_server.api.routes.rollouts import ANSWERS, BINARY, EXAMPLE, REQUEST_BOD
 from ups_server.api.service import CurrentService, Service
 from ups_server.errors import UserError
 from ups_server.solve.comparison import TrueError
+from ups_server.solve.reference import Solved
 from ups_server.solve.refinement import Refinement
 from ups_server.solve.rollout import Plan, plan
 from ups_server.specs import Comparison, Method, SuperResolutionAnswer
@@ -110,8 +111,18 @@ def _compared(answer: Answer, truths: list[Any], first: Comparison) -> Compariso
     errors = TrueError(answer.plan)
     for frame, truth in enumerate(truths[: answer.values.shape[1]]):
         errors.add(answer.values[:, frame], truth)
-    told = errors.summary(first.reason, answer.seconds, first.seconds["solver"])
-    return told.model_copy(update={"start": first.start})
+    solved = Solved(
+        first.reason,
+        first.seconds["solver"],
+        tuple(first.points),
+        None,
+        None,
+        first.settled,
+        first.accuracy,
+        first.start,
+    )
+    own = {"error": first.error, "error_per_field": first.error_per_field}
+    return errors.summary(solved, answer.seconds).model_copy(update=own)
 
 
 def _refined(answer: Answer) -> Refinement:

@@ -37,6 +37,7 @@ class Advection(Family):
     frame_dt = 0.01
     t_final = 2.0
     n = 1024
+    reference_points = 1024
     odd = True
     conserved = ("u",)
 

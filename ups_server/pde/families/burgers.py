@@ -48,6 +48,7 @@ class Burgers(Family):
     frame_dt = 0.01
     t_final = 2.0
     n = 1024
+    reference_points = 1024
     reflections = ((-1,),)
     conserved = ("u",)
 

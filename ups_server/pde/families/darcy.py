@@ -51,6 +51,7 @@ class Darcy(Family):
     frame_dt = 1.0
     t_final = 0.0
     n = 128
+    grid_bound = "its permeability is constant in every cell"
 
     def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
         """Zeros: a steady flow has no initial state."""

@@ -76,6 +76,7 @@ class DiffusionReaction2D(Family):
     frame_dt = 0.05
     t_final = 5.0
     n = 128
+    grid_bound = "its states are noise, independent in every cell, and its Laplacian is that of the cells"
     reflections = ((1, 1), (1, 1))
     exchange = (0, 1)
 

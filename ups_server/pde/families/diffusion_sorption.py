@@ -26,6 +26,7 @@ from ups_server.pde import rosenbrock
 from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
 from ups_server.pde.family import Array, Family, Field
 from ups_server.pde.grid import Grid
+from ups_server.pde.refinement import finer
 from ups_server.pde.solution import Grouped, Solution, Stepped, in_groups
 
 DIFFUSION = 5e-4
@@ -59,12 +60,19 @@ class DiffusionSorption(Family):
     t_final = 500.0
     n = 1024
     anywhere = True
+    reference_points = 1024
     time_unit = "day"
     length_unit = "m"
 
     def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
         level = rng.uniform(0.0, 0.2, size=(count, 1, 1))
         return np.broadcast_to(level, (count, grid.n[0], 1)).copy()
+
+    def refine(self, values: Array, grid: Grid, factor: int) -> Array:
+        """Monotone, with the boundary values at the ends."""
+        (lo, hi), (fine, _) = grid.extent[0], finer(grid, factor)
+        edges = lo - 0.5 * fine.spacing[0], hi + 0.5 * fine.spacing[0]
+        return _resample(values[..., 0], grid.axes[0], fine.axes[0], edges)[..., None]
 
     def begin(
         self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None

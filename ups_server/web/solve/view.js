@@ -101,7 +101,7 @@ export function solveView() {
     const steps = Math.max(0, solution.frames.length - 1);
     const sentences = [`${stopped ? "Stopped after" : "Finished:"} ${steps} ${steps === 1 ? "step" : "steps"} in ${number(solution.seconds ?? 0, 2)} s.`];
     const error = scene.errors().at(-1);
-    if (expected?.complete && Number.isFinite(error)) sentences.push(`Error against the reference at the end: ${number(100 * error, 2)} %.`);
+    if (expected?.complete && Number.isFinite(error)) sentences.push(`Error against the reference at the end: ${number(100 * error, 2)} %. The reference was ${solution.comparison.accuracy}.`);
     status.textContent = solution.frames.length ? sentences.join(" ") : stopped ? "Stopped." : "There is no solution.";
   }
 

@@ -19,11 +19,13 @@ SOURCES = [
 
 ORDER = (
     "errors",
+    "allocation",
     "logs",
     "settings",
     "supervision",
     "pde",
     "tensors",
+    "json_arrays",
     "specs",
     "catalog",
     "pictures",
@@ -43,11 +45,13 @@ ORDER = (
 
 TORCH_FREE = (
     "errors",
+    "allocation",
     "logs",
     "settings",
     "supervision",
     "pde",
     "tensors",
+    "json_arrays",
     "specs",
     "catalog",
     "pictures",

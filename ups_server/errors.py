@@ -19,6 +19,7 @@ HTTP_STATUS = {
     "unknown_job": 404,
     "unknown_key": 404,
     "not_found": 404,
+    "body_stalled": 408,
     "wrong_state": 409,
     "offset_mismatch": 409,
     "upload_displaced": 409,

@@ -46,6 +46,12 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         default=64 * 2**20, ge=1024, description="Largest request body in bytes, also after decompression."
     )
+    max_bodies: int = Field(
+        default=4,
+        ge=1,
+        description="Largest bodies that are read, decoded and planned at a time; they take up to three times their "
+        "size in memory. More wait.",
+    )
     max_steps: int = Field(default=10_000, ge=1, description="Most model steps in one rollout.")
     max_points: int = Field(
         default=2**25, ge=1, description="Most values in one answer: frames x points x fields x batch (float32 each)."
@@ -184,6 +190,11 @@ class Settings(BaseSettings):
             ) from None
         except SettingsError as error:
             raise UserError("invalid_setting", "a setting in the environment is not valid", got=str(error)) from None
+
+    @property
+    def bodies_memory_bytes(self) -> int:
+        """Memory of the API process for requests that are read, decoded and planned."""
+        return 3 * self.max_body_bytes * self.max_bodies
 
     @property
     def database(self) -> str | None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 import zipfile
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 from safetensors.numpy import save
 
 from tests.api.conftest import RunningService
+from ups_server.api.body import decode
+from ups_server.errors import UserError
 
 REQUEST: dict[str, Any] = {
     "model": "numerical",
@@ -36,7 +39,7 @@ CASES: list[tuple[str, int, dict[str, Any]]] = [
     ("coefficient_given_twice", 422, {"coefficients": {"nu": 0.3, "NU": 0.3}}),
     ("dt_mismatch", 422, {"dt": 1e6}),
     ("too_many_steps", 422, {"n_steps": 10_001}),
-    ("too_many_points", 422, {"n_steps": 10_000, "grid": {"n": [2**20]}}),
+    ("too_many_points", 422, {"n_steps": 10_000, "grid": {"n": [2**13]}}),
     ("too_many_points", 422, {"initial_condition": {"sample": {"count": 4096}}, "n_steps": 9_999}),
     ("wrong_shape", 422, values([[1.0, 2.0]] * 16)),
     ("wrong_shape", 422, values([1.0] * 7)),
@@ -101,7 +104,18 @@ def test_got_and_expected_name_the_place(service: RunningService) -> None:
     assert "burgers" in problem["expected"]
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[1, 2"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"\xff",
+        b"[1, 2",
+        b'{"family": "burgers", "n_steps": 1, "initial_condition": {"values": [1, 2], [3]}}',
+        b'{"family": "burgers", "n_steps": 1, "initial_condition": {"values": [01, 2]}}',
+        b'{"family": "burgers", "n_steps": 1, "initial_condition": {"values": [[1, 2]]',
+    ],
+)
 def test_invalid_json(service: RunningService, body: bytes) -> None:
     check(send(service, body, "application/json"), "invalid_json", 400)
 
@@ -120,6 +134,40 @@ def test_body_too_large_without_announcement(service: RunningService) -> None:
     check(send(service, chunks, "application/json"), "body_too_large", 413)
 
 
+def test_json_beside_the_numbers_is_short() -> None:
+    """Everything but `values` is read as Python objects, which take a multiple of their text."""
+    numbers = b"0," * 2**20 + b"0"
+    for text in (b'{"n_steps": [%s]}' % numbers, b'{"initial_condition": {"values": [true, %s]}}' % numbers):
+        with pytest.raises(UserError) as caught:
+            decode(text, "application/json", 2**26, 2**25)
+        assert caught.value.code == "body_too_large"
+
+
+def test_values_are_the_last_ones_given() -> None:
+    """As JSON has it: of two entries of one name the last counts."""
+    text = b'{"family": "burgers", "n_steps": 1, "initial_condition": {"values": [1, 2], "values": [3]}}'
+    request, arrays = decode(text, "application/json", 2**20, 2**20)
+    assert arrays is None
+    assert request.initial_condition is not None
+    assert request.initial_condition.values == [3]
+    elsewhere = b'{"family": "burgers", "n_steps": 1, "coefficients": {"values": [1, 2]}}'
+    with pytest.raises(UserError) as caught:
+        decode(elsewhere, "application/json", 2**20, 2**20)
+    assert caught.value.code == "invalid_request"
+
+
+@pytest.mark.parametrize("prefer", ["respond-async", "wait=60"])
+@pytest.mark.parametrize("points", [8192, 20_000, 2**20])
+def test_states_are_refused_by_their_shape(service: RunningService, prefer: str, points: int) -> None:
+    """Before anything is drawn: a second one would not fit into a machine's memory, a third into its addresses."""
+    request = {**REQUEST, "family": "compressible_ns_2d", "grid": {"n": [points, points]}}
+    began = time.monotonic()
+    answer = service.post(request, prefer=prefer)
+    check(answer, answer.json()["code"], 422)
+    assert answer.json()["code"] in ("too_much_memory", "too_many_points")
+    assert time.monotonic() - began < 5
+
+
 def test_media_types(service: RunningService) -> None:
     check(send(service, b"<a/>", "text/xml"), "unsupported_media_type", 415)
     check(service.post(REQUEST, accept="image/png"), "not_acceptable", 406)
@@ -127,7 +175,7 @@ def test_media_types(service: RunningService) -> None:
 
 
 def test_large_answers_are_not_json(service: RunningService) -> None:
-    request = {**REQUEST, "model": "persistence", "grid": {"n": [2**18]}, "n_steps": 8}
+    request = {**REQUEST, "model": "persistence", "grid": {"n": [2**16]}, "n_steps": 32}
     problem = check(service.post(request), "not_acceptable", 406)
     assert "safetensors" in problem["hint"]
     assert service.post(request, accept="application/vnd.safetensors").status_code == 200
@@ -161,10 +209,30 @@ def zipped(name: str, data: bytes) -> bytes:
     return buffer.getvalue()
 
 
+def misdeclared(archive: bytes, name: str, size: int) -> bytes:
+    """The archive, whose directory says another unpacked size of an entry."""
+    place = archive.rindex(name.encode()) - 46
+    assert archive[place : place + 4] == b"PK\x01\x02"
+    return archive[: place + 24] + size.to_bytes(4, "little") + archive[place + 28 :]
+
+
+def many_entries(count: int) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for number in range(count):
+            archive.writestr(f"{number}.npy", b"")
+    return buffer.getvalue()
+
+
 @pytest.mark.parametrize(
     ("code", "body"),
     [
         ("invalid_body", b"PK"),
+        ("invalid_body", many_entries(2000)),
+        ("invalid_body", npz(initial_condition=STATE, request=TEXT) + b"PK"),
+        ("invalid_body", misdeclared(npz(initial_condition=np.zeros(2**22)), "initial_condition.npy", 2**19)),
+        ("invalid_body", misdeclared(npz(initial_condition=STATE), "initial_condition.npy", 2**19)),
+        ("body_too_large", npz(initial_condition=STATE, request="x" * 2**18)),
         ("invalid_body", npz(initial_condition=STATE)),
         ("invalid_body", zipped("initial_condition.npy", b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 100)),
         (
@@ -196,6 +264,13 @@ def test_hostile_npz(service: RunningService, code: str, body: bytes) -> None:
     assert response.status_code in (400, 413, 422)
 
 
+def described(shape: list[int], offsets: list[int]) -> bytes:
+    """Safetensors of 64 bytes, whose header says anything."""
+    entry = {"dtype": "F32", "shape": shape, "data_offsets": offsets}
+    header = json.dumps({"__metadata__": {"request": TEXT}, "initial_condition": entry}).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(64)
+
+
 @pytest.mark.parametrize(
     ("code", "body"),
     [
@@ -205,6 +280,14 @@ def test_hostile_npz(service: RunningService, code: str, body: bytes) -> None:
         ("wrong_dtype", save({"initial_condition": STATE > 0}, {"request": TEXT})),
         ("missing_initial_condition", save({}, {"request": TEXT})),
         ("wrong_shape", save({"initial_condition": STATE[:4]}, {"request": TEXT})),
+        ("invalid_body", described([0, 2**62], [0, 0])),
+        ("invalid_body", described([2**62], [0, 64])),
+        ("invalid_body", described([16], [-64, 0])),
+        ("invalid_body", described([16], [8, 72])),
+        ("invalid_body", described([True, 16], [0, 64])),
+        ("invalid_body", described([4, 4], [0, 64]) + b"more"),
+        ("invalid_body", b"\x02" + bytes(7) + b"[]"),
+        ("invalid_body", (10**5).to_bytes(8, "little") + b"[" * 10**5),
     ],
 )
 def test_hostile_safetensors(service: RunningService, code: str, body: bytes) -> None:

@@ -15,7 +15,8 @@ from starlette.middleware.cors import CORSMiddleware
 from ups_server import __version__
 from ups_server.access.usage import Meter
 from ups_server.api.access import admit, keys_required
-from ups_server.api.detached import detached_plan
+from ups_server.api.detached import kept_plan
+from ups_server.api.memory import Memory
 from ups_server.api.metering import MeteredEngine, Ownership, keep_accounts, own, write_accounts
 from ups_server.api.metrics import RequestMetrics, ServiceCollector
 from ups_server.api.openapi import complete, demand_keys
@@ -56,9 +57,10 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     meter = Meter()
     metered = MeteredEngine(engine or LocalEngine(settings, catalog), meter)
     parts = (metered, examiner_of(settings), LocalJobs(settings))
-    planner = partial(detached_plan, catalog, settings, parts[1].storage)
+    memory = Memory(settings.bodies_memory_bytes, settings.queue_timeout_s)
+    planner = partial(kept_plan, catalog, settings, parts[1].storage, memory)
     rollouts = RolloutRunner(settings, metered, planner)
-    service = Service(settings, catalog, *parts, rollouts, Results(settings), meter=meter)
+    service = Service(settings, catalog, *parts, rollouts, Results(settings), memory, meter=meter)
     expiry = UploadExpiry(service.files, settings.upload_expiry_s)
 
     @asynccontextmanager

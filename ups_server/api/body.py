@@ -1,33 +1,94 @@
 """Rollout requests from the wire: JSON, or an array with the JSON beside it in safetensors or npz."""
 
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
 from fastapi import Request
 
+from ups_server.api.memory import COPIES
+from ups_server.api.service import Service
 from ups_server.errors import UserError
+from ups_server.json_arrays import count_numbers, find_lists, read_lists
+from ups_server.solve.planning import check_planning
 from ups_server.specs import RolloutRequest
 from ups_server.tensors import NPZ, SAFETENSORS, Arrays, from_npz, from_safetensors
 
 JSON = "application/json"
 SAFETENSORS_TYPES = (SAFETENSORS, "application/x-safetensors")
 MEDIA_TYPES = (JSON, *SAFETENSORS_TYPES, NPZ)
+STALL_S = 30.0
+"""Longest silence of a client that is sending a body: what it keeps of the memory others wait for."""
+MAX_TEXT = 2**20
+"""Bytes of the JSON beside an array."""
+VALUES = re.compile(rb'"values"[ \t\r\n]*:[ \t\r\n]*\[(?=[ \t\r\n]*[\[0-9IN-])')
+"""Where the numbers of an initial condition begin. Within a text the quotes would be escaped."""
 REQUEST_ENTRY = "request"
 """Metadata key (safetensors) or entry (npz) that holds the JSON request of a binary body."""
+
+
+@asynccontextmanager
+async def received(
+    request: Request, service: Service, needed: Callable[[RolloutRequest, Arrays | None], int]
+) -> AsyncIterator[tuple[RolloutRequest, Arrays | None]]:
+    """The rollout request of a body, and its arrays. While the block lasts, there is memory for making a plan of it.
+
+    Args:
+        needed: bytes that making a plan takes, from what is asked for.
+
+    Raises:
+        UserError: whatever is wrong with the body; ``queue_full``.
+    """
+    kind, settings = media_type(request), service.settings
+    limit, most = settings.max_body_bytes, settings.max_points // 2
+    announced = announced_size(request, limit)
+    async with service.memory.hold(COPIES * (limit if announced is None else announced)) as held:
+        body = [await read_body(request, limit)]
+        # The list gives the only reference away: the bytes are free as soon as the arrays are there.
+        wanted, arrays = await asyncio.to_thread(lambda: decode(body.pop(), kind, limit, most))
+        size = await asyncio.to_thread(needed, wanted, arrays)
+        check_planning(size, settings)
+        if arrays is None:
+            await held.change(size)
+        else:
+            held.raise_to(size)
+        yield wanted, arrays
+
+
+def announced_size(request: Request, limit: int) -> int | None:
+    """Bytes of the body, where the client said so.
+
+    Raises:
+        UserError: ``body_too_large``.
+    """
+    announced = request.headers.get("content-length", "")
+    if not announced.isdecimal():
+        return None
+    if int(announced) > limit:
+        raise _too_large(int(announced), limit)
+    return int(announced)
 
 
 async def read_body(request: Request, limit: int) -> bytes:
     """The whole body, never more than `limit` bytes of it.
 
     Raises:
-        UserError: ``body_too_large``.
+        UserError: ``body_too_large``, ``body_stalled``.
     """
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > limit:
-        raise _too_large(int(announced), limit)
+    announced_size(request, limit)
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
+    chunks = aiter(request.stream())
+    while True:
+        try:
+            async with asyncio.timeout(STALL_S):
+                body += await anext(chunks)
+        except StopAsyncIteration:
+            return bytes(body)
+        except TimeoutError:
+            raise UserError("body_stalled", f"no byte of the body came for {STALL_S:g} s", got=len(body)) from None
         if len(body) > limit:
             raise _too_large(f"more than {limit}", limit)
-    return bytes(body)
 
 
 def media_type(request: Request) -> str:
@@ -45,15 +106,19 @@ def media_type(request: Request) -> str:
     return essence
 
 
-def decode(body: bytes, kind: str, limit: int) -> tuple[RolloutRequest, Arrays | None]:
-    """The request, and the arrays of a binary body.
+def decode(body: bytes, kind: str, limit: int, most_values: int) -> tuple[RolloutRequest, Arrays | None]:
+    """The request, and the arrays of the body: `values` in JSON become the array `initial_condition`.
+
+    Args:
+        limit: bytes that a compressed body may unpack to.
+        most_values: numbers of an initial condition.
 
     Raises:
         UserError: whatever is wrong with the bytes.
     """
     if kind == JSON:
-        return RolloutRequest.from_json(body), None
-    arrays, texts = from_npz(body, limit) if kind == NPZ else from_safetensors(body)
+        return _from_json(body, most_values)
+    arrays, texts = from_npz(body, limit, MAX_TEXT) if kind == NPZ else from_safetensors(body, MAX_TEXT)
     if REQUEST_ENTRY not in texts:
         raise UserError(
             "invalid_body",
@@ -62,6 +127,42 @@ def decode(body: bytes, kind: str, limit: int) -> tuple[RolloutRequest, Arrays |
             expected=f"the JSON request as text: metadata key {REQUEST_ENTRY!r} of safetensors, entry of npz",
         )
     return RolloutRequest.from_json(texts[REQUEST_ENTRY]), arrays
+
+
+def _from_json(body: bytes, most_values: int) -> tuple[RolloutRequest, Arrays | None]:
+    """A JSON request, its `values` read apart from the rest, which is short."""
+    found = VALUES.search(body)
+    lists = None if found is None else find_lists(body, found.end() - 1)
+    if lists is None:
+        return RolloutRequest.from_json(_short(body)), None
+    start, end = lists
+    request = RolloutRequest.from_json(_short(body[:start] + b"[]" + body[end:]))
+    initial = request.initial_condition
+    if initial is None or initial.values != []:  # those of another place, or the first of two
+        return RolloutRequest.from_json(_short(body)), None
+    count = count_numbers(body, start, end)
+    if count > most_values:
+        raise UserError(
+            "too_many_points",
+            "the initial condition holds more values than an answer of this service may",
+            got=count,
+            expected=f"at most {most_values}",
+        )
+    values = read_lists(body, start, end)
+    return request.model_copy(update={"initial_condition": None}), {"initial_condition": values}
+
+
+def _short(text: bytes) -> bytes:
+    """Raises UserError ``body_too_large`` for JSON that would take a multiple of its size when it is read."""
+    if len(text) > MAX_TEXT:
+        raise UserError(
+            "body_too_large",
+            "the JSON beside `initial_condition.values` is too long, or those hold something else than numbers",
+            got=len(text),
+            expected=f"at most {MAX_TEXT} bytes",
+            hint="send large states as safetensors or npz",
+        )
+    return text
 
 
 def _too_large(got: int | str, limit: int) -> UserError:

@@ -2,20 +2,24 @@
 
 import asyncio
 import math
+from functools import partial
 from typing import Annotated
 
 from fastapi import Header, Request
 from fastapi.responses import JSONResponse
 
 from ups_server.access.keys import ApiKey
-from ups_server.api.body import decode, media_type, read_body
+from ups_server.api.body import received
+from ups_server.api.memory import COPIES, Memory
 from ups_server.api.quotas import check_stored
 from ups_server.api.service import Service
 from ups_server.catalog import Catalog
 from ups_server.files.storage import FileStorage
+from ups_server.jobs.rollout_folder import RolloutFolder
 from ups_server.jobs.rollouts import order, without_waiting
 from ups_server.jobs.spec import Job
 from ups_server.settings import Settings
+from ups_server.solve.planning import check_planning, planning_bytes
 from ups_server.solve.rollout import Plan, plan
 from ups_server.specs import RolloutRequest
 from ups_server.tensors import Arrays
@@ -45,24 +49,35 @@ async def accept(request: Request, service: Service, key: str | None, payer: Api
     Raises:
         UserError: everything that can be wrong with a request; ``quota_exceeded``, ``idempotency_conflict``.
     """
-    kind = media_type(request)
-    body = await read_body(request, service.settings.max_body_bytes)
-    job, created = await asyncio.to_thread(_order, body, kind, service, key, payer)
+    async with received(request, service, partial(_needed, service)) as (wanted, arrays):
+        job, created = await asyncio.to_thread(_order, wanted, arrays, service, key, payer)
     service.rollouts.wake()
     headers = {"Location": f"{PATH}/{job.id}", "Preference-Applied": PREFERENCE}
     return JSONResponse(job.model_dump(mode="json"), 202 if created else 200, headers)
 
 
-def detached_plan(
-    catalog: Catalog, settings: Settings, files: FileStorage, request: RolloutRequest, arrays: Arrays | None
+async def kept_plan(
+    catalog: Catalog, settings: Settings, files: FileStorage, memory: Memory, folder: RolloutFolder
 ) -> Plan:
-    """The plan of a rollout that nobody waits for. Raises UserError as `plan`."""
-    return plan(request, catalog, without_waiting(settings), arrays, files)
+    """The plan of a rollout that was queued, once there is memory for it. Raises UserError as `plan`."""
+    allowed = without_waiting(settings)
+    async with memory.hold(COPIES * await asyncio.to_thread(folder.request_bytes), patient=True) as held:
+        wanted, arrays = await asyncio.to_thread(folder.request)
+        size = await asyncio.to_thread(planning_bytes, wanted, catalog, allowed, arrays, files)
+        check_planning(size, settings)
+        if arrays is None:
+            await held.change(size, patient=True)
+        return await asyncio.to_thread(plan, wanted, catalog, allowed, arrays, files)
 
 
-def _order(body: bytes, kind: str, service: Service, key: str | None, payer: ApiKey | None) -> tuple[Job, bool]:
-    request, arrays = decode(body, kind, service.settings.max_body_bytes)
-    todo = detached_plan(service.catalog, service.settings, service.files, request, arrays)
+def _needed(service: Service, wanted: RolloutRequest, arrays: Arrays | None) -> int:
+    return planning_bytes(wanted, service.catalog, without_waiting(service.settings), arrays, service.files)
+
+
+def _order(
+    request: RolloutRequest, arrays: Arrays | None, service: Service, key: str | None, payer: ApiKey | None
+) -> tuple[Job, bool]:
+    todo = plan(request, service.catalog, without_waiting(service.settings), arrays, service.files)
     store = service.jobs.store
     if key is None or not store.has_key(key):  # a repetition takes no room
         wanted = 4 * math.prod(todo.shape)

@@ -152,6 +152,7 @@ PROBLEMS = {
     403: UserError("insufficient_scope", "the key 0123456789ab may not do this", got=["read"], expected="run"),
     404: UserError("unknown_model", "there is no model 'ups-maxi'", got="ups-maxi", expected=["ups-mini"]),
     406: UserError("not_acceptable", "none of the accepted formats is offered", got="image/png"),
+    408: UserError("body_stalled", "no byte of the body came for 30 s", got=65536),
     409: UserError("wrong_state", "file-0123456789abcdef01234567 is ready", got="ready", expected=["uploading"]),
     411: UserError("length_required", "the size of the file must be known before it comes"),
     413: UserError("body_too_large", "the request body is too large", expected="at most 67108864 bytes"),

@@ -32,6 +32,8 @@ FOREIGN = ("HTTPValidationError", "ValidationError")
 def complete(document: dict[str, Any]) -> None:
     """Adds what the routes do not say themselves."""
     for operation in _operations(document):
+        if "requestBody" in operation:
+            operation["responses"].setdefault("408", refusal(408))
         if "HTTPValidationError" in str(operation["responses"].get("422", "")):
             operation["responses"]["422"] = refusal(422)
         for parameter in operation.get("parameters", ()):

@@ -10,6 +10,7 @@ import uvicorn
 
 from ups_server import logs
 from ups_server.access.keys import KeyStore
+from ups_server.allocation import give_back_freed_memory
 from ups_server.api.app import create_app
 from ups_server.errors import UserError
 from ups_server.jobs.database import data_folder_unusable, make_private, open_database
@@ -31,6 +32,7 @@ def serve(settings: Settings, announce: Callable[[str], None] | None = None) -> 
     check_storage(settings)
     check_host(settings)
     logs.configure(settings.log_level, settings.log_format, "api")
+    give_back_freed_memory()
     app = create_app(settings)
     config = uvicorn.Config(
         app,

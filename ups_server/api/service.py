@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 
 from ups_server.access.rates import RateLimiter
 from ups_server.access.usage import Meter
+from ups_server.api.memory import Memory
 from ups_server.catalog import Catalog
 from ups_server.files.examiner import Examiner
 from ups_server.files.storage import FileStorage
@@ -23,6 +24,7 @@ class Service:
     """The parts of a running service.
 
     Attributes:
+        memory: for requests that are read and planned.
         draining: the service is about to end; set by whoever runs it.
     """
 
@@ -33,6 +35,7 @@ class Service:
     jobs: LocalJobs
     rollouts: RolloutRunner
     results: Results
+    memory: Memory
     rates: RateLimiter = field(default_factory=RateLimiter)
     meter: Meter = field(default_factory=Meter)
     draining: threading.Event = field(default_factory=threading.Event)

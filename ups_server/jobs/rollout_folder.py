@@ -59,6 +59,10 @@ class RolloutFolder:
         arrays, texts = from_safetensors((self.path / REQUEST).read_bytes())
         return RolloutRequest.from_json(texts["request"]), arrays or None
 
+    def request_bytes(self) -> int:
+        """Of the request with its arrays."""
+        return (self.path / REQUEST).stat().st_size
+
     def begin(self, plan: Plan) -> None:
         """Makes ready for the frames of a plan; frames of an attempt before stay, files made of them do not."""
         for suffix in SUFFIXES.values():

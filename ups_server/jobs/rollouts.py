@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 PROGRESS_S = 1.0
 """Seconds between two events about progress."""
 
-Planner = Callable[[RolloutRequest, Arrays | None], Plan]
+Planner = Callable[[RolloutFolder], Awaitable[Plan]]
 
 
 def order(
@@ -92,7 +92,7 @@ class RolloutRunner:
     """Computes what is queued, `max_async_active` at a time.
 
     Args:
-        planner: makes the plan of a stored request, with the limits of `without_waiting`.
+        planner: makes the plan of the request in a folder, with the limits of `without_waiting`.
     """
 
     def __init__(self, settings: Settings, engine: Engine, planner: Planner) -> None:
@@ -210,7 +210,7 @@ class RolloutRunner:
     async def _compute(self, leases: Leases, attempt: Attempt) -> dict[str, Any]:
         """The result of the job: what is on disk at the end."""
         folder = attempt.folder
-        todo = await asyncio.to_thread(lambda: self._planner(*folder.request()))
+        todo = await self._planner(folder)
         await asyncio.to_thread(folder.begin, todo)
         attempt.flags = tuple(todo.flags)
         await asyncio.to_thread(leases.running, attempt.lease)

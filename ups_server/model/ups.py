@@ -2,7 +2,7 @@
 
 Both read a problem once into a `Context` and then advance normalised superspace states (B, N, X...). The conditioned
 operator puts the language model into the reading; the paper's puts it into every step. `baselines` are operators of
-the same interface without a language model.
+the same interface without a language model. A process that imports this keeps the memory that it frees.
 """
 
 from abc import ABC, abstractmethod
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ups_server.allocation import keep_freed_memory
 from ups_server.model.body import LLMBody, masked_mean
 from ups_server.model.characteristics import carried, departure
 from ups_server.model.conditioning import MAX_SHIFT, RATE_SCALE, Conditioner, Conditions, shown
@@ -29,6 +30,8 @@ from ups_server.model.superspace import coordinates
 if TYPE_CHECKING:
     from ups_server.model.adapters import AdapterSettings
     from ups_server.model.own import OwnWeights
+
+keep_freed_memory()
 
 DEFECT_SCALE = 100.0
 """A front that moves by a hundredth of the box moves the mean by a hundredth of its height."""

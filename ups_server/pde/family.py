@@ -154,6 +154,12 @@ class Family(ABC):
 
     @property
     @final
+    def sample_bytes(self) -> int:
+        """Most memory that drawing initial states and static fields takes, in bytes per value of the states."""
+        return 112 if self.ndim == 1 else 48
+
+    @property
+    @final
     def parity(self) -> tuple[int, ...]:
         """The sign each field takes when all axes are mirrored at once; empty where this is no symmetry."""
         return self._parity(self.reflections) if not self.static_fields or self.static_parity else ()

@@ -26,7 +26,8 @@ OUTSIDE = (
 
 UNRESOLVED = 0.01
 """Relative difference between a state and what its points show of it that is worth a flag."""
-
+SLAB = 2**18
+"""Values whose distances are computed at a time: those of a large state need not all be in memory."""
 FAR = 10.0
 """Root mean square distance from the training states in units of their spread that is called far. By Markov's
 inequality at most one in a hundred training states lies there: the mean of the squared distance is one."""
@@ -130,9 +131,14 @@ def departures(
         return None
     space = tuple(range(1, values.ndim - 1))
     level = np.where(relative, start.mean(space, keepdims=True, dtype=np.float64), 1.0)
+    points = values.shape[1]
+    at_once = max(1, SLAB // (values.size // points))
+    total = np.zeros((len(values), values.shape[-1]))
     with np.errstate(all="ignore"):
-        distance = (values / level - np.asarray(seen.mean)) / np.asarray(seen.std)
-        result: NDArray[np.float64] = np.sqrt(np.square(distance).mean(space))
+        for first in range(0, points, at_once):
+            distance = (values[:, first : first + at_once] / level - np.asarray(seen.mean)) / np.asarray(seen.std)
+            total += np.square(distance).sum(space)
+        result: NDArray[np.float64] = np.sqrt(total / np.prod(values.shape[1:-1]))
     return result
 
 

@@ -112,7 +112,7 @@ def _floats(values: NDArray[Any], name: str) -> Frames:
             "wrong_dtype", f"{name} must hold real numbers", got=str(values.dtype), expected="float32 or float64"
         )
     with np.errstate(over="ignore"):
-        return values.astype(np.float32)
+        return values.astype(np.float32, copy=False)
 
 
 def _shaped(values: Frames, equation: Family, fields: int, n: tuple[int, ...] | None) -> tuple[Frames, bool]:

@@ -166,7 +166,7 @@ class Plan:
         )
 
 
-def _equation(request: RolloutRequest, card: ModelCard) -> Family:
+def equation_of(request: RolloutRequest, card: ModelCard) -> Family:
     """The family of a request: the model's own where it was tuned to an equation of a user's."""
     own = model_equation(Path(card.source)) if card.kind == "learned" else None
     return own.family() if own is not None and own.id == request.family else family(request.family)
@@ -189,7 +189,7 @@ def plan(
         UserError: everything that can be wrong with a request.
     """
     card = catalog.model(request.model or settings.default_model)
-    equation = _equation(request, card)
+    equation = equation_of(request, card)
     if request.initial_condition is not None and request.initial_condition.file is not None:
         request, arrays = from_file(request, equation, files, arrays)
     support = card.support(equation.id)
@@ -197,7 +197,7 @@ def plan(
         _check_reference(card, equation)
     values = initial_array(request.initial_condition, arrays)
     states = None if values is None else as_states(values, equation, request.grid.n)
-    grid = _grid(request, equation, card, states[0].shape[1:-1] if states else None)
+    grid = grid_of(request, equation, card, states[0].shape[1:-1] if states else None)
     _check_points(request, grid, card, equation)
     dt, substeps = _time_step(request, card, support, equation.t_final)
     stride = substeps * request.save_every
@@ -215,7 +215,7 @@ def plan(
     if states is None:
         initial, static = drawn_states(request.initial_condition, equation, own_grid, own)
     else:
-        initial, static = states[0] / scale, states[1]
+        initial, static = states[0] if length == 1.0 else states[0] / scale, states[1]
     boundary = _boundary(request, equation)
     flags = known_flags(equation, card, support, own, own_grid, initial)
     if card.id == "numerical" and request.output_resolution is None:
@@ -250,7 +250,7 @@ def plan(
     )
 
 
-def _grid(request: RolloutRequest, equation: Family, card: ModelCard, shape: tuple[int, ...] | None) -> Grid:
+def grid_of(request: RolloutRequest, equation: Family, card: ModelCard, shape: tuple[int, ...] | None) -> Grid:
     """The request's grid; points default to those of the given array, else to what the model was trained at."""
     default = card.support(equation.id).points or card.resolution or equation.n
     n = request.grid.n or shape or (default,) * equation.ndim

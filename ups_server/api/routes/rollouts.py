@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -9,7 +10,7 @@ from starlette.requests import ClientDisconnect
 
 from ups_server.api.access import Admitted
 from ups_server.api.answers import check_size, collect, encode
-from ups_server.api.body import JSON, decode, media_type, read_body
+from ups_server.api.body import JSON, received
 from ups_server.api.detached import Prefer, accept, respond_async
 from ups_server.api.events import Encoding, stream
 from ups_server.api.jobs import IdempotencyKey
@@ -18,9 +19,10 @@ from ups_server.api.negotiation import JSON as JSON_FORMAT
 from ups_server.api.problems import documented
 from ups_server.api.service import CurrentService, Service
 from ups_server.jobs.spec import Job
+from ups_server.solve.planning import planning_bytes
 from ups_server.solve.rollout import Plan, plan
-from ups_server.specs import RolloutAnswer
-from ups_server.tensors import NPZ, SAFETENSORS
+from ups_server.specs import RolloutAnswer, RolloutRequest
+from ups_server.tensors import NPZ, SAFETENSORS, Arrays
 
 router = APIRouter(prefix="/v1/rollouts", tags=["rollouts"])
 
@@ -82,18 +84,22 @@ async def create_rollout(
     if respond_async(prefer):
         return await accept(request, service, idempotency_key, caller.key if caller else None)
     output, content_type = choose(request.headers.get("accept"))
-    kind = media_type(request)
-    body = await read_body(request, service.settings.max_body_bytes)
-    todo = await asyncio.to_thread(_prepare, body, kind, output, service)
+    async with received(request, service, partial(needed, service)) as (wanted, arrays):
+        todo = await asyncio.to_thread(_prepare, wanted, arrays, output, service)
+    del arrays
     try:
         return await while_connected(request, _answer(todo, output, content_type, encoding, service))
     except ClientDisconnect:
         return Response(status_code=499)
 
 
-def _prepare(body: bytes, kind: str, output: str, service: Service) -> Plan:
-    rollout_request, arrays = decode(body, kind, service.settings.max_body_bytes)
-    todo = plan(rollout_request, service.catalog, service.settings, arrays, service.files)
+def needed(service: Service, wanted: RolloutRequest, arrays: Arrays | None) -> int:
+    """Bytes that making a plan of a request takes."""
+    return planning_bytes(wanted, service.catalog, service.settings, arrays, service.files)
+
+
+def _prepare(wanted: RolloutRequest, arrays: Arrays | None, output: str, service: Service) -> Plan:
+    todo = plan(wanted, service.catalog, service.settings, arrays, service.files)
     check_size(todo, output, service.settings)
     return todo
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,18 +10,18 @@ from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
 from ups_server.api.answers import Answer, check_size, collect, encode
-from ups_server.api.body import JSON, decode, media_type, read_body
+from ups_server.api.body import JSON, received
 from ups_server.api.negotiation import EVENTS, choose
 from ups_server.api.problems import documented
-from ups_server.api.routes.rollouts import ANSWERS, BINARY, EXAMPLE, REQUEST_BODY, while_connected
+from ups_server.api.routes.rollouts import ANSWERS, BINARY, EXAMPLE, REQUEST_BODY, needed, while_connected
 from ups_server.api.service import CurrentService, Service
 from ups_server.errors import UserError
 from ups_server.solve.comparison import TrueError
 from ups_server.solve.reference import Solved
 from ups_server.solve.refinement import Refinement
 from ups_server.solve.rollout import Plan, plan
-from ups_server.specs import Comparison, Method, SuperResolutionAnswer
-from ups_server.tensors import NPZ, SAFETENSORS
+from ups_server.specs import Comparison, Method, RolloutRequest, SuperResolutionAnswer
+from ups_server.tensors import NPZ, SAFETENSORS, Arrays
 
 router = APIRouter(prefix="/v1/super-resolution", tags=["rollouts"])
 
@@ -51,18 +52,17 @@ async def create_super_resolution(request: Request, service: CurrentService) -> 
     grid says how far each is off; diagnostics are those of the first of `methods`.
     """
     output, content_type = choose(request.headers.get("accept"))
-    kind = media_type(request)
-    body = await read_body(request, service.settings.max_body_bytes)
-    plans = await asyncio.to_thread(_prepare, body, kind, output, service)
+    async with received(request, service, partial(needed, service)) as (wanted, arrays):
+        plans = await asyncio.to_thread(_prepare, wanted, arrays, output, service)
+    del arrays
     try:
         return await while_connected(request, _answer(*plans, output, content_type, service))
     except ClientDisconnect:
         return Response(status_code=499)
 
 
-def _prepare(body: bytes, kind: str, output: str, service: Service) -> tuple[Plan, Plan]:
+def _prepare(wanted: RolloutRequest, arrays: Arrays | None, output: str, service: Service) -> tuple[Plan, Plan]:
     """The rollouts by the method of the request, or the default one, and by the other."""
-    wanted, arrays = decode(body, kind, service.settings.max_body_bytes)
     if output == EVENTS:
         raise UserError(
             "not_acceptable", "super-resolution is not streamed", hint="stream a rollout with output_resolution"

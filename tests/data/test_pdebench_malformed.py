@@ -66,6 +66,8 @@ def refused(path: Path, code: str, *given: Any) -> None:
         ("file.h5", {}, ("diffusion_sorption",), "family_mismatch"),
         ("1D_Burgers_Sols_Nu0.1.hdf5", {}, ("advection",), "family_mismatch"),
         ("1D_Burgers_Sols_Nu0.1.hdf5", {"Nu": 0.2}, (), "coefficient_mismatch"),
+        ("file.h5", {"Nu": 0.1, "viscosity": 0.2}, ("burgers",), "coefficient_mismatch"),
+        ("file.h5", {"nu": 0.1, "NU": 0.2}, ("burgers",), "coefficient_mismatch"),
         ("1D_Burgers_Sols_Nu0.1.hdf5", {}, ("burgers", {"nu": 0.2}), "coefficient_mismatch"),
         ("1D_Burgers_Sols_Nu0.1.hdf5", {}, ("burgers", {"beta": 0.2}), "unknown_coefficient"),
         ("1D_Burgers_Sols_Nu0.0.hdf5", {}, (), "coefficient_out_of_domain"),

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ups_server.data.pdebench.axes import grid_of
-from ups_server.data.pdebench.coefficients import coefficient_table
+from ups_server.data.pdebench.coefficients import by_coefficient, coefficient_table
 from ups_server.data.pdebench.identify import canonical
 from ups_server.data.rows import RowNumbers, coefficient_faults, trajectory_of
 from ups_server.data.store import Frames, Rows
@@ -106,7 +106,8 @@ class ArraySource(ABC):
         sides = entries.get("boundary")
         self.boundary = self.equation.boundary if sides is None else BoundaryCondition.from_names(sides)
         self.n_trajectories = count
-        stored = {canonical(equation, name, name): np.ravel(column) for name, column in coefficients.items()}
+        named = ((canonical(equation, name, name), np.ravel(column)) for name, column in coefficients.items())
+        stored = by_coefficient(named)
         unknown = sorted(set(stored) - set(self.coefficient_names))
         if unknown:
             raise UserError(

@@ -123,13 +123,13 @@ def unwritten(source: h5py.Dataset) -> NDArray[np.int64]:
     return np.flatnonzero(np.repeat(stored_chunks < expected, source.chunks[0])[: len(source)])
 
 
-def numbers(attributes: h5py.AttributeManager) -> dict[str, NDArray[np.float64]]:
-    """The numeric attributes, by lower-case name (their case differs between files)."""
-    found = {}
+def numbers(attributes: h5py.AttributeManager) -> list[tuple[str, NDArray[np.float64]]]:
+    """The numeric attributes by name; in which case coefficients are written differs between files, and within one."""
+    found = []
     for name in attributes:
         kind = attributes.get_id(name).dtype.kind
         if kind in "fiu" and attributes.get_id(name).get_storage_size() <= 2**24:
-            found[name.lower()] = np.asarray(attributes[name], dtype=np.float64)
+            found.append((name, np.asarray(attributes[name], dtype=np.float64)))
     return found
 
 

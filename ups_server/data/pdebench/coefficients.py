@@ -18,10 +18,29 @@ Stored = Mapping[str, NDArray[np.float64]]
 
 
 def attribute_coefficients(equation: Family, card: Card, attributes: h5py.AttributeManager) -> Stored:
-    """What the attributes of a file say."""
+    """What the attributes of a file say. Raises UserError ``coefficient_mismatch``."""
     known = {alias.lower(): c.name for c in equation.coefficients for alias in (c.name, *c.aliases)}
     known |= {attribute.lower(): canonical(equation, name) for name, attribute in card.attributes.items()}
-    return {known[key]: v.ravel() for key, v in hdf5.numbers(attributes).items() if key in known and v.size}
+    found = ((name.lower(), column) for name, column in hdf5.numbers(attributes))
+    return by_coefficient((known[name], column.ravel()) for name, column in found if name in known and column.size)
+
+
+def by_coefficient(found: Iterable[tuple[str, NDArray[np.float64]]]) -> Stored:
+    """One entry a coefficient: two spellings of it in one file must say the same.
+
+    Raises:
+        UserError: ``coefficient_mismatch``.
+    """
+    stored: dict[str, NDArray[np.float64]] = {}
+    for name, column in found:
+        before = stored.setdefault(name, column)
+        if before.shape != column.shape or not np.allclose(before, column, rtol=1e-5, atol=0, equal_nan=True):
+            raise UserError(
+                "coefficient_mismatch",
+                f"the file says {name} twice, in two spellings, and not the same",
+                got=[before.ravel()[:4].tolist(), column.ravel()[:4].tolist()],
+            )
+    return stored
 
 
 def coefficient_table(

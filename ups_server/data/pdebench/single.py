@@ -95,7 +95,7 @@ def _choose(path: Path, file: h5py.File, family: str | None) -> Card:
             got=sorted(stored)[:12],
             expected=sorted(_needed(likely)),
         )
-    return choose_card(path.name, candidates, told, hdf5.numbers(file.attrs))
+    return choose_card(path.name, candidates, told, {name.lower() for name, _ in hdf5.numbers(file.attrs)})
 
 
 def _needed(card: Card) -> set[str]:

@@ -24,6 +24,7 @@ from ups_server.train.loop import StepReport, schedule
 from ups_server.train.memory import check_memory
 from ups_server.train.outcome import criterion
 from ups_server.train.trajectories import FewShotData
+from ups_server.train.tuning import TUNINGS
 from ups_server.train.validate import Score
 
 
@@ -228,6 +229,15 @@ def test_alignment_comes_first_and_counts_as_steps() -> None:
     falling = recipe(settings(alignment="otdd", max_steps=500), "tuned", "burgers", 2).stage1
     rates = [schedule(falling, step, step / 100) for step in (10, 40, 75)]
     np.testing.assert_allclose(rates, [1.0, 0.2, 0.04])
+
+
+def test_the_rate_follows_the_method_and_rises_slowly() -> None:
+    rates = {tuning: recipe(settings(tuning=tuning), "tuned", "burgers", 2).stage2.learning_rate for tuning in TUNINGS}
+    assert rates == {"operator": 1e-3, "full": 1e-3, "lora": 3e-4, "layernorm": 1e-3, "head": 1e-3}
+    assert recipe(settings(tuning="lora", learning_rate=0.1), "tuned", "burgers", 2).stage2.learning_rate == 0.1
+    short, long = (recipe(settings(max_steps=steps), "tuned", "burgers", 2).stage2 for steps in (10, 400))
+    assert (short.warmup, long.warmup) == (5, 40)
+    np.testing.assert_allclose([schedule(short, step, step / 10) for step in range(5)], [0.2, 0.4, 0.6, 0.8, 1.0])
 
 
 @pytest.mark.parametrize(

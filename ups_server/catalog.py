@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from ups_server import __version__
 from ups_server.errors import UserError
@@ -21,12 +21,15 @@ from ups_server.pde import families
 logger = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).resolve().parent
+CARD = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+DOCUMENT_BYTES, DOCUMENT_DEPTH = 16 * 2**20, 32
+"""Of one text of a model folder: its size, and how deep its lists and objects may lie in each other."""
 
 
 class Range(BaseModel):
     """Values of a coefficient a model was trained on; null where there is no limit."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = CARD
     low: float | None = None
     high: float | None = None
 
@@ -40,8 +43,8 @@ class SeenStates(BaseModel):
     Mean and spread of fields in `relative` are in units of the field's mean over the box of the first state.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
-    n: int
+    model_config = CARD
+    n: int = Field(ge=1, le=2**20)
     min: tuple[float, ...] = ()
     max: tuple[float, ...] = ()
     mean: tuple[float, ...] = ()
@@ -52,8 +55,8 @@ class SeenStates(BaseModel):
 class FamilySupport(BaseModel):
     """What a model knows of one family."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
-    dt: float = Field(description="Time between two states of the model.")
+    model_config = CARD
+    dt: float = Field(gt=0, description="Time between two states of the model.")
     coefficients: dict[str, Range] = Field(default_factory=dict, description="Trained range of each coefficient.")
     statistics: SeenStates | None = Field(default=None, description="What its training states looked like.")
 
@@ -66,7 +69,7 @@ class FamilySupport(BaseModel):
 class Adaptation(BaseModel):
     """Where an adapted model comes from."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = CARD
     parent: str = Field(description="The model it was tuned from.")
     parent_version: str
     family: str
@@ -92,14 +95,14 @@ class Adaptation(BaseModel):
 class ModelCard(BaseModel):
     """One model: `config.json`, `scores.json` and `README.md` of its folder, or a built-in solver."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = CARD
     id: str
     kind: Literal["learned", "builtin"] = "learned"
     name: str
     version: str = "1"
     description: str = ""
     resolution: int | None = Field(
-        default=None, description="Points per axis it was trained at; null: any, as the family's."
+        default=None, ge=1, le=2**20, description="Points per axis it was trained at; null: any, as the family's."
     )
     base: str | None = Field(default=None, description="The language model of its body, where it has one.")
     adapters_of: str | None = Field(default=None, description="The model whose weights it uses, where it is adapters.")
@@ -149,16 +152,19 @@ class Catalog:
     """
 
     def __init__(self, data_dir: Path | None = None, shipped: Path | None = None) -> None:
-        self._known: dict[Path, tuple[Stamps, ModelCard]] = {}
+        self._known: dict[Path, tuple[Stamps, ModelCard | UserError]] = {}
         self._folders = [shipped or shipped_folder()]
         if data_dir is not None:
             self._folders.append(data_dir / "models")
 
     def models(self) -> list[ModelCard]:
         """All cards, learned models first, each id once; a shipped model wins over one of the data folder."""
-        cards = {folder.name: folder for folder in reversed(list(self._model_folders())) if folder.name not in BUILTIN}
-        learned = [card for model_id in sorted(cards) if (card := self._readable(cards[model_id])) is not None]
+        learned = [card for _, card in self._learned() if isinstance(card, ModelCard)]
         return learned + [builtin_card(model_id) for model_id in BUILTIN]
+
+    def unreadable(self) -> dict[str, UserError]:
+        """What is wrong with the folders that have no card, by their ids: they hide no other."""
+        return {model_id: card for model_id, card in self._learned() if isinstance(card, UserError)}
 
     def model(self, model_id: str) -> ModelCard:
         """The card of that id.
@@ -176,7 +182,10 @@ class Catalog:
                 got=model_id,
                 expected=sorted(listing) + list(BUILTIN),
             )
-        return self._card(listing[model_id])
+        card = self._card(listing[model_id])
+        if isinstance(card, UserError):
+            raise card.with_traceback(None)  # it is kept, and would grow with every use
+        return card
 
     def delete(self, model_id: str) -> None:
         """Removes an adapted model; whoever has loaded it keeps it.
@@ -198,19 +207,21 @@ class Catalog:
         folder.rename(gone)
         shutil.rmtree(gone)
 
-    def _card(self, folder: Path) -> ModelCard:
+    def _learned(self) -> list[tuple[str, "ModelCard | UserError"]]:
+        """(id, card) in the order of ids."""
+        cards = {folder.name: folder for folder in reversed(list(self._model_folders())) if folder.name not in BUILTIN}
+        return [(model_id, self._card(cards[model_id])) for model_id in sorted(cards)]
+
+    def _card(self, folder: Path) -> ModelCard | UserError:
+        """The card, or why there is none, which the log says once."""
         stamps = stamps_of(folder)
         if (known := self._known.get(folder)) is None or known[0] != stamps:
-            self._known[folder] = known = stamps, read_card(folder)
+            try:
+                self._known[folder] = known = stamps, read_card(folder)
+            except UserError as error:
+                logger.warning("left out of the catalog: %s", error)
+                self._known[folder] = known = stamps, error
         return known[1]
-
-    def _readable(self, folder: Path) -> ModelCard | None:
-        """The card, or None with a warning in the log: one broken folder does not hide the others."""
-        try:
-            return self._card(folder)
-        except UserError as error:
-            logger.warning("left out of the catalog: %s", error)
-            return None
 
     def _model_folders(self) -> Iterator[Path]:
         for parent in self._folders:
@@ -219,8 +230,8 @@ class Catalog:
 
 
 def _is_model(folder: Path) -> bool:
-    """A dot begins the names of what is still being written or removed."""
-    return not folder.name.startswith(".") and (folder / "config.json").is_file()
+    """A dot begins the names of what is still being written or removed; a name that is no text is no id."""
+    return folder.name.isprintable() and folder.name[0] != "." and os.path.isfile(folder / "config.json")
 
 
 def stamps_of(folder: Path) -> Stamps:
@@ -229,7 +240,7 @@ def stamps_of(folder: Path) -> Stamps:
     for name in CARD_FILES:
         try:
             stat = os.stat(folder / name)
-        except FileNotFoundError:
+        except OSError:
             found.append(None)
         else:
             found.append((stat.st_ino, stat.st_mtime_ns, stat.st_size))
@@ -268,6 +279,59 @@ def base_folder(adapters: Path, base_id: str, near: Path | None = None) -> Path:
     )
 
 
+def read_text(file: Path) -> str | None:
+    """A text of a model folder; None where it is not there.
+
+    Raises:
+        UserError: ``invalid_model`` where it is a link out of the folder, or larger than any is, or no text.
+    """
+    if not os.path.isfile(file):
+        return None
+    try:
+        if not file.resolve().is_relative_to(file.parent.resolve()):
+            raise ValueError("it is a link out of the folder")
+        with file.open("rb") as stream:
+            content = stream.read(DOCUMENT_BYTES + 1)
+        if len(content) > DOCUMENT_BYTES:
+            raise ValueError(f"it has more than {DOCUMENT_BYTES} bytes")
+        return content.decode()
+    except (OSError, ValueError) as error:
+        raise invalid_model(file, error) from error
+
+
+def read_document(file: Path) -> Any:
+    """A JSON file of a model folder, None where it is not there: numbers are finite, and it can be written again.
+
+    Raises:
+        UserError: ``invalid_model``.
+    """
+    text = read_text(file)
+    if text is None:
+        return None
+    try:
+        document = json.loads(text)
+        json.dumps(document, allow_nan=False, ensure_ascii=False).encode()
+        if _depth(document) > DOCUMENT_DEPTH:
+            raise ValueError(f"it is more than {DOCUMENT_DEPTH} levels deep")
+    except (ValueError, RecursionError) as error:
+        raise invalid_model(file, error) from error
+    return document
+
+
+def invalid_model(file: Path, error: Exception) -> UserError:
+    """What is wrong with a file of a model folder."""
+    return UserError("invalid_model", f"{file.name} of model {file.parent.name} cannot be read", got=str(error)[:1000])
+
+
+def _depth(document: Any) -> int:
+    level, depth = [document], 0
+    while level:
+        depth += 1
+        nested = [entry for entry in level if isinstance(entry, dict | list)]
+        level = [value for entry in nested for value in (entry.values() if isinstance(entry, dict) else entry)]
+    return depth
+
+
 def read_card(folder: Path) -> ModelCard:
     """The card of one model folder.
 
@@ -275,8 +339,9 @@ def read_card(folder: Path) -> ModelCard:
         UserError: ``invalid_model``.
     """
     configuration, scores, readme, adaptation, adapters = (folder / name for name in CARD_FILES)
+    config, adapted = read_document(configuration), read_document(adapters)
+    known = {"scores": read_document(scores), "readme": read_text(readme), "adaptation": read_document(adaptation)}
     try:
-        config = json.loads(configuration.read_text(encoding="utf-8"))
         return ModelCard.model_validate(
             {
                 **config,
@@ -284,15 +349,13 @@ def read_card(folder: Path) -> ModelCard:
                 "kind": "learned",
                 "name": config.get("name", folder.name),
                 "version": str(config.get("version", 1)),
-                "adaptation": json.loads(adaptation.read_text(encoding="utf-8")) if adaptation.is_file() else None,
-                "adapters_of": json.loads(adapters.read_text())["base"]["id"] if adapters.is_file() else None,
-                "scores": json.loads(scores.read_text(encoding="utf-8")) if scores.is_file() else None,
-                "readme": readme.read_text(encoding="utf-8") if readme.is_file() else None,
+                "adapters_of": None if adapted is None else adapted["base"]["id"],
                 "source": str(folder.resolve()),
+                **known,
             }
         )
-    except (ValidationError, ValueError, LookupError, OSError, AttributeError, TypeError) as error:
-        raise UserError("invalid_model", f"the folder of model {folder.name} cannot be read", got=str(error)) from error
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
+        raise invalid_model(configuration, error) from error
 
 
 def builtin_card(model_id: str) -> ModelCard:

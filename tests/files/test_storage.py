@@ -124,3 +124,13 @@ def test_remains_are_removed(storage: FileStorage) -> None:
     assert [entry.name for entry in storage.root.iterdir()] == [record.id]
     assert not list(storage.folder(record.id).glob(".work-*"))
     assert storage.record(record.id) == record
+
+
+def test_a_damaged_record_hides_no_other(storage: FileStorage) -> None:
+    damaged, whole = (storage.create(UploadRequest(name=name, size=1))[0] for name in ("a.h5", "b.h5"))
+    (storage.folder(damaged.id) / "registration.json").write_text("{")
+    storage.tidy()
+    assert [record.id for record in storage.records()] == [whole.id]
+    with pytest.raises(UserError) as caught:
+        storage.record(damaged.id)
+    assert caught.value.code == "damaged_record"

@@ -85,6 +85,7 @@ def torch(settings: "Settings") -> Finding:
 def models(settings: "Settings") -> Finding:
     """Every model folder is read, the weights of each have a header, and the default is among them."""
     from ups_server.catalog import Catalog
+    from ups_server.files.equations import model_equation
 
     catalog = Catalog(settings.data_dir)
     cards = catalog.models()
@@ -92,7 +93,10 @@ def models(settings: "Settings") -> Finding:
         if card.kind == "learned":
             for file in Path(card.source).glob("*.safetensors"):
                 check_weights(file)
+            model_equation(Path(card.source))
     default = catalog.model(settings.default_model)
+    if broken := catalog.unreadable():
+        return Finding("models", "warning", "; ".join(map(str, broken.values())), "repair or remove these folders")
     return Finding("models", "ok", f"{', '.join(card.id for card in cards)}; by default {default.id} {default.version}")
 
 

@@ -22,7 +22,10 @@ ModelId = Annotated[str, typer.Argument(metavar="MODEL", help="A model id; `ups 
 @app.command("list")
 def list_models(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """The models of this installation."""
-    cards = catalog(data_dir).models()
+    installed = catalog(data_dir)
+    cards = installed.models()
+    for error in installed.unreadable().values():
+        print_note(f"left out: {error}")
     if as_json:
         print_json([card.model_dump(mode="json") for card in cards])
         return

@@ -1,15 +1,20 @@
 """Equations of users, after the examination of their files: in the stored file, and in the models tuned to it."""
 
+import json
+import logging
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from ups_server.catalog import invalid_model, read_document
 from ups_server.errors import UserError
-from ups_server.files.declaration import EquationSpec
+from ups_server.files.declaration import EquationSpec, check_mappable
 from ups_server.files.storage import FileStorage
 from ups_server.pde import Family
-from ups_server.pde.described import declare
+from ups_server.pde.described import declare, reserved
+
+logger = logging.getLogger(__name__)
 
 EQUATION_FILE = "equation.json"
 """Of a model that was tuned to a user's own equation."""
@@ -77,13 +82,17 @@ def model_equation(model: Path) -> EquationSpec | None:
     Raises:
         UserError: ``invalid_model``.
     """
-    file = model / EQUATION_FILE
-    if not file.is_file():
+    document = read_document(model / EQUATION_FILE)
+    if document is None:
         return None
     try:
-        return EquationSpec.model_validate_json(file.read_bytes())
-    except (ValidationError, OSError) as error:
-        raise UserError("invalid_model", f"the equation of {model.name} cannot be read", got=str(error)) from error
+        equation = EquationSpec.model_validate_json(json.dumps(document))
+        check_mappable(equation.id, len(equation.extent), [entry.slot for entry in equation.fields])
+    except (ValidationError, UserError) as error:
+        raise invalid_model(model / EQUATION_FILE, error) from error
+    if reserved(equation.id):
+        raise invalid_model(model / EQUATION_FILE, ValueError(f"{equation.id} is a family of this installation"))
+    return equation
 
 
 def declared_families(data_dir: Path, models: list[Path]) -> dict[str, Family]:
@@ -94,6 +103,11 @@ def declared_families(data_dir: Path, models: list[Path]) -> dict[str, Family]:
         if record.state == "ready" and (equation := stored_equation(data_dir, record.id)) is not None:
             found[equation.id] = equation.family()
     for model in models:
-        if (equation := model_equation(model)) is not None:
+        try:
+            equation = model_equation(model)
+        except UserError as error:  # the model says so when it is used, and hides no other
+            logger.warning("an equation is left out: %s", error)
+            continue
+        if equation is not None:
             found[equation.id] = equation.family()
     return found

@@ -13,6 +13,7 @@ An idempotency key decides the id: a request that is repeated finds the folder o
 """
 
 import hashlib
+import logging
 import os
 import re
 import secrets
@@ -33,6 +34,8 @@ from ups_server.errors import UserError
 from ups_server.files.declaration import Declaration
 from ups_server.files.records import STATES, FileRecord, Outcome, Registration, UploadRequest
 from ups_server.files.writing import ContentWriter, storage_full
+
+logger = logging.getLogger(__name__)
 
 ID = re.compile(r"file-[0-9a-f]{24}")
 REGISTRATION, DECLARATION, OUTCOME = "registration.json", "declaration.json", "outcome.json"
@@ -69,9 +72,10 @@ class FileStorage:
         for file_id in self.ids():
             for entry in self.folder(file_id).glob(f"{WORK}*"):
                 shutil.rmtree(entry)
-            if self.state(file_id) == "ready":
-                (self.folder(file_id) / CONTENT).unlink(missing_ok=True)
-                self._record_left_out(file_id)
+        for record in self._records():
+            if record.state == "ready":
+                (self.folder(record.id) / CONTENT).unlink(missing_ok=True)
+                self._record_left_out(record.id)
 
     def ids(self) -> list[str]:
         if not self.root.is_dir():
@@ -108,7 +112,7 @@ class FileStorage:
         """Everything known of a file.
 
         Raises:
-            UserError: ``unknown_file``.
+            UserError: ``unknown_file``, ``damaged_record`` where what is stored of it cannot be read.
         """
         folder = self._existing(file_id)
         content = folder / CONTENT
@@ -122,6 +126,10 @@ class FileStorage:
             outcome, declaration = self.outcome(file_id), self.declaration(file_id)
         except FileNotFoundError:
             raise unknown(file_id) from None
+        except ValidationError as error:
+            raise UserError(
+                "damaged_record", f"what is stored of {file_id} cannot be read", hint="delete it, and upload it again"
+            ) from error
         request = registration.request
         if outcome is not None:
             offset = request.size
@@ -290,8 +298,9 @@ class FileStorage:
         for file_id in self.ids():
             try:
                 yield self.record(file_id)
-            except UserError:  # deleted in between
-                continue
+            except UserError as error:  # deleted in between, or damaged: it hides no other
+                if error.code != "unknown_file":
+                    logger.warning("left out of the list of files: %s", error)
 
     def _check_room(self, size: int) -> None:
         if size > self.max_bytes:

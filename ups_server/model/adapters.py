@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from ups_server.catalog import read_document
 from ups_server.errors import UserError
 from ups_server.model.ups import Operator
 
@@ -112,9 +113,9 @@ def write_settings(settings: AdapterSettings, folder: Path) -> None:
 def read_settings(folder: Path) -> AdapterSettings:
     """Raises UserError ``not_a_model``."""
     try:
-        found = json.loads((folder / ADAPTER_FILE).read_text(encoding="utf-8"))
+        found = read_document(folder / ADAPTER_FILE)
         return AdapterSettings(Base(**found["base"]), int(found["rank"]), float(found["alpha"]))
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise UserError("not_a_model", "the adapters here cannot be read", got=str(error)) from error
 
 

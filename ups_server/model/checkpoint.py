@@ -5,6 +5,7 @@ which lie beside the shared ones. A folder of adapters refers to the model they 
 adapters of one base share its weights in memory.
 """
 
+import logging
 import os
 import re
 import weakref
@@ -22,6 +23,8 @@ from ups_server.model.body import default_folder, empty_body, load_tokenizer, pr
 from ups_server.model.config import CONFIG_FILE, UPSConfig
 from ups_server.model.levels import in_levels
 from ups_server.model.ups import UPS, Operator, UPSModel, build
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS_FILE = "model.safetensors"
 LANGUAGE_FOLDER = "language_model"
@@ -79,8 +82,21 @@ def from_pretrained(folder: Path, device: str | torch.device = "cpu") -> Operato
         UserError: ``not_a_model`` where the folder or its weights are not a checkpoint of this package;
             ``unknown_model`` or ``base_changed`` where the base of adapters is not what it was.
     """
-    if (folder / adapters.ADAPTER_FILE).is_file():
-        return _from_adapters(folder, device)
+    try:
+        if (folder / adapters.ADAPTER_FILE).is_file():
+            return _from_adapters(folder, device)
+        return _whole(folder, device)
+    except (UserError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever libraries say of what is written there
+        logger.exception("%s cannot be loaded", folder.name)
+        raise UserError(
+            "not_a_model", f"the model {folder.name} cannot be loaded", got=f"{type(error).__name__}: {error}"[:500]
+        ) from error
+
+
+def _whole(folder: Path, device: str | torch.device) -> Operator:
+    """A model with all its weights."""
     if not (folder / CONFIG_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
         raise UserError("not_a_model", "no model here", got=folder.name, expected=f"{CONFIG_FILE} and {WEIGHTS_FILE}")
     config = UPSConfig.load(folder)
@@ -163,4 +179,13 @@ def _empty(config: UPSConfig, language: Path) -> Operator:
     """The architecture of a model folder, its weights to be filled in."""
     if not config.has_language_model:
         return BASELINES[config.operator](config)
-    return build(config, empty_body(language), load_tokenizer(language))
+    body, tokenizer = empty_body(language), load_tokenizer(language)
+    words = int(body.config.vocab_size)
+    if not len(tokenizer.all_special_tokens) < len(tokenizer) <= words:
+        raise UserError(
+            "not_a_model",
+            "the tokenizer has no words, or more than the language model",
+            got=len(tokenizer),
+            expected=words,
+        )
+    return build(config, body, tokenizer)

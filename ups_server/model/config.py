@@ -4,17 +4,22 @@ Imports no torch: the catalog and the API read it too.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ups_server.catalog import invalid_model, read_document
 from ups_server.data.statistics import FamilyStatistics
 
 CONFIG_FILE = "config.json"
 
 
+Count = Annotated[int, Field(ge=0, le=2**16)]
+"""Far beyond any architecture: a number that is no size at all is refused before memory is asked for."""
+
+
 class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class CoefficientRange(Frozen):
@@ -27,9 +32,9 @@ class CoefficientRange(Frozen):
 class FamilyCard(Frozen):
     """A family as this checkpoint knows it. Everything the model needs, so that no code changes for a new family."""
 
-    dt: float
+    dt: float = Field(gt=0)
     name: str
-    ndim: int
+    ndim: int = Field(ge=1, le=3)
     fields: tuple[str, ...]
     slots: tuple[int, ...]
     symbols: dict[str, str] = Field(default_factory=dict)
@@ -42,11 +47,26 @@ class FamilyCard(Frozen):
     static_parity: tuple[int, ...] = ()
     odd: bool = False
     """Is -u a solution where u is?"""
-    points: int = 0
+    points: Count = 0
     """Points per axis on which a periodic box is stepped at least, where that is more than states were given on in
     training (`statistics.n`): a coarser state is interpolated to so many. The weights are trained on these."""
     coefficients: dict[str, CoefficientRange] = Field(default_factory=dict)
     statistics: FamilyStatistics
+
+    @model_validator(mode="after")
+    def _one_figure_a_field(self) -> Self:
+        """What is stored of the fields is complete, so that no rollout fails on the way."""
+        figures, fields = self.statistics, len(self.fields)
+        lists = (figures.fields, figures.mean, figures.std, figures.increment_std, figures.min, figures.max)
+        if {len(self.slots), *map(len, lists)} != {fields} or not fields:
+            raise ValueError("fields, slots and their statistics differ in number")
+        if {len(figures.static_mean), len(figures.static_std)} - {0, len(self.static_fields)}:
+            raise ValueError("static fields and their statistics differ in number")
+        if len(set(self.slots)) < fields or min(self.slots) < 0:
+            raise ValueError("fields share a slot, or have none")
+        if min(figures.increment_std) < 0 or min((*figures.std, *figures.static_std)) < 0 or figures.n < 1:
+            raise ValueError("spreads and numbers of points are not negative")
+        return self
 
 
 class UPSConfig(Frozen):
@@ -87,33 +107,40 @@ class UPSConfig(Frozen):
     name: str = "ups-mini"
     version: int = 1
     operator: Literal["conditioned", "paper", "fno", "unet"] = "conditioned"
-    resolution: int = 128
-    slots: int = 4
-    max_dimensions: int = 2
-    static_slots: int = 2
-    hidden_channels: int = 48
-    n_layers: int = 4
-    n_modes: int = 40
-    joint_modes: int = 0
+    resolution: Count = 128
+    slots: int = Field(default=4, ge=1, le=64)
+    max_dimensions: int = Field(default=2, ge=1, le=3)
+    static_slots: Count = 2
+    hidden_channels: Count = 48
+    n_layers: int = Field(default=4, ge=0, le=256)
+    n_modes: Count = 40
+    joint_modes: Count = 0
     defect: bool = False
     levels: bool = False
-    local_width: int = 3
-    padding: float = 0.25
+    local_width: Count = 3
+    padding: float = Field(default=0.25, ge=0, le=4)
     propagator: bool = True
     transport: bool = False
     projection: bool = False
     retention: bool = False
     averaged: bool = False
     increment: bool = True
-    tokens: int = 16
+    tokens: Count = 16
     token_kind: Literal["patch", "channel"] = "patch"
     predictor: Literal["local", "mean_pool"] = "local"
     metadata: Literal["both", "text", "numbers", "none"] = "both"
     refresh: int = Field(default=0, ge=0)
-    condition_size: int = 128
+    condition_size: Count = 128
     body: bool = True
-    body_layers: int = 0
+    body_layers: Count = 0
     families: dict[str, FamilyCard] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _place_for_its_families(self) -> Self:
+        for name, card in self.families.items():
+            if max(card.slots) >= self.slots or card.ndim > self.max_dimensions:
+                raise ValueError(f"{name} has no place in {self.slots} slots and {self.max_dimensions} dimensions")
+        return self
 
     @property
     def has_language_model(self) -> bool:
@@ -137,7 +164,12 @@ class UPSConfig(Frozen):
 
     @classmethod
     def load(cls, folder: Path) -> "UPSConfig":
-        return cls.model_validate_json((folder / CONFIG_FILE).read_text())
+        """Raises UserError ``invalid_model``."""
+        file = folder / CONFIG_FILE
+        try:
+            return cls.model_validate(read_document(file))
+        except ValidationError as error:
+            raise invalid_model(file, error) from error
 
 
 UPS_MINI = UPSConfig(

@@ -15,8 +15,9 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ups_server.catalog import invalid_model, read_document
 from ups_server.data.statistics import FamilyStatistics
 
 ENVELOPE_FILE = "envelope.json"
@@ -69,6 +70,12 @@ class FamilyEnvelope(Frozen):
     test: int
     coverage: dict[str, Coverage]
 
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if not self.bounds or not self.bounds.keys() == self.spread.keys() == self.coverage.keys():
+            raise ValueError("bounds, spread and coverage are of the same fields")
+        return self
+
     @property
     def steps(self) -> int:
         return len(next(iter(self.bounds.values())))
@@ -89,9 +96,12 @@ class ModelEnvelopes(Frozen):
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:
-        """None where the model has none."""
-        file = folder / ENVELOPE_FILE
-        return cls.model_validate_json(file.read_text()) if file.is_file() else None
+        """None where the model has none. Raises UserError ``invalid_model``."""
+        document = read_document(folder / ENVELOPE_FILE)
+        try:
+            return None if document is None else cls.model_validate(document)
+        except ValidationError as error:
+            raise invalid_model(folder / ENVELOPE_FILE, error) from error
 
     def save(self, folder: Path) -> None:
         (folder / ENVELOPE_FILE).write_text(self.model_dump_json(indent=1) + "\n")

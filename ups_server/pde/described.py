@@ -71,13 +71,18 @@ class CompressibleNs3D(DescribedFamily):
 DESCRIBED: tuple[Family, ...] = (CompressibleNs3D(),)
 
 
+def reserved(family_id: str) -> bool:
+    """Is this the id of an equation of this installation?"""
+    return family_id in registry.families() or any(family_id == known.id for known in DESCRIBED)
+
+
 def declare(entry: Family) -> None:
     """Make the equation of a user's file known to this process, in place of an earlier one of the same id.
 
     Raises:
         UserError: ``family_exists``: that id belongs to an equation of this installation.
     """
-    if entry.id in registry.families() or any(entry.id == known.id for known in DESCRIBED):
+    if reserved(entry.id):
         raise UserError("family_exists", f"{entry.id} is a family of this installation", hint="choose another id")
     registry.declare(entry)
 

@@ -1,13 +1,12 @@
 """Answers on finer grids than their states were given at: which way, from what, and what to expect of them."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ups_server.catalog import ModelCard
+from ups_server.catalog import ModelCard, invalid_model, read_document
 from ups_server.errors import UserError
 from ups_server.pde import Family, Grid
 from ups_server.solve.initial import drawn_states
@@ -87,22 +86,34 @@ def chosen_method(card: ModelCard, equation: Family, coefficients: Mapping[str, 
     file = Path(card.source) / TABLE_FILE
     if card.kind == "builtin":
         return Method.RESOLUTION_FREE, f"{card.id} runs on any grid"
-    if not file.is_file():
+    table = read_document(file)
+    if table is None:
         return Method.INTERPOLATION, f"the two methods were not compared for {card.id}"
-    asked = [entry for entry in json.loads(file.read_text())["asked"] if "interpolated" in entry["answers"]]
+    try:
+        measured = _measured(table, equation, coefficients)
+    except (LookupError, TypeError, ValueError, AttributeError, UserError) as error:
+        raise invalid_model(file, error) from error
+    if measured is None:
+        return Method.INTERPOLATION, f"the two methods were not compared for {equation.id} with {card.id}"
+    nearest, better = measured
+    if better:
+        return Method.RESOLUTION_FREE, f"it was measured to be at least as good as interpolation for {nearest}"
+    return Method.INTERPOLATION, f"resolution-free was measured to be worse for {nearest} on some finer grid"
+
+
+def _measured(table: Any, equation: Family, coefficients: Mapping[str, float]) -> tuple[str, bool] | None:
+    """The nearest equation of a table, and whether resolution-free was at least as good there on every finer grid."""
+    asked = [entry for entry in table["asked"] if "interpolated" in entry["answers"]]
     own = {entry["equation"] for entry in asked if entry["equation"].split()[0] == equation.id}
     if not own:
-        return Method.INTERPOLATION, f"the two methods were not compared for {equation.id} with {card.id}"
+        return None
     nearest = min(sorted(own), key=lambda label: _distance(coefficients, _measured_at(equation, label)))
-    better = all(
+    return nearest, all(
         entry["answers"]["observed coarsely"][kind] <= entry["answers"]["interpolated"][kind]
         for entry in asked
         if entry["equation"] == nearest
         for kind in ("one_step", "rollout")
     )
-    if better:
-        return Method.RESOLUTION_FREE, f"it was measured to be at least as good as interpolation for {nearest}"
-    return Method.INTERPOLATION, f"resolution-free was measured to be worse for {nearest} on some finer grid"
 
 
 def _measured_at(equation: Family, label: str) -> dict[str, float]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from ups_server.errors import UserError
 from ups_server.solve.solver import Solver
@@ -81,5 +81,9 @@ def stored_bytes(model: str) -> int:
 
 
 def stored_numbers(file: Path) -> int:
-    with safe_open(file, framework="np") as handle:
-        return sum(math.prod(handle.get_slice(name).get_shape()) for name in handle.keys())  # noqa: SIM118
+    """Raises UserError ``not_a_model`` where the file is damaged."""
+    try:
+        with safe_open(file, framework="np") as handle:
+            return sum(math.prod(handle.get_slice(name).get_shape()) for name in handle.keys())  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError("not_a_model", f"the weights in {file.parent.name} cannot be read", got=str(error)) from error

@@ -73,7 +73,7 @@ def run(context: JobContext) -> dict[str, Any]:
     models.mkdir(exist_ok=True)
     extra = {} if equation is None else {EQUATION_FILE: equation.model_dump_json(indent=1) + "\n"}
     deliver(report, adaptation.chosen(report), models / model_id, about, extra)
-    context.event("model", {"model": model_id}, "model")
+    context.event("model", {"model": model_id, "helped": report["helped"], "kept": report["kept"]}, "model")
     return {"model": model_id, **report}
 
 

@@ -170,7 +170,7 @@ class Windows:
             np.arange(len(store), dtype=np.int64) if split is None else split_rows(len(store), split, seed_of_split)
         )
         self._periodic = store.boundary.periodic
-        self._turning, self._static_turning = self._symmetries() if augment else (_Turning({}, ()), _Turning({}, ()))
+        self.turning, self.static_turning = self._symmetries() if augment else (_Turning({}, ()), _Turning({}, ()))
 
     @property
     def n_trajectories(self) -> int:
@@ -201,17 +201,17 @@ class Windows:
         context = np.empty((trajectories, *shape), np.float32)
         static = self._static_buffer(trajectories)
         for index, row in enumerate(picked):
-            symmetry = self._draw(rng)
+            symmetry = self.draw(rng)
             targets = [context[index], *frames[index]]
             given = self.store.frames(int(row), [0, *times[index].ravel().tolist()])
             for frame, target in zip(given, targets, strict=True):
                 symmetry.place(frame, target)
-                symmetry.turn(target, self._turning)
+                symmetry.turn(target, self.turning)
             if static is not None:
                 fixed = self.store.static_view(int(row))
                 if fixed is not None:
                     symmetry.place(fixed, static[index])
-                    symmetry.turn(static[index], self._static_turning)
+                    symmetry.turn(static[index], self.static_turning)
         return WindowBatch(
             self.store.family,
             frames.reshape(trajectories, windows, unroll + 1, *shape),
@@ -268,14 +268,14 @@ class Windows:
         turning = _Turning(signs(family.reflections), exchange)
         return turning, _Turning(signs(family.static_reflections) if fixed else {}, family.static_exchange)
 
-    def _draw(self, rng: np.random.Generator) -> _Symmetry:
+    def draw(self, rng: np.random.Generator) -> _Symmetry:
         if not self.augment:
             zeros = (0,) * self.grid.ndim
             return _Symmetry.of(self.grid.n, self.stride, zeros, zeros, ())
         bounds = [(self.stride, n) if wraps else (1, 1) for wraps, n in zip(self._periodic, self.grid.n, strict=True)]
         first = tuple(int(rng.integers(stride)) for stride, _ in bounds)
         shift = tuple(int(rng.integers(points)) for _, points in bounds)
-        mirrored = tuple(axis for axis in self._turning.signs if rng.random() < 0.5)
-        exchanged = bool(self._turning.exchange) and rng.random() < 0.5
+        mirrored = tuple(axis for axis in self.turning.signs if rng.random() < 0.5)
+        exchanged = bool(self.turning.exchange) and rng.random() < 0.5
         negated = registry.family(self.store.family).odd and rng.random() < 0.5
         return _Symmetry.of(self.grid.n, self.stride, first, shift, mirrored, exchanged, negated)

@@ -85,7 +85,7 @@ class GainedSpectral(nn.Module):
 
     def gains(self, condition: Tensor) -> Tensor:
         """(B, wave vectors, groups, 2): real part about one, and imaginary part."""
-        gain = self.gain(condition).unflatten(-1, (self.count, self.config.groups, 2))
+        gain: Tensor = self.gain(condition).unflatten(-1, (self.count, self.config.groups, 2))
         return gain + gain.new_tensor([1.0, 0.0])
 
     def forward(self, h: Tensor, gains: Tensor, periodic: tuple[bool, ...]) -> Tensor:
@@ -166,7 +166,8 @@ class LatentBlock(nn.Module):
         mixed = self.spectral(h, self.spectral.gains(condition), periodic)
         mixed = mixed + convolved(self.depthwise, h, periodic)
         mixed = torch.addcmul(shift, mixed, 1 + scale)
-        return h + self.outer(F.gelu(self.inner(mixed)) * (1 + gate))
+        step: Tensor = self.outer(F.gelu(self.inner(mixed)) * (1 + gate))
+        return h + step
 
 
 def convolved(conv: nn.Conv1d | nn.Conv2d, h: Tensor, periodic: tuple[bool, ...]) -> Tensor:
@@ -206,13 +207,15 @@ class LatentOperator(nn.Module):
         shifts = config.ndim if config.transport else 0
         self.last = conv(config.local, config.fields + shifts, config.width)
         self.velocity = nn.Linear(config.condition, config.ndim * config.fields + config.ndim) if shifts else None
-        for layer in (self.unfold, self.last, self.stem_film, self.head_film):
-            with torch.no_grad():
-                layer.weight.mul_(0.05) if layer in (self.unfold, self.last) else layer.weight.zero_()
-            nn.init.zeros_(layer.bias)
+        # Start near no change, whatever the condition.
+        starts = [(self.unfold, 0.05), (self.last, 0.05), (self.stem_film, 0.0), (self.head_film, 0.0)]
         if self.velocity is not None:
-            nn.init.zeros_(self.velocity.weight)
-            nn.init.zeros_(self.velocity.bias)
+            starts.append((self.velocity, 0.0))
+        with torch.no_grad():
+            for layer, share in starts:
+                layer.weight.mul_(share)
+                if layer.bias is not None:
+                    layer.bias.zero_()
 
     def forward(
         self,

@@ -52,7 +52,8 @@ def values(coefficients: Tensor, points: tuple[int, ...], degree: int, offset: t
 def _polynomials(size: int, degree: int, offset: float) -> NDArray[np.float64]:
     """phi_j at the points of a patch: (size, degree), zero for j >= size."""
     xi = 2 * (np.arange(size) + offset) / size - 1
-    found: NDArray[np.float64] = np.polynomial.legendre.legvander(xi, degree - 1) * np.sqrt(2 * np.arange(degree) + 1)
+    found = np.asarray(np.polynomial.legendre.legvander(xi, degree - 1), dtype=np.float64)
+    found *= np.sqrt(2 * np.arange(degree) + 1)
     found[:, size:] = 0.0
     return found
 

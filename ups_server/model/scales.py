@@ -134,7 +134,7 @@ class Level(Scales):
         self.level, self.unit, self.speed = level, unit, speed
 
     def scaled(self, state: Tensor, static: Tensor | None) -> Scaled:
-        speed = torch.full_like(state[:, *(0,) * (state.ndim - 1)], self.speed)
+        speed = state.new_full((len(state),), self.speed)
         return Scaled((state - self.level) / self.unit, static, speed, {}, {})
 
     def physical(self, fields: Tensor, of: Scaled) -> Tensor:

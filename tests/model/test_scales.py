@@ -4,66 +4,88 @@ import pytest
 import torch
 from torch import Tensor
 
-from ups_server.model.conservation import CONSERVED
+from ups_server.model.equations import EQUATIONS
 from ups_server.model.latent import LatentConfig
-from ups_server.model.lead import NUMBERS, TERMS, Equations, LeadModel, equations
-from ups_server.model.scales import SCALES
-from ups_server.pde import Family, family
+from ups_server.model.lead import LeadModel, Problems, problems
+from ups_server.model.scales import scales_of
+from ups_server.pde import BoundaryCondition, BoundaryKind
 from ups_server.pde.euler import GAMMA
+
+FLOAT = torch.float64
+TEXT = 8
 
 
 def gas(points: int = 32, batch: int = 2) -> Tensor:
     """(B, X, X, 4): velocities, density and pressure, in double precision."""
     generator = torch.Generator().manual_seed(3)
-    fields = torch.randn(batch, points, points, 4, generator=generator, dtype=torch.float64)
+    fields = torch.randn(batch, points, points, 4, generator=generator, dtype=FLOAT)
     return torch.cat([0.3 * fields[..., :2], (0.2 * fields[..., 2:]).exp() * torch.tensor([2.0, 30.0])], dim=-1)
 
 
-def model_of(equation: Family) -> LeadModel:
+def scalar(points: int = 32, batch: int = 2) -> Tensor:
+    """(B, X, 4): a field in the first slot."""
+    torch.manual_seed(1)
+    return torch.cat([torch.randn(batch, points, 1, dtype=FLOAT), torch.zeros(batch, points, 3, dtype=FLOAT)], dim=-1)
+
+
+def model_of(ndim: int) -> LeadModel:
     torch.manual_seed(0)
-    texts = {text: torch.randn(8) for text in (*NUMBERS, *TERMS[equation.id])}
-    small = LatentConfig(equation.ndim, 4, patches=8, channels=16, blocks=1, modes=3, groups=4, local=4, condition=16)
-    model = LeadModel(small, texts).double().eval()
+    small = LatentConfig(
+        ndim=ndim, fields=4, patches=8, channels=16, blocks=1, modes=3, groups=4, local=4, condition=16
+    )
+    model = LeadModel(small, TEXT).double().eval()
     with torch.no_grad():
+        model.number_names.copy_(torch.randn_like(model.number_names))
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     return model
 
 
-def given(equation: Family, numbers: dict[str, float], batch: int, static: Tensor | None = None) -> Equations:
-    rows = {name: torch.full((batch,), value, dtype=torch.float64) for name, value in numbers.items()}
-    like = torch.empty(batch, dtype=torch.float64)
-    return equations(equation, rows, equation.boundary, (0.5,) * equation.ndim, like, static)
+def given(family_id: str, numbers: dict[str, float], state: Tensor, static: Tensor | None = None) -> Problems:
+    equation, ndim = EQUATIONS[family_id], state.ndim - 2
+    torch.manual_seed(2)
+    features = {term.text: torch.randn(TEXT, dtype=FLOAT) for term in equation.terms}
+    rows = {name: torch.full((len(state),), value, dtype=FLOAT) for name, value in numbers.items()}
+    slots = (0, 1, 2, 3) if equation.scales.kind == "gas" else (0,)
+    boundary = BoundaryCondition.uniform(BoundaryKind.PERIODIC, ndim)
+    return problems(equation, features, rows, slots, boundary, (0.5,) * ndim, state, static)
 
 
-@pytest.mark.parametrize("family_id", sorted(SCALES))
+@pytest.mark.parametrize("family_id", sorted(EQUATIONS))
 def test_a_scaled_state_comes_back(family_id: str) -> None:
-    equation = family(family_id)
-    shape = (2, *(16,) * equation.ndim, len(equation.fields))
     torch.manual_seed(1)
-    state = torch.rand(shape, dtype=torch.float64) + 0.5
-    scaled = SCALES[family_id].scaled(state, None)
+    state = torch.rand(2, 16, 4, dtype=FLOAT) + 0.5
+    scaled = scales_of(EQUATIONS[family_id].scales).scaled(state, torch.zeros(2, 16, 2, dtype=FLOAT))
     assert scaled.fields.shape == state.shape
-    torch.testing.assert_close(SCALES[family_id].physical(scaled.fields, scaled), state)
+    torch.testing.assert_close(scaled.physical(scaled.fields), state)
 
 
 @torch.no_grad()
 def test_a_gas_in_other_units_moves_alike() -> None:
     """Density by r, velocities by s, pressure by r s^2, times by 1 / s and viscosities by s: the same solution."""
-    equation = family("compressible_ns_2d")
-    model, state, lead = model_of(equation), gas(), torch.full((2,), 0.05, dtype=torch.float64)
+    model, state, lead = model_of(2), gas(), torch.full((2,), 0.05, dtype=FLOAT)
     r, s = 7.0, 3.0
-    units = torch.tensor([s, s, r, r * s * s], dtype=torch.float64)
-    after = model(state, lead, given(equation, {"eta": 0.02, "zeta": 0.01}, 2))
-    other = model(state * units, lead / s, given(equation, {"eta": 0.02 * s, "zeta": 0.01 * s}, 2))
+    units = torch.tensor([s, s, r, r * s * s], dtype=FLOAT)
+    after = model(state, lead, given("compressible_ns_2d", {"eta": 0.02, "zeta": 0.01}, state))
+    other = model(state * units, lead / s, given("compressible_ns_2d", {"eta": 0.02 * s, "zeta": 0.01 * s}, state))
     torch.testing.assert_close(other / units, after)
 
 
 @torch.no_grad()
+def test_a_velocity_in_other_units_moves_alike() -> None:
+    """u_t + u u_x = D u_xx: u by s, times by 1 / s, D by s."""
+    model, state, lead = model_of(1), scalar(), torch.full((2,), 0.05, dtype=FLOAT)
+    after = model(state, lead, given("burgers", {"nu": 0.02}, state))
+    other = model(state * 3, lead / 3, given("burgers", {"nu": 0.06}, state))
+    torch.testing.assert_close(other / 3, after)
+
+
+@torch.no_grad()
 def test_mass_momentum_and_energy_of_a_gas_are_kept() -> None:
-    equation = family("compressible_ns_2d")
-    model, state = model_of(equation), gas()
-    after = model(state, torch.full((2,), 0.3, dtype=torch.float64), given(equation, {"eta": 0.02, "zeta": 0.01}, 2))
+    model, state = model_of(2), gas()
+    after = model(
+        state, torch.full((2,), 0.3, dtype=FLOAT), given("compressible_ns_2d", {"eta": 0.02, "zeta": 0.01}, state)
+    )
     assert (after - state).abs().max() > 1e-3
 
     def conserved(u: Tensor) -> Tensor:
@@ -76,13 +98,22 @@ def test_mass_momentum_and_energy_of_a_gas_are_kept() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family_id", ["advection", "burgers"])
-def test_the_mean_of_a_scalar_is_kept(family_id: str) -> None:
-    equation = family(family_id)
-    torch.manual_seed(1)
-    state = torch.randn(2, 32, 1, dtype=torch.float64)
-    numbers = {c.name: 0.1 for c in equation.coefficients}
-    after = model_of(equation)(state, torch.full((2,), 0.05, dtype=torch.float64), given(equation, numbers, 2))
+@pytest.mark.parametrize(("family_id", "numbers"), [("advection", {"beta": 0.4}), ("burgers", {"nu": 0.01})])
+def test_the_mean_of_a_scalar_is_kept(family_id: str, numbers: dict[str, float]) -> None:
+    state = scalar()
+    after = model_of(1)(state, torch.full((2,), 0.05, dtype=FLOAT), given(family_id, numbers, state))
     assert (after - state).abs().max() > 1e-3
+    assert not after[..., 1:].any()
     torch.testing.assert_close(after.mean(1), state.mean(1))
-    assert family_id in CONSERVED
+
+
+@torch.no_grad()
+def test_problems_of_different_equations_share_a_batch() -> None:
+    model, state = model_of(1), scalar(batch=4)
+    lead = torch.tensor([0.05, 0.1, 0.2, 0.3], dtype=FLOAT)
+    one, two = given("burgers", {"nu": 0.01}, state[:2]), given("advection", {"beta": 0.4}, state[2:])
+    both = Problems.joined([one, two])
+    assert len(both.equations) == 2
+    together = model(state, lead, both)
+    torch.testing.assert_close(together[:2], model(state[:2], lead[:2], one))
+    torch.testing.assert_close(together[2:], model(state[2:], lead[2:], two))

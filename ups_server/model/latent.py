@@ -13,11 +13,11 @@ that depends on the lead time, which no fixed matrix can do.
 """
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from ups_server.model.characteristics import carried
@@ -27,8 +27,7 @@ PERIOD = 1.25
 """Lengths of the box after which the waves of an axis with walls repeat: its ends are no neighbours."""
 
 
-@dataclass(frozen=True)
-class LatentConfig:
+class LatentConfig(BaseModel):
     """The latent operator of one dimension count.
 
     Attributes:
@@ -44,8 +43,9 @@ class LatentConfig:
         transport: are there displacements?
     """
 
+    model_config = ConfigDict(frozen=True, extra="forbid")
     ndim: int
-    fields: int
+    fields: int = 4
     static: int = 2
     patches: int = 32
     degree: int = 4

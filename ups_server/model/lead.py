@@ -1,84 +1,165 @@
-"""A model of lead times: any state of any of its families -> the state a lead time later, in physical units."""
+"""A model of lead times: states of many families on one grid -> those a lead time later, in physical units.
 
-import math
+What is known of an equation enters as a set: every term by a feature of the text that says what it does, with its
+coefficient as a number. No family has a name or weights of its own here.
+"""
+
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from ups_server.model import conservation
 from ups_server.model.conditioning import KINDS, VALUE_FEATURES, value_features
-from ups_server.model.conservation import CONSERVED
 from ups_server.model.latent import LatentConfig, LatentOperator
 from ups_server.model.lattice import check_points
 from ups_server.model.projection import gradient_part
-from ups_server.model.scales import SCALES, Scaled
-from ups_server.pde import BoundaryCondition, Family
+from ups_server.model.scales import NUMBERS, Scaled, ScalesCard, scales_of
+from ups_server.pde import BoundaryCondition
 
 SYMBOL = 32
-NUMBERS = ("lead time", "points", "amplitude of waves", "amplitude of density", "share of the flow")
-"""What is told beside the terms, by name."""
 FULL = 0.1
 """Characteristic times after which the scale of an increment has mostly grown to its whole; none at zero."""
+SPACING = 64
+"""Points per axis that count as one."""
+
+
+class TermCard(BaseModel):
+    """A term of an equation: the text that says what it does, and its coefficient.
+
+    Attributes:
+        coefficient: its name; None where the term has none, or `factor` alone.
+        factor: of the coefficient.
+        rate: is it one over a time, to be measured in characteristic units?
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    text: str
+    coefficient: str | None = None
+    factor: float = 1.0
+    rate: bool = True
+
+
+class EquationCard(BaseModel):
+    """An equation as a model of lead times knows it.
+
+    Attributes:
+        terms: in any order. scales: of its states.
+        conserved: what is restored after a step in a periodic box: every mean, or mass, momentum and energy.
+        solenoidal: is the velocity, in the first slots, free of divergence?
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    terms: tuple[TermCard, ...]
+    scales: ScalesCard
+    conserved: Literal["nothing", "means", "gas"] = "nothing"
+    solenoidal: bool = False
 
 
 @dataclass(frozen=True)
-class Equations:
-    """What is known of B problems of one family on one grid.
+class Problems:
+    """What is known of B problems on one grid.
 
     Attributes:
-        rates: coefficient (B,) of each term of the equation, by the text that says what the term does: one over a time.
-        ratios: the same of the terms whose coefficient has no dimension.
-        static: (B, X..., S), or None.
-        offset: of the points in their cells, per axis.
+        equations: the different ones among them.
+        which: (B,) index of each problem's.
+        names: (B, K, E) features of the texts of terms; values, rate, present: (B, K).
+        slots: (B, N) one for the slots that each has.
+        static: (B, X..., S), zero where there is none; static_slots: (B, S) one for those there are.
+        boundary, offset: the same for all; offset of the points in their cells, per axis.
     """
 
-    family: Family
-    rates: Mapping[str, Tensor]
-    ratios: Mapping[str, Tensor]
+    equations: tuple[EquationCard, ...]
+    which: Tensor
+    names: Tensor
+    values: Tensor
+    rate: Tensor
+    present: Tensor
+    slots: Tensor
+    static: Tensor
+    static_slots: Tensor
     boundary: BoundaryCondition
     offset: tuple[float, ...]
-    static: Tensor | None = None
+
+    def rows(self, index: Tensor) -> Self:
+        """Some of the problems."""
+        chosen: dict[str, Any] = {
+            f.name: value[index] for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return replace(self, **chosen)
+
+    def repeat(self, times: int) -> Self:
+        """Each problem `times` times in succession."""
+        return self.rows(torch.arange(len(self.which), device=self.which.device).repeat_interleave(times))
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Self]") -> Self:
+        """The problems of several, on one grid, one after another; missing terms are marked as absent."""
+        equations = tuple(dict.fromkeys(equation for part in parts for equation in part.equations))
+        most = max(part.values.shape[1] for part in parts)
+        tensors: dict[str, list[Tensor]] = {}
+        for part in parts:
+            number = torch.tensor([equations.index(own) for own in part.equations], device=part.which.device)
+            for f in fields(part):
+                value = getattr(part, f.name)
+                if f.name == "which":
+                    value = number[value]
+                elif f.name in ("names", "values", "rate", "present"):
+                    missing = most - value.shape[1]
+                    value = F.pad(value, (0, 0, 0, missing) if f.name == "names" else (0, missing))
+                if isinstance(value, Tensor):
+                    tensors.setdefault(f.name, []).append(value)
+        whole: dict[str, Any] = {name: torch.cat(values) for name, values in tensors.items()}
+        return replace(parts[0], equations=equations, **whole)
 
 
-TERMS: dict[str, dict[str, tuple[str | None, float]]] = {
-    "advection": {"transport to the right at constant speed": ("beta", 1.0)},
-    "burgers": {"transport of the quantity by itself": (None, 1.0), "diffusion": ("nu", 1 / math.pi)},
-    "diffusion_sorption": {"diffusion, held back by sorption to the ground": (None, 5e-4)},
-    "compressible_ns_1d": {
-        "compressible flow of an ideal gas": (None, 1.0),
-        "shear viscosity": ("eta", 1.0),
-        "bulk viscosity": ("zeta", 1.0),
-    },
-    "compressible_ns_2d": {
-        "compressible flow of an ideal gas": (None, 1.0),
-        "shear viscosity": ("eta", 1.0),
-        "bulk viscosity": ("zeta", 1.0),
-    },
-    "shallow_water": {"shallow water over a flat bed, driven by gravity": (None, 0.2)},
-    "incompressible_ns_2d": {
-        "incompressible flow that carries particles": (None, 1.0),
-        "shear viscosity": ("nu", 1.0),
-        "a force on the particles": (None, 1.0),
-    },
-}
-"""Terms of the families' equations: what the term does, the coefficient it has (or none), and a factor of it."""
-
-
-def equations(
-    family: Family,
+def problems(
+    equation: EquationCard,
+    features: Mapping[str, Tensor],
     coefficients: Mapping[str, Tensor],
+    slots: Sequence[int],
     boundary: BoundaryCondition,
     offset: tuple[float, ...],
-    like: Tensor,
+    state: Tensor,
     static: Tensor | None = None,
-) -> Equations:
-    """B problems of a family with coefficients (B,) by name; `like` (B, ...) has their number and type."""
-    count, terms = len(like), TERMS[family.id].items()
-    rates = {text: coefficients[name].to(like) * factor for text, (name, factor) in terms if name is not None}
-    ratios = {text: like.new_full((count,), factor) for text, (name, factor) in terms if name is None}
-    return Equations(family, rates, ratios, boundary, offset, static)
+    static_slots: int = 2,
+) -> Problems:
+    """B problems of one equation.
+
+    Args:
+        features: (E,) of every text of a term.
+        coefficients: (B,) each, by name.
+        state: (B, X..., N), for its shape and type. static: (B, X..., S'), S' <= static_slots.
+    """
+    count = len(state)
+    values = [
+        state.new_full((count,), term.factor)
+        if term.coefficient is None
+        else coefficients[term.coefficient].to(state) * term.factor
+        for term in equation.terms
+    ]
+    mask = state.new_zeros(state.shape[-1])
+    mask[list(slots)] = 1
+    fixed, fixed_mask = state.new_zeros(*state.shape[:-1], static_slots), state.new_zeros(static_slots)
+    if static is not None:
+        fixed[..., : static.shape[-1]], fixed_mask[: static.shape[-1]] = static, 1
+    return Problems(
+        equations=(equation,),
+        which=torch.zeros(count, dtype=torch.long, device=state.device),
+        names=torch.stack([features[term.text] for term in equation.terms]).to(state).expand(count, -1, -1),
+        values=torch.stack(values, dim=1),
+        rate=state.new_tensor([float(term.rate) for term in equation.terms]).expand(count, -1),
+        present=state.new_ones(count, len(values)),
+        slots=mask.expand(count, -1),
+        static=fixed,
+        static_slots=fixed_mask.expand(count, -1),
+        boundary=boundary,
+        offset=offset,
+    )
 
 
 class TermSet(nn.Module):
@@ -94,12 +175,14 @@ class TermSet(nn.Module):
         self.questions = nn.Linear(size, heads)
         self.answers = nn.Linear(heads * size + size, size)
 
-    def forward(self, names: Tensor, numbers: Tensor) -> Tensor:
-        """Args: names (K, E); numbers (B, K)."""
-        named = self.name(names).expand(len(numbers), -1, -1)
-        each = F.gelu(self.each(torch.cat([named, value_features(numbers)], dim=-1)))
-        heard = torch.einsum("bkh,bkc->bhc", self.questions(each).softmax(1), each)
-        pooled: Tensor = self.answers(torch.cat([heard.flatten(1), each.sum(1)], dim=-1))
+    def forward(self, names: Tensor, numbers: Tensor, present: Tensor) -> Tensor:
+        """Args: names (B, K, E); numbers, present (B, K)."""
+        each = F.gelu(self.each(torch.cat([self.name(names), value_features(numbers)], dim=-1)))
+        absent = present[..., None] == 0
+        shares = self.questions(each).masked_fill(absent, -torch.inf).softmax(1)
+        heard = torch.einsum("bkh,bkc->bhc", shares, each)
+        total = (each * present[..., None]).sum(1)
+        pooled: Tensor = self.answers(torch.cat([heard.flatten(1), total], dim=-1))
         return pooled
 
 
@@ -116,87 +199,96 @@ class Conditioner(nn.Module):
             nn.Linear(2 * size, size), nn.GELU(),
         )  # fmt: skip
 
-    def forward(self, terms: tuple[Tensor, Tensor], numbers: tuple[Tensor, Tensor], flags: Tensor) -> Tensor:
-        """Args: terms, numbers: features of names (K, E) and values (B, K) of each; flags (F,)."""
-        row = [self.terms(*terms), self.numbers(*numbers), flags.expand(len(terms[1]), -1)]
-        vector: Tensor = self.vector(torch.cat(row, dim=-1))
+    def forward(self, terms: tuple[Tensor, ...], numbers: tuple[Tensor, ...], flags: Tensor) -> Tensor:
+        """Args: terms, numbers: features of names, values and presence of each; flags (B, F)."""
+        vector: Tensor = self.vector(torch.cat([self.terms(*terms), self.numbers(*numbers), flags], dim=-1))
         return vector
 
 
 class LeadModel(nn.Module):
     """``u(t + tau) = G_tau(u(t))`` for all families of one dimension count."""
 
-    def __init__(self, config: LatentConfig, texts: Mapping[str, Tensor]) -> None:
-        """Args: texts: a feature (E,) of every text that is read: those of terms, and names of numbers."""
+    def __init__(self, config: LatentConfig, text_size: int) -> None:
         super().__init__()
         self.config = config
-        self.texts = {text: feature.clone() for text, feature in texts.items()}
-        self.conditioner = Conditioner(config, len(next(iter(texts.values()))))
+        self.conditioner = Conditioner(config, text_size)
         self.operator = LatentOperator(config)
+        self.number_names: Tensor
+        self.register_buffer("number_names", torch.zeros(len(NUMBERS), text_size))
 
-    def forward(self, state: Tensor, lead: Tensor, given: Equations) -> Tensor:
-        """States (B, X..., C) -> those `lead` (B,) later, physical units.
+    def forward(self, state: Tensor, lead: Tensor, given: Problems) -> Tensor:
+        """States (B, X..., N) -> those `lead` (B,) later, physical units.
 
         Raises:
             UserError: ``resolution_not_supported``.
         """
-        family, config = given.family, self.config
         points = tuple(state.shape[1:-1])
-        check_points(points, config.patches)
-        scales = SCALES[family.id]
-        scaled = scales.scaled(state, given.static)
-        slots = [field.slot for field in family.fields]
-        u = state.new_zeros(*state.shape[:-1], config.fields)
-        u[..., slots] = scaled.fields
-        static = state.new_zeros(*state.shape[:-1], config.static)
-        if scaled.static is not None:
-            static[..., : scaled.static.shape[-1]] = scaled.static
-        condition = self.condition(scaled, lead, given, points)
+        check_points(points, self.config.patches)
+        scaled = self._scaled(state, given)
+        periodic = given.boundary.periodic
         moved, increment = self.operator(
-            u,
-            static,
-            self.place(points, given, state),
-            condition,
+            scaled.fields,
+            scaled.static,
+            self._place(points, given, state),
+            self._condition(scaled, lead, given, points),
             1 - torch.exp(-lead * scaled.speed / FULL),
-            given.boundary.periodic,
+            periodic,
             given.offset,
         )
-        after = scales.physical((moved + increment)[..., slots], scaled)
-        if family.solenoidal:
-            axes = family.ndim
-            velocity = after[..., :axes].movedim(-1, 1)
-            after = torch.cat(
-                [(velocity - gradient_part(velocity, given.boundary.periodic)).movedim(1, -1), after[..., axes:]], -1
-            )
-        if family.id in CONSERVED and all(given.boundary.periodic):
-            after = CONSERVED[family.id](after, state)
-        return after
+        mask = given.slots.reshape(len(state), *(1,) * len(points), -1)
+        after = scaled.physical((moved + increment) * mask) * mask
+        return self._kept(after, state, given)
 
-    def condition(self, scaled: Scaled, lead: Tensor, given: Equations, points: Sequence[int]) -> Tensor:
+    def _scaled(self, state: Tensor, given: Problems) -> Scaled:
+        scales = [scales_of(equation.scales) for equation in given.equations]
+        if len(scales) == 1:
+            return scales[0].scaled(state, given.static)
+        parts = [(index := (given.which == which).nonzero()[:, 0], each.scaled(state[index], given.static[index]))
+                 for which, each in enumerate(scales)]  # fmt: skip
+        order = torch.cat([index for index, _ in parts]).argsort()
+        whole = {f.name: torch.cat([getattr(part, f.name) for _, part in parts])[order] for f in fields(Scaled)}
+        return Scaled(**whole)
+
+    def _condition(self, scaled: Scaled, lead: Tensor, given: Problems, points: Sequence[int]) -> Tensor:
         """(B, size); everything without dimension."""
-        terms = {**given.ratios, **{text: value / scaled.speed for text, value in given.rates.items()}}
-        numbers = {"lead time": lead * scaled.speed, **scaled.numbers, "points": torch.full_like(lead, points[0] / 64)}
-        vector: Tensor = self.conditioner(self.named(terms), self.named(numbers), self.flags(given).to(lead))
+        values = torch.where(given.rate > 0, given.values / scaled.speed[:, None], given.values)
+        told = scaled.numbers.clone()
+        told[:, 0], told[:, 1] = lead * scaled.speed, points[0] / SPACING
+        numbers = (self.number_names.expand(len(lead), -1, -1), told, (told != 0).to(lead))
+        flags = torch.cat(
+            [self._sides(given.boundary).to(lead).expand(len(lead), -1), given.slots, given.static_slots], 1
+        )
+        vector: Tensor = self.conditioner((given.names, values, given.present), numbers, flags)
         return vector
 
-    def named(self, numbers: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Features of the names (K, E), and the numbers (B, K)."""
-        rows = torch.stack(list(numbers.values()), dim=1)
-        return torch.stack([self.texts[name] for name in numbers]).to(rows), rows
+    def _kept(self, after: Tensor, before: Tensor, given: Problems) -> Tensor:
+        """With what each equation conserves."""
+        periodic = given.boundary.periodic
+        for which, equation in enumerate(given.equations):
+            if not equation.solenoidal and (equation.conserved == "nothing" or not all(periodic)):
+                continue
+            rows = given.which == which
+            whole = bool(rows.all())
+            part, was = (after, before) if whole else (after[rows], before[rows])
+            if equation.solenoidal:
+                velocity = part[..., : self.config.ndim].movedim(-1, 1)
+                free = (velocity - gradient_part(velocity, periodic)).movedim(1, -1)
+                part = torch.cat([free, part[..., self.config.ndim :]], dim=-1)
+            if equation.conserved != "nothing" and all(periodic):
+                restore = conservation.gas if equation.conserved == "gas" else conservation.means
+                part = restore(part, was)
+            after = part if whole else after.index_put((rows.nonzero()[:, 0],), part)
+        return after
 
-    def flags(self, given: Equations) -> Tensor:
-        """(F,) one-hot kinds of the boundary a side, and which slots there are."""
+    def _sides(self, boundary: BoundaryCondition) -> Tensor:
+        """(F,) one-hot kinds of the boundary a side."""
         sides = torch.zeros(self.config.ndim, 2, len(KINDS))
-        for axis, pair in enumerate(given.boundary.sides):
+        for axis, pair in enumerate(boundary.sides):
             for side, kind in enumerate(pair):
                 sides[axis, side, KINDS.index(kind)] = 1
-        present = torch.zeros(self.config.fields + self.config.static)
-        present[[field.slot for field in given.family.fields]] = 1
-        if given.static is not None:
-            present[self.config.fields : self.config.fields + given.static.shape[-1]] = 1
-        return torch.cat([sides.flatten(), present])
+        return sides.flatten()
 
-    def place(self, points: Sequence[int], given: Equations, like: Tensor) -> Tensor:
+    def _place(self, points: Sequence[int], given: Problems, like: Tensor) -> Tensor:
         """(X..., d) coordinates in [-1, 1] along axes with walls, zero along periodic ones."""
         channels = like.new_zeros(*points, self.config.ndim)
         for axis, (n, wraps) in enumerate(zip(points, given.boundary.periodic, strict=True)):

@@ -1,51 +1,76 @@
 """Characteristic scales: a state in units of its own, so that what an equation lets be rescaled is never learned.
 
-Every family names one of these. `Scales.of` measures a state; fields, coefficients and the lead time then become
-numbers without dimension: a time is multiplied by a characteristic speed over the length of the box (which is one,
-family by family), a coefficient, all of which are rates, divided by it. Amplitudes that the equation does not let be
-rescaled away are told as numbers.
+Every family names one of these kinds. It measures a state of the superspace (slots: a scalar or the first velocity, the
+second, density or particles, pressure); its fields, its coefficients and the lead time are then numbers without
+dimension: a time is multiplied by a characteristic speed over the length of the box, which is one, family by family; a
+coefficient that is a rate is divided by it. Amplitudes that the equation does not let be rescaled away are told as
+numbers.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from ups_server.pde.euler import GAMMA
 
 LEAST = 1e-4
 """Smallest amplitude, in characteristic units: a state at rest is not divided by zero."""
+NUMBERS = ("lead time", "points", "amplitude of waves", "amplitude of density", "share of the flow")
+"""What the model is told beside the terms of the equation, by name; 0 where a kind of scales has it not."""
+WAVES, DENSITY, FLOW = 2, 3, 4
+LARGEST = 12.0
+"""Of the logarithm of a density or pressure over its mean, in magnitude."""
+
+
+class ScalesCard(BaseModel):
+    """How a family's states are measured.
+
+    Attributes:
+        kind: one of `SCALES`.
+        level, unit: of "level": by slot, what is subtracted from a field, and what it is then divided by.
+        speed: of "level": the characteristic speed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: Literal["gas", "velocity", "amplitude", "stirred", "level"]
+    level: tuple[float, ...] = ()
+    unit: tuple[float, ...] = ()
+    speed: float = 1.0
 
 
 @dataclass(frozen=True)
 class Scaled:
-    """A state in characteristic units.
+    """States in characteristic units: ``fields = (own - level) / unit``, own being the state or, of a gas, logarithms.
 
     Attributes:
-        fields: (B, X..., F). static: (B, X..., S), or None.
-        speed: (B,), characteristic speed over the length of the box: one over a time.
-        numbers: what else the model is told, each (B,), by name; positive.
-        unit: (B, F) of the scaled fields, and whatever `physical` needs.
+        fields: (B, X..., N). static: (B, X..., S).
+        level, unit: (B, N). logarithmic: (B, N), one for the slots whose logarithm is measured.
+        speed: (B,), characteristic speed over the length of the box.
+        numbers: (B, len(NUMBERS)), zero where there is nothing to tell.
     """
 
     fields: Tensor
-    static: Tensor | None
+    static: Tensor
+    level: Tensor
+    unit: Tensor
+    logarithmic: Tensor
     speed: Tensor
-    numbers: Mapping[str, Tensor]
-    unit: Mapping[str, Tensor]
+    numbers: Tensor
 
-
-class Scales(ABC):
-    """How states (B, X..., F) of a family are measured, and given back after a step."""
-
-    @abstractmethod
-    def scaled(self, state: Tensor, static: Tensor | None) -> Scaled: ...
-
-    @abstractmethod
-    def physical(self, fields: Tensor, of: Scaled) -> Tensor:
-        """Scaled fields, in the units of the state that was measured -> physical ones."""
+    def physical(self, fields: Tensor) -> Tensor:
+        """Scaled fields (B, X..., N), in the units of the state that was measured -> physical ones."""
+        own = fields * spread(self.unit, fields)
+        gas = self.logarithmic.any(1)
+        if not gas.any():
+            return own + spread(self.level, fields)
+        exponential = own.clamp(-LARGEST, LARGEST).exp() * spread(self.level, fields)
+        return torch.where(
+            spread(self.logarithmic, fields) > 0, exponential, own + spread(self.level * (1 - self.logarithmic), fields)
+        )
 
 
 def mean(values: Tensor) -> Tensor:
@@ -58,6 +83,14 @@ def spread(rows: Tensor, like: Tensor) -> Tensor:
     return rows.reshape(len(rows), *(1,) * (like.ndim - 2), -1)
 
 
+class Scales(ABC):
+    """One way of measuring states (B, X..., N) of the superspace."""
+
+    @abstractmethod
+    def scaled(self, state: Tensor, static: Tensor) -> Scaled:
+        """Args: static (B, X..., S), zero where a family has none."""
+
+
 class Gas(Scales):
     """Velocities, density and pressure of an ideal gas.
 
@@ -66,45 +99,44 @@ class Gas(Scales):
     drive each other. Densities and pressures come back positive by construction.
     """
 
-    def scaled(self, state: Tensor, static: Tensor | None) -> Scaled:
-        levels = mean(state[..., -2:])
+    def scaled(self, state: Tensor, static: Tensor) -> Scaled:
+        levels = mean(state[..., 2:])
         speed = (GAMMA * levels[:, 1] / levels[:, 0]).sqrt()
-        velocity = state[..., :-2] / spread(speed, state)
-        logarithm = (state[..., -2:] / spread(levels, state)).log()
-        squares = mean(torch.cat([velocity, logarithm], dim=-1).square())
-        waves = (squares[:, :-2].sum(1) + squares[:, -1]).sqrt().clamp_min(LEAST)
-        density = (squares[:, -2] + waves.square()).sqrt()
-        unit = torch.stack([waves] * (state.shape[-1] - 2) + [density, waves], dim=1)
-        fields = torch.cat([velocity, logarithm], dim=-1) / spread(unit, state)
-        numbers = {"amplitude of waves": waves, "amplitude of density": density}
-        return Scaled(fields, static, speed, numbers, {"levels": levels, "amplitude": unit})
-
-    def physical(self, fields: Tensor, of: Scaled) -> Tensor:
-        own = fields * spread(of.unit["amplitude"], fields)
-        velocity = own[..., :-2] * spread(of.speed, fields)
-        return torch.cat([velocity, own[..., -2:].clamp(-12, 12).exp() * spread(of.unit["levels"], fields)], dim=-1)
+        velocity = state[..., :2] / spread(speed, state)
+        logarithm = (state[..., 2:] / spread(levels, state)).log()
+        own = torch.cat([velocity, logarithm], dim=-1)
+        squares = mean(own.square())
+        waves = (squares[:, :2].sum(1) + squares[:, 3]).sqrt().clamp_min(LEAST)
+        density = (squares[:, 2] + waves.square()).sqrt()
+        unit = torch.stack([waves, waves, density, waves], dim=1)
+        numbers = nothing_told(state)
+        numbers[:, WAVES], numbers[:, DENSITY] = waves, density
+        speeds = torch.stack([speed, speed], dim=1)
+        return Scaled(
+            fields=own / spread(unit, state),
+            static=static,
+            level=torch.cat([torch.zeros_like(speeds), levels], dim=1),
+            unit=torch.cat([unit[:, :2] * speeds, unit[:, 2:]], dim=1),
+            logarithmic=unit.new_tensor([0.0, 0.0, 1.0, 1.0]).expand_as(unit),
+            speed=speed,
+            numbers=numbers,
+        )
 
 
 class Velocity(Scales):
     """One velocity that carries itself: in units of its root mean square."""
 
-    def scaled(self, state: Tensor, static: Tensor | None) -> Scaled:
+    def scaled(self, state: Tensor, static: Tensor) -> Scaled:
         speed = mean(state.square()).sum(1).sqrt().clamp_min(LEAST)
-        return Scaled(state / spread(speed, state), static, speed, {}, {})
-
-    def physical(self, fields: Tensor, of: Scaled) -> Tensor:
-        return fields * spread(of.speed, fields)
+        return linear(state, static, None, speed[:, None].expand(-1, state.shape[-1]), speed)
 
 
 class Amplitude(Scales):
     """A linear equation: fields in units of their root mean square, times as they are."""
 
-    def scaled(self, state: Tensor, static: Tensor | None) -> Scaled:
+    def scaled(self, state: Tensor, static: Tensor) -> Scaled:
         size = mean(state.square()).sqrt().clamp_min(LEAST)
-        return Scaled(state / spread(size, state), static, torch.ones_like(size[:, 0]), {}, {"amplitude": size})
-
-    def physical(self, fields: Tensor, of: Scaled) -> Tensor:
-        return fields * spread(of.unit["amplitude"], fields)
+        return linear(state, static, None, size, torch.ones_like(size[:, 0]))
 
 
 class Stirred(Scales):
@@ -113,41 +145,42 @@ class Stirred(Scales):
     The speed is that of the flow and of what the force can do over the length of the box.
     """
 
-    def scaled(self, state: Tensor, static: Tensor | None) -> Scaled:
-        flow = mean(state[..., :-1].square()).sum(1).sqrt()
-        particles = mean(state[..., -1:].square())[:, 0].sqrt().clamp_min(LEAST)
-        push = flow.new_zeros(len(flow)) if static is None else particles * mean(static.square()).sum(1).sqrt()
+    def scaled(self, state: Tensor, static: Tensor) -> Scaled:
+        flow = mean(state[..., :2].square()).sum(1).sqrt()
+        particles = mean(state[..., 2:3].square())[:, 0].sqrt().clamp_min(LEAST)
+        push = particles * mean(static.square()).sum(1).sqrt()
         speed = (flow.square() + push / 2).sqrt().clamp_min(LEAST)
-        unit = torch.stack([speed] * (state.shape[-1] - 1) + [particles], dim=1)
-        force = None if static is None else static * spread(particles / speed.square(), static)
-        numbers = {"share of the flow": (flow / speed).clamp_min(LEAST)}
-        return Scaled(state / spread(unit, state), force, speed, numbers, {"amplitude": unit})
-
-    def physical(self, fields: Tensor, of: Scaled) -> Tensor:
-        return fields * spread(of.unit["amplitude"], fields)
+        unit = torch.stack([speed, speed, particles, torch.ones_like(speed)], dim=1)
+        found = linear(state, static * spread(particles / speed.square(), static), None, unit, speed)
+        found.numbers[:, FLOW] = (flow / speed).clamp_min(LEAST)
+        return found
 
 
 class Level(Scales):
-    """Fields about a level that does not change: (u - level) / unit, in numbers that belong to the family."""
+    """Fields about a level that does not change, in numbers that belong to the family."""
 
-    def __init__(self, level: float, unit: float, speed: float) -> None:
-        self.level, self.unit, self.speed = level, unit, speed
+    def __init__(self, card: ScalesCard) -> None:
+        self.card = card
 
-    def scaled(self, state: Tensor, static: Tensor | None) -> Scaled:
-        speed = state.new_full((len(state),), self.speed)
-        return Scaled((state - self.level) / self.unit, static, speed, {}, {})
-
-    def physical(self, fields: Tensor, of: Scaled) -> Tensor:
-        return fields * self.unit + self.level
+    def scaled(self, state: Tensor, static: Tensor) -> Scaled:
+        level, unit = (state.new_tensor(row).expand(len(state), -1) for row in (self.card.level, self.card.unit))
+        return linear(state, static, level, unit, state.new_full((len(state),), self.card.speed))
 
 
-SCALES: dict[str, Scales] = {
-    "advection": Amplitude(),
-    "burgers": Velocity(),
-    "diffusion_sorption": Level(0.25, 0.25, 0.002),
-    "compressible_ns_1d": Gas(),
-    "shallow_water": Level(1.0, 0.15, 1.0),
-    "compressible_ns_2d": Gas(),
-    "incompressible_ns_2d": Stirred(),
-}
-"""By family."""
+def nothing_told(state: Tensor) -> Tensor:
+    return state.new_zeros(len(state), len(NUMBERS))
+
+
+def linear(state: Tensor, static: Tensor, level: Tensor | None, unit: Tensor, speed: Tensor) -> Scaled:
+    """Scales without logarithms."""
+    level = torch.zeros_like(unit) if level is None else level
+    fields = (state - spread(level, state)) / spread(unit, state)
+    return Scaled(fields, static, level, unit, torch.zeros_like(unit), speed, nothing_told(state))
+
+
+def scales_of(card: ScalesCard) -> Scales:
+    """The scales that a card names."""
+    plain: dict[str, Scales] = {
+        "gas": Gas(), "velocity": Velocity(), "amplitude": Amplitude(), "stirred": Stirred(), "level": Level(card)
+    }  # fmt: skip
+    return plain[card.kind]

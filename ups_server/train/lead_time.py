@@ -1,0 +1,375 @@
+"""Training a model of lead times: any state to any later one, on the trajectories of many families at once.
+
+A step takes triples (t, t + tau, t + tau + sigma) of one family: either the state at t is advanced by tau, or what the
+model made of it, without its gradient, by sigma: so that one call and two agree, and a rollout meets states like those
+it was trained on. Everything random in step s is drawn from (seed, s): a run resumed is the run never interrupted. The
+learning rate stays constant, so that a run may always go on; where its end is named it falls to zero before.
+
+    python -m ups_server.train.lead_time CONFIG RUN [--minutes M]
+"""
+
+import argparse
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ups_server.data.build import build_store
+from ups_server.data.pairs import LeadTimes, Points
+from ups_server.data.splits import Split, split_rows
+from ups_server.data.store import Store
+from ups_server.data.windows import frame_stride
+from ups_server.errors import UserError
+from ups_server.model.body import default_folder, load_tokenizer, pretrained_body
+from ups_server.model.equations import EQUATIONS
+from ups_server.model.latent import LatentConfig
+from ups_server.model.lead import LeadModel, Problems, problems
+from ups_server.model.reading import text_features
+from ups_server.model.scales import NUMBERS
+from ups_server.pde import Grid, family
+from ups_server.train.config import FamilyData, Section
+from ups_server.train.dataset import held, store_name
+
+STATE = "state.safetensors"
+SCORES = "validation.jsonl"
+LEAST_CHANGE = 0.03
+"""Of a field's deviation from its mean: a smaller change counts as this in the loss."""
+WORST = 5.0
+"""A relative error counts as this at most: one sample does not lead a step."""
+MOST_CALLS = 20
+"""Of a validation rollout that are scored."""
+
+
+class StoreData(Section):
+    """Trajectories of a family: how they are generated, and at which points states are taken from them.
+
+    Attributes:
+        n: points along the first axis, one of them a batch. points: which, one of them a batch.
+        weight: how often this store is drawn from, beside the family's others.
+    """
+
+    data: FamilyData
+    n: tuple[int, ...]
+    points: tuple[Points, ...] = ("strided",)
+    weight: float = 1.0
+
+
+class LeadFamily(Section):
+    """A family of a run.
+
+    Attributes:
+        horizon: the longest lead time. initial, early: of the starts, see `data.pairs.LeadTimes`.
+        weight: how often a batch is of this family. batch: samples.
+        validation: trajectories that are scored.
+    """
+
+    stores: tuple[StoreData, ...]
+    horizon: float
+    initial: float = 0.3
+    early: float = 1.5
+    weight: float = 1.0
+    batch: int = 8
+    validation: int = 8
+
+
+class LeadTraining(Section):
+    """A run.
+
+    Attributes:
+        steps: where it ends; 0: nowhere. cooldown: the last steps, over which the learning rate falls to zero.
+        pushforward: share of the steps that go on from the model's own state.
+    """
+
+    name: str
+    seed: int = 0
+    model: LatentConfig
+    families: dict[str, LeadFamily]
+    learning_rate: float = 1e-3
+    warmup: int = 200
+    steps: int = 0
+    cooldown: int = 0
+    pushforward: Annotated[float, Field(ge=0, le=1)] = 0.3
+    weight_decay: float = 1e-4
+    clip: float = 1.0
+    ema: float = 0.999
+    save_minutes: float = 3.0
+    validate_minutes: float = 10.0
+
+    @classmethod
+    def load(cls, path: Path) -> "LeadTraining":
+        """Raises UserError ``invalid_config``."""
+        try:
+            return cls.model_validate(yaml.safe_load(path.read_text()))
+        except (ValidationError, yaml.YAMLError, OSError) as error:
+            raise UserError("invalid_config", f"{path.name} is no training configuration: {error}") from error
+
+
+@dataclass
+class Progress:
+    """Steps made, and seconds of a core that they took."""
+
+    step: int = 0
+    seconds: float = 0.0
+
+
+class FamilyTriples:
+    """The training and validation data of one family."""
+
+    def __init__(self, family_id: str, data: LeadFamily, stores: list[Store], features: dict[str, Tensor]) -> None:
+        self.family, self.data, self.stores, self.features = family(family_id), data, stores, features
+        self.draws = [LeadTimes(store, self.family.dt, data.horizon, Split.TRAIN, data.initial, data.early)
+                      for store in stores]  # fmt: skip
+        weights = np.array([entry.weight for entry in data.stores])
+        self._shares = weights / weights.sum()
+
+    def batch(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Problems]:
+        """Superspace states (B, 3, X..., N), lead times (B, 2), and what is known of the problems."""
+        which = int(rng.choice(len(self.draws), p=self._shares))
+        entry = self.data.stores[which]
+        n, points = int(rng.choice(entry.n)), entry.points[int(rng.integers(len(entry.points)))]
+        drawn = self.draws[which].draw(rng, self.data.batch, n, points)
+        states = self.in_slots(drawn.states)
+        leads = torch.from_numpy(np.diff(drawn.times, axis=1).astype(np.float32))
+        return states, leads, self.problems(self.stores[which], drawn.coefficients, drawn.grid, states, drawn.static)
+
+    def in_slots(self, states: NDArray[np.float32], slots: int = 4) -> Tensor:
+        """Fields (..., C) in the slots (..., N) of the superspace."""
+        out = torch.zeros(*states.shape[:-1], slots)
+        out[..., [field.slot for field in self.family.fields]] = torch.from_numpy(np.ascontiguousarray(states))
+        return out
+
+    def problems(
+        self, store: Store, coefficients: NDArray[np.float64], grid: Grid, states: Tensor,
+        static: NDArray[np.float32] | None,
+    ) -> Problems:  # fmt: skip
+        named = dict(zip(store.coefficient_names, torch.from_numpy(coefficients).float().unbind(1), strict=True))
+        return problems(
+            EQUATIONS[self.family.id], self.features, named, [field.slot for field in self.family.fields],
+            store.boundary, grid.offset, states[:, 0], None if static is None else torch.from_numpy(static),
+        )  # fmt: skip
+
+
+def relative_change(predicted: Tensor, target: Tensor, before: Tensor, slots: Tensor) -> Tensor:
+    """Root mean square error over that of the true change, per sample and field; the mean over the fields there are.
+
+    Shapes: states (B, X..., N); slots (B, N).
+    """
+    axes = tuple(range(1, target.ndim - 1))
+    error, change = (predicted - target).square().mean(axes), (target - before).square().mean(axes)
+    deviation = (target - target.mean(axes, keepdim=True)).square().mean(axes)
+    ratio = (error / (change + LEAST_CHANGE**2 * deviation + 1e-12) + 1e-10).sqrt().clamp_max(WORST)
+    return (ratio * slots).sum() / slots.sum()
+
+
+class LeadRun:
+    """A run in its folder: the state it resumes from, and the scores of its validations."""
+
+    def __init__(self, config: LeadTraining, folder: Path, data: Path) -> None:
+        self.config, self.folder = config, folder
+        folder.mkdir(parents=True, exist_ok=True)
+        language = default_folder()
+        texts = [*NUMBERS, *(term.text for name in config.families for term in EQUATIONS[name].terms)]
+        features = text_features(pretrained_body(language).eval(), load_tokenizer(language), texts)
+        self.families = [
+            FamilyTriples(
+                name, entry, [generated(name, part.data, config.seed, data) for part in entry.stores], features
+            )
+            for name, entry in config.families.items()
+        ]
+        torch.manual_seed(config.seed)
+        self.model = LeadModel(config.model, len(features[NUMBERS[0]]))
+        self.model.number_names.copy_(torch.stack([features[name] for name in NUMBERS]))
+        matrices = [p for p in self.model.parameters() if p.ndim > 1]
+        vectors = [p for p in self.model.parameters() if p.ndim <= 1]
+        groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        self.optimiser = torch.optim.AdamW(groups, config.learning_rate, betas=(0.9, 0.98), fused=True)
+        self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        self.progress = Progress()
+        if (folder / STATE).exists():
+            self._load()
+
+    def train(self, minutes: float) -> None:
+        """Until its last step, or for so many minutes."""
+        config, began = self.config, time.monotonic()
+        saved = validated = began
+        shares = np.array([entry.data.weight for entry in self.families])
+        shares = shares / shares.sum()
+        while not config.steps or self.progress.step < config.steps:
+            self.step(shares)
+            now = time.monotonic()
+            over = now - began > 60 * minutes
+            if over or now - saved > 60 * config.save_minutes:
+                self._save()
+                saved = now
+            if now - validated > 60 * config.validate_minutes:
+                self._report(self.validate())
+                validated = now
+            if over:
+                return
+        self._save()
+        self._report(self.validate())
+
+    def step(self, shares: NDArray[np.float64]) -> float:
+        """One optimiser step; returns its loss."""
+        began = time.thread_time()
+        config, step = self.config, self.progress.step
+        rng = np.random.default_rng([config.seed, step])
+        torch.manual_seed(int(rng.integers(2**62)))
+        states, leads, given = self.families[int(rng.choice(len(shares), p=shares))].batch(rng)
+        own = rng.random() < config.pushforward and step > 2 * config.warmup and bool((leads[:, 1] > 0).all())
+        start, lead, before, target = states[:, 0], leads[:, 0], states[:, 0], states[:, 1]
+        if own:
+            with torch.no_grad():
+                made = self.model(start, lead, given)
+            if made.isfinite().all():
+                start, lead, before, target = made, leads[:, 1], states[:, 1], states[:, 2]
+        loss = relative_change(self.model(start, lead, given), target, before, given.slots)
+        for group in self.optimiser.param_groups:
+            group["lr"] = config.learning_rate * self._rate()
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        if norm.isfinite():
+            self.optimiser.step()
+        self.progress.step += 1
+        decay = min(config.ema, (1 + step) / (10 + step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.model.parameters()], 1 - decay)
+        self.progress.seconds += time.thread_time() - began
+        return loss.item()
+
+    def _rate(self) -> float:
+        config, step = self.config, self.progress.step
+        rate = min(1.0, (step + 1) / config.warmup)
+        if config.steps and config.cooldown:
+            rate = min(rate, max(0.0, (config.steps - step) / config.cooldown))
+        return rate
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, dict[str, Any]]:
+        """Scores of the averaged weights, by family and points: see `scored`."""
+        self._swap()
+        scores = {
+            f"{entry.family.id}@{max(part.n)}": scored(self.model, entry, store, max(part.n))
+            for entry in self.families
+            for store, part in zip(entry.stores, entry.data.stores, strict=True)
+        }
+        self._swap()
+        return scores
+
+    def _report(self, scores: dict[str, dict[str, Any]]) -> None:
+        with (self.folder / SCORES).open("a") as handle:
+            handle.write(json.dumps({**asdict(self.progress), "scores": scores}) + "\n")
+        for name, found in scores.items():
+            print(self.progress.step, round(self.progress.seconds), name, found, flush=True)
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for name, parameter in self.model.named_parameters():
+            kept = parameter.detach().clone()
+            parameter.copy_(self.average[name])
+            self.average[name] = kept
+
+    def _save(self) -> None:
+        tensors = {f"model.{name}": value.detach() for name, value in self.model.state_dict().items()}
+        tensors |= {f"average.{name}": value for name, value in self.average.items()}
+        for index, state in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items()}
+        part = self.folder / f"{STATE}.part"
+        contiguous = {name: value.contiguous() for name, value in tensors.items()}
+        save_file(contiguous, part, metadata={"progress": json.dumps(asdict(self.progress))})
+        os.replace(part, self.folder / STATE)
+
+    def _load(self) -> None:
+        with safe_open(self.folder / STATE, framework="pt") as handle:
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+            self.progress = Progress(**json.loads(handle.metadata()["progress"]))
+        self.model.load_state_dict({name[6:]: value for name, value in tensors.items() if name.startswith("model.")})
+        for name, value in self.average.items():
+            value.copy_(tensors[f"average.{name}"])
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimiser."):
+                _, index, name = key.split(".", 2)
+                state.setdefault(int(index), {})[name] = value
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": state})
+
+
+def generated(family_id: str, data: FamilyData, seed: int, folder: Path) -> Store:
+    """The store of these settings below `folder`, generated where it is not there."""
+    own = seed if data.seed is None else data.seed
+    path = folder / store_name(family_id, data, own)
+    with held(path.with_suffix(".lock")):
+        return build_store(
+            family(family_id), data.coefficients, data.count, data.resolution, own, path, batch=8,
+            frame_dt=data.frame_dt, t_final=data.t_final,
+        )  # fmt: skip
+
+
+def scored(model: LeadModel, entry: FamilyTriples, store: Store, n: int) -> dict[str, Any]:
+    """One step of the family's dt, and a rollout: step by step, and by one call for each frame ("direct").
+
+    One-step nRMSE lumps the fields; skill is by field, over persistence; rollouts by field, over the norm of the
+    trajectory; `worst` is the largest of the direct ones.
+    """
+    rows = split_rows(len(store), Split.VALIDATION)[: entry.data.validation]
+    stride, every = store.grid.stride_to(n), frame_stride(store.times, entry.family.dt)
+    truth = entry.in_slots(store.read(rows, slice(0, None, every), stride))
+    grid = store.grid.subsample(stride)
+    given = entry.problems(store, store.coefficients[rows], grid, truth, store.read_static(rows, stride))
+    steps = min(round(entry.data.horizon / entry.family.dt), truth.shape[1] - 1)
+    asked = sorted({round(step) for step in np.linspace(1, steps, min(steps, MOST_CALLS))})
+    dt = torch.full((len(rows),), entry.family.dt)
+    slots = [field.slot for field in entry.family.fields]
+
+    def power(values: Tensor) -> Tensor:
+        return values[..., slots].square().flatten(1, -2).mean(1)
+
+    total = {name: torch.zeros(len(rows), len(slots)) for name in ("error", "change", "norm", "direct", "steps")}
+    lumped, state = 0.0, truth[:, 0]
+    for step in asked:
+        target, before = truth[:, step], truth[:, step - 1]
+        found = power(model(before, dt, given) - target)
+        total["error"] += found
+        total["change"] += power(before - target)
+        total["norm"] += power(target)
+        total["direct"] += power(model(truth[:, 0], dt * step, given) - target)
+        lumped += float((found.sum(1) / power(target).sum(1)).sqrt().mean()) / len(asked)
+    if len(asked) == steps:
+        for step in range(1, steps + 1):
+            state = model(state, dt, given)
+            total["steps"] += power(state - truth[:, step])
+
+    def mean_ratio(over: str, under: str) -> list[float]:
+        return [round(value, 5) for value in (total[over] / total[under]).sqrt().mean(0).tolist()]
+
+    worst = [round(value, 5) for value in (total["direct"] / total["norm"]).sqrt().amax(0).tolist()]
+    return {
+        "one_step": round(lumped, 6), "skill": mean_ratio("error", "change"), "direct": mean_ratio("direct", "norm"),
+        "steps": mean_ratio("steps", "norm") if len(asked) == steps else None, "worst": worst,
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("run", type=Path, help="folder of the run; data lie in `data` beside it")
+    parser.add_argument("--minutes", type=float, default=float("inf"))
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    LeadRun(LeadTraining.load(given.config), given.run, given.run.parent / "data").train(given.minutes)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""A run of lead times: it learns, and one that was interrupted is the one that was not."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ups_server.data.draw import CoefficientDraw
+from ups_server.model.latent import LatentConfig
+from ups_server.train.config import FamilyData
+from ups_server.train.lead_time import STATE, LeadFamily, LeadRun, LeadTraining, StoreData, relative_change
+
+SMALL = LatentConfig(ndim=1, patches=16, channels=16, blocks=2, modes=6, groups=4, local=4, condition=16)
+
+
+def training(steps: int) -> LeadTraining:
+    data = FamilyData(
+        count=40, resolution=128, frame_dt=0.05, t_final=1.0, coefficients={"beta": CoefficientDraw.fixed(0.5)}
+    )
+    advection = LeadFamily(
+        stores=(StoreData(data=data, n=(64, 128), points=("strided", "cells")),), horizon=0.5, batch=4, validation=2
+    )
+    return LeadTraining(
+        name="small", model=SMALL, families={"advection": advection}, steps=steps, cooldown=0, warmup=4,
+        learning_rate=3e-3, validate_minutes=1e9, save_minutes=1e9,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("lead")
+
+
+def test_it_learns(tmp_path: Path, data: Path) -> None:
+    run = LeadRun(training(80), tmp_path / "run", data)
+    before = run.validate()["advection@128"]
+    run.train(float("inf"))
+    after = run.validate()["advection@128"]
+    assert after["skill"][0] < 0.8 * before["skill"][0]
+    assert np.isfinite(after["one_step"])
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, data: Path) -> None:
+    whole, parts = LeadRun(training(16), tmp_path / "whole", data), tmp_path / "parts"
+    whole.train(float("inf"))
+    LeadRun(training(16).model_copy(update={"steps": 9}), parts, data).train(float("inf"))
+    LeadRun(training(16), parts, data).train(float("inf"))
+    one, other = load_file(tmp_path / "whole" / STATE), load_file(parts / STATE)
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+def test_the_loss_is_the_error_over_the_change() -> None:
+    before, target = torch.zeros(1, 8, 2), torch.zeros(1, 8, 2)
+    target[..., 0] = 2.0
+    predicted = target.clone()
+    predicted[..., 0] = 1.5
+    slots = torch.tensor([[1.0, 0.0]])
+    assert float(relative_change(predicted, target, before, slots)) == pytest.approx(0.25, abs=1e-4)
+    assert float(relative_change(target, target, before, slots)) == pytest.approx(0.0, abs=1e-4)

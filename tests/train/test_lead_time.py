@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from ups_server.data.draw import CoefficientDraw
 from ups_server.model.latent import LatentConfig
 from ups_server.train.config import FamilyData
-from ups_server.train.lead_time import STATE, LeadFamily, LeadRun, LeadTraining, StoreData, relative_change
+from ups_server.train.lead_time import STATE, LeadFamily, LeadRun, LeadTraining, Samples, StoreData, relative_change
 
 SMALL = LatentConfig(ndim=1, patches=16, channels=16, blocks=2, modes=6, groups=4, local=4, condition=16)
 
@@ -61,3 +61,26 @@ def test_the_loss_is_the_error_over_the_change() -> None:
     slots = torch.tensor([[1.0, 0.0]])
     assert float(relative_change(predicted, target, before, slots)) == pytest.approx(0.25, abs=1e-4)
     assert float(relative_change(target, target, before, slots)) == pytest.approx(0.0, abs=1e-4)
+
+
+def test_batches_are_the_same_whoever_draws_them(tmp_path: Path, data: Path) -> None:
+    run = LeadRun(training(1), tmp_path / "run", data)
+    samples = Samples(run.config, run.families)
+    here, elsewhere = samples.from_step(3, 0), samples.from_step(3, 2)
+    for _ in range(4):
+        one, other = next(here), next(elsewhere)
+        assert torch.equal(one.states, other.states)
+        assert torch.equal(one.leads, other.leads)
+
+
+def test_bfloat16_is_near_single_precision(tmp_path: Path, data: Path) -> None:
+    """As on an accelerator: what is transported stays exact, so that an untrained model is still near no change."""
+    run = LeadRun(training(1), tmp_path / "run", data)
+    drawn = Samples(run.config, run.families)[0]
+    with torch.no_grad():
+        single = run.model(drawn.states[:, 0], drawn.leads[:, 0], drawn.given)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = run.model(drawn.states[:, 0], drawn.leads[:, 0], drawn.given).float()
+    assert half.isfinite().all()
+    change = (single - drawn.states[:, 0]).square().mean().sqrt()
+    assert (half - single).square().mean().sqrt() < 0.05 * change + 1e-4

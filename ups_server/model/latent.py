@@ -69,6 +69,16 @@ def waves(points: int, modes: int, periodic: bool, device: torch.device, dtype: 
     return torch.cat([angle.cos(), -angle.sin()]).to(device, dtype)
 
 
+def exact(like: Tensor) -> torch.autocast:
+    """What must not be rounded to bfloat16 where the rest is: sums over many waves, and the transport of the state."""
+    return torch.autocast(like.device.type, enabled=False)
+
+
+def whole(x: Tensor) -> Tensor:
+    """In single precision where it came in half of it."""
+    return x.float() if x.dtype is torch.bfloat16 else x
+
+
 class GainedSpectral(nn.Module):
     """``F^-1 [ R(k) g(k) F h ]``: matrices over channels R for every wave vector, after gains g of the condition."""
 
@@ -91,7 +101,8 @@ class GainedSpectral(nn.Module):
     def forward(self, h: Tensor, gains: Tensor, periodic: tuple[bool, ...]) -> Tensor:
         """Args: h (B, P..., C)."""
         transform = self._line if self.config.ndim == 1 else self._plane
-        return transform(h, gains, periodic)
+        with exact(h):
+            return transform(whole(h), whole(gains), periodic)
 
     def _mixed(self, real: Tensor, imaginary: Tensor, gains: Tensor) -> tuple[Tensor, Tensor]:
         """Amplitudes (B, wave vectors, C), both parts -> the same after gains and matrices."""
@@ -250,5 +261,6 @@ class LatentOperator(nn.Module):
         shifts = (linear.unflatten(-1, (config.ndim, config.fields)) * u[..., None, :]).sum(-1) + constant
         shifts = shifts + 0.1 * local[..., config.fields :]
         displacement = 0.5 * torch.tanh(2 * shifts * lead[spread][..., None]).movedim(-1, 1)
-        moved = carried(u.movedim(-1, 1), displacement, periodic).movedim(1, -1)
+        with exact(u):
+            moved = carried(u.movedim(-1, 1), whole(displacement), periodic).movedim(1, -1)
         return moved, increment

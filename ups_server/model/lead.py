@@ -92,6 +92,12 @@ class Problems:
         }
         return replace(self, **chosen)
 
+    def to(self, device: torch.device) -> Self:
+        moved: dict[str, Any] = {
+            f.name: value.to(device) for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return replace(self, **moved)
+
     def repeat(self, times: int) -> Self:
         """Each problem `times` times in succession."""
         return self.rows(torch.arange(len(self.which), device=self.which.device).repeat_interleave(times))

@@ -5,14 +5,16 @@ model made of it, without its gradient, by sigma: so that one call and two agree
 it was trained on. Everything random in step s is drawn from (seed, s): a run resumed is the run never interrupted. The
 learning rate stays constant, so that a run may always go on; where its end is named it falls to zero before.
 
-    python -m ups_server.train.lead_time CONFIG RUN [--minutes M]
+    python -m ups_server.train.lead_time CONFIG RUN [--minutes M] [--device cuda] [--workers N]
 """
 
 import argparse
 import json
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +26,7 @@ from pydantic import Field, ValidationError
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from ups_server.data.build import build_store
 from ups_server.data.pairs import LeadTimes, Points
@@ -40,6 +43,7 @@ from ups_server.model.scales import NUMBERS
 from ups_server.pde import Grid, family
 from ups_server.train.config import FamilyData, Section
 from ups_server.train.dataset import held, store_name
+from ups_server.train.loop import clock
 
 STATE = "state.safetensors"
 SCORES = "validation.jsonl"
@@ -160,6 +164,43 @@ class FamilyTriples:
         )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Sample:
+    """A batch of one family: see `FamilyTriples.batch`; `own` where the model's own state is to be gone on from."""
+
+    states: Tensor
+    leads: Tensor
+    given: Problems
+    own: bool
+
+    def to(self, device: torch.device) -> "Sample":
+        if device.type == "cpu":
+            return self
+        return Sample(self.states.to(device), self.leads.to(device), self.given.to(device), self.own)
+
+
+class Samples(Dataset[Sample]):
+    """The batch of every step, drawn from (seed, step) alone: the same whoever draws it."""
+
+    def __init__(self, config: LeadTraining, families: list[FamilyTriples]) -> None:
+        self.config, self.families = config, families
+        shares = np.array([entry.data.weight for entry in families])
+        self._shares = shares / shares.sum()
+
+    def __getitem__(self, step: int) -> Sample:
+        rng = np.random.default_rng([self.config.seed, step])
+        entry = self.families[int(rng.choice(len(self._shares), p=self._shares))]
+        states, leads, given = entry.batch(rng)
+        own = rng.random() < self.config.pushforward and step > 2 * self.config.warmup
+        return Sample(states, leads, given, own and bool((leads[:, 1] > 0).all()))
+
+    def from_step(self, step: int, workers: int) -> Iterator[Sample]:
+        """The batches from `step` on, drawn ahead by so many processes."""
+        if not workers:
+            return map(self.__getitem__, count(step))
+        return iter(DataLoader(self, batch_size=None, sampler=count(step), num_workers=workers))
+
+
 def relative_change(predicted: Tensor, target: Tensor, before: Tensor, slots: Tensor) -> Tensor:
     """Root mean square error over that of the true change, per sample and field; the mean over the fields there are.
 
@@ -175,8 +216,9 @@ def relative_change(predicted: Tensor, target: Tensor, before: Tensor, slots: Te
 class LeadRun:
     """A run in its folder: the state it resumes from, and the scores of its validations."""
 
-    def __init__(self, config: LeadTraining, folder: Path, data: Path) -> None:
-        self.config, self.folder = config, folder
+    def __init__(self, config: LeadTraining, folder: Path, data: Path, device: str = "cpu", workers: int = 0) -> None:
+        """Args: data: folder of the stores. workers: processes that draw batches ahead; 0 draws them here."""
+        self.config, self.folder, self.workers, self.device = config, folder, workers, torch.device(device)
         folder.mkdir(parents=True, exist_ok=True)
         language = default_folder()
         texts = [*NUMBERS, *(term.text for name in config.families for term in EQUATIONS[name].terms)]
@@ -190,6 +232,7 @@ class LeadRun:
         torch.manual_seed(config.seed)
         self.model = LeadModel(config.model, len(features[NUMBERS[0]]))
         self.model.number_names.copy_(torch.stack([features[name] for name in NUMBERS]))
+        self.model.to(self.device)
         matrices = [p for p in self.model.parameters() if p.ndim > 1]
         vectors = [p for p in self.model.parameters() if p.ndim <= 1]
         groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -203,10 +246,9 @@ class LeadRun:
         """Until its last step, or for so many minutes."""
         config, began = self.config, time.monotonic()
         saved = validated = began
-        shares = np.array([entry.data.weight for entry in self.families])
-        shares = shares / shares.sum()
+        samples = Samples(config, self.families).from_step(self.progress.step, self.workers)
         while not config.steps or self.progress.step < config.steps:
-            self.step(shares)
+            self.step(next(samples))
             now = time.monotonic()
             over = now - began > 60 * minutes
             if over or now - saved > 60 * config.save_minutes:
@@ -220,21 +262,18 @@ class LeadRun:
         self._save()
         self._report(self.validate())
 
-    def step(self, shares: NDArray[np.float64]) -> float:
+    def step(self, drawn: Sample) -> float:
         """One optimiser step; returns its loss."""
-        began = time.thread_time()
-        config, step = self.config, self.progress.step
-        rng = np.random.default_rng([config.seed, step])
-        torch.manual_seed(int(rng.integers(2**62)))
-        states, leads, given = self.families[int(rng.choice(len(shares), p=shares))].batch(rng)
-        own = rng.random() < config.pushforward and step > 2 * config.warmup and bool((leads[:, 1] > 0).all())
+        began = clock(self.device)
+        config, step, drawn = self.config, self.progress.step, drawn.to(self.device)
+        states, leads, given = drawn.states, drawn.leads, drawn.given
         start, lead, before, target = states[:, 0], leads[:, 0], states[:, 0], states[:, 1]
-        if own:
+        if drawn.own:
             with torch.no_grad():
-                made = self.model(start, lead, given)
+                made = self._advanced(start, lead, given)
             if made.isfinite().all():
                 start, lead, before, target = made, leads[:, 1], states[:, 1], states[:, 2]
-        loss = relative_change(self.model(start, lead, given), target, before, given.slots)
+        loss = relative_change(self._advanced(start, lead, given), target, before, given.slots)
         for group in self.optimiser.param_groups:
             group["lr"] = config.learning_rate * self._rate()
         self.optimiser.zero_grad(set_to_none=True)
@@ -246,8 +285,15 @@ class LeadRun:
         decay = min(config.ema, (1 + step) / (10 + step))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.model.parameters()], 1 - decay)
-        self.progress.seconds += time.thread_time() - began
-        return loss.item()
+        value = loss.item()
+        self.progress.seconds += clock(self.device) - began
+        return value
+
+    def _advanced(self, state: Tensor, lead: Tensor, given: Problems) -> Tensor:
+        """On an accelerator in bfloat16, but for what must stay exact (see `model.latent`)."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type != "cpu"):
+            found: Tensor = self.model(state, lead, given)
+        return found.float()
 
     def _rate(self) -> float:
         config, step = self.config, self.progress.step
@@ -261,7 +307,7 @@ class LeadRun:
         """Scores of the averaged weights, by family and points: see `scored`."""
         self._swap()
         scores = {
-            f"{entry.family.id}@{max(part.n)}": scored(self.model, entry, store, max(part.n))
+            f"{entry.family.id}@{max(part.n)}": scored(self.model, entry, store, max(part.n), self.device)
             for entry in self.families
             for store, part in zip(entry.stores, entry.data.stores, strict=True)
         }
@@ -317,7 +363,7 @@ def generated(family_id: str, data: FamilyData, seed: int, folder: Path) -> Stor
         )  # fmt: skip
 
 
-def scored(model: LeadModel, entry: FamilyTriples, store: Store, n: int) -> dict[str, Any]:
+def scored(model: LeadModel, entry: FamilyTriples, store: Store, n: int, device: torch.device) -> dict[str, Any]:
     """One step of the family's dt, and a rollout: step by step, and by one call for each frame ("direct").
 
     One-step nRMSE lumps the fields; skill is by field, over persistence; rollouts by field, over the norm of the
@@ -326,17 +372,21 @@ def scored(model: LeadModel, entry: FamilyTriples, store: Store, n: int) -> dict
     rows = split_rows(len(store), Split.VALIDATION)[: entry.data.validation]
     stride, every = store.grid.stride_to(n), frame_stride(store.times, entry.family.dt)
     truth = entry.in_slots(store.read(rows, slice(0, None, every), stride))
-    grid = store.grid.subsample(stride)
-    given = entry.problems(store, store.coefficients[rows], grid, truth, store.read_static(rows, stride))
+    grid, static = store.grid.subsample(stride), store.read_static(rows, stride)
+    given = entry.problems(store, store.coefficients[rows], grid, truth, static).to(device)
+    truth = truth.to(device)
     steps = min(round(entry.data.horizon / entry.family.dt), truth.shape[1] - 1)
     asked = sorted({round(step) for step in np.linspace(1, steps, min(steps, MOST_CALLS))})
-    dt = torch.full((len(rows),), entry.family.dt)
+    dt = torch.full((len(rows),), entry.family.dt, device=device)
     slots = [field.slot for field in entry.family.fields]
 
     def power(values: Tensor) -> Tensor:
         return values[..., slots].square().flatten(1, -2).mean(1)
 
-    total = {name: torch.zeros(len(rows), len(slots)) for name in ("error", "change", "norm", "direct", "steps")}
+    total = {
+        name: torch.zeros(len(rows), len(slots), device=device)
+        for name in ("error", "change", "norm", "direct", "steps")
+    }
     lumped, state = 0.0, truth[:, 0]
     for step in asked:
         target, before = truth[:, step], truth[:, step - 1]
@@ -366,9 +416,12 @@ def main() -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("run", type=Path, help="folder of the run; data lie in `data` beside it")
     parser.add_argument("--minutes", type=float, default=float("inf"))
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw batches ahead")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    LeadRun(LeadTraining.load(given.config), given.run, given.run.parent / "data").train(given.minutes)
+    config, data = LeadTraining.load(given.config), given.run.parent / "data"
+    LeadRun(config, given.run, data, given.device, given.workers).train(given.minutes)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ups_server.model.latent import GainedSpectral, LatentConfig, LatentOperator
+from ups_server.model.latent import GainedSpectral, LatentOperator
+from ups_server.model.lead_config import LatentConfig
 
 PLANE = LatentConfig(ndim=2, fields=4, patches=8, channels=16, blocks=2, modes=4, groups=4, local=4, condition=12)
 LINE = LatentConfig(ndim=1, fields=1, patches=16, channels=16, blocks=2, modes=6, groups=4, local=4, condition=12)

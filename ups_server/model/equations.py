@@ -1,7 +1,6 @@
 """The equations of the trained families as models of lead times know them: terms in words, scales, conserved means."""
 
-from ups_server.model.lead import EquationCard, TermCard
-from ups_server.model.scales import ScalesCard
+from ups_server.model.lead_config import EquationCard, ScalesCard, TermCard
 
 GAS = (
     TermCard(text="compressible flow of an ideal gas", rate=False),

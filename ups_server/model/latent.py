@@ -17,47 +17,14 @@ from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from ups_server.model.characteristics import carried
 from ups_server.model.lattice import fitted, values
+from ups_server.model.lead_config import LatentConfig
 
 PERIOD = 1.25
 """Lengths of the box after which the waves of an axis with walls repeat: its ends are no neighbours."""
-
-
-class LatentConfig(BaseModel):
-    """The latent operator of one dimension count.
-
-    Attributes:
-        ndim: axes of the box.
-        fields, static: channels of the state and of what does not change in time.
-        patches: per axis.
-        degree: polynomials per axis in a patch.
-        channels: of the lattice. blocks: how many. expansion: of their pointwise layers.
-        modes: wave numbers per axis, the positive ones and zero.
-        groups: of channels that share a conditional gain.
-        local: channels at the points. width: points of their convolution.
-        condition: width of the condition vector.
-        transport: are there displacements?
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    ndim: int
-    fields: int = 4
-    static: int = 2
-    patches: int = 32
-    degree: int = 4
-    channels: int = 64
-    blocks: int = 4
-    expansion: int = 2
-    modes: int = 8
-    groups: int = 8
-    local: int = 16
-    width: int = 3
-    condition: int = 128
-    transport: bool = True
 
 
 @lru_cache(maxsize=64)

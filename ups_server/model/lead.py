@@ -6,19 +6,19 @@ coefficient as a number. No family has a name or weights of its own here.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from ups_server.model import conservation
 from ups_server.model.conditioning import KINDS, VALUE_FEATURES, value_features
-from ups_server.model.latent import LatentConfig, LatentOperator
+from ups_server.model.latent import LatentOperator
 from ups_server.model.lattice import check_points
+from ups_server.model.lead_config import EquationCard, LatentConfig
 from ups_server.model.projection import gradient_part
-from ups_server.model.scales import NUMBERS, Scaled, ScalesCard, scales_of
+from ups_server.model.scales import NUMBERS, Scaled, scales_of
 from ups_server.pde import BoundaryCondition
 
 SYMBOL = 32
@@ -26,38 +26,6 @@ FULL = 0.1
 """Characteristic times after which the scale of an increment has mostly grown to its whole; none at zero."""
 SPACING = 64
 """Points per axis that count as one."""
-
-
-class TermCard(BaseModel):
-    """A term of an equation: the text that says what it does, and its coefficient.
-
-    Attributes:
-        coefficient: its name; None where the term has none, or `factor` alone.
-        factor: of the coefficient.
-        rate: is it one over a time, to be measured in characteristic units?
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    text: str
-    coefficient: str | None = None
-    factor: float = 1.0
-    rate: bool = True
-
-
-class EquationCard(BaseModel):
-    """An equation as a model of lead times knows it.
-
-    Attributes:
-        terms: in any order. scales: of its states.
-        conserved: what is restored after a step in a periodic box: every mean, or mass, momentum and energy.
-        solenoidal: is the velocity, in the first slots, free of divergence?
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    terms: tuple[TermCard, ...]
-    scales: ScalesCard
-    conserved: Literal["nothing", "means", "gas"] = "nothing"
-    solenoidal: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,7 +38,8 @@ class Problems:
         names: (B, K, E) features of the texts of terms; values, rate, present: (B, K).
         slots: (B, N) one for the slots that each has.
         static: (B, X..., S), zero where there is none; static_slots: (B, S) one for those there are.
-        boundary, offset: the same for all; offset of the points in their cells, per axis.
+        sides: (B, F) one-hot kinds of the boundary a side. periodic: per axis, the same for all.
+        offset: of the points in their cells, per axis, the same for all.
     """
 
     equations: tuple[EquationCard, ...]
@@ -82,7 +51,8 @@ class Problems:
     slots: Tensor
     static: Tensor
     static_slots: Tensor
-    boundary: BoundaryCondition
+    sides: Tensor
+    periodic: tuple[bool, ...]
     offset: tuple[float, ...]
 
     def rows(self, index: Tensor) -> Self:
@@ -163,9 +133,19 @@ def problems(
         slots=mask.expand(count, -1),
         static=fixed,
         static_slots=fixed_mask.expand(count, -1),
-        boundary=boundary,
+        sides=kinds_of(boundary).to(state).expand(count, -1),
+        periodic=boundary.periodic,
         offset=offset,
     )
+
+
+def kinds_of(boundary: BoundaryCondition) -> Tensor:
+    """(F,) one-hot kinds of the boundary a side."""
+    sides = torch.zeros(len(boundary.sides), 2, len(KINDS))
+    for axis, pair in enumerate(boundary.sides):
+        for side, kind in enumerate(pair):
+            sides[axis, side, KINDS.index(kind)] = 1
+    return sides.flatten()
 
 
 class TermSet(nn.Module):
@@ -231,7 +211,7 @@ class LeadModel(nn.Module):
         points = tuple(state.shape[1:-1])
         check_points(points, self.config.patches)
         scaled = self._scaled(state, given)
-        periodic = given.boundary.periodic
+        periodic = given.periodic
         moved, increment = self.operator(
             scaled.fields,
             scaled.static,
@@ -261,15 +241,13 @@ class LeadModel(nn.Module):
         told = scaled.numbers.clone()
         told[:, 0], told[:, 1] = lead * scaled.speed, points[0] / SPACING
         numbers = (self.number_names.expand(len(lead), -1, -1), told, (told != 0).to(lead))
-        flags = torch.cat(
-            [self._sides(given.boundary).to(lead).expand(len(lead), -1), given.slots, given.static_slots], 1
-        )
+        flags = torch.cat([given.sides, given.slots, given.static_slots], dim=1)
         vector: Tensor = self.conditioner((given.names, values, given.present), numbers, flags)
         return vector
 
     def _kept(self, after: Tensor, before: Tensor, given: Problems) -> Tensor:
         """With what each equation conserves."""
-        periodic = given.boundary.periodic
+        periodic = given.periodic
         for which, equation in enumerate(given.equations):
             if not equation.solenoidal and (equation.conserved == "nothing" or not all(periodic)):
                 continue
@@ -286,18 +264,10 @@ class LeadModel(nn.Module):
             after = part if whole else after.index_put((rows.nonzero()[:, 0],), part)
         return after
 
-    def _sides(self, boundary: BoundaryCondition) -> Tensor:
-        """(F,) one-hot kinds of the boundary a side."""
-        sides = torch.zeros(self.config.ndim, 2, len(KINDS))
-        for axis, pair in enumerate(boundary.sides):
-            for side, kind in enumerate(pair):
-                sides[axis, side, KINDS.index(kind)] = 1
-        return sides.flatten()
-
     def _place(self, points: Sequence[int], given: Problems, like: Tensor) -> Tensor:
         """(X..., d) coordinates in [-1, 1] along axes with walls, zero along periodic ones."""
         channels = like.new_zeros(*points, self.config.ndim)
-        for axis, (n, wraps) in enumerate(zip(points, given.boundary.periodic, strict=True)):
+        for axis, (n, wraps) in enumerate(zip(points, given.periodic, strict=True)):
             if not wraps:
                 x = (torch.arange(n, device=like.device, dtype=like.dtype) + given.offset[axis]) / n * 2 - 1
                 channels[..., axis] = x.reshape([-1 if a == axis else 1 for a in range(len(points))])

@@ -9,12 +9,11 @@ numbers.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from ups_server.model.lead_config import ScalesCard
 from ups_server.pde.euler import GAMMA
 
 LEAST = 1e-4
@@ -24,22 +23,6 @@ NUMBERS = ("lead time", "points", "amplitude of waves", "amplitude of density", 
 WAVES, DENSITY, FLOW = 2, 3, 4
 LARGEST = 12.0
 """Of the logarithm of a density or pressure over its mean, in magnitude."""
-
-
-class ScalesCard(BaseModel):
-    """How a family's states are measured.
-
-    Attributes:
-        kind: one of `SCALES`.
-        level, unit: of "level": by slot, what is subtracted from a field, and what it is then divided by.
-        speed: of "level": the characteristic speed.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    kind: Literal["gas", "velocity", "amplitude", "stirred", "level"]
-    level: tuple[float, ...] = ()
-    unit: tuple[float, ...] = ()
-    speed: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,7 @@ class UPSBatch:
             session.steps += 1
         physical = self._u * self._std + self._mean
         finite = (physical.isfinite() | self._absent).flatten(1).all(1)
-        copies = _off_the_device(finite, physical) if any(wanted) else _off_the_device(finite)
+        copies = off_the_device(finite, physical) if any(wanted) else off_the_device(finite)
 
         def land() -> list[Frames | None]:
             arrived, *states = copies()
@@ -166,7 +166,7 @@ class UPSBatch:
 
     def saved(self, wanted: Sequence[bool]) -> Landing:
         chosen = zip(self._sessions, self._u.split(self._rows), wanted, strict=True)
-        copies = _off_the_device(*(_saved(session, rows) for session, rows, due in chosen if due))
+        copies = off_the_device(*(_saved(session, rows) for session, rows, due in chosen if due))
 
         def land() -> list[Frames | None]:
             arrived = iter(copies())
@@ -201,7 +201,7 @@ def _saved(session: UPSSession, rows: Tensor) -> Tensor:
     return rows if session.origin is None else torch.cat([session.origin, rows], dim=1)
 
 
-def _off_the_device(*tensors: Tensor) -> Callable[[], list[Tensor]]:
+def off_the_device(*tensors: Tensor) -> Callable[[], list[Tensor]]:
     """Begins to copy to the host; the result waits for the copies. On the CPU nothing is copied."""
     if tensors[0].device.type != "cuda":
         return lambda: list(tensors)

@@ -1,5 +1,6 @@
 """One interface for everything that advances a state: trained models, persistence, numerical methods."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -162,9 +163,23 @@ def load(model: str | Path, device: str = "auto", body: Literal["trained", "none
             raise UserError("no_language_model", f"{model} has no language model")
         return BUILTIN[model]()
     folder = model_folder(model)
+    if model_type(folder) == "ups-lead":
+        if body != "trained":
+            raise UserError("no_language_model", f"{folder.name} is not controlled without its language model yet")
+        from ups_server.solve.lead import load_lead_solver
+
+        return load_lead_solver(folder, choose_device(device))
     from ups_server.solve.neural import load_neural
 
     return load_neural(folder, choose_device(device), body)
+
+
+def model_type(folder: Path) -> str:
+    """What kind of model a folder holds, by its config."""
+    try:
+        return str(json.loads((folder / "config.json").read_text()).get("model_type", "ups"))
+    except (OSError, ValueError, AttributeError):
+        return "ups"
 
 
 def choose_device(wanted: str) -> str:

@@ -36,8 +36,8 @@ from ups_server.data.windows import frame_stride
 from ups_server.errors import UserError
 from ups_server.model.body import default_folder, load_tokenizer, pretrained_body
 from ups_server.model.equations import EQUATIONS
-from ups_server.model.latent import LatentConfig
 from ups_server.model.lead import LeadModel, Problems, problems
+from ups_server.model.lead_config import LatentConfig
 from ups_server.model.reading import text_features
 from ups_server.model.scales import NUMBERS
 from ups_server.pde import Grid, family

@@ -1,0 +1,135 @@
+"""What a model of lead times says about itself: its operators and its equations. Imports no torch."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from ups_server.data.statistics import FamilyStatistics
+from ups_server.model.config import CONFIG_FILE, CoefficientRange, Frozen
+
+
+class LatentConfig(Frozen):
+    """The latent operator of one dimension count.
+
+    Attributes:
+        ndim: axes of the box.
+        fields, static: channels of the state and of what does not change in time.
+        patches: per axis.
+        degree: polynomials per axis in a patch.
+        channels: of the lattice. blocks: how many. expansion: of their pointwise layers.
+        modes: wave numbers per axis, the positive ones and zero.
+        groups: of channels that share a conditional gain.
+        local: channels at the points. width: points of their convolution.
+        condition: width of the condition vector.
+        transport: are there displacements?
+    """
+
+    ndim: int
+    fields: int = 4
+    static: int = 2
+    patches: int = 32
+    degree: int = 4
+    channels: int = 64
+    blocks: int = 4
+    expansion: int = 2
+    modes: int = 8
+    groups: int = 8
+    local: int = 16
+    width: int = 3
+    condition: int = 128
+    transport: bool = True
+
+
+class ScalesCard(Frozen):
+    """How a family's states are measured.
+
+    Attributes:
+        kind: one of `SCALES`.
+        level, unit: of "level": by slot, what is subtracted from a field, and what it is then divided by.
+        speed: of "level": the characteristic speed.
+    """
+
+    kind: Literal["gas", "velocity", "amplitude", "stirred", "level"]
+    level: tuple[float, ...] = ()
+    unit: tuple[float, ...] = ()
+    speed: float = 1.0
+
+
+class TermCard(Frozen):
+    """A term of an equation: the text that says what it does, and its coefficient.
+
+    Attributes:
+        coefficient: its name; None where the term has none, or `factor` alone.
+        factor: of the coefficient.
+        rate: is it one over a time, to be measured in characteristic units?
+    """
+
+    text: str
+    coefficient: str | None = None
+    factor: float = 1.0
+    rate: bool = True
+
+
+class EquationCard(Frozen):
+    """An equation as a model of lead times knows it.
+
+    Attributes:
+        terms: in any order. scales: of its states.
+        conserved: what is restored after a step in a periodic box: every mean, or mass, momentum and energy.
+        solenoidal: is the velocity, in the first slots, free of divergence?
+    """
+
+    terms: tuple[TermCard, ...]
+    scales: ScalesCard
+    conserved: Literal["nothing", "means", "gas"] = "nothing"
+    solenoidal: bool = False
+
+
+class LeadCard(Frozen):
+    """A family as a model of lead times knows it.
+
+    Attributes:
+        dt: the family's step. shortest, horizon: the lead times it was trained on lie between.
+        call: the lead time of one call in a rollout: frames between are calls from the same state.
+        slots: of the fields, in their order. points: per axis, of the grid that states default to.
+        coefficients: trained ranges, of those the model is told.
+        statistics: of the training states, in no use but to say what is unusual.
+    """
+
+    dt: float
+    shortest: float
+    horizon: float
+    call: float
+    ndim: int
+    fields: tuple[str, ...]
+    slots: tuple[int, ...]
+    static_fields: tuple[str, ...] = ()
+    points: int
+    coefficients: dict[str, CoefficientRange] = Field(default_factory=dict)
+    statistics: FamilyStatistics
+    equation: EquationCard
+
+
+class LeadConfig(Frozen):
+    """A model folder of lead times.
+
+    Attributes:
+        line, plane: its operators in one and two dimensions.
+        text_size: width of the features of texts.
+    """
+
+    model_type: Literal["ups-lead"] = "ups-lead"
+    name: str
+    version: int = 1
+    line: LatentConfig | None = None
+    plane: LatentConfig | None = None
+    text_size: int
+    families: dict[str, LeadCard]
+
+    def save(self, folder: Path) -> None:
+        (folder / CONFIG_FILE).write_text(self.model_dump_json(indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> "LeadConfig":
+        return cls.model_validate_json((folder / CONFIG_FILE).read_text())

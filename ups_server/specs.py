@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 
 from ups_server.errors import UserError
 from ups_server.pde import BoundaryKind
+from ups_server.pde.evolution.grammar import MAX_CHARACTERS
 
 MIN_POINTS = 8
 """Fewest points per axis of a grid."""
@@ -129,9 +130,20 @@ class RolloutRequest(Spec):
     model: str | None = Field(
         default=None, max_length=128, description="A model id; default: the service's default model."
     )
-    family: str = Field(max_length=128, description="A family id.", examples=["burgers"])
+    family: str | None = Field(
+        default=None, max_length=128, description="A family id; or write an `equation` out.", examples=["burgers"]
+    )
+    equation: str | None = Field(
+        default=None,
+        max_length=MAX_CHARACTERS,
+        description="Instead of a family, an equation in symbols on a periodic box, by default [0, 1]: u_t equal to a "
+        "sum of u_x, u*u_x, u_xx, u_xxx, u_xxxx, powers of u up to the third, and a function of x.",
+        examples=["u_t = -u*u_x + 0.01*u_xx + u*(1-u)"],
+    )
     coefficients: dict[str, float] = Field(
-        default_factory=dict, description="Values of coefficients; the others keep the family's default."
+        default_factory=dict,
+        description="Values of coefficients; the others keep the family's default. Of an equation in symbols, the "
+        "values of its names.",
     )
     grid: GridSpec = Field(default_factory=lambda: GridSpec())
     boundary: tuple[tuple[BoundaryKind, BoundaryKind], ...] | None = Field(
@@ -140,7 +152,14 @@ class RolloutRequest(Spec):
     initial_condition: InitialConditionSpec | None = Field(
         default=None, description="Required, unless a binary body carries the array `initial_condition`."
     )
-    n_steps: int = Field(ge=1, le=10**9, description="Steps of `dt`.")
+    n_steps: int | None = Field(default=None, ge=1, le=10**9, description="Steps of `dt`; or give `times`.")
+    times: tuple[FiniteFloat, ...] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=10**6,
+        description="Instead of `n_steps`, `dt` and `save_every`: the times of the answer, evenly spaced. The initial "
+        "condition at 0 is always part of it.",
+    )
     dt: FiniteFloat | None = Field(
         default=None, gt=0, description="Time between two steps: a multiple of the model's; default: the model's."
     )
@@ -180,8 +199,14 @@ class RolloutRequest(Spec):
     )
 
     @model_validator(mode="after")
-    def _keeps_a_step(self) -> "RolloutRequest":
-        if self.save_every > self.n_steps:
+    def _one_way_to_say_it(self) -> "RolloutRequest":
+        if (self.family is None) == (self.equation is None):
+            raise ValueError("give a family or an equation, and not both")
+        if (self.n_steps is None) == (self.times is None):
+            raise ValueError("give n_steps or times, and not both")
+        if self.times is not None and (self.dt is not None or self.save_every != 1):
+            raise ValueError("times already say what dt and save_every would")
+        if self.n_steps is not None and self.save_every > self.n_steps:
             raise ValueError("save_every must be at most n_steps")
         if self.method is not None and self.output_resolution is None:
             raise ValueError("a method needs an output_resolution")
@@ -198,6 +223,15 @@ class RolloutRequest(Spec):
             return cls.model_validate_json(text)
         except ValidationError as error:
             raise invalid_request(error) from None
+
+
+class EquationTerm(BaseModel):
+    """One term c T(u) of an equation."""
+
+    model_config = ConfigDict(frozen=True)
+    name: str = Field(description="As in the list of terms.", examples=["diffusion"])
+    sign: int = Field(description="Of its coefficient: 1 or -1.")
+    coefficient: float = Field(description="c, with its sign.")
 
 
 class GridAnswer(BaseModel):
@@ -343,7 +377,8 @@ class RolloutAnswer(BaseModel):
     model: str
     model_version: str
     family: str
-    equation: str
+    equation: str = Field(description="Of the family; of a request that wrote its equation out, its canonical form.")
+    terms: list[EquationTerm] | None = Field(default=None, description="The terms of an equation that was written out.")
     fields: list[str] = Field(description="Names of the fields: the last axis of `data`.")
     units: list[str] = Field(description="Unit of each field.")
     coefficients: dict[str, float]

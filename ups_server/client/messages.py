@@ -33,10 +33,10 @@ class EventParser:
         return None
 
 
-def request(initial: InitialCondition, document: dict[str, Any]) -> tuple[bytes, dict[str, str]]:
+def request(initial: InitialCondition | None, document: dict[str, Any]) -> tuple[bytes, dict[str, str]]:
     """(body, headers) of a rollout: arrays travel as safetensors."""
-    if isinstance(initial, Mapping):
-        text = json.dumps({**document, "initial_condition": dict(initial)})
+    if initial is None or isinstance(initial, Mapping):
+        text = json.dumps(document if initial is None else {**document, "initial_condition": dict(initial)})
         return text.encode(), {"Content-Type": "application/json"}
     body = to_safetensors({"initial_condition": np.asarray(initial)}, {"request": json.dumps(document)})
     return body, {"Content-Type": SAFETENSORS}
@@ -58,5 +58,5 @@ def declared_family(card: Mapping[str, Any]) -> Any:
 def attributes(header: dict[str, Any]) -> dict[str, Any]:
     """What the service says beside the problem itself."""
     always = ("model", "model_version", "dt", "n_steps", "save_every", "flags")
-    asked = ("diagnostics", "reference", "super_resolution", "methods", "errors", "ensemble")
+    asked = ("equation", "terms", "diagnostics", "reference", "super_resolution", "methods", "errors", "ensemble")
     return {name: header[name] for name in (*always, *asked) if name in header}

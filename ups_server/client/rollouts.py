@@ -33,21 +33,34 @@ class Step(NamedTuple):
     values: NDArray[np.float32]
 
 
-def rollout(family: str, n_steps: int, initial_condition: InitialCondition, **options: Any) -> Operation["xr.Dataset"]:
+def rollout(
+    family: str | None = None,
+    n_steps: int | None = None,
+    initial_condition: InitialCondition | None = None,
+    **options: Any,
+) -> Operation["xr.Dataset"]:
     """A rollout with coordinates, units and attributes.
 
     Args:
+        family: a family id; or `equation` in symbols among the options.
+        n_steps: steps of `dt`; or `times` among the options.
         initial_condition: an array (X..., C) in physical units, (X...) for a single field, a leading axis for a
             batch; or ``{"sample": {"seed": 7}}``.
-        options: the other fields of `RolloutRequest`: model, coefficients, grid, boundary, dt, save_every,
-            output_resolution, method, diagnostics, reference, ensemble (whose statistics are the dimension
+        options: the other fields of `RolloutRequest`: equation, times, model, coefficients, grid, boundary, dt,
+            save_every, output_resolution, method, diagnostics, reference, ensemble (whose statistics are the dimension
             `statistic`).
 
     Raises:
         UserError: what the service objects to.
     """
-    document = {"family": family, "n_steps": n_steps, **options}
+    document = _document(family, n_steps, options)
     return _with_statistics((yield from _solved(ROLLOUTS, initial_condition, document)))
+
+
+def _document(family: str | None, n_steps: int | None, options: dict[str, Any]) -> dict[str, Any]:
+    """What is asked for, without what is left open."""
+    given = {"family": family, "n_steps": n_steps, **options}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def super_resolution(
@@ -59,7 +72,7 @@ def super_resolution(
     return solved.rename(trajectory="method").assign_coords(method=json.loads(solved.attrs["methods"]))
 
 
-def _solved(path: str, initial: InitialCondition, document: dict[str, Any]) -> Operation["xr.Dataset"]:
+def _solved(path: str, initial: InitialCondition | None, document: dict[str, Any]) -> Operation["xr.Dataset"]:
     from ups_server.data.exporters.dataset import to_dataset
 
     content, headers = request(initial, document)
@@ -88,7 +101,7 @@ def _problem_of(header: dict[str, Any]) -> Operation[tuple[Any, Grid, dict[str, 
 class Streaming(Listening[ItemT]):
     """A rollout in progress. It is not kept, so that what breaks off is lost; the connection's end cancels it."""
 
-    def __init__(self, initial_condition: InitialCondition, document: dict[str, Any]) -> None:
+    def __init__(self, initial_condition: InitialCondition | None, document: dict[str, Any]) -> None:
         super().__init__()
         self._initial_condition, self._document = initial_condition, document
 
@@ -122,7 +135,12 @@ class Steps(Streaming[Step]):
             yield Step(data["index"], data["time"], data["data"])
 
 
-def stream(family: str, n_steps: int, initial_condition: InitialCondition, **options: Any) -> Listening[Step]:
+def stream(
+    family: str | None = None,
+    n_steps: int | None = None,
+    initial_condition: InitialCondition | None = None,
+    **options: Any,
+) -> Listening[Step]:
     """The states of a rollout as they are computed, the initial condition first; arguments as of `rollout`.
 
     Closing the iterator cancels the rollout. A blow-up ends it early.
@@ -130,23 +148,32 @@ def stream(family: str, n_steps: int, initial_condition: InitialCondition, **opt
     Raises:
         UserError: what the service objects to; ``engine_unavailable`` where it fails in the middle.
     """
-    return Steps(initial_condition, {"family": family, "n_steps": n_steps, **options})
+    return Steps(initial_condition, _document(family, n_steps, options))
 
 
-def stream_events(family: str, n_steps: int, initial_condition: InitialCondition, **options: Any) -> Listening[Event]:
+def stream_events(
+    family: str | None = None,
+    n_steps: int | None = None,
+    initial_condition: InitialCondition | None = None,
+    **options: Any,
+) -> Listening[Event]:
     """(name, data) of all events of a rollout, diagnostics and reference included, `data["data"]` being arrays.
 
     Raises:
         UserError: as `stream`.
     """
-    return Events(initial_condition, {"family": family, "n_steps": n_steps, **options})
+    return Events(initial_condition, _document(family, n_steps, options))
 
 
 def submit(
-    family: str, n_steps: int, initial_condition: InitialCondition, idempotency_key: str | None = None, **options: Any
+    family: str | None = None,
+    n_steps: int | None = None,
+    initial_condition: InitialCondition | None = None,
+    idempotency_key: str | None = None,
+    **options: Any,
 ) -> Operation[dict[str, Any]]:
     """Queues a rollout without waiting for it; arguments as of `rollout`. The job, to come back to by its id."""
-    content, headers = request(initial_condition, {"family": family, "n_steps": n_steps, **options})
+    content, headers = request(initial_condition, _document(family, n_steps, options))
     detached = {**headers, "Prefer": "respond-async", "Idempotency-Key": idempotency_key or new_key()}
     response = yield from asked(Ask("POST", ROLLOUTS, content, detached, repeatable=True))
     return dict(response.json())

@@ -57,8 +57,8 @@ def order(
         spec = RolloutJobSpec(
             model=todo.card.id,
             family=todo.family.id,
-            n_steps=request.n_steps,
-            save_every=request.save_every,
+            n_steps=todo.request.n_steps,
+            save_every=todo.request.save_every,
             n_frames=todo.n_frames,
             file=request.initial_condition.file if request.initial_condition else None,
             request_sha256=digest,

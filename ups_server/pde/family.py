@@ -144,6 +144,8 @@ class Family(ABC):
     """Least points along an axis of what others are measured against."""
     grid_bound: ClassVar[str] = ""
     """Why a state on another grid is another problem, so that no finer one tells how good a solution is; or empty."""
+    static_optional: ClassVar[bool] = False
+    """Are static fields that are not given zero?"""
     full_state: ClassVar[bool] = True
     """Do the fields determine their own future? False where files leave out part of the state."""
 
@@ -251,18 +253,24 @@ class Family(ABC):
         """All coefficients in declared order, defaults filled in, aliases resolved, domains checked.
 
         Raises:
-            UserError: ``coefficient_out_of_domain``, and those of `named`.
+            UserError: ``coefficient_out_of_domain``, and those of `named` and `objection`.
         """
         given = self.named(coefficients)
         complete = {c.name: given.get(c.name, c.default) for c in self.coefficients}
         for coefficient in self.coefficients:
             coefficient.check(complete[coefficient.name])
+        if (objection := self.objection(complete)) is not None:
+            raise objection
         return complete
 
     @final
     def metadata_text(self, coefficients: Mapping[str, float]) -> str:
         """The text of this family with these coefficients."""
         return metadata_text(self.name, {c.symbol: coefficients[c.name] for c in self.coefficients})
+
+    def objection(self, coefficients: Mapping[str, float]) -> UserError | None:
+        """Why these coefficients, each in its domain, make no problem together; None where they do."""
+        return None
 
     @abstractmethod
     def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:

@@ -58,6 +58,8 @@ def as_states(given: Mapping[str, NDArray[Any]], equation: Family, n: tuple[int,
         if "static" in given:
             raise UserError("unknown_array", f"{equation.id} has no static fields", got="static")
         return values, None, batched
+    if "static" not in given and equation.static_optional:
+        return values, np.zeros((*values.shape[:-1], len(equation.static_fields)), np.float32), batched
     if "static" not in given:
         raise UserError(
             "missing_static_fields",

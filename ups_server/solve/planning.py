@@ -11,6 +11,7 @@ from ups_server.catalog import Catalog
 from ups_server.errors import UserError
 from ups_server.files.storage import FileStorage
 from ups_server.settings import Settings
+from ups_server.solve.equations import resolve
 from ups_server.solve.rollout import equation_of, grid_of
 from ups_server.specs import RolloutRequest
 
@@ -19,7 +20,7 @@ MADE_BYTES = 64
 
 
 def planning_bytes(
-    request: RolloutRequest,
+    wanted: RolloutRequest,
     catalog: Catalog,
     settings: Settings,
     arrays: Mapping[str, NDArray[Any]] | None = None,
@@ -30,6 +31,7 @@ def planning_bytes(
     Raises:
         UserError: some of what `plan` does.
     """
+    request, _ = resolve(wanted)
     card = catalog.model(request.model or settings.default_model)
     equation = equation_of(request, card)
     initial, given = request.initial_condition, (arrays or {}).get("initial_condition")

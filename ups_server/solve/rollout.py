@@ -18,6 +18,7 @@ from ups_server.pde import BoundaryCondition, Family, Grid, families, family
 from ups_server.settings import Settings
 from ups_server.solve.engine import BlowUp, RolloutSpec
 from ups_server.solve.ensemble import Ensemble, perturbed
+from ups_server.solve.equations import ResolvedRequest, WrittenEquation, resolve
 from ups_server.solve.flags import flag, known_flags, unresolved_flags
 from ups_server.solve.initial import States, as_states, drawn_states, initial_array
 from ups_server.solve.refinement import Refinement, refinement, true_start
@@ -44,11 +45,12 @@ class Plan:
         batched: does the answer have a batch axis?
         flags: what is known before the first step.
         refined: an answer on a finer grid than the state's; `initial` is on the grid the engine works on.
+        written: the equation of a request that wrote it out.
         ensemble: `initial` has the control and its members, `answer_values` makes statistics of them.
         truth: what a numerical solver starts from, and that in words, where it is not `initial`.
     """
 
-    request: RolloutRequest
+    request: ResolvedRequest
     card: ModelCard
     family: Family
     spec: RolloutSpec
@@ -64,6 +66,7 @@ class Plan:
     refined: Refinement | None = None
     truth: tuple[Frames, Frames | None, str] | None = None
     ensemble: Ensemble | None = None
+    written: WrittenEquation | None = None
 
     @property
     def n_frames(self) -> int:
@@ -97,6 +100,7 @@ class Plan:
             "flags": [flag.model_dump(mode="json") for flag in flags],
             **({"super_resolution": self.refined.told.model_dump(mode="json")} if self.refined else {}),
             **({"ensemble": self.ensemble.told().model_dump(mode="json")} if self.ensemble else {}),
+            **(self.written.attributes() if self.written else {}),
         }
 
     def header(self) -> Header:
@@ -166,14 +170,14 @@ class Plan:
         )
 
 
-def equation_of(request: RolloutRequest, card: ModelCard) -> Family:
+def equation_of(request: ResolvedRequest, card: ModelCard) -> Family:
     """The family of a request: the model's own where it was tuned to an equation of a user's."""
     own = model_equation(Path(card.source)) if card.kind == "learned" else None
     return own.family() if own is not None and own.id == request.family else family(request.family)
 
 
 def plan(
-    request: RolloutRequest,
+    wanted: RolloutRequest,
     catalog: Catalog,
     settings: Settings,
     arrays: Mapping[str, NDArray[Any]] | None = None,
@@ -188,6 +192,7 @@ def plan(
     Raises:
         UserError: everything that can be wrong with a request.
     """
+    request, written = resolve(wanted)
     card = catalog.model(request.model or settings.default_model)
     equation = equation_of(request, card)
     if request.initial_condition is not None and request.initial_condition.file is not None:
@@ -216,6 +221,8 @@ def plan(
         initial, static = drawn_states(request.initial_condition, equation, own_grid, own)
     else:
         initial, static = states[0] if length == 1.0 else states[0] / scale, states[1]
+    if written is not None and equation.static_fields:
+        static = written.forcing(grid, len(initial))
     boundary = _boundary(request, equation)
     flags = known_flags(equation, card, support, own, own_grid, initial)
     if card.id == "numerical" and request.output_resolution is None:
@@ -247,10 +254,11 @@ def plan(
         refined=refined,
         truth=truth,
         ensemble=None if request.ensemble is None else Ensemble(request.ensemble),
+        written=written,
     )
 
 
-def grid_of(request: RolloutRequest, equation: Family, card: ModelCard, shape: tuple[int, ...] | None) -> Grid:
+def grid_of(request: ResolvedRequest, equation: Family, card: ModelCard, shape: tuple[int, ...] | None) -> Grid:
     """The request's grid; points default to those of the given array, else to what the model was trained at."""
     default = card.support(equation.id).points or card.resolution or equation.n
     n = request.grid.n or shape or (default,) * equation.ndim
@@ -268,7 +276,7 @@ def grid_of(request: RolloutRequest, equation: Family, card: ModelCard, shape: t
     return Grid(n, extent, offset)
 
 
-def _check_points(request: RolloutRequest, grid: Grid, card: ModelCard, equation: Family) -> None:
+def _check_points(request: ResolvedRequest, grid: Grid, card: ModelCard, equation: Family) -> None:
     """Refuses points that whatever computes this rollout does not know."""
     sampled = request.initial_condition is not None and request.initial_condition.sample is not None
     if sampled or request.reference or card.id == "numerical":
@@ -282,7 +290,7 @@ def _check_points(request: RolloutRequest, grid: Grid, card: ModelCard, equation
         )
 
 
-def _time_step(request: RolloutRequest, card: ModelCard, support: FamilySupport, longest: float) -> tuple[float, int]:
+def _time_step(request: ResolvedRequest, card: ModelCard, support: FamilySupport, longest: float) -> tuple[float, int]:
     """(time between two steps of the request, model steps in it). Built-in solvers take any step up to `longest`."""
     if request.dt is None:
         return support.dt, 1
@@ -333,7 +341,7 @@ def _check_limits(settings: Settings, n_steps: int, values: int) -> None:
         )
 
 
-def _batch(request: RolloutRequest, states: States | None) -> tuple[int, bool]:
+def _batch(request: ResolvedRequest, states: States | None) -> tuple[int, bool]:
     """(number of states, does the answer have a batch axis)."""
     if states is not None:
         return len(states[0]), states[2]
@@ -341,7 +349,7 @@ def _batch(request: RolloutRequest, states: States | None) -> tuple[int, bool]:
     return (sample.count if sample else None) or 1, bool(sample and sample.count)
 
 
-def _boundary(request: RolloutRequest, equation: Family) -> BoundaryCondition:
+def _boundary(request: ResolvedRequest, equation: Family) -> BoundaryCondition:
     if request.boundary is not None and request.boundary != equation.boundary.sides:
         raise UserError(
             "boundary_not_supported",

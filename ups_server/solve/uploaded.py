@@ -10,14 +10,15 @@ from ups_server.data.rows import place_of
 from ups_server.errors import UserError
 from ups_server.files.storage import FileStorage
 from ups_server.pde import Family, Grid
-from ups_server.specs import GridSpec, Placement, RolloutRequest
+from ups_server.solve.equations import ResolvedRequest
+from ups_server.specs import GridSpec, Placement
 
 Arrays = Mapping[str, NDArray[Any]]
 
 
 def from_file(
-    request: RolloutRequest, equation: Family, files: FileStorage | None, arrays: Arrays | None
-) -> tuple[RolloutRequest, Arrays]:
+    request: ResolvedRequest, equation: Family, files: FileStorage | None, arrays: Arrays | None
+) -> tuple[ResolvedRequest, Arrays]:
     """The request with the first state of a trajectory as its array, at its points, and its coefficients by default.
 
     Raises:

@@ -62,7 +62,8 @@ class Equation:
 
     def check(self) -> None:
         """Raises UserError ``ill_posed`` where the shortest waves would grow without bound."""
-        check_well_posed(dict(self.coefficients))
+        if (found := ill_posed(dict(self.coefficients))) is not None:
+            raise found
 
     def on_unit_box(self, length: float) -> "Equation":
         """The same equation in units of a box of this length; f(x) stays the function of x that it was."""
@@ -89,24 +90,21 @@ def _summand(forcing: Formula) -> str:
     return f"({text})" if text.startswith("-") else text
 
 
-def check_well_posed(coefficients: Mapping[str, float]) -> None:
-    """Is the highest even order dissipative? `coefficients` by name of the term.
-
-    Raises:
-        UserError: ``ill_posed``.
-    """
+def ill_posed(coefficients: Mapping[str, float]) -> UserError | None:
+    """What is wrong where the highest even order does not damp; `coefficients` by name of the term."""
     fourth, second = coefficients.get("biharmonic", 0.0), coefficients.get("diffusion", 0.0)
     if fourth > 0.0:
-        raise UserError(
+        return UserError(
             "ill_posed",
             "the shortest waves would grow without bound: u_xxxx needs a negative coefficient",
             got={"biharmonic": fourth},
             expected="c < 0 in c*u_xxxx",
         )
     if fourth == 0.0 and second < 0.0:
-        raise UserError(
+        return UserError(
             "ill_posed",
             "the shortest waves would grow without bound: u_xx needs a positive coefficient, or a u_xxxx that damps",
             got={"diffusion": second},
             expected="c > 0 in c*u_xx, or c < 0 in c*u_xxxx",
         )
+    return None

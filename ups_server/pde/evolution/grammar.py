@@ -110,7 +110,8 @@ def parse_equation(text: str, coefficients: Mapping[str, float] | None = None) -
         coefficients: values of the names it uses.
 
     Raises:
-        UserError: ``invalid_equation``, which says at which character; ``unknown_coefficient``, ``missing_coefficient``.
+        UserError: ``invalid_equation`` and ``missing_coefficient``, which say at which character;
+            ``unknown_coefficient``.
     """
     _check_size(text)
     reader = _Reader(text, dict(coefficients or {}))
@@ -151,7 +152,8 @@ def _parsed(text: str) -> "Tree[Token]":
     try:
         tree = _grammar().parse(text)
     except UnexpectedCharacters as error:
-        _refuse(text, error.pos_in_stream, f"{text[error.pos_in_stream]!r} has no meaning here")
+        place = error.pos_in_stream or 0
+        _refuse(text, place, f"{text[place]!r} has no meaning here")
     except UnexpectedToken as error:
         place = len(text) if error.token.type == "$END" else error.token.start_pos or 0
         _refuse(text, place, "the equation ends too early" if place == len(text) else "this cannot stand here")
@@ -293,12 +295,8 @@ class _Reader:
             if value == 0.0:
                 continue
             if product not in LIBRARY:
-                _refuse(
-                    self.text,
-                    place,
-                    f"{_spelled(product)} is no term of the library",
-                    ", ".join(sorted(map(_spelled, LIBRARY))),
-                )
+                known = ", ".join(map(_spelled, LIBRARY))
+                _refuse(self.text, place, f"{_spelled(product)} is no term of the library", f"a sum of {known}")
             found[LIBRARY[product]] = -value / rate
         free = difference.free
         if free is not None:

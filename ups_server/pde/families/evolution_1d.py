@@ -11,8 +11,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ups_server.errors import UserError
 from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
-from ups_server.pde.evolution.equation import check_well_posed
+from ups_server.pde.evolution.equation import ill_posed
 from ups_server.pde.evolution.solver import evolution_solution
 from ups_server.pde.evolution.states import positive_states, sample_states
 from ups_server.pde.evolution.terms import TERMS, Term
@@ -43,10 +44,15 @@ class Evolution1D(Family):
     static_fields = (Field("f", slot=0, description="forcing, which the coefficient of that name multiplies"),)
     extent = ((0.0, 1.0),)
     boundary = BoundaryCondition.uniform(BoundaryKind.PERIODIC, 1)
+    static_optional = True
     dt = 0.05
     frame_dt = 0.05
     t_final = 1.0
     n = 128
+
+    def objection(self, coefficients: Mapping[str, float]) -> UserError | None:
+        """``ill_posed``, where the shortest waves would grow without bound."""
+        return ill_posed(coefficients)
 
     def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
         return sample_states(rng, count, grid)[..., None]
@@ -69,6 +75,7 @@ class Evolution1D(Family):
             UserError: ``ill_posed``, ``not_resolved``.
         """
         for row in range(len(initial)):
-            check_well_posed({name: float(values[row]) for name, values in coefficients.items()})
+            if (found := ill_posed({name: float(values[row]) for name, values in coefficients.items()})) is not None:
+                raise found
         forcing = None if static is None else static[..., 0]
         return evolution_solution(initial[..., 0], grid.length[0], coefficients, forcing)

@@ -355,3 +355,16 @@ def test_export_packs_a_model(ups: Ups, tmp_path: Path) -> None:
     with zipfile.ZipFile(target) as archive:
         assert archive.testzip() is None
         assert {"ups-mini/config.json", "ups-mini/model.safetensors"} <= set(archive.namelist())
+
+
+def test_solve_an_equation_in_symbols(ups: Ups, tmp_path: Path) -> None:
+    out = tmp_path / "own.nc"
+    words = ("solve", "--equation", "u_t = -c*u_x + 0.01*u_xx - 2*u", "--coef", "c=0.5", "--method", "numerical")
+    said = json.loads(ups(*words, "--resolution", "64", "--n-steps", "2", "-o", out, "--json").out)
+    assert said["equation"] == "u_t = -0.5*u_x + 0.01*u_xx - 2*u"
+    assert [term["name"] for term in said["terms"]] == ["transport", "diffusion", "decay"]
+    solved = xr.load_dataset(out)
+    assert solved.u.shape == (3, 64)
+    assert solved.attrs["equation"] == said["equation"]
+    assert "--equation" in ups("solve", "burgers", "--equation", "u_t = u_xx", "-o", out).err
+    assert "character 14" in ups("solve", "--equation", "u_t = u_xx + $", "-o", out).err

@@ -15,7 +15,6 @@ from ups_server.cli.jobs import open_store
 from ups_server.cli.options import (
     Coefficients,
     DataDir,
-    FamilyId,
     check_file,
     check_suffix,
     parse_coefficients,
@@ -38,7 +37,13 @@ PICTURES = (".png", ".gif")
 
 
 def solve(
-    family: FamilyId,
+    family: Annotated[
+        str | None, typer.Argument(metavar="FAMILY", help="A family id; `ups families` lists them. Or --equation.")
+    ] = None,
+    equation: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="An equation in symbols instead: 'u_t = -u*u_x + 0.01*u_xx + u*(1-u)'."),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="OUT", help="Written by suffix: .nc .h5 .npz .png .gif …")
     ] = None,
@@ -94,7 +99,10 @@ def solve(
 
     if model is not None and method is not None:
         raise UserError("invalid_request", "give --model or --method, not both", got=[model, method])
+    if (family is None) == (equation is None):
+        raise UserError("invalid_request", "give a family or --equation, and not both", got=[family, equation])
     coefficients = parse_coefficients(coef)
+    chosen = family or _recognised(equation or "", coefficients)
     trust: dict[str, Any] = {"diagnostics": diagnostics, "reference": reference}
     if output_resolution is not None:
         trust["output_resolution"] = parse_points(output_resolution)
@@ -107,7 +115,17 @@ def solve(
             given = [str(path) for path in (output, initial) if path is not None]
             raise UserError("invalid_request", "--detach starts from --seed; its result is kept", got=given)
         wanted = _Request(
-            family, method or model or "", coefficients, seed, n_steps, dt, save_every, resolution, points, trust
+            chosen,
+            equation,
+            method or model or "",
+            coefficients,
+            seed,
+            n_steps,
+            dt,
+            save_every,
+            resolution,
+            points,
+            trust,
         )
         _order(wanted, data_dir, as_json)
         return
@@ -116,8 +134,11 @@ def solve(
     suffixes = [suffix for exporter in EXPORTERS.values() for suffix in exporter.suffixes]
     check_suffix(output, (*suffixes, *PICTURES))
     catalog, model_id = _find_model(method or model, data_dir)
-    start = None if initial is None else _read(initial, trajectory, family, coefficients, resolution)
-    request = _Request(family, model_id, coefficients, seed, n_steps, dt, save_every, resolution, points, trust)
+    own = coefficients if equation is None else {}
+    start = None if initial is None else _read(initial, trajectory, chosen, own, resolution)
+    request = _Request(
+        chosen, equation, model_id, coefficients, seed, n_steps, dt, save_every, resolution, points, trust
+    )
     todo = _plan(request, start, catalog)
     solutions, attributes = _roll_out(todo, device)
     solution = solutions[0]
@@ -134,9 +155,10 @@ def solve(
 
 @dataclass(frozen=True)
 class _Request:
-    """The options as they were given."""
+    """The options as they were given; the family of an equation in symbols is the one that was recognised."""
 
     family: str
+    equation: str | None
     model: str
     coefficients: dict[str, float]
     seed: int
@@ -146,6 +168,14 @@ class _Request:
     resolution: int | None
     points: str | None
     trust: dict[str, Any]
+
+
+def _recognised(equation: str, coefficients: dict[str, float]) -> str:
+    """The family of an equation in symbols."""
+    from ups_server.pde.evolution.grammar import parse_equation
+    from ups_server.pde.evolution.recognition import recognise
+
+    return recognise(parse_equation(equation, coefficients)).family
 
 
 def _find_model(model: str | None, data_dir: Path | None) -> "tuple[Catalog, str]":
@@ -221,10 +251,13 @@ def _rollout_request(request: _Request, start: "State | None", catalog: "Catalog
 
     equation = find(request.family)
     dt = request.dt or catalog.model(request.model).support(equation.id).dt
+    problem: dict[str, Any] = {"equation": request.equation, "coefficients": request.coefficients}
+    if request.equation is None:
+        own = {**(start.coefficients if start else {}), **equation.named(request.coefficients)}
+        problem = {"family": equation.id, "coefficients": own}
     document: dict[str, Any] = {
         "model": request.model,
-        "family": equation.id,
-        "coefficients": {**(start.coefficients if start else {}), **equation.named(request.coefficients)},
+        **problem,
         "n_steps": request.n_steps or max(request.save_every, round(equation.t_final / dt)),
         "dt": request.dt,
         "save_every": request.save_every,

@@ -49,6 +49,29 @@ class Formula:
         """Is it the same everywhere?"""
         return self.head != "x" and all(part.constant for part in self.parts)
 
+    @property
+    def value(self) -> float:
+        """Of a constant."""
+        return float(self.at(np.zeros(1))[0])
+
+    def plus(self, other: "Formula | None") -> "Formula":
+        """The sum; numbers are added up."""
+        if other is None:
+            return self
+        whole = Formula("+", (self, other))
+        return Formula.number(whole.value) if whole.constant else whole
+
+    def times(self, other: "Formula") -> "Formula":
+        """The product; numbers come first and are multiplied out."""
+        left, right = (other, self) if other.constant else (self, other)
+        if left.constant and right.constant:
+            return Formula.number(left.value * right.value)
+        if left.constant and right.head == "*" and right.parts[0].constant:
+            left, right = left.times(right.parts[0]), right.parts[1]
+        if left.constant and left.value in (0.0, 1.0):
+            return right if left.value else Formula.number(0.0)
+        return Formula("*", (left, right))
+
     def at(self, x: Array) -> Array:
         """Values (X,) at the points x (X,); not finite where the formula is not."""
         with np.errstate(all="ignore"):

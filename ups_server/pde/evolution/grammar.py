@@ -7,16 +7,15 @@ a function of x. Nothing is evaluated but numbers, named coefficients and these 
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import cache, reduce
 from typing import NoReturn
 
-import numpy as np
 from lark import Lark, Token, Tree
 from lark.exceptions import UnexpectedCharacters, UnexpectedEOF, UnexpectedToken
 
 from ups_server.errors import UserError
 from ups_server.pde.evolution.equation import Equation
+from ups_server.pde.evolution.expressions import TIME, Expression, Product, differentiated, multiplied, spelled
 from ups_server.pde.evolution.forcing import Formula
 
 MAX_CHARACTERS = 500
@@ -84,12 +83,6 @@ NAME: /[A-Za-zα-ωΑ-Ω][A-Za-z0-9α-ωΑ-Ω_]*/
 """
 
 CONSTANTS = {"pi": math.pi, "π": math.pi}
-
-Product = tuple[int, ...]
-"""u^a u_x^b u_xx^c …: the powers (a, b, c, …), without zeros at the end."""
-
-TIME: Product = (-1,)
-"""Stands for u_t."""
 
 LIBRARY: dict[Product, str] = {
     (0, 1): "transport",
@@ -177,91 +170,15 @@ def _refuse(text: str, place: int, message: str, expected: str | None = None) ->
     )
 
 
-@dataclass(frozen=True)
-class _Sum:
-    """An expanded expression: products of u and its derivatives with numbers before them, and a function of x.
-
-    Attributes:
-        products: (number, character of its first appearance) of each product that holds u.
-        free: what does not hold u; None for nothing.
-    """
-
-    products: dict[Product, tuple[float, int]] = field(default_factory=dict)
-    free: Formula | None = None
-
-    @property
-    def number(self) -> float | None:
-        """Its value where it is a constant, else None."""
-        if self.products or (self.free is not None and not self.free.constant):
-            return None
-        return 0.0 if self.free is None else _value(self.free)
-
-    def plus(self, other: "_Sum") -> "_Sum":
-        products = dict(self.products)
-        for product, (value, place) in other.products.items():
-            known = products.get(product, (0.0, place))
-            products[product] = (known[0] + value, known[1])
-        return _Sum(products, _joined("+", self.free, other.free))
-
-    def scaled(self, factor: float) -> "_Sum":
-        products = {product: (factor * value, place) for product, (value, place) in self.products.items()}
-        return _Sum(products, None if self.free is None else _product(Formula.number(factor), self.free))
-
-
-def _value(formula: Formula) -> float:
-    """Of a constant."""
-    return float(formula.at(np.zeros(1))[0])
-
-
-def _joined(sign: str, left: Formula | None, right: Formula | None) -> Formula | None:
-    """Of two functions of x, either of which may be missing; numbers are added up."""
-    if left is None or right is None:
-        return left or right
-    whole = Formula(sign, (left, right))
-    return Formula.number(_value(whole)) if whole.constant else whole
-
-
-def _product(left: Formula, right: Formula) -> Formula:
-    """Numbers come first and are multiplied out."""
-    if left.constant and right.constant:
-        return Formula.number(_value(left) * _value(right))
-    if right.constant:
-        left, right = right, left
-    if left.constant and right.head == "*" and right.parts[0].constant:
-        left, right = _product(left, right.parts[0]), right.parts[1]
-    if left.constant and _value(left) in (0.0, 1.0):
-        return right if _value(left) else Formula.number(0.0)
-    return Formula("*", (left, right))
-
-
-def _multiplied(left: Product, right: Product) -> Product:
-    longer, shorter = sorted((left, right), key=len, reverse=True)
-    return tuple(power + (shorter[order] if order < len(shorter) else 0) for order, power in enumerate(longer))
-
-
-def _differentiated(product: Product) -> list[tuple[float, Product]]:
-    """d/dx of a product, as (number, product) each."""
-    found = []
-    for order, power in enumerate(product):
-        if power:
-            powers = [*product, 0]
-            powers[order] -= 1
-            powers[order + 1] += 1
-            while powers[-1] == 0:
-                powers.pop()
-            found.append((float(power), tuple(powers)))
-    return found
-
-
 class _Reader:
     """Expands the tree of one text."""
 
     def __init__(self, text: str, values: dict[str, float]) -> None:
         self.text, self.values = text, values
         self.used: set[str] = set()
-        self._rules: dict[str, Callable[[Tree[Token]], _Sum]] = {
-            "number": lambda node: _Sum(free=Formula.number(float(str(node.children[0])))),
-            "position": lambda node: _Sum(free=Formula("x")),
+        self._rules: dict[str, Callable[[Tree[Token]], Expression]] = {
+            "number": lambda node: Expression(free=Formula.number(float(str(node.children[0])))),
+            "position": lambda node: Expression(free=Formula("x")),
             "unknown": lambda node: self._u(0, node),
             "derivative": self._derivative,
             "fraction": self._fraction,
@@ -280,11 +197,11 @@ class _Reader:
             ),
         }
 
-    def read(self, node: "Tree[Token] | Token") -> _Sum:
+    def read(self, node: "Tree[Token] | Token") -> Expression:
         assert isinstance(node, Tree)
         return self._rules[node.data](node)
 
-    def canonical(self, difference: _Sum) -> Equation:
+    def canonical(self, difference: Expression) -> Equation:
         """From left minus right, which is to hold u_t."""
         products = dict(difference.products)
         rate, _ = products.pop(TIME, (0.0, 0))
@@ -295,48 +212,48 @@ class _Reader:
             if value == 0.0:
                 continue
             if product not in LIBRARY:
-                known = ", ".join(map(_spelled, LIBRARY))
-                _refuse(self.text, place, f"{_spelled(product)} is no term of the library", f"a sum of {known}")
+                known = ", ".join(map(spelled, LIBRARY))
+                _refuse(self.text, place, f"{spelled(product)} is no term of the library", f"a sum of {known}")
             found[LIBRARY[product]] = -value / rate
         free = difference.free
         if free is not None:
-            free = _product(Formula.number(-1.0 / rate), free)
-        if free is not None and free.constant and _value(free) == 0.0:
+            free = free.times(Formula.number(-1.0 / rate))
+        if free is not None and free.constant and free.value == 0.0:
             free = None
         return Equation.of(found, free)
 
     def _place(self, node: "Tree[Token]") -> int:
         return int(node.meta.start_pos)
 
-    def _sides(self, node: "Tree[Token]") -> tuple[_Sum, _Sum]:
+    def _sides(self, node: "Tree[Token]") -> tuple[Expression, Expression]:
         left, right = (self.read(child) for child in node.children)
         return left, right
 
-    def _u(self, order: int, node: "Tree[Token]") -> _Sum:
-        return _Sum({(*(0,) * order, 1): (1.0, self._place(node))})
+    def _u(self, order: int, node: "Tree[Token]") -> Expression:
+        return Expression({(*(0,) * order, 1): (1.0, self._place(node))})
 
-    def _derivative(self, node: "Tree[Token]") -> _Sum:
+    def _derivative(self, node: "Tree[Token]") -> Expression:
         subscript = str(node.children[0])[1:]
         if "t" in subscript:
-            return _Sum({TIME: (1.0, self._place(node))})
+            return Expression({TIME: (1.0, self._place(node))})
         return self._u(subscript.count("x"), node)
 
-    def _fraction(self, node: "Tree[Token]") -> _Sum:
+    def _fraction(self, node: "Tree[Token]") -> Expression:
         written = "".join(str(node.children[0]).split())
         above, below = written.split("/")
         if below[1] == "t":
             if len(above) > 2:
                 _refuse(self.text, self._place(node), "only the first derivative in time is understood")
-            return _Sum({TIME: (1.0, self._place(node))})
+            return Expression({TIME: (1.0, self._place(node))})
         order, other = _digits(above), _digits(below)
         if order != other:
             _refuse(self.text, self._place(node), "the orders above and below the line differ")
         return self._u(order, node)
 
-    def _name(self, node: "Tree[Token]") -> _Sum:
+    def _name(self, node: "Tree[Token]") -> Expression:
         name = str(node.children[0])
         if name in CONSTANTS:
-            return _Sum(free=Formula.number(CONSTANTS[name]))
+            return Expression(free=Formula.number(CONSTANTS[name]))
         if name not in self.values:
             raise UserError(
                 "missing_coefficient",
@@ -346,16 +263,16 @@ class _Reader:
                 hint="u is the unknown, x the position; every other name needs a value among the coefficients",
             )
         self.used.add(name)
-        return _Sum(free=Formula.number(self.values[name]))
+        return Expression(free=Formula.number(self.values[name]))
 
-    def _function(self, node: "Tree[Token]") -> _Sum:
+    def _function(self, node: "Tree[Token]") -> Expression:
         name, inside = str(node.children[0]), self.read(node.children[1])
         if inside.products or inside.free is None:
             _refuse(self.text, self._place(node), f"{name} of u is no term of the library")
         whole = Formula(name, (inside.free,))
-        return _Sum(free=Formula.number(self._finite(_value(whole), node)) if whole.constant else whole)
+        return Expression(free=Formula.number(self._finite(whole.value, node)) if whole.constant else whole)
 
-    def _derived(self, inner: "Tree[Token] | Token", order: int, node: "Tree[Token]") -> _Sum:
+    def _derived(self, inner: "Tree[Token] | Token", order: int, node: "Tree[Token]") -> Expression:
         found = self.read(inner)
         if found.free is not None and not found.free.constant:
             _refuse(self.text, self._place(node), "write the derivative of a function of x out")
@@ -365,18 +282,18 @@ class _Reader:
             for product, (value, place) in products.items():
                 if product == TIME:
                     _refuse(self.text, place, "u_t cannot stand inside a derivative")
-                for factor, result in _differentiated(product):
+                for factor, result in differentiated(product):
                     known = derived.get(result, (0.0, place))
                     derived[result] = (known[0] + factor * value, place)
             products = derived
-        return _Sum(products)
+        return Expression(products)
 
-    def _times(self, left: _Sum, right: _Sum, node: "Tree[Token]") -> _Sum:
+    def _times(self, left: Expression, right: Expression, node: "Tree[Token]") -> Expression:
         for number, other in ((left.number, right), (right.number, left)):
             if number is not None:
                 return other.scaled(self._finite(number, node))
         if left.free is not None and right.free is not None and not (left.products or right.products):
-            return _Sum(free=_product(left.free, right.free))
+            return Expression(free=left.free.times(right.free))
         products: dict[Product, tuple[float, int]] = {}
         free = self._constants(left, right, node)
         for a, (x, place) in [*left.products.items(), ((), (free[0], self._place(node)))]:
@@ -384,21 +301,21 @@ class _Reader:
                 if TIME in (a, b) and a and b:
                     _refuse(self.text, place, "u_t can be multiplied by numbers only")
                 if a or b:
-                    product = _multiplied(a, b)
+                    product = multiplied(a, b)
                     products[product] = (products.get(product, (0.0, 0))[0] + x * y, place)
         if len(products) > MAX_PRODUCTS or any(max(product) > MAX_EXPONENT for product in products):
             _refuse(self.text, self._place(node), "this product is too long")
         rest = free[0] * free[1]
         kept = {product: entry for product, entry in products.items() if entry[0] != 0.0}
-        return _Sum(kept, Formula.number(rest) if rest else None)
+        return Expression(kept, Formula.number(rest) if rest else None)
 
-    def _constants(self, left: _Sum, right: _Sum, node: "Tree[Token]") -> list[float]:
+    def _constants(self, left: Expression, right: Expression, node: "Tree[Token]") -> list[float]:
         """The numbers that stand beside the products of two sums; functions of x cannot be multiplied by u."""
         if any(side.free is not None and not side.free.constant for side in (left, right)):
             _refuse(self.text, self._place(node), "a coefficient that depends on x is not understood")
-        return [0.0 if side.free is None else _value(side.free) for side in (left, right)]
+        return [0.0 if side.free is None else side.free.value for side in (left, right)]
 
-    def _divide(self, node: "Tree[Token]") -> _Sum:
+    def _divide(self, node: "Tree[Token]") -> Expression:
         above, below = self._sides(node)
         number = below.number
         if number is not None:
@@ -407,22 +324,22 @@ class _Reader:
             _refuse(self.text, self._place(node), "a division by u is no term of the library")
         if above.products or above.free is None or below.free is None:
             _refuse(self.text, self._place(node), "a coefficient that depends on x is not understood")
-        return _Sum(free=Formula("/", (above.free, below.free)))
+        return Expression(free=Formula("/", (above.free, below.free)))
 
-    def _raised(self, node: "Tree[Token]") -> _Sum:
+    def _raised(self, node: "Tree[Token]") -> Expression:
         base, power = self._sides(node)
         exponent = power.number
         if exponent is None:
             _refuse(self.text, self._place(node), "an exponent has to be a number")
         return self._power(base, exponent, node)
 
-    def _power(self, base: _Sum, exponent: float, node: "Tree[Token]") -> _Sum:
+    def _power(self, base: Expression, exponent: float, node: "Tree[Token]") -> Expression:
         if not base.products and base.free is not None:
             whole = Formula("^", (base.free, Formula.number(exponent)))
-            return _Sum(free=Formula.number(self._finite(_value(whole), node)) if whole.constant else whole)
+            return Expression(free=Formula.number(self._finite(whole.value, node)) if whole.constant else whole)
         if exponent not in range(MAX_EXPONENT + 1):
             _refuse(self.text, self._place(node), f"an exponent of u is a whole number from 0 to {MAX_EXPONENT}")
-        one = _Sum(free=Formula.number(1.0))
+        one = Expression(free=Formula.number(1.0))
         return reduce(lambda product, _: self._times(product, base, node), range(int(exponent)), one)
 
     def _finite(self, value: float, node: "Tree[Token]") -> float:
@@ -446,15 +363,3 @@ def _orders(operator: str) -> int:
     if "_" in operator:
         return operator.count("x")
     return _digits(operator.split("/")[0])
-
-
-def _spelled(product: Product) -> str:
-    """As a reader writes it."""
-    if product == TIME:
-        return "u_t"
-    parts = []
-    for order, power in enumerate(product):
-        if power:
-            name = "u" + ("_" + "x" * order if order else "")
-            parts.append(name if power == 1 else f"{name}^{power}")
-    return "*".join(parts)

@@ -43,6 +43,7 @@ HTTP_STATUS = {
     "rate_limited": 429,
     "compute_quota_exceeded": 429,
     "engine_unavailable": 503,
+    "database_busy": 503,
     "quota_exceeded": 507,
     "storage_full": 507,
 }

@@ -1,6 +1,7 @@
 """Limits of a key: how often, how much, how long. Other origins are answered where the settings say so."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ups_server.access.keys import KeyLimits, KeyStore
 from ups_server.access.scopes import Scope
 from ups_server.access.usage import Usage
 from ups_server.api.app import create_app
+from ups_server.jobs.database import open_database
 from ups_server.settings import Settings
 
 LOCAL = ("127.0.0.1", 50000)
@@ -89,6 +91,63 @@ def test_results_count_towards_the_bytes_of_a_key(limited: RunningService) -> No
     address = f"/v1/rollouts/{first.json()['id']}"
     wait_until(lambda: limited.send("DELETE", address, **header).status_code == 204, "it has ended, and is deleted")
     assert stored() == 0
+
+
+def test_what_is_asked_for_at_once_shares_the_quota(limited: RunningService) -> None:
+    """Twenty files of 600 kB, and as many results, where one megabyte is allowed: one of each kind fits."""
+    header = key_of(limited, stored_bytes=10**6)
+    rollout = {**ROLLOUT, "grid": {"n": [1000]}, "n_steps": 149}
+    with ThreadPoolExecutor(20) as senders:
+        uploads = list(
+            senders.map(
+                lambda number: limited.send("POST", "/v1/files", {"name": f"{number}.h5", "size": 600_000}, **header),
+                range(20),
+            )
+        )
+        assert sorted(answer.status_code for answer in uploads) == [201] + [507] * 19
+        file = next(answer.json()["id"] for answer in uploads if answer.status_code == 201)
+        assert limited.send("DELETE", f"/v1/files/{file}", **header).status_code == 204
+        detached = {**header, "Prefer": "respond-async"}
+        results = list(senders.map(lambda _: limited.send("POST", "/v1/rollouts", rollout, **detached), range(20)))
+    assert sorted(answer.status_code for answer in results) == [202] + [507] * 19
+    assert {answer.json()["code"] for answer in (*uploads, *results) if answer.status_code == 507} == {"quota_exceeded"}
+    assert limited.send("GET", "/v1/keys/current", **header).json()["stored_bytes"] < 10**6
+
+
+def test_what_a_dead_process_reserved_is_free_again(tmp_path: Path) -> None:
+    database = open_database(tmp_path)
+    usage = Usage(database)
+
+    def nothing(resources: Collection[str]) -> dict[str, int]:
+        return {}
+
+    assert usage.reserve("key", "file-a", 60, 100, nothing) == 100
+    assert usage.reserve("key", "file-b", 60, 100, nothing) == 40
+    assert usage.reserve("other", "file-b", 60, 100, nothing) == 100
+    assert usage.taken("key", nothing) == 60
+    with database.write() as connection:
+        connection.exec_driver_sql("UPDATE key_resources SET reserved_until = 1")
+    assert usage.taken("key", nothing) == 0
+    assert usage.taken("key", lambda resources: dict.fromkeys(resources, 7)) == 7
+    database.close()
+
+
+def test_keys_do_not_see_each_others_idempotency_keys(limited: RunningService) -> None:
+    one, other = key_of(limited), key_of(limited)
+    detached = {"Prefer": "respond-async", "Idempotency_Key": "same"}
+    first = limited.send("POST", "/v1/rollouts", ROLLOUT, **one, **detached)
+    again = limited.send("POST", "/v1/rollouts", ROLLOUT, **one, **detached)
+    foreign = limited.send("POST", "/v1/rollouts", {**ROLLOUT, "n_steps": 3}, **other, **detached)
+    assert [answer.status_code for answer in (first, again, foreign)] == [202, 200, 202]
+    assert first.json()["id"] == again.json()["id"] != foreign.json()["id"]
+    conflict = limited.send("POST", "/v1/rollouts", ROLLOUT, **other, **detached)
+    assert conflict.json()["code"] == "idempotency_conflict"
+    files = [
+        limited.send("POST", "/v1/files", {"name": "a.h5", "size": size}, Idempotency_Key="file", **key)
+        for key, size in ((one, 10), (one, 10), (other, 20))
+    ]
+    assert [answer.status_code for answer in files] == [201, 200, 201]
+    assert files[0].json()["id"] == files[1].json()["id"] != files[2].json()["id"]
 
 
 def test_seconds_of_the_engine_outlive_the_service(settings: Settings) -> None:

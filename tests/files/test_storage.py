@@ -64,12 +64,15 @@ def test_a_later_writer_takes_over(storage: FileStorage) -> None:
 
 
 def test_one_key_makes_one_file(storage: FileStorage) -> None:
-    first, new = storage.create(REQUEST, key="k")
-    again, repeated = storage.create(REQUEST, key="k")
+    first, new = storage.create(REQUEST, storage.id_of("k"))
+    again, repeated = storage.create(REQUEST, storage.id_of("k"))
     assert (new, repeated) == (True, False)
     assert first.id == again.id
-    assert storage.create(UploadRequest(name="b.h5", size=100), key="l")[0].id != first.id
-    assert code_of(lambda: storage.create(UploadRequest(name="b.h5", size=100), key="k")) == "idempotency_conflict"
+    assert storage.create(UploadRequest(name="b.h5", size=100), storage.id_of("l"))[0].id != first.id
+    assert (
+        code_of(lambda: storage.create(UploadRequest(name="b.h5", size=100), storage.id_of("k")))
+        == "idempotency_conflict"
+    )
     assert len(storage.ids()) == 2
 
 

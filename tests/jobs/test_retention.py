@@ -14,7 +14,7 @@ from ups_server.jobs.retention import ORPHAN_S, READING_S, Results
 from ups_server.jobs.rollout_folder import RolloutFolder
 from ups_server.jobs.rollouts import order, without_waiting
 from ups_server.jobs.spec import ROLLOUT
-from ups_server.jobs.store import JobStore
+from ups_server.jobs.store import JobStore, new_id
 from ups_server.settings import Settings
 from ups_server.solve.engine import Frame
 from ups_server.solve.rollout import plan
@@ -36,7 +36,7 @@ class Shelf:
     def ordered(self) -> str:
         request = RolloutRequest.from_json(REQUEST)
         todo = plan(request, Catalog(), without_waiting(self.settings))
-        return order(request, None, todo, self.store, self.settings, None)[0].id
+        return order(request, None, todo, self.store, self.settings, None, new_id(ROLLOUT))[0].id
 
     def computed(self) -> str:
         job_id = self.ordered()

@@ -29,8 +29,10 @@ resources = sa.Table(
     metadata,
     sa.Column("resource", sa.Text, primary_key=True, nullable=False),
     sa.Column("key", sa.Text, nullable=False),
+    sa.Column("reserved", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("reserved_until", sa.Double, nullable=False, server_default="0"),
 )
-"""Which key made a file or a job."""
+"""Which key made a file or a job. reserved: bytes it is going to take, until it is there or the Unix time comes."""
 
 usage = sa.Table(
     "key_usage",

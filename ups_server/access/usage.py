@@ -2,7 +2,7 @@
 
 import threading
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -11,6 +11,9 @@ from ups_server.access.keys import DAY_S
 from ups_server.access.tables import resources, usage
 from ups_server.jobs.database import Database, now
 from ups_server.jobs.tables import jobs
+
+RESERVED_S = 600.0
+"""After so many seconds a reservation belongs to a process that is gone."""
 
 
 class Meter:
@@ -51,6 +54,46 @@ class Usage:
         row = self._insert(resources).values(resource=resource, key=key)
         with self._database.write() as connection:
             connection.execute(row.on_conflict_do_nothing(index_elements=[resources.c.resource]))
+
+    def reserve(
+        self, key: str, resource: str, size: int, allowed: int, measured: Callable[[Collection[str]], Mapping[str, int]]
+    ) -> int:
+        """Reserves bytes for what a key is going to make, in one transaction: of several at once, those that fit.
+
+        Args:
+            measured: what each of some resources takes on disk.
+
+        Returns:
+            The bytes that were left; fewer than `size`: nothing is reserved.
+        """
+        with self._database.write() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(key))))
+            left = allowed - self._taken(connection, key, measured)
+            if size <= left:
+                until = {"reserved": size, "reserved_until": now() + RESERVED_S}
+                row = self._insert(resources).values(resource=resource, key=key, **until)
+                connection.execute(row.on_conflict_do_update(index_elements=[resources.c.resource], set_=until))
+            return left
+
+    def settle(self, resource: str) -> None:
+        """What was reserved is there now, and counts for itself, or will not come."""
+        this = resources.c.resource == resource
+        with self._database.write() as connection:
+            connection.execute(sa.update(resources).where(this).values(reserved=0, reserved_until=0))
+
+    def taken(self, key: str, measured: Callable[[Collection[str]], Mapping[str, int]]) -> int:
+        """Bytes of all that a key has made and is about to make."""
+        with self._database.read() as connection:
+            return self._taken(connection, key, measured)
+
+    @staticmethod
+    def _taken(connection: sa.Connection, key: str, measured: Callable[[Collection[str]], Mapping[str, int]]) -> int:
+        pending = sa.case((resources.c.reserved_until > now(), resources.c.reserved), else_=0)
+        query = sa.select(resources.c.resource, pending).where(resources.c.key == key)
+        reserved = {resource: int(size) for resource, size in connection.execute(query)}
+        sizes = measured(reserved)
+        return sum(max(size, sizes.get(resource, 0)) for resource, size in reserved.items())
 
     def owned(self, key: str) -> set[str]:
         """Ids of all files and jobs a key has made."""

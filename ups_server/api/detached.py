@@ -11,13 +11,15 @@ from fastapi.responses import JSONResponse
 from ups_server.access.keys import ApiKey
 from ups_server.api.body import received
 from ups_server.api.memory import COPIES, Memory
-from ups_server.api.quotas import check_stored
+from ups_server.api.metering import own_key
+from ups_server.api.quotas import reserved
 from ups_server.api.service import Service
 from ups_server.catalog import Catalog
 from ups_server.files.storage import FileStorage
 from ups_server.jobs.rollout_folder import RolloutFolder
 from ups_server.jobs.rollouts import order, without_waiting
-from ups_server.jobs.spec import Job
+from ups_server.jobs.spec import ROLLOUT, Job
+from ups_server.jobs.store import new_id
 from ups_server.settings import Settings
 from ups_server.solve.planning import check_planning, planning_bytes
 from ups_server.solve.rollout import Plan, plan
@@ -78,9 +80,10 @@ def _order(
     request: RolloutRequest, arrays: Arrays | None, service: Service, key: str | None, payer: ApiKey | None
 ) -> tuple[Job, bool]:
     todo = plan(request, service.catalog, without_waiting(service.settings), arrays, service.files)
-    store = service.jobs.store
-    if key is None or not store.has_key(key):  # a repetition takes no room
-        wanted = 4 * math.prod(todo.shape)
-        check_stored(wanted, payer, service)
+    store, key, job_id = service.jobs.store, own_key(key), new_id(ROLLOUT)
+    if key is not None and store.has_key(key):  # a repetition takes no room
+        return order(request, arrays, todo, store, service.settings, key, job_id)
+    wanted = 4 * math.prod(todo.shape)
+    with reserved(job_id, wanted, payer, service):
         service.results.make_room(store, wanted)
-    return order(request, arrays, todo, store, service.settings, key)
+        return order(request, arrays, todo, store, service.settings, key, job_id)

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from ups_server.api.body import JSON, read_body
 from ups_server.api.events import EventStream, with_keep_alive
+from ups_server.api.metering import own_key
 from ups_server.api.problems import documented
 from ups_server.api.service import CurrentService, Service
 from ups_server.errors import UserError
@@ -65,7 +66,7 @@ async def create(
     request: Request, response: Response, service: Service, spec: EvaluationSpec | FineTuningSpec, key: str | None
 ) -> Job:
     """Queues a job: 201 and its place; 200 where the key has made it before."""
-    job, created = await asyncio.to_thread(service.jobs.store.create, spec, key)
+    job, created = await asyncio.to_thread(service.jobs.store.create, spec, own_key(key))
     response.status_code = 201 if created else 200
     response.headers["Location"] = f"{request.url.path}/{job.id}"
     return job

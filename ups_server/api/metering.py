@@ -28,6 +28,12 @@ Own = Callable[[str, str], Awaitable[None]]
 """(key, id of what it made) -> written down."""
 
 
+def own_key(idempotency_key: str | None) -> str | None:
+    """The Idempotency-Key of a request as it is stored: what one API key chose says nothing to another."""
+    key = KEY.get()
+    return idempotency_key if key is None or idempotency_key is None else f"{key}:{idempotency_key}"
+
+
 class MeteredEngine(Engine):
     """An engine that counts for whom it works: from the start of a rollout on, the time it is waited for."""
 
@@ -77,7 +83,10 @@ class Ownership:
                 location = Headers(raw=message["headers"]).get("location")
                 key = scope.get("state", {}).get("key")
                 if location is not None and key is not None:
-                    await asyncio.shield(asyncio.ensure_future(self._own(key, location.rpartition("/")[2])))
+                    try:
+                        await asyncio.shield(asyncio.ensure_future(self._own(key, location.rpartition("/")[2])))
+                    except SQLAlchemyError:  # it was made: whoever asked has to learn its name
+                        logger.exception("%s was not written down as a key's own", location)
             await send(message)
 
         await self.app(scope, receive, watched if scope["type"] == "http" else send)

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import sqlite3
 from http import HTTPStatus
 from typing import Any
 
@@ -9,18 +10,20 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
+from sqlalchemy.exc import DBAPIError, OperationalError
 from starlette.exceptions import HTTPException
 
 from ups_server.api.quotas import LimitReached
 from ups_server.api.security import HEADERS as SECURITY_HEADERS
 from ups_server.errors import UserError
+from ups_server.files.writing import is_full, storage_full
 from ups_server.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
-RETRY = frozenset({"queue_full", "engine_unavailable"})
+RETRY = frozenset({"queue_full", "engine_unavailable", "database_busy"})
 """Errors that go away by themselves: their answers carry Retry-After."""
 CHALLENGED = frozenset({"missing_key", "invalid_key"})
 """Errors whose answers say how to show a key (RFC 6750)."""
@@ -55,6 +58,18 @@ def problem_document(error: Exception) -> dict[str, Any]:
     return _plain_problem(500, "internal_error", "the service failed; its log says why")
 
 
+def outer_fault(error: Exception) -> Exception:
+    """What the disk or the database refused, as a problem that its reader understands; any other exception as it is."""
+    reason = error.orig if isinstance(error, DBAPIError) else error
+    if is_full(error) or getattr(reason, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+        return storage_full()
+    if isinstance(error, OperationalError):
+        return UserError(
+            "database_busy", "the database does not answer", got=str(error.orig), hint="ask again in some seconds"
+        )
+    return error
+
+
 def install(app: FastAPI, settings: Settings) -> None:
     """Makes every error answer of the app a problem document."""
 
@@ -86,6 +101,13 @@ def install(app: FastAPI, settings: Settings) -> None:
             request, UserError("invalid_request", "the request does not follow the specification", expected=places)
         )
 
+    async def refusal(request: Request, error: Exception) -> JSONResponse:
+        known = outer_fault(error)
+        if known is error:
+            raise error
+        logger.warning("%s %s: %s", request.method, request.url.path, error)
+        return await user_error(request, known)
+
     async def failure(request: Request, error: Exception) -> JSONResponse:
         # This answer is made outside of every middleware.
         return JSONResponse(problem_document(error), 500, SECURITY_HEADERS, MEDIA_TYPE)
@@ -93,6 +115,8 @@ def install(app: FastAPI, settings: Settings) -> None:
     app.add_exception_handler(UserError, user_error)
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(RequestValidationError, validation_error)
+    app.add_exception_handler(OperationalError, refusal)
+    app.add_exception_handler(OSError, refusal)
     app.add_exception_handler(Exception, failure)
 
 

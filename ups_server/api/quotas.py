@@ -2,7 +2,9 @@
 
 import math
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from functools import partial
 
 from fastapi import Request
 
@@ -61,23 +63,39 @@ def computed_today(key: ApiKey, service: Service) -> float:
     return Usage(service.jobs.database).compute_today(key.id) + service.meter.gathered(key.id)
 
 
-def check_stored(size: int, key: ApiKey | None, service: Service) -> None:
-    """Raises UserError ``quota_exceeded`` where `size` bytes more are more than the key may store."""
+@contextmanager
+def reserved(resource: str, size: int, key: ApiKey | None, service: Service) -> Iterator[None]:
+    """While a block makes a file or a job of `size` bytes, they count for its key.
+
+    Raises:
+        UserError: ``quota_exceeded`` where they are more than the key may store.
+    """
     allowed = None if key is None else limits_of(key, service).stored_bytes
     if key is None or allowed is None:
+        yield
         return
-    used = stored_bytes(key, service)
-    if used + size > allowed:
+    usage = Usage(service.jobs.database)
+    left = usage.reserve(key.id, resource, size, allowed, partial(sizes_of, service))
+    if size > left:
         raise UserError(
             "quota_exceeded",
             "files and results of this key would exceed its quota",
             got=size,
-            expected=f"at most {max(allowed - used, 0)} bytes, of {allowed} in all",
+            expected=f"at most {max(left, 0)} bytes, of {allowed} in all",
             hint="delete files and queued rollouts that are not needed any more",
         )
+    try:
+        yield
+    finally:
+        usage.settle(resource)
 
 
 def stored_bytes(key: ApiKey, service: Service) -> int:
     """Bytes of all files that a key uploaded and of the results of its asynchronous rollouts, planned ones included."""
-    mine = Usage(service.jobs.database).owned(key.id)
-    return sum(record.size for record in service.files.records() if record.id in mine) + service.results.bytes_of(mine)
+    return Usage(service.jobs.database).taken(key.id, partial(sizes_of, service))
+
+
+def sizes_of(service: Service, resources: Collection[str]) -> dict[str, int]:
+    """Bytes of those files and results that are there, by id; frames that are still to come included."""
+    files = {record.id: record.size for record in service.files.records() if record.id in resources}
+    return {**files, **service.results.sizes(set(resources) - files.keys())}

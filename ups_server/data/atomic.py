@@ -33,11 +33,15 @@ def replace_bytes(path: Path | str, content: bytes) -> None:
     except FileNotFoundError:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(partial, flags, 0o644)
-    with open(descriptor, "wb", buffering=0) as stream:
-        written, view = 0, memoryview(content)
-        while written < len(view):
-            written += stream.write(view[written:])
-    os.replace(partial, path)
+    try:
+        with open(descriptor, "wb", buffering=0) as stream:
+            written, view = 0, memoryview(content)
+            while written < len(view):
+                written += stream.write(view[written:])
+        os.replace(partial, path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
 
 
 def sync_folder(folder: Path) -> None:

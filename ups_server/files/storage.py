@@ -82,14 +82,18 @@ class FileStorage:
             return []
         return sorted(entry.name for entry in self.root.iterdir() if ID.fullmatch(entry.name))
 
-    def create(self, request: UploadRequest, key: str | None = None) -> tuple[FileRecord, bool]:
-        """A place for a file, and whether it is new; the same `key` finds the place it made before.
+    @staticmethod
+    def id_of(key: str | None = None) -> str:
+        """The id of a new file; of the same `key` always the same."""
+        return f"file-{secrets.token_hex(12) if key is None else hashlib.sha256(key.encode()).hexdigest()[:24]}"
+
+    def create(self, request: UploadRequest, file_id: str | None = None) -> tuple[FileRecord, bool]:
+        """A place for a file, and whether it is new; the same id (`id_of`) finds the place it made before.
 
         Raises:
             UserError: ``file_too_large``, ``quota_exceeded``, ``storage_full``, ``idempotency_conflict``.
         """
-        random = secrets.token_hex(12)
-        file_id = f"file-{random if key is None else hashlib.sha256(key.encode()).hexdigest()[:24]}"
+        file_id = file_id or self.id_of()
         with self._lock:
             if self.folder(file_id).is_dir():
                 return self._replayed(file_id, request), False

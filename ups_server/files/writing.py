@@ -90,9 +90,14 @@ class ContentWriter:
                 self.offset += written
                 data = data[written:]
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if is_full(error):
                 raise storage_full() from error
             raise
+
+
+def is_full(error: BaseException) -> bool:
+    """Is there no room for what was to be written: on the disk, in a quota, or in a file of this process?"""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def storage_full() -> UserError:

@@ -4,6 +4,7 @@ Writing transactions take the write lock at once (SQLite would otherwise refuse 
 another process wrote in between); everything a transaction says about time is the database's own clock.
 """
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -22,7 +23,11 @@ from ups_server.errors import UserError
 
 FILE = "ups.sqlite"
 BUSY_S = 60.0
-"""How long a writer waits for another one."""
+"""How long a writer waits for another one, where nobody waits for it."""
+PROMPT_S = 3.0
+"""The same where a client waits for an answer, which it is to have within five seconds."""
+PROBE_S = 0.5
+"""The same where somebody asks whether the database can be written at all."""
 
 
 class now(FunctionElement[float]):
@@ -68,12 +73,29 @@ class Database:
                 if found != "ok":
                     raise sqlite3.DatabaseError(found)
 
+    def writable(self) -> bool:
+        """Can a transaction write now, or within half a second?"""
+        if self.engine.dialect.name != "sqlite":
+            with contextlib.suppress(sa.exc.DBAPIError), self.read() as connection:
+                return bool(connection.exec_driver_sql("SELECT 1").scalar_one())
+            return False
+        with contextlib.suppress(sqlite3.Error):
+            probe = sqlite3.connect(self.engine.url.database or "", PROBE_S, isolation_level=None)
+            with contextlib.closing(probe):
+                probe.execute("BEGIN IMMEDIATE")
+                probe.execute("ROLLBACK")
+                return True
+        return False
+
     def close(self) -> None:
         self.engine.dispose()
 
 
-def open_database(data_dir: Path, url: str | None = None) -> Database:
+def open_database(data_dir: Path, url: str | None = None, busy_s: float = BUSY_S) -> Database:
     """The database of a service, brought to the schema of this version.
+
+    Args:
+        busy_s: how long a writer waits for another one.
 
     Raises:
         UserError: ``invalid_database_url``, ``database_unavailable``, ``database_damaged``, ``database_too_new``,
@@ -83,7 +105,7 @@ def open_database(data_dir: Path, url: str | None = None) -> Database:
 
     if url is None:
         make_private(data_dir)
-        engine = sqlite_engine(_private_file(data_dir / FILE))
+        engine = sqlite_engine(_private_file(data_dir / FILE), busy_s)
     else:
         engine = postgresql_engine(url)
     database = Database(engine)
@@ -152,10 +174,10 @@ def _understood() -> Iterator[None]:
         raise UserError("database_unavailable", "the database cannot be used", hint=str(reason)) from error
 
 
-def sqlite_engine(file: Path) -> sa.Engine:
+def sqlite_engine(file: Path, busy_s: float = BUSY_S) -> sa.Engine:
     """Write-ahead log, so that readers and the writer do not wait for each other; every commit is on disk."""
     engine = sa.create_engine(
-        sa.URL.create("sqlite", database=str(file)), connect_args={"timeout": BUSY_S}, json_serializer=dump_json
+        sa.URL.create("sqlite", database=str(file)), connect_args={"timeout": busy_s}, json_serializer=dump_json
     )
 
     @sa.event.listens_for(engine, "connect")

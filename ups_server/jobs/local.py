@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 
-from ups_server.jobs.database import Database, open_database
+from ups_server.jobs.database import PROMPT_S, Database, open_database
 from ups_server.jobs.leases import Leases
 from ups_server.jobs.store import JobStore
 from ups_server.jobs.supervisor import WorkerSupervisor
@@ -12,9 +12,10 @@ from ups_server.settings import Settings
 
 @dataclass(frozen=True)
 class Opened:
-    """What there is between start and close."""
+    """What there is between start and close: `database` for requests, `patient` for what nobody waits for."""
 
     database: Database
+    patient: Database
     store: JobStore
     leases: Leases
 
@@ -52,9 +53,10 @@ class LocalJobs:
     async def start(self) -> None:
         """Raises UserError as `open_database`."""
         settings = self._settings
-        database = await asyncio.to_thread(open_database, settings.data_dir, settings.database)
-        leases = Leases(database, settings.job_lease_s, settings.job_max_crashes)
-        self._opened = Opened(database, JobStore(database), leases)
+        patient = await asyncio.to_thread(open_database, settings.data_dir, settings.database)
+        database = await asyncio.to_thread(open_database, settings.data_dir, settings.database, PROMPT_S)
+        leases = Leases(patient, settings.job_lease_s, settings.job_max_crashes)
+        self._opened = Opened(database, patient, JobStore(database), leases)
         if settings.worker:
             self.worker = WorkerSupervisor(settings, leases)
             self.worker.start()
@@ -64,4 +66,5 @@ class LocalJobs:
             await self.worker.close()
         if self._opened is not None:
             self._opened.database.close()
+            self._opened.patient.close()
             self._opened = None

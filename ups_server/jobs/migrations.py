@@ -101,7 +101,15 @@ def api_keys(connection: sa.Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
-MIGRATIONS: tuple[Step, ...] = (jobs_and_events, model_of_a_job, api_keys)
+def reservations(connection: sa.Connection) -> None:
+    """What a file or job is going to take counts from the moment it is let in."""
+    connection.exec_driver_sql("ALTER TABLE key_resources ADD COLUMN reserved BIGINT NOT NULL DEFAULT 0")
+    connection.exec_driver_sql(
+        "ALTER TABLE key_resources ADD COLUMN reserved_until DOUBLE PRECISION NOT NULL DEFAULT 0"
+    )
+
+
+MIGRATIONS: tuple[Step, ...] = (jobs_and_events, model_of_a_job, api_keys, reservations)
 """Version v of the schema is what the first v steps make."""
 
 

@@ -94,14 +94,14 @@ class Results:
                 taken -= entry.bytes
         return self._settings.results_bytes - taken
 
-    def bytes_of(self, job_ids: Collection[str]) -> int:
-        """What the results of these jobs take, the frames that are still to come included."""
-        taken = 0
+    def sizes(self, job_ids: Collection[str]) -> dict[str, int]:
+        """What the results of these jobs take, by job, the frames that are still to come included."""
+        found = {}
         for job_id in job_ids:
             folder = RolloutFolder(self._settings.data_dir, job_id)
             with contextlib.suppress(FileNotFoundError, UserError):  # none, or removed meanwhile
-                taken += folder.bytes()
-        return taken
+                found[job_id] = folder.bytes()
+        return found
 
     def make_room(self, store: JobStore, wanted: int) -> None:
         """Raises UserError ``quota_exceeded``."""

@@ -16,10 +16,11 @@ from typing import Any
 
 from ups_server.data.zarr_steps import ZarrSteps
 from ups_server.errors import UserError
+from ups_server.files.writing import is_full, storage_full
 from ups_server.jobs.leases import Lease, LeaseLost, Leases
 from ups_server.jobs.rollout_folder import RolloutFolder
 from ups_server.jobs.spec import ROLLOUT, Job, RolloutJobSpec
-from ups_server.jobs.store import JobStore, new_id
+from ups_server.jobs.store import JobStore
 from ups_server.jobs.worker import plain
 from ups_server.settings import Settings
 from ups_server.solve.engine import BlowUp, Engine, Frame
@@ -36,9 +37,15 @@ Planner = Callable[[RolloutFolder], Awaitable[Plan]]
 
 
 def order(
-    request: RolloutRequest, arrays: Arrays | None, todo: Plan, store: JobStore, settings: Settings, key: str | None
+    request: RolloutRequest,
+    arrays: Arrays | None,
+    todo: Plan,
+    store: JobStore,
+    settings: Settings,
+    key: str | None,
+    job_id: str,
 ) -> tuple[Job, bool]:
-    """Queues a rollout; (job, True), or the job that the same key made before and False.
+    """Queues a rollout under an id; (job, True), or the job that the same key made before and False.
 
     Raises:
         UserError: ``not_kept``, ``idempotency_conflict``.
@@ -49,7 +56,6 @@ def order(
             "diagnostics and reference are for whoever waits for a rollout, not kept with a result",
             expected="a rollout without them, or one that is waited for",
         )
-    job_id = new_id(ROLLOUT)
     folder = RolloutFolder(settings.data_dir, job_id)
     created = False
     try:
@@ -173,6 +179,8 @@ class RolloutRunner:
 
     async def _failed(self, leases: Leases, attempt: Attempt, error: Exception) -> None:
         """What was reached is kept; a problem of our own says nothing about our insides."""
+        if is_full(error):
+            error = storage_full()
         if isinstance(error, UserError):
             problem = plain(error.problem())
         else:
@@ -182,6 +190,9 @@ class RolloutRunner:
         try:
             if attempt.frames:
                 await asyncio.to_thread(attempt.folder.finish, attempt.frames, list(attempt.flags))
+        except OSError as refused:
+            logger.warning("%s: its last frame could not be written down: %s", attempt.lease.job.id, refused)
+        try:
             await asyncio.to_thread(leases.fail, attempt.lease, problem)
         except Exception:
             logger.exception("%s: its failure could not be written down", attempt.lease.job.id)

@@ -70,7 +70,6 @@ class JobStore:
             raise UserError(
                 "idempotency_conflict",
                 "this Idempotency-Key made another job",
-                got=idempotency_key,
                 expected=f"the request that made {earlier.id}, or another key",
             )
         return earlier, False

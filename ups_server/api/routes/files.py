@@ -8,10 +8,12 @@ from fastapi.responses import FileResponse
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
+from ups_server.access.keys import ApiKey
 from ups_server.api.access import Admitted
 from ups_server.api.body import JSON, read_body
+from ups_server.api.metering import own_key
 from ups_server.api.problems import documented
-from ups_server.api.quotas import check_stored
+from ups_server.api.quotas import reserved
 from ups_server.api.receiving import HDF5_TYPES, described_upload, range_start, receive
 from ups_server.api.service import CurrentService, Service
 from ups_server.errors import UserError
@@ -104,8 +106,9 @@ async def create_file(
             got=essence,
             expected=(JSON, *HDF5_TYPES),
         )
-    await asyncio.to_thread(check_stored, wanted.size, caller.key if caller else None, service)
-    record, new = await asyncio.to_thread(service.files.create, wanted, idempotency_key)
+    record, new = await asyncio.to_thread(
+        _place, wanted, own_key(idempotency_key), caller.key if caller else None, service
+    )
     if essence != JSON and record.state == "uploading":
         try:
             record = await _take(request, service, record, 0)
@@ -200,6 +203,15 @@ def delete_file(file_id: str, service: CurrentService) -> None:
         raise UserError("file_in_use", f"{file_id} is in use", got=user, hint="cancel the job, or wait for it")
     service.examiner.cancel(file_id)
     service.files.delete(file_id)
+
+
+def _place(wanted: UploadRequest, key: str | None, payer: ApiKey | None, service: Service) -> tuple[FileRecord, bool]:
+    """A place for a file, which counts for the API key `payer`, and whether it is new."""
+    file_id = service.files.id_of(key)
+    if service.files.folder(file_id).is_dir():  # a repetition takes no room
+        return service.files.create(wanted, file_id)
+    with reserved(file_id, wanted.size, payer, service):
+        return service.files.create(wanted, file_id)
 
 
 async def _take(request: Request, service: Service, record: FileRecord, start: int) -> FileRecord:

@@ -1,5 +1,6 @@
 """Is the service alive, and can it answer rollouts?"""
 
+import asyncio
 from dataclasses import replace
 
 from fastapi import APIRouter, Response
@@ -19,7 +20,8 @@ class Alive(BaseModel):
 
 
 class Readiness(BaseModel):
-    """State of the engine: `starting`, `loading` (the default model), `ready`, `draining` or `down`."""
+    """State of the engine: `starting`, `loading` (the default model), `ready`, `draining`, or `down`, as it also is
+    while the database cannot be written."""
 
     status: str
     reason: str | None
@@ -38,8 +40,10 @@ async def healthz() -> Alive:
 
 @router.get("/readyz", responses={503: {"model": Readiness, "description": "Not ready yet, or the engine is down."}})
 async def readyz(service: CurrentService, response: Response) -> Readiness:
-    """200 once the engine holds the default model; 503 until then."""
+    """200 once the engine holds the default model and the database can be written; 503 until then."""
     health = service.engine.health()
+    if not await asyncio.to_thread(service.jobs.database.writable):
+        health = replace(health, state="down", reason="the database cannot be written: it is locked or away")
     if service.draining.is_set():
         health = replace(health, state="draining", reason="the service is shutting down")
     if health.state != "ready":

@@ -2,7 +2,8 @@
 
 Beside the bare loop (the operator alone, no units, no arrays, no checks), `ups-paper` with the same language model
 (which reads at every step), and the family's reference solver on the coarsest grid that is no worse than the model
-(error at the model's points after `STEPS` steps, against the solver on a finer grid). Sides are measured in turns in
+(error at the model's points after `STEPS` steps, against the solver on a finer grid), over whole rollouts of `STEPS`
+steps, its preparation included: what a solver does in one step may be for later ones. Sides are measured in turns in
 one process; medians are printed, and ratios of neighbours, which depend little on how busy the machine is.
 
     python benchmarks/rollout.py [--repeats 5] [--threads 1] [--json OUT]
@@ -27,7 +28,8 @@ from ups_server.model.config import PRESETS
 from ups_server.pde import Grid, family
 from ups_server.solve.classical import Numerical
 from ups_server.solve.neural import UPSSolver, load_neural
-from ups_server.solve.solver import Frames, Problem, rollout
+from ups_server.solve.solver import Frames, Problem, Session
+from ups_server.solve.solver import rollout as steps_of
 
 STEPS = 10
 PAPER_GOAL = 10.0
@@ -107,6 +109,14 @@ def step_seconds(step: Callable[[], object], repeats: int) -> float:
     return (time.perf_counter() - started) / repeats
 
 
+def rollout_seconds(begin: Callable[[], Session]) -> float:
+    """A step's share of a whole rollout."""
+    started = time.perf_counter()
+    for _ in steps_of(begin(), STEPS):
+        pass
+    return (time.perf_counter() - started) / STEPS
+
+
 def bare_step(solver: UPSSolver, todo: Problem, initial: Frames) -> Callable[[], object]:
     """The operator on its own output, without units and arrays."""
     session = solver.session(todo, initial)
@@ -124,7 +134,7 @@ def bare_step(solver: UPSSolver, todo: Problem, initial: Frames) -> Callable[[],
 def matched(case: Case, initial: Frames, model_error: float, truth: Frames) -> int:
     """Points of the coarsest grid on which the reference solver is no worse than the model."""
     for n in case.coarse:
-        *_, last = rollout(Numerical().session(problem(case, n), thinned(initial, n)), STEPS)
+        *_, last = steps_of(Numerical().session(problem(case, n), thinned(initial, n)), STEPS)
         if error(last, truth) <= model_error:
             return n
     return case.coarse[-1]
@@ -134,20 +144,21 @@ def measure(case: Case, batch: int, ours: UPSSolver, paper: UPSSolver, repeats: 
     initial = states(case, batch)
     given, todo = thinned(initial, 128), problem(case, 128)
     few = initial[: min(2, batch)]
-    *_, truth = rollout(Numerical().session(problem(case, case.fine), few), STEPS)
-    *_, predicted = rollout(ours.session(todo, thinned(few, 128)), STEPS)
+    *_, truth = steps_of(Numerical().session(problem(case, case.fine), few), STEPS)
+    *_, predicted = steps_of(ours.session(todo, thinned(few, 128)), STEPS)
     model_error = error(predicted, truth)
     points = matched(case, few, model_error, truth)
     sides = {
         "service": ours.session(todo, given).step,
         "bare": bare_step(ours, todo, given),
         "paper": paper.session(todo, given).step,
-        "numerical": Numerical().session(problem(case, points), thinned(initial, points)).step,
     }
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    coarse, start = problem(case, points), thinned(initial, points)
+    seconds: dict[str, list[float]] = {name: [] for name in (*sides, "numerical")}
     for _ in range(repeats):
         for name, side in sides.items():
             seconds[name].append(step_seconds(side, 1 if name == "paper" else 5))
+        seconds["numerical"].append(rollout_seconds(lambda: Numerical().session(coarse, start)))
     found = {name: 1e3 * statistics.median(values) for name, values in seconds.items()}
     return Row(case.family, batch, points=points, model_error=model_error, **found)
 

@@ -1,9 +1,11 @@
 """What the step benchmark compares: averages of cells, errors on the coarser grid, the solver at matched error."""
 
 import numpy as np
+import pytest
 
 from benchmarks import rollout
 from ups_server.solve.classical import Numerical
+from ups_server.solve.solver import Frames
 from ups_server.solve.solver import rollout as steps
 
 
@@ -28,3 +30,21 @@ def test_a_smaller_error_takes_a_finer_grid() -> None:
     points = [rollout.matched(case, initial, allowed, truth) for allowed in (10.0, 0.02, 0.0)]
     assert points == sorted(points)
     assert (points[0], points[-1]) == (8, 32)
+
+
+def test_a_step_costs_its_share_of_the_whole_rollout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session that does all of its work in the first step, or before it, is charged for it."""
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+
+    class Hasty:
+        def __init__(self) -> None:
+            clock[0] += 2.0
+            self.done = 0
+
+        def step(self) -> Frames:
+            clock[0] += 3.0 if self.done == 0 else 0.0
+            self.done += 1
+            return np.zeros((1, 8, 1), dtype=np.float32)
+
+    assert rollout.rollout_seconds(Hasty) == 5.0 / rollout.STEPS

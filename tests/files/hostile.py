@@ -10,6 +10,7 @@ import numpy as np
 from h5py import h5a, h5d, h5g, h5p, h5s, h5t, h5z
 
 from tests.pdebench_files import plain, values_of, write
+from ups_server.data.hdf5 import LZF
 
 ATTRIBUTES = {"beta": 0.4}
 SHAPE = (3, 5, 16)
@@ -225,6 +226,36 @@ def damaged_chunk(path: Path, secret: Path) -> None:
         data.id.write_direct_chunk((0, 0, 0), b"\x00" * 64)
 
 
+def lzf_grows(path: Path, secret: Path) -> None:
+    """A chunk of LZF that decodes to more than a chunk holds."""
+    lzf(path, b"\x00a" + b"\xe0\xff\x00" * 10)
+
+
+def lzf_shrinks(path: Path, secret: Path) -> None:
+    """A chunk of LZF that decodes to less: the rest would be whatever lay in memory."""
+    lzf(path, b"\x00a")
+
+
+def lzf_size(path: Path, secret: Path) -> None:
+    """LZF told to decode into a buffer that is smaller than a chunk."""
+    plist = h5p.create(h5p.DATASET_CREATE)
+    plist.set_chunk(SHAPE)
+    plist.set_filter(LZF, h5z.FLAG_OPTIONAL, (4, 261, 1))
+    # The filter writes the size of the chunk itself when the dataset is made: take it out again.
+    chunked(path, plist, SHAPE, [((0, 0, 0), b"\x00a")])
+    content = path.read_bytes()
+    size = (4 * SHAPE[0] * SHAPE[1] * SHAPE[2]).to_bytes(4, "little")
+    place = content.index(size, content.index(b"lzf"))
+    path.write_bytes(content[:place] + (1).to_bytes(4, "little") + content[place + 4 :])
+
+
+def lzf(path: Path, raw: bytes) -> None:
+    with replaced(path) as file:
+        data = file.create_dataset("tensor", SHAPE, "f4", chunks=SHAPE, compression="lzf")
+        data[:] = values_of("advection")[..., 0]
+        data.id.write_direct_chunk((0, 0, 0), raw)
+
+
 def chunked(
     path: Path, plist: h5p.PropDCID, shape: tuple[int, ...], chunks: list[tuple[tuple[int, ...], bytes]]
 ) -> None:
@@ -272,5 +303,8 @@ HOSTILE = {
     "whole numbers": Hostile(whole_numbers, "wrong_dtype", "/tensor does not hold floating-point numbers"),
     "NaN": Hostile(nan_filled, "unusable_file", "u holds 240 values that are not finite"),
     "no trajectories": Hostile(no_trajectories, "empty_file", "/tensor holds no values"),
+    "LZF that grows": Hostile(lzf_grows, "chunk_refused", "that LZF decodes to another size"),
+    "LZF that shrinks": Hostile(lzf_shrinks, "chunk_refused", "that LZF decodes to another size"),
+    "LZF of another size": Hostile(lzf_size, "filter_refused", "declares another size for LZF"),
     "damaged chunk": Hostile(damaged_chunk, "unusable_file", "its data are damaged or missing"),
 }

@@ -23,17 +23,24 @@ Key = Annotated[
     typer.Option("--key", help="API key, where the service asks for one; UPS_KEY keeps it out of sight."),
 ]
 FileId = Annotated[str, typer.Argument(metavar="ID", help="A file's id; `ups files list` lists them.")]
+INLINE = ("{", "\n", ": ")
+"""What a declaration holds that is text, and the name of its file hardly."""
 LOCAL = "http://127.0.0.1:8000"
 
 
 @app.command()
 def upload(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="An HDF5 file in one of PDEBench's layouts.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="HDF5 in one of PDEBench's layouts, or NetCDF-4 or npz of ours.")
+    ],
     family: Annotated[str | None, typer.Option(help="Its family, where the file does not say.")] = None,
     coef: CoefficientOptions = None,
     declaration: Annotated[
-        Path | None,
-        typer.Option(metavar="YAML", help="A declaration as YAML or JSON: an equation of your own, boundary, axes, …"),
+        str | None,
+        typer.Option(
+            metavar="FILE|YAML",
+            help="A declaration as YAML or JSON, or the file it is in: an equation of your own, boundary, axes, …",
+        ),
     ] = None,
     url: Url = LOCAL,
     key: Key = None,
@@ -108,8 +115,8 @@ def _client(url: str, key: str | None) -> Iterator["Client"]:
         raise UserError("unreachable", f"no service answers at {url}", got=str(error), hint=hint) from None
 
 
-def _declaration(path: Path | None, family: str | None, coefficients: dict[str, float]) -> dict[str, Any]:
-    """What the options and a file say together; the options win.
+def _declaration(declaration: str | None, family: str | None, coefficients: dict[str, float]) -> dict[str, Any]:
+    """What the options and a declaration, a file or text, say together; the options win.
 
     Raises:
         UserError: ``not_found``, ``invalid_declaration``.
@@ -117,14 +124,17 @@ def _declaration(path: Path | None, family: str | None, coefficients: dict[str, 
     import yaml
 
     said: Any = {}
-    if path is not None:
-        check_file(path)
+    if declaration is not None:
+        inline = any(mark in declaration for mark in INLINE)
+        where = "the declaration" if inline else declaration
+        if not inline:
+            check_file(Path(declaration))
         try:
-            said = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise UserError("invalid_declaration", f"{path} is not YAML", got=str(error)) from None
+            said = yaml.safe_load(declaration if inline else Path(declaration).read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError("invalid_declaration", f"{where} is not YAML", got=str(error)) from None
         if not isinstance(said, dict):
-            raise UserError("invalid_declaration", f"{path} is no mapping", got=type(said).__name__)
+            raise UserError("invalid_declaration", f"{where} is no mapping", got=type(said).__name__)
     if family is not None:
         said["family"] = family
     if coefficients:

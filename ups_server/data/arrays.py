@@ -3,7 +3,8 @@
 import json
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self, final
@@ -11,6 +12,7 @@ from typing import Any, ClassVar, Self, final
 import numpy as np
 from numpy.typing import NDArray
 
+from ups_server.data.npz import stored_arrays
 from ups_server.data.pdebench.axes import grid_of
 from ups_server.data.pdebench.coefficients import by_coefficient, coefficient_table
 from ups_server.data.pdebench.identify import canonical
@@ -24,12 +26,22 @@ from ups_server.pde.grid import Grid
 from ups_server.pde.state import Trajectory
 
 AXES = ("x", "y", "z")
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile)
+UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    RuntimeError,
+    TypeError,
+    IndexError,
+    AttributeError,
+    zipfile.BadZipFile,
+)
 """What the libraries below raise on files that are damaged or another format."""
 
 
-def open_arrays(path: Path, family: str | None, coefficients: Mapping[str, float] | None = None) -> "ArraySource":
-    """Open a `.nc`, `.zarr` or `.npz` of trajectories.
+def open_npz(path: Path, family: str | None, coefficients: Mapping[str, float] | None = None) -> "NpzSource":
+    """Open an npz of trajectories.
 
     Args:
         family: needed where the file does not say, and must agree with it where it does.
@@ -38,12 +50,27 @@ def open_arrays(path: Path, family: str | None, coefficients: Mapping[str, float
     Raises:
         UserError: ``unreadable``, or what is missing or contradictory.
     """
-    said = Said(family, coefficients or {})
+    with _damage_named(path):
+        return NpzSource(path, Said(family, coefficients or {}))
+
+
+def open_netcdf(path: Path, family: str | None, coefficients: Mapping[str, float] | None = None) -> "XarraySource":
+    """Open a NetCDF-4 file of trajectories; the rest as in `open_npz`."""
+    with _damage_named(path):
+        return XarraySource(path, Said(family, coefficients or {}))
+
+
+def open_zarr(path: Path, family: str | None, coefficients: Mapping[str, float] | None = None) -> "XarraySource":
+    """Open a Zarr folder of trajectories; the rest as in `open_npz`."""
+    return open_netcdf(path, family, coefficients)
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
     try:
-        return NpzSource(path, said) if path.suffix.lower() == ".npz" else XarraySource(path, said)
+        yield
     except UNREADABLE as error:
-        reason = "is empty" if path.is_file() and path.stat().st_size == 0 else "is damaged or of another format"
-        raise UserError("unreadable", f"{path.name} {reason}") from error
+        raise UserError("unreadable", f"{path.name} is damaged or of another format") from error
 
 
 @dataclass(frozen=True)
@@ -254,60 +281,55 @@ class XarraySource(ArraySource):
 
 
 class NpzSource(ArraySource):
-    """`data` ([N,] T, X..., C), mapped into memory, and the header as JSON text."""
+    """`data` ([N,] T, X..., C), mapped into memory a row at a time, and the header as JSON text."""
 
     layout = "npz"
 
     def __init__(self, path: Path, said: Said) -> None:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            if not {"header", "data", "times"} <= set(file.files):
-                raise UserError("missing_dataset", f"{path.name} lacks header, data or times", got=file.files[:12])
-            entries = json.loads(str(file["header"]))
-            times = np.asarray(file["times"], np.float64)
-            axes = {name: np.asarray(file[name], np.float64) for name in AXES if name in file.files}
-            has_static = "static" in file.files
-        data = _mapped(path, "data")
+        self._arrays = stored_arrays(path)
+        if not {"header", "data", "times"} <= set(self._arrays):
+            raise UserError("missing_dataset", f"{path.name} lacks header, data or times", got=list(self._arrays)[:12])
+        entries = json.loads(str(self._small("header").astype(str)))
+        if not isinstance(entries, dict) or not isinstance(entries.get("coefficients", {}), dict):
+            raise UserError("wrong_attribute", f"the header of {path.name} is no mapping")
         equation = said.equation(path, entries.get("family"))
-        if data.ndim == equation.ndim + 2:
-            data = data[None]
+        data = self._arrays["data"]
+        self._alone = len(data.shape) == equation.ndim + 2
+        count = 1 if self._alone else data.shape[0]
+        times = np.asarray(self._small("times"), np.float64)
+        axes = {name: np.asarray(self._small(name), np.float64) for name in AXES if name in self._arrays}
         coefficients = {name: np.asarray(value, np.float64) for name, value in entries.get("coefficients", {}).items()}
-        super().__init__(path, equation, entries, times, axes, coefficients, len(data), said.coefficients)
-        expected = (len(data), len(times), *self.grid.n, len(self.fields))
-        if data.shape != expected or data.dtype.kind != "f":
-            raise UserError(
-                "wrong_shape", "data do not fit the axes", got=(data.shape, str(data.dtype)), expected=expected
-            )
-        if self.static_fields and not has_static:
-            raise UserError("missing_dataset", f"{path.name} lacks static", expected=self.static_fields)
-        self._data = data
-        shape = (len(data), *self.grid.n, len(self.static_fields))
-        self._fixed = _mapped(path, "static").reshape(shape) if self.static_fields else np.zeros(shape, np.float32)
+        super().__init__(path, equation, entries, times, axes, coefficients, count, said.coefficients)
+        expected = (count, len(times), *self.grid.n, len(self.fields))
+        self._expect("data", expected)
+        if self.static_fields:
+            if "static" not in self._arrays:
+                raise UserError("missing_dataset", f"{path.name} lacks static", expected=self.static_fields)
+            self._expect("static", (count, *self.grid.n, len(self.static_fields)))
 
     def close(self) -> None:
-        """The maps go with the last reference to them."""
+        """Nothing stays open: every read maps what it reads."""
+
+    def _small(self, name: str) -> NDArray[Any]:
+        return self._arrays[name].part()
+
+    def _expect(self, name: str, shape: tuple[int, ...]) -> None:
+        found = self._arrays[name]
+        wanted = shape[1:] if self._alone and len(found.shape) == len(shape) - 1 else shape
+        if found.shape != wanted or found.dtype.kind != "f":
+            raise UserError(
+                "wrong_shape", f"{name} does not fit the axes", got=(found.shape, str(found.dtype)), expected=shape
+            )
+
+    def _row(self, name: str, row: int) -> NDArray[Any]:
+        found = self._arrays[name]
+        axes = self.grid.ndim + (2 if name == "data" else 1)
+        return found.part() if len(found.shape) == axes else found.part(row)
 
     def _values(self, channel: int, row: int, frames: slice, space: tuple[slice, ...]) -> NDArray[np.floating[Any]]:
-        where: tuple[Any, ...] = (row, frames, *space, channel)
-        return np.asarray(self._data[where])
+        where: tuple[Any, ...] = (frames, *space, channel)
+        return np.asarray(self._row("data", row)[where])
 
     def _static(self, channel: int, row: int, space: tuple[slice, ...]) -> NDArray[np.floating[Any]]:
-        where: tuple[Any, ...] = (row, *space, channel)
-        return np.asarray(self._fixed[where])
-
-
-def _mapped(path: Path, name: str) -> NDArray[Any]:
-    """An array of an uncompressed npz as a map of its bytes in the file."""
-    with zipfile.ZipFile(path) as archive:
-        entry = archive.getinfo(f"{name}.npy")
-    if entry.compress_type != zipfile.ZIP_STORED:
-        raise UserError("unsupported_storage", f"{name} in {path.name} is compressed", hint="write it with np.savez")
-    with path.open("rb") as stream:
-        stream.seek(entry.header_offset + 26)
-        lengths = np.frombuffer(stream.read(4), "<u2")
-        stream.seek(entry.header_offset + 30 + int(lengths.sum()))
-        version = np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(stream)
-        if dtype.hasobject or 0 in shape:
-            raise UserError("wrong_dtype", f"{name} in {path.name} holds no numbers", got=(shape, str(dtype)))
-        return np.memmap(path, dtype, "r", stream.tell(), tuple(shape), "F" if fortran else "C")
+        where: tuple[Any, ...] = (*space, channel)
+        return np.asarray(self._row("static", row)[where])

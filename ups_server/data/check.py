@@ -1,11 +1,12 @@
 """The checker of trajectory files, for the command line, uploads and tests."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from ups_server.data.pdebench.reading import PdebenchSource
 from ups_server.data.report import AxisReport, CheckReport, DatasetReport, report_text
 from ups_server.data.rows import LeftOut, grouped
 from ups_server.data.source import TrajectorySource, matching, open_source
@@ -61,6 +62,7 @@ def _report(file: Path, source: TrajectorySource, scan: Scan) -> CheckReport:
         bytes=_bytes(file),
         layout=layout,
         family=family.id,
+        guessed_from=source.guessed_from if isinstance(source, PdebenchSource) else None,
         equation=family.equation,
         coefficients=_coefficient_ranges(source),
         axes=tuple(
@@ -83,8 +85,18 @@ def _report(file: Path, source: TrajectorySource, scan: Scan) -> CheckReport:
             LeftOut(reason=group.reason, rows=group.rows[:LISTED_ROWS]) for group in grouped(left_out)[:LISTED_REASONS]
         ),
         problems=tuple(scan.problems()),
-        warnings=(*doubts, *scan.warnings()),
+        warnings=(*_guesses(source, family), *doubts, *scan.warnings()),
     )
+
+
+def _guesses(source: TrajectorySource, family: Family) -> Iterator[str]:
+    """What the report takes for granted though nobody says it."""
+    if not isinstance(source, PdebenchSource):
+        return
+    if source.guessed_from is not None:
+        yield f"the family {family.id} is guessed from {source.guessed_from}; if it is another, name it or its equation"
+    for name in source.assumed:
+        yield f"nothing says {name}: the default of {family.id} is assumed"
 
 
 def _coefficient_ranges(source: TrajectorySource) -> dict[str, tuple[float, float]]:
@@ -124,8 +136,6 @@ def _bytes(file: Path) -> int:
 
 
 def _storage(source: TrajectorySource) -> tuple[str, tuple[DatasetReport, ...]]:
-    from ups_server.data.pdebench.reading import PdebenchSource
-
     if isinstance(source, PdebenchSource):
         found = source.datasets()
         return source.layout, tuple(

@@ -1,5 +1,6 @@
 """Opening HDF5 files that others wrote: plain local float data or one clear sentence."""
 
+import itertools
 from pathlib import Path
 from typing import Any, cast
 
@@ -7,29 +8,61 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from ups_server.data.formats import Container, container_of, refuse_collections
 from ups_server.errors import UserError
 
 CHUNK_CACHE_BYTES = 64 * 2**20
 """Published files have chunks of several MB across rows: HDF5's default of 1 MB would decode them again and again."""
 CHUNK_CACHE_SLOTS = 10007
 MAX_CHUNK_BYTES = 2**30
-BUILT_IN_FILTERS = {1, 2, 3, 6}
-"""Deflate, shuffle, Fletcher-32 and scale-offset, by their registered numbers."""
+ROOT_NAMES = 64
+"""Names at the root that are looked at to recognise another collection's layout."""
+LZF = 32000
+BUILT_IN_FILTERS = {1, 2, 3, 6, LZF}
+"""Deflate, shuffle, Fletcher-32, scale-offset and LZF, which h5py brings, by their registered numbers."""
 
 
 def open_file(path: Path) -> h5py.File:
     """Open for reading.
 
     Raises:
-        UserError: ``not_hdf5``: empty, truncated or another format.
+        UserError: ``not_hdf5`` (empty, truncated or another format), ``unreadable`` (rights), ``file_locked``, or
+            ``unknown_layout`` for the layouts of other collections.
     """
-    if path.stat().st_size == 0:
-        raise UserError("not_hdf5", f"{path.name} is empty")
+    if container_of(path) is not Container.HDF5:
+        raise UserError("not_hdf5", f"{path.name} is an npz file, not an HDF5 file")
     try:
-        return h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE_BYTES, rdcc_nslots=CHUNK_CACHE_SLOTS)
+        file = h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE_BYTES, rdcc_nslots=CHUNK_CACHE_SLOTS)
     except OSError as error:
-        reason = "is truncated" if "truncated" in str(error) else "is not an HDF5 file"
-        raise UserError("not_hdf5", f"{path.name} {reason}") from error
+        raise _not_opened(path, str(error)) from error
+    try:
+        refuse_collections(path.name, {name for name in itertools.islice(file, ROOT_NAMES)})
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _not_opened(path: Path, reason: str) -> UserError:
+    """What h5py says of a file that it does not open."""
+    if "unable to lock file" in reason:
+        return UserError(
+            "file_locked",
+            f"{path.name} is open for writing in another process",
+            hint="close it there; HDF5_USE_FILE_LOCKING=FALSE reads it all the same",
+        )
+    if "already open for write" in reason or "consistency flags" in reason:
+        return UserError(
+            "file_locked",
+            f"{path.name} is open for writing in another process, or its writer was killed",
+            hint=f"close it there; where nobody writes it, `h5clear -s {path.name}` takes the mark away",
+        )
+    return UserError("not_hdf5", f"{path.name} {'is truncated' if 'truncated' in reason else 'is not an HDF5 file'}")
+
+
+def is_netcdf(file: h5py.File) -> bool:
+    """Whether a NetCDF library wrote it."""
+    return "_NCProperties" in file.attrs
 
 
 def has(group: h5py.Group, name: str, kind: type) -> bool:
@@ -124,17 +157,18 @@ def unwritten(source: h5py.Dataset) -> NDArray[np.int64]:
 
 
 def numbers(attributes: h5py.AttributeManager) -> list[tuple[str, NDArray[np.float64]]]:
-    """The numeric attributes by name; in which case coefficients are written differs between files, and within one."""
+    """The numeric attributes that are not empty, by name; their case differs between files, and within one."""
     found = []
     for name in attributes:
-        kind = attributes.get_id(name).dtype.kind
-        if kind in "fiu" and attributes.get_id(name).get_storage_size() <= 2**24:
+        attribute = attributes.get_id(name)
+        empty = attribute.get_space().get_simple_extent_type() == h5py.h5s.NULL
+        if not empty and attribute.dtype.kind in "fiu" and attribute.get_storage_size() <= 2**24:
             found.append((name, np.asarray(attributes[name], dtype=np.float64)))
     return found
 
 
 def text(attributes: h5py.AttributeManager, name: str) -> str | None:
-    """A text attribute, None where absent.
+    """A text attribute, None where absent or empty.
 
     Raises:
         UserError: ``wrong_attribute`` where it is no text.
@@ -142,6 +176,8 @@ def text(attributes: h5py.AttributeManager, name: str) -> str | None:
     if name not in attributes:
         return None
     value = attributes[name]
+    if isinstance(value, h5py.Empty):
+        return None
     if isinstance(value, bytes):
         value = value.decode(errors="replace")
     if not isinstance(value, str):

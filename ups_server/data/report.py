@@ -51,6 +51,7 @@ class CheckReport(BaseModel):
     """What a file holds and whether it can be used.
 
     Attributes:
+        guessed_from: what alone suggests the family, where neither the user nor the file say it.
         coefficients: name -> (lowest, highest) over the trajectories.
         dt: spacing of the frames, None where they are not equally spaced.
         usable: trajectories that were read whole and hold finite values only, none negative where that is wrong.
@@ -66,6 +67,7 @@ class CheckReport(BaseModel):
     bytes: int
     layout: str
     family: str
+    guessed_from: str | None = None
     equation: str
     coefficients: dict[str, tuple[float, float]]
     axes: tuple[AxisReport, ...]
@@ -100,7 +102,7 @@ def _lines(report: CheckReport) -> Iterator[str]:
     )
     spacing = "not equally spaced" if report.dt is None else f"{report.dt:g} apart"
     yield f"{report.file}  ({report.bytes / 1e6:.1f} MB, {report.layout})"
-    yield f"  family        {report.family}: {report.equation}"
+    yield f"  family        {report.family}: {report.equation}{'' if report.guessed_from is None else ' (guessed)'}"
     yield f"  coefficients  {coefficients or 'none'}"
     for axis, name in zip(report.axes, "xyz", strict=False):
         place = f"{axis.n} points on [{axis.low:g}, {axis.high:g}], first at {axis.offset:g} spacings"

@@ -5,11 +5,12 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ups_server.data.formats import Container, container_of
 from ups_server.data.rows import RowNumbers
 from ups_server.data.store import Frames, Rows, Store
 from ups_server.errors import UserError
@@ -17,10 +18,14 @@ from ups_server.pde.boundary import BoundaryCondition
 from ups_server.pde.grid import Grid
 from ups_server.pde.state import Trajectory
 
+if TYPE_CHECKING:
+    from ups_server.data.arrays import ArraySource
+    from ups_server.data.pdebench.reading import PdebenchSource
+
 BLOCK_BYTES = 64 * 2**20
 """What one streaming read aims to hold at most."""
-ARRAY_SUFFIXES = (".nc", ".zarr", ".npz")
-"""Files of our own exporters and of `ups data convert`."""
+STORE_FILES = ("manifest.json", "writing.json")
+"""What a folder that is a store, or is becoming one, holds."""
 
 
 class TrajectorySource(Protocol):
@@ -112,18 +117,49 @@ def open_source(
         from ups_server.data.chain import ChainedSource
 
         return ChainedSource([partial(open_source, part, family, coefficients) for part in found])
-    if file.is_dir() and file.suffix.lower() not in ARRAY_SUFFIXES:
-        store = Store.open(file)
-        if family is not None and family != store.family:
-            raise UserError("family_mismatch", f"{file.name} holds another family", got=family, expected=store.family)
-        return store
-    if file.suffix.lower() in ARRAY_SUFFIXES:
-        from ups_server.data.arrays import open_arrays
+    if not file.is_dir():
+        return open_content(file, family, coefficients)
+    if file.suffix.lower() == ".zarr" or (file / "zarr.json").is_file():
+        from ups_server.data.arrays import open_zarr
 
-        return open_arrays(file, family, coefficients)
-    from ups_server.data.pdebench import open_pdebench
+        return open_zarr(file, family, coefficients)
+    if not any((file / name).is_file() for name in STORE_FILES):
+        raise UserError(
+            "unknown_layout",
+            f"{file.name} is a folder, but neither a store nor Zarr",
+            hint=f'its files are read as one by a pattern, such as "{file.name}/*.h5"',
+        )
+    store = Store.open(file)
+    if family is not None and family != store.family:
+        raise UserError("family_mismatch", f"{file.name} holds another family", got=family, expected=store.family)
+    return store
 
-    return open_pdebench(file, family, coefficients)
+
+def open_content(
+    path: Path, family: str | None = None, coefficients: Mapping[str, float] | None = None
+) -> "PdebenchSource | ArraySource":
+    """Open one file: its content, not its suffix, says how it is read.
+
+    Raises:
+        UserError: as `open_source`.
+    """
+    from ups_server.data import arrays, pdebench
+
+    if container_of(path) is Container.NPZ:
+        return arrays.open_npz(path, family, coefficients)
+    if is_named_arrays(path):
+        return arrays.open_netcdf(path, family, coefficients)
+    return pdebench.open_pdebench(path, family, coefficients)
+
+
+def is_named_arrays(path: Path) -> bool:
+    """Whether the file is NetCDF or npz, which name their variables and axes."""
+    from ups_server.data import hdf5
+
+    if container_of(path) is Container.NPZ:
+        return True
+    with hdf5.open_file(path) as file:
+        return hdf5.is_netcdf(file)
 
 
 def matching(pattern: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from ups_server.data.splits import Split, split_rows
 from ups_server.data.store import Rows, Store
 from ups_server.errors import UserError
 from ups_server.pde import registry
+from ups_server.pde.family import Family
 from ups_server.pde.grid import Grid
 
 UNIFORM_TOLERANCE = 1e-3
@@ -136,6 +137,18 @@ def frame_stride(times: NDArray[np.float64], dt: float) -> int:
             "dt_mismatch", "dt is no multiple of the frame spacing", got=dt, expected=f"a multiple of {spacing:.6g}"
         )
     return stride
+
+
+def not_learnable(times: NDArray[np.float64], family: Family) -> str | None:
+    """Why frames at these times cannot be learned from or scored on; None where they can."""
+    if family.t_final == 0.0:
+        return None
+    if len(times) < 2:
+        return "there is one frame only: no time step to learn"
+    spacing = np.diff(times)
+    if np.abs(spacing - spacing.mean()).max() > UNIFORM_TOLERANCE * spacing.mean():
+        return f"the frames are not equally spaced in time, but {spacing.min():g} to {spacing.max():g} apart"
+    return None
 
 
 class Windows:

@@ -12,7 +12,6 @@ import reprlib
 import sys
 import sysconfig
 import traceback
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,9 +23,11 @@ from h5py import h5d
 from ups_server import pictures
 from ups_server.data import hdf5
 from ups_server.data.check import CheckReport, check_source
-from ups_server.data.pdebench.reading import PdebenchSource
+from ups_server.data.formats import Container, container_of
 from ups_server.data.preview import preview
+from ups_server.data.source import TrajectorySource
 from ups_server.data.transcode import transcode
+from ups_server.data.windows import not_learnable
 from ups_server.errors import UserError
 from ups_server.files import confinement
 from ups_server.files.declaration import Declaration
@@ -34,13 +35,13 @@ from ups_server.files.job import PREVIEW, STORE, Job, Result
 from ups_server.files.limits import Limits
 from ups_server.files.reading import open_declared
 from ups_server.files.records import FileReport, ProblemRecord
-from ups_server.files.structure import Structure, deflated_chunks
+from ups_server.files.structure import Structure, check_compressed
 from ups_server.pde.described import describe
 
 PACKAGE = Path(__file__).resolve().parent.parent
 DAMAGED = UserError("damaged_file", "the structure of the file is damaged")
 PACKAGE_FOLDERS = ("site-packages", "dist-packages")
-NEUTRAL = "file.h5"
+NEUTRAL = "content.of-user"
 """A name that tells nothing."""
 
 
@@ -56,7 +57,7 @@ def main() -> None:
         try:
             result = Result(report=examine(job, named, neutral))
         except UserError as error:
-            result = Result(problem=_record(error))
+            result = Result(problem=_record(_named(error, job, named, neutral)))
         except MemoryError:
             result = Result(problem=ProblemRecord.of(out_of_memory(job.limits)))
         answer.write(result.model_copy(update={"confinement": held, "memory_bytes": peak()}).model_dump_json())
@@ -83,26 +84,17 @@ def examine(job: Job, named: Path, neutral: Path) -> FileReport:
 
 def _check_structure(path: Path, limits: Limits) -> int:
     """Decoded bytes of all values, after a look at everything that declares some."""
-    with hdf5.open_file(path) as file, _damage_is_told(h5py_only=True):
-        structure = Structure(file, limits)
-        for label in structure.deflated:
-            _check_deflated(label, h5d.open(file.id, label.encode()))
-        return structure.logical_bytes
+    with _damage_is_told(h5py_only=True):
+        if container_of(path) is Container.NPZ:
+            return path.stat().st_size  # its arrays are not compressed, or it is not read
+        with hdf5.open_file(path) as file:
+            structure = Structure(file, limits)
+            for label in structure.compressed:
+                check_compressed(label, h5d.open(file.id, label.encode()))
+            return structure.logical_bytes
 
 
-def _check_deflated(label: str, found: h5d.DatasetID) -> None:
-    """The library trusts a deflated chunk to end where its declaration says; we look."""
-    for raw, most in deflated_chunks(found):
-        inflating = zlib.decompressobj()
-        try:
-            inflating.decompress(raw, most)
-        except zlib.error:  # the library stops here too: the rows of this chunk cannot be read
-            continue
-        if not inflating.eof:
-            raise UserError("chunk_refused", f"{label} has a chunk that inflates to more than it declares")
-
-
-def _accept(job: Job, source: PdebenchSource) -> FileReport:
+def _accept(job: Job, source: TrajectorySource) -> FileReport:
     _check_store_size(source, job.limits)
     check, unusable = check_source(job.content, source)
     rows = source.n_trajectories - len(unusable)
@@ -111,6 +103,7 @@ def _accept(job: Job, source: PdebenchSource) -> FileReport:
             "unusable_file",
             f"no trajectory can be used: {'; '.join(check.problems)}",
             got=f"{check.usable} of {check.trajectories} usable",
+            hint=next(iter(check.warnings), None) if check.guessed_from else None,
         )
     provenance: dict[str, Any] = {**job.provenance, "name": job.name, "rows": rows, "refused": len(unusable)}
     with transcode(source, job.output / STORE, provenance, left_out=unusable) as store:
@@ -122,6 +115,7 @@ def _accept(job: Job, source: PdebenchSource) -> FileReport:
             slots={field.name: field.slot for field in family.fields},
             boundary=tuple((low, high) for low, high in source.boundary.as_names()),
             dt=_step(check, family.dt),
+            not_learnable=not_learnable(store.times, family),
             rows=rows,
             preview_row=int(store.row_numbers.numbers[0]),
             fingerprint=store.manifest.fingerprint,
@@ -148,7 +142,7 @@ def _step(check: CheckReport, dt: float) -> float | None:
     return dt if frames >= 1 and abs(frames * check.dt - dt) <= 1e-3 * check.dt else check.dt
 
 
-def _check_store_size(source: PdebenchSource, limits: Limits) -> None:
+def _check_store_size(source: TrajectorySource, limits: Limits) -> None:
     """Raises UserError ``quota_exceeded`` before the work."""
     shape = (source.n_trajectories, len(source.times), *source.grid.n, len(source.fields))
     wanted = 4 * int(np.prod(shape, dtype=object))
@@ -182,9 +176,9 @@ def code_folders() -> set[Path]:
 
 
 def _links(job: Job) -> tuple[Path, Path]:
-    """The file under its user's name, harmless and with the suffix of HDF5, and under a neutral one."""
-    stem = re.sub(r"[^A-Za-z0-9._+-]", "_", Path(job.name).stem)[-100:].lstrip(".") or "file"
-    names = job.output / f"{stem}.h5", job.output / NEUTRAL
+    """The file under its user's name, made harmless, and under a neutral one."""
+    name = re.sub(r"[^A-Za-z0-9._+-]", "_", job.name)[-100:].lstrip(".") or NEUTRAL
+    names = job.output / (NEUTRAL if name in (STORE, PREVIEW) else name), job.output / NEUTRAL
     for link in dict.fromkeys(names):
         link.symlink_to(job.content)
     return names
@@ -221,6 +215,15 @@ def _memory_gauge() -> Iterator[Any]:
 
     with status:
         yield peak
+
+
+def _named(error: UserError, job: Job, *links: Path) -> UserError:
+    """The problem with the file's own name in place of those it was opened under."""
+    message, hint = error.message, error.hint
+    for link in links:
+        message = message.replace(link.name, job.name)
+        hint = None if hint is None else hint.replace(link.name, job.name)
+    return UserError(error.code, message, got=error.got, expected=error.expected, hint=hint)
 
 
 def _record(error: UserError) -> ProblemRecord:

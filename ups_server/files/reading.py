@@ -1,11 +1,14 @@
 """Opening a user's file with what the user says about it. Only the confined process does."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from ups_server.data.arrays import ArraySource
 from ups_server.data.pdebench import open_pdebench
 from ups_server.data.pdebench.card import GROUPED, SINGLE, Card, card_of
 from ups_server.data.pdebench.reading import PdebenchSource
+from ups_server.data.source import is_named_arrays, open_content
 from ups_server.data.windows import frame_stride
 from ups_server.errors import UserError
 from ups_server.files.declaration import Declaration, EquationSpec, check_boundary, check_mappable
@@ -13,7 +16,7 @@ from ups_server.pde import BoundaryCondition
 from ups_server.pde.described import declare, described
 
 
-def open_declared(path: Path, neutral: Path, declaration: Declaration) -> PdebenchSource:
+def open_declared(path: Path, neutral: Path, declaration: Declaration) -> PdebenchSource | ArraySource:
     """The trajectories of a file.
 
     Args:
@@ -23,12 +26,13 @@ def open_declared(path: Path, neutral: Path, declaration: Declaration) -> Pdeben
     Raises:
         UserError: what is missing, contradictory or broken.
     """
+    source: PdebenchSource | ArraySource
     if declaration.equation is not None:
         source = _open_equation(neutral, declaration.equation, declaration)
     elif declaration.family is not None:
-        source = open_pdebench(neutral, declaration.family, declaration.coefficients, _known_card(declaration))
+        source = _open(neutral, declaration, declaration.family, declaration.coefficients, _known_card(declaration))
     else:
-        source = open_pdebench(path, None, declaration.coefficients)
+        source = open_content(path, None, declaration.coefficients)
     try:
         family = described()[source.family]
         check_mappable(family.id, family.ndim, [field.slot for field in family.fields])
@@ -49,11 +53,23 @@ def _known_card(declaration: Declaration) -> Card | None:
     return None if declaration.axes is None else replace(card, axes=declaration.axes)
 
 
-def _open_equation(path: Path, spec: EquationSpec, declaration: Declaration) -> PdebenchSource:
+def _open(
+    path: Path, declaration: Declaration, family: str, coefficients: Mapping[str, float], card: Card | None
+) -> PdebenchSource | ArraySource:
+    """A file of a declared family; NetCDF and npz name their variables and axes, which no card has to."""
+    if not is_named_arrays(path):
+        return open_pdebench(path, family, coefficients, card)
+    if declaration.axes is not None:
+        raise UserError("wrong_axis", f"the axes of {path.name} have names: none are to be declared")
+    return open_content(path, family, coefficients)
+
+
+def _open_equation(path: Path, spec: EquationSpec, declaration: Declaration) -> PdebenchSource | ArraySource:
     """A file of an equation that only the user knows."""
     declare(spec.family())
     told = {entry.name: entry.value for entry in spec.coefficients if entry.value is not None}
-    source = open_pdebench(path, spec.id, {**told, **declaration.coefficients}, equation_card(spec, declaration.axes))
+    card = equation_card(spec, declaration.axes)
+    source = _open(path, declaration, spec.id, {**told, **declaration.coefficients}, card)
     if spec.dt is None and len(source.times) > 1:
         source.equation = spec.family(float(source.times[-1] - source.times[0]) / (len(source.times) - 1))
         declare(source.equation)

@@ -17,7 +17,7 @@ class UploadRequest(Spec):
     """A file that is about to come."""
 
     name: str = Field(min_length=1, max_length=255, description="Its name; that of a published file tells its family.")
-    size: int = Field(ge=1, lt=2**50, description="Bytes of it.")
+    size: int = Field(ge=0, lt=2**50, description="Bytes of it; an empty file is refused.")
     sha256: str | None = Field(
         default=None, pattern=r"^[0-9a-f]{64}$", description="Its checksum in hexadecimal; verified when it is whole."
     )
@@ -28,12 +28,14 @@ class UploadRequest(Spec):
         """Reads a request and checks its declaration.
 
         Raises:
-            UserError: ``invalid_json``, ``invalid_request``, and those of `Declaration.check`.
+            UserError: ``invalid_json``, ``invalid_request``, ``empty_file``, and those of `Declaration.check`.
         """
         try:
             request = cls.model_validate_json(text)
         except ValidationError as error:
             raise invalid_request(error) from None
+        if request.size == 0:
+            raise UserError("empty_file", f"{request.name} is empty", got="0 bytes")
         request.declaration.check()
         return request
 
@@ -64,6 +66,9 @@ class FileReport(BaseModel):
     slots: dict[str, int] = Field(description="Field -> its slot in the superspace of the models.")
     boundary: tuple[tuple[str, str], ...] = Field(description="[low, high] kind per axis.")
     dt: float | None = Field(description="The step to learn: the family's, or the frame spacing.")
+    not_learnable: str | None = Field(
+        default=None, description="Why nothing can be learned from it or scored on it; null where it can."
+    )
     rows: int = Field(description="Trajectories that can be used; `check.left_out` lists the others.")
     preview_row: int = Field(default=0, description="The trajectory that the preview shows.")
     fingerprint: str = Field(description="Equal fingerprints mean equal data.")

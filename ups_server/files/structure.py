@@ -6,17 +6,22 @@ everything that a few bytes can declare. Reads structure only: no value of any d
 
 import itertools
 import math
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
 import h5py
 from h5py import h5d, h5g, h5o, h5s, h5t, h5z
 
-from ups_server.data.hdf5 import BUILT_IN_FILTERS
+from ups_server.data.hdf5 import BUILT_IN_FILTERS, LZF
 from ups_server.errors import UserError
 from ups_server.files.limits import Limits
 
 DEFLATE = h5z.FILTER_DEFLATE
+COMPRESSION = {DEFLATE, LZF}
+CHECKSUM_BYTES = 4
+SCALES = {"DIMENSION_LIST", "REFERENCE_LIST"}
+"""Attributes by which NetCDF-4 joins variables and dimensions: references between objects of the file."""
 NUMBERS = {h5t.FLOAT: (2, 4, 8), h5t.INTEGER: (1, 2, 4, 8)}
 """Classes of numbers and their sizes in bytes."""
 TYPE_NAMES = {
@@ -36,7 +41,7 @@ class Structure:
     """What the walk found.
 
     Attributes:
-        deflated: paths of the datasets whose chunks are deflated.
+        compressed: paths of the datasets whose chunks are compressed by deflate or LZF.
         logical_bytes: all values, decoded.
     """
 
@@ -46,7 +51,7 @@ class Structure:
         Raises:
             UserError: one sentence about the first thing that is not allowed.
         """
-        self.deflated: list[str] = []
+        self.compressed: list[str] = []
         self.logical_bytes = 0
         self._limits = limits
         self._file_bytes = file.id.get_filesize()
@@ -116,14 +121,16 @@ class Structure:
     def _attribute(self, label: str, attribute: Any) -> None:
         name = _text(attribute.name, label)
         kind, shape = attribute.get_type(), attribute.shape
-        if kind.get_class() not in (*NUMBERS, h5t.STRING):
+        if kind.get_class() not in (*NUMBERS, h5t.STRING) and not (
+            name in SCALES and kind.get_class() in (h5t.COMPOUND, h5t.VLEN)
+        ):
             raise _refusal(
                 "type_refused",
                 f"the attribute {name} of {label} holds {_type_name(kind)}",
                 None,
                 "numbers or text",
             )
-        if max(kind.get_size(), 1) * math.prod(shape) > self._limits.attribute_bytes:
+        if shape is not None and max(kind.get_size(), 1) * math.prod(shape) > self._limits.attribute_bytes:
             raise _refusal(
                 "attribute_too_large",
                 f"the attribute {name} of {label} is too large",
@@ -158,8 +165,8 @@ class Structure:
                 self._check_chunks(label, found, plist, shape, size)
             else:
                 self._check_plain(label, found, layout, logical)
-            if DEFLATE in filters:
-                self.deflated.append(label)
+            if COMPRESSION & set(filters):
+                self.compressed.append(label)
 
     def _filters(self, label: str, plist: Any) -> list[int]:
         filters = [plist.get_filter(index)[0] for index in range(plist.get_nfilters())]
@@ -169,14 +176,18 @@ class Structure:
                 "filter_refused",
                 f"{label} needs a filter plugin to be read",
                 f"filter {foreign[0]}",
-                "deflate, shuffle, Fletcher-32 or scale-offset",
+                "deflate, LZF, shuffle, Fletcher-32 or scale-offset",
             )
-        if len(set(filters)) < len(filters):
+        if len(set(filters)) < len(filters) or len(COMPRESSION & set(filters)) > 1:
             raise _refusal("filter_refused", f"{label} applies the same filter more than once", filters, None)
+        if LZF in filters and filters[filters.index(LZF) + 1 :] not in ([], [h5z.FILTER_FLETCHER32]):
+            raise _refusal("filter_refused", f"{label} filters what LZF has compressed", filters, None)
         return filters
 
     def _shape(self, label: str, found: h5d.DatasetID) -> tuple[int, ...]:
         space = found.get_space()
+        if space.get_simple_extent_type() == h5s.SCALAR:
+            return ()
         if space.get_simple_extent_type() != h5s.SIMPLE or space.get_simple_extent_ndims() > self._limits.axes:
             raise _refusal("wrong_shape", f"{label} is no array", None, f"1 to {self._limits.axes} axes")
         return tuple(int(n) for n in found.shape)
@@ -232,23 +243,82 @@ def check_stored_chunks(label: str, found: h5d.DatasetID, chunk_bytes: int, file
         raise _refusal("truncated" if "truncated" in worst[0] else "chunk_refused", worst[0], None, None)
 
 
-def deflated_chunks(found: h5d.DatasetID) -> Iterator[tuple[bytes, int]]:
-    """(deflated bytes, bytes they may decode to) of each chunk whose last filter, a checksum aside, is deflate."""
+def check_compressed(label: str, found: h5d.DatasetID) -> None:
+    """The library trusts a compressed chunk to end where its declaration says; we look.
+
+    A chunk that is damaged is left to the library, which does not decode it: its rows cannot be read.
+
+    Raises:
+        UserError: ``chunk_refused`` or ``filter_refused``.
+    """
     plist = found.get_create_plist()
     filters = [plist.get_filter(index)[0] for index in range(plist.get_nfilters())]
-    place = filters.index(DEFLATE)
+    place = next(index for index, number in enumerate(filters) if number in COMPRESSION)
     if any(later != h5z.FILTER_FLETCHER32 for later in filters[place + 1 :]):
         return
-    chunk = tuple(int(n) for n in plist.get_chunk())
-    decoded = math.prod(chunk) * found.get_type().get_size() + 4096
+    decoded = math.prod(int(n) for n in plist.get_chunk()) * found.get_type().get_size()
+    if filters[place] == LZF and tuple(plist.get_filter(place)[2])[2:3] != (decoded,):
+        raise _refusal("filter_refused", f"{label} declares another size for LZF than its chunks have", None, decoded)
+    exact = h5z.FILTER_SCALEOFFSET not in filters
+    for mask, raw in _stored_chunks(found, tuple(int(n) for n in plist.get_chunk())):
+        if mask & 1 << place:
+            continue
+        if filters[place] == DEFLATE:
+            _check_deflated(label, raw, decoded + 4096)
+        else:
+            _check_lzf(label, raw[: -CHECKSUM_BYTES if place + 1 < len(filters) else None], decoded, exact)
+
+
+def _stored_chunks(found: h5d.DatasetID, chunk: tuple[int, ...]) -> Iterator[tuple[int, bytes]]:
+    """(mask of the filters left out, bytes) of each chunk that was written."""
     steps = [range(0, n, c) for n, c in zip(found.shape, chunk, strict=True)]
     complete = found.get_num_chunks() == math.prod(len(step) for step in steps)
     for offset in itertools.product(*steps):
-        if not complete and found.get_chunk_info_by_coord(offset).byte_offset is None:  # was never written
+        if complete or found.get_chunk_info_by_coord(offset).byte_offset is not None:
+            yield found.read_direct_chunk(offset)
+
+
+def _check_deflated(label: str, raw: bytes, most: int) -> None:
+    inflating = zlib.decompressobj()
+    try:
+        inflating.decompress(raw, most)
+    except zlib.error:
+        return
+    if not inflating.eof:
+        raise _refusal("chunk_refused", f"{label} has a chunk that inflates to more than it declares", None, None)
+
+
+def _check_lzf(label: str, raw: bytes, decoded: int, exact: bool) -> None:
+    length = lzf_length(raw)
+    if length is not None and (length > decoded or (exact and length < decoded)):
+        raise _refusal("chunk_refused", f"{label} has a chunk that LZF decodes to another size", length, decoded)
+
+
+def lzf_length(raw: bytes) -> int | None:
+    """Bytes that an LZF stream decodes to; None where it is damaged: it ends early or refers to before its beginning.
+
+    A control byte below 32 announces that many bytes and one more, as they are; else its upper three bits, or the next
+    byte, tell how much of what was decoded is repeated, and the rest from how far back.
+    """
+    place, length, end = 0, 0, len(raw)
+    while place < end:
+        control = raw[place]
+        place += 1
+        if control < 32:
+            place += control + 1
+            length += control + 1
             continue
-        mask, raw = found.read_direct_chunk(offset)
-        if not mask & 1 << place:
-            yield raw, decoded
+        repeated = control >> 5
+        if repeated == 7:
+            if place >= end:
+                return None
+            repeated += raw[place]
+            place += 1
+        if place >= end or ((control & 31) << 8 | raw[place]) >= length:
+            return None
+        place += 1
+        length += repeated + 2
+    return length if place == end else None
 
 
 def _type_name(kind: Any) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ups_server.errors import UserError
+from ups_server.pde.boundary import BoundaryKind
 from ups_server.pde.family import Family
 from ups_server.pde.grid import Grid
 
@@ -25,7 +26,8 @@ def grid_of(family: Family, axes: list[NDArray[np.float64]], names: list[str]) -
         UserError: ``wrong_axis``: not uniform, or not over the family's extent.
     """
     offsets = [
-        _offset(axis, low, high, name) for axis, (low, high), name in zip(axes, family.extent, names, strict=True)
+        _offset(axis, low, high, name, sides)
+        for axis, (low, high), name, sides in zip(axes, family.extent, names, family.boundary.sides, strict=True)
     ]
     return Grid(tuple(len(axis) for axis in axes), family.extent, tuple(offsets))
 
@@ -55,7 +57,9 @@ def _unrounded(times: NDArray[np.float64]) -> NDArray[np.float64]:
     return uniform if np.allclose(times, uniform, rtol=1e-6, atol=1e-4 * spacing) else times
 
 
-def _offset(axis: NDArray[np.float64], low: float, high: float, name: str) -> float:
+def _offset(
+    axis: NDArray[np.float64], low: float, high: float, name: str, sides: tuple[BoundaryKind, BoundaryKind]
+) -> float:
     """Position of the first point in units of the spacing."""
     if len(axis) < 2:
         raise UserError("wrong_axis", f"{name} has fewer than two points", got=len(axis))
@@ -63,6 +67,7 @@ def _offset(axis: NDArray[np.float64], low: float, high: float, name: str) -> fl
     offset = (axis[0] - low) / spacing
     uniform = axis[0] + spacing * np.arange(len(axis))
     if np.abs(axis - uniform).max() > SPACING_TOLERANCE * spacing or not -OFFSET_TOLERANCE < offset < 1:
+        _refuse_nodes(axis, low, high, name, sides)
         raise UserError(
             "wrong_axis",
             f"{name} is not a uniform axis over the family's extent",
@@ -71,6 +76,31 @@ def _offset(axis: NDArray[np.float64], low: float, high: float, name: str) -> fl
             hint="one of the two ends is to be left out" if np.allclose(axis[[0, -1]], [low, high]) else None,
         )
     return _snapped(float(offset))
+
+
+def _refuse_nodes(
+    axis: NDArray[np.float64], low: float, high: float, name: str, sides: tuple[BoundaryKind, BoundaryKind]
+) -> None:
+    """Raises UserError ``wrong_axis`` where the points are nodes from one end of the extent to the other."""
+    nodes = np.linspace(low, high, len(axis))
+    if np.abs(axis - nodes).max() > SPACING_TOLERANCE * (nodes[1] - nodes[0]):
+        return
+    got = f"{len(axis)} points from {axis[0]:g} to {axis[-1]:g}"
+    if BoundaryKind.PERIODIC in sides:
+        raise UserError(
+            "wrong_axis",
+            f"{name} holds both ends of a periodic axis: its last point repeats the first",
+            got=got,
+            expected=f"{len(axis) - 1} points, the last one left out",
+            hint="leave the last point out of the coordinates and of the values",
+        )
+    raise UserError(
+        "wrong_axis",
+        f"{name} holds both ends of the axis",
+        got=got,
+        expected=f"{len(axis) - 1} cell centres",
+        hint="interpolate the values to the middle between neighbours",
+    )
 
 
 def _snapped(offset: float) -> float:

@@ -17,7 +17,7 @@ from ups_server.data.pdebench.axes import grid_of, times_of
 from ups_server.data.pdebench.card import BATCHED, CARDS, Card
 from ups_server.data.pdebench.coefficients import attribute_coefficients, coefficient_table
 from ups_server.data.pdebench.configuration import config_coefficients, read_config
-from ups_server.data.pdebench.identify import FAMILY, choose_card, family_of
+from ups_server.data.pdebench.identify import FAMILY, choose_card, family_of, not_told
 from ups_server.data.pdebench.reading import Block, StackedSource
 from ups_server.errors import UserError
 from ups_server.pde.family import Family
@@ -62,6 +62,7 @@ class BatchedFile(StackedSource):
         super().__init__(path, file, card, equation, equation.boundary, grid, _times(file, count, frames), count)
         told = {"the user": dict(given or {}), "the configuration": config_coefficients(config, card, path.name)}
         stored = attribute_coefficients(equation, card, file.attrs)
+        self.assumed = not_told(equation, (*told.values(), stored))
         self._table = coefficient_table(equation, (), count, stored, told)
 
     def _blocks(self, start: int, stop: int, frames: slice) -> Iterator[Block]:
@@ -91,7 +92,7 @@ def _choose(path: Path, file: h5py.File, config_name: object, family: str | None
         )
     named = next((card.family for card in candidates if card.config_name == config_name), None)
     told = {"the user": family, "the configuration": named, "the attributes": hdf5.text(file.attrs, FAMILY)}
-    return choose_card(path.name, candidates, told)
+    return choose_card(path.name, candidates, told).card
 
 
 def _check_channels(datasets: list[h5py.Dataset], expected: int) -> None:

@@ -16,7 +16,7 @@ from ups_server.data import hdf5
 from ups_server.data.pdebench.axes import grid_of, times_of
 from ups_server.data.pdebench.card import CARDS, GROUPED, Card
 from ups_server.data.pdebench.configuration import config_coefficients, read_config
-from ups_server.data.pdebench.identify import FAMILY, choose_card, family_of, merge_coefficients
+from ups_server.data.pdebench.identify import FAMILY, choose_card, family_of, merge_coefficients, not_told
 from ups_server.data.pdebench.reading import NEVER_WRITTEN, Block, PdebenchSource
 from ups_server.errors import UserError
 
@@ -140,6 +140,8 @@ class GroupedFile(PdebenchSource):
             "the user": self._given,
             "the configuration": config_coefficients(config.get("sim", {}), self.card, f"group {name}"),
         }
+        if row == 0:
+            self.assumed = not_told(self.equation, told.values())
         return list(merge_coefficients(self.equation, (), told).values())
 
 
@@ -159,4 +161,4 @@ def _choose(path: Path, file: h5py.File, group: h5py.Group, family: str | None) 
     config = read_config(group)
     named = next((card.family for card in cards if card.config_name == config.get("name")), None)
     told = {"the user": family, "the configuration": named, "the attributes": hdf5.text(file.attrs, FAMILY)}
-    return choose_card(path.name, candidates, told)
+    return choose_card(path.name, candidates, told).card

@@ -1,6 +1,7 @@
 """Which family a file of known structure holds: user, attributes and name must agree."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from ups_server.data.pdebench.card import CARDS, Card
 from ups_server.errors import UserError
@@ -18,9 +19,21 @@ def named_card(file_name: str, told: Mapping[str, str | None], cards: Iterable[C
     return next((card for card in cards if card.family in names), None)
 
 
+@dataclass(frozen=True)
+class Choice:
+    """The card of a file.
+
+    Attributes:
+        guessed_from: what alone suggests it, where nobody says it; None where somebody does.
+    """
+
+    card: Card
+    guessed_from: str | None = None
+
+
 def choose_card(
     file_name: str, candidates: list[Card], told: Mapping[str, str | None], keys: Iterable[str] = ()
-) -> Card:
+) -> Choice:
     """The one card of `candidates` (those that fit the structure) that all evidence points to.
 
     Args:
@@ -37,7 +50,9 @@ def choose_card(
     if not voices:
         matching = [c for c in candidates if c.attributes and {a.lower() for a in c.attributes.values()} == set(keys)]
         if len(matching) == 1:
-            return matching[0]
+            return Choice(
+                matching[0], f"the attribute{'s' if len(set(keys)) > 1 else ''} {', '.join(sorted(keys))} alone"
+            )
         raise UserError(
             "family_unknown",
             f"{file_name} does not say which equation it holds",
@@ -49,7 +64,7 @@ def choose_card(
     chosen = next(iter(voices.values()))
     for card in candidates:
         if card.family == chosen:
-            return card
+            return Choice(card)
     raise UserError(
         "family_mismatch",
         f"{file_name} is not laid out as files of {chosen} are",
@@ -110,3 +125,9 @@ def canonical(family: Family, key: str, unknown: str = "") -> str:
     """The coefficient's own name for one of its spellings."""
     spelt = (c.name for c in family.coefficients if key.lower() in {alias.lower() for alias in (c.name, *c.aliases)})
     return next(spelt, unknown)
+
+
+def not_told(family: Family, told: Iterable[Iterable[str]]) -> tuple[str, ...]:
+    """The coefficients that nobody names."""
+    named = {canonical(family, key, key) for names in told for key in names}
+    return tuple(coefficient.name for coefficient in family.coefficients if coefficient.name not in named)

@@ -34,9 +34,13 @@ class PdebenchSource(ABC):
 
     Attributes:
         layout: its name, for reports.
+        guessed_from: what alone suggests the family, where neither user nor file say it.
+        assumed: coefficients that neither user nor file say: the family's defaults stand for them.
     """
 
     layout: ClassVar[str]
+    guessed_from: str | None = None
+    assumed: tuple[str, ...] = ()
 
     def __init__(
         self,

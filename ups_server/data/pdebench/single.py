@@ -14,7 +14,7 @@ from ups_server.data import hdf5
 from ups_server.data.pdebench.axes import grid_of, times_of
 from ups_server.data.pdebench.card import CARDS, SINGLE, Card
 from ups_server.data.pdebench.coefficients import attribute_coefficients, coefficient_table
-from ups_server.data.pdebench.identify import FAMILY, choose_card, family_of, named_card
+from ups_server.data.pdebench.identify import FAMILY, Choice, choose_card, family_of, named_card
 from ups_server.data.pdebench.reading import Block, StackedSource
 from ups_server.errors import UserError
 
@@ -44,7 +44,8 @@ class SingleFile(StackedSource):
         given: Mapping[str, float] | None,
         card: Card | None = None,
     ) -> None:
-        card = card or _choose(path, file, family)
+        choice = _choose(path, file, family) if card is None else Choice(card)
+        card = choice.card
         equation = family_of(card)
         names = [f"{axis}-coordinate" for axis in card.axes]
         coordinates = [hdf5.vector(file, name) for name in names]
@@ -65,6 +66,7 @@ class SingleFile(StackedSource):
         grid = grid_of(equation, [coordinates[i] for i in card.order], [names[i] for i in card.order])
         boundary = card.boundary(equation, path.name, hdf5.text(file.attrs, BOUNDARY))
         super().__init__(path, file, card, equation, boundary, grid, times, shape[0])
+        self.guessed_from = choice.guessed_from
         told = {"the user": dict(given or {}), "the file's name": card.name_coefficients(path.name) or {}}
         stored = attribute_coefficients(equation, card, file.attrs)
         self._table = coefficient_table(equation, card.attributes, shape[0], stored, told)
@@ -78,7 +80,7 @@ class SingleFile(StackedSource):
             yield slice(channel, channel + 1), hdf5.read(source, row)[..., None]
 
 
-def _choose(path: Path, file: h5py.File, family: str | None) -> Card:
+def _choose(path: Path, file: h5py.File, family: str | None) -> Choice:
     stored = {name for name in file if hdf5.has(file, name, h5py.Dataset)}
     space = {name.removesuffix("-coordinate") for name in stored if name.endswith("-coordinate")} - {"t"}
     values = {name for name in stored & VALUES if file[name].ndim > 1}

@@ -56,6 +56,10 @@ def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A file or store of trajectories.")],
     family: Family = None,
     coef: CoefficientOptions = None,
+    probe: Annotated[
+        bool | None,
+        typer.Option(help="Compare a few rows with the reference solver. [default: where the file is small]"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Read a whole file and report what it holds; exit code 2 where trajectories cannot be used.
@@ -64,7 +68,7 @@ def check(
     """
     from ups_server.data.check import check_file, report_text
 
-    report = check_file(file, family, parse_coefficients(coef))
+    report = check_file(file, family, parse_coefficients(coef), probe)
     if as_json:
         print_json(report.model_dump(mode="json"))
     else:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ups_server.data.pdebench.reading import PdebenchSource
+from ups_server.data.probe import probe
 from ups_server.data.report import AxisReport, CheckReport, DatasetReport, report_text
 from ups_server.data.rows import LeftOut, grouped
 from ups_server.data.source import TrajectorySource, matching, open_source
@@ -19,18 +20,24 @@ from ups_server.pde.family import Family
 __all__ = ["CheckReport", "check_file", "check_source", "report_text"]
 
 SHOWN_ROWS = 8
+SMALL_BYTES, PROBE_S = 2**28, 20.0
+"""Files up to this size are compared with the reference solver without being asked, for so long at most."""
 LISTED_ROWS, LISTED_REASONS = 1000, 100
 """Rows of one reason, and reasons, that a report lists at most."""
 
 
 def check_file(
-    path: str | os.PathLike[str], family: str | None = None, coefficients: Mapping[str, float] | None = None
+    path: str | os.PathLike[str],
+    family: str | None = None,
+    coefficients: Mapping[str, float] | None = None,
+    probed: bool | None = None,
 ) -> CheckReport:
     """Read all of a file, in constant memory, and report.
 
     Args:
         family: its id, needed where the file does not say.
         coefficients: needed where the file does not say.
+        probed: compare a few rows with the reference solver (see `data.probe`); default: where the file is small.
 
     Raises:
         UserError: where the file is no readable file of trajectories of a known family at all.
@@ -38,15 +45,24 @@ def check_file(
     file = Path(path)
     source = open_source(file, family, coefficients)
     try:
-        return check_source(file, source)[0]
+        small = _bytes(file) <= SMALL_BYTES
+        return check_source(file, source, PROBE_S if probed or (probed is None and small) else 0.0)[0]
     finally:
         source.close()
 
 
-def check_source(file: Path, source: TrajectorySource) -> tuple[CheckReport, dict[int, str]]:
-    """The report of an open file, and the rows that cannot be used, with the reason."""
+def check_source(file: Path, source: TrajectorySource, probe_s: float = 0.0) -> tuple[CheckReport, dict[int, str]]:
+    """The report of an open file, and the rows that cannot be used, with the reason.
+
+    Args:
+        probe_s: seconds for the comparison of a few rows with the reference solver; 0: none.
+    """
     scan = Scan(source, describe(source.family))
-    return _report(file, source, scan), scan.unusable
+    report = _report(file, source, scan)
+    if probe_s and not any(scan.values.warnings()):
+        rows = [row for row in range(source.n_trajectories) if row not in scan.unusable]
+        report = report.model_copy(update={"warnings": (*report.warnings, *probe(source, rows, probe_s))})
+    return report, scan.unusable
 
 
 def _report(file: Path, source: TrajectorySource, scan: Scan) -> CheckReport:

@@ -1,11 +1,12 @@
 """One pass over the values of a source: what they are, and which rows can be used."""
 
 from collections.abc import Iterator, Sequence
+from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ups_server.data.report import FieldReport
+from ups_server.data.report import FieldReport, rows_text
 from ups_server.data.selection import SelectedRows
 from ups_server.data.source import TrajectorySource, block_rows, frame_slices
 from ups_server.data.statistics import Moments
@@ -15,6 +16,10 @@ from ups_server.pde.described import describe
 from ups_server.pde.family import Family, Field
 
 PIECE = 2**20
+STOPPED_FRAMES = 3
+"""Equal frames at the end that are no coincidence."""
+REPEATED, FAR = 3, 3.0
+"""An extreme value at so many points, so many widths of the rest away from it, stands for something else."""
 NEGATIVE = 1e-5
 """How far below zero, relative to its largest value, a positive field may round."""
 
@@ -47,6 +52,7 @@ class _Values:
         self.moments = [Moments(1) for _ in fields]
         self.not_finite = np.zeros(len(fields), np.int64)
         self.negative = np.zeros(len(fields), np.int64)
+        self.ends = [_Ends() for _ in fields]
 
     def add(self, values: NDArray[np.float32]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
         """Values (n, ..., C); yields what is wrong with some of the n rows, and which: not finite, or negative."""
@@ -63,6 +69,7 @@ class _Values:
                 0, good.size, PIECE
             ):  # Moments work in float64: a whole block would need eight times it.
                 moments.add(good[start : start + PIECE])
+            self.ends[channel].add(good)
             low = -NEGATIVE * np.abs(good).max()
             if field.positive and good.min() < low:
                 self.negative[channel] += int((good < low).sum())
@@ -75,6 +82,14 @@ class _Values:
         for field, count in zip(self.fields, self.negative.tolist(), strict=True):
             if field.positive and count:
                 yield f"{field.name} must not be negative and is at {count} points"
+
+    def warnings(self) -> Iterator[str]:
+        for field, ends in zip(self.fields, self.ends, strict=True):
+            for value, count in ends.far_repeated():
+                yield (
+                    f"{field.name} is exactly {value:g} at {count} points, far away from all its other values: where "
+                    "that stands for missing values, store NaN in their place"
+                )
 
     def reports(self) -> Iterator[FieldReport]:
         for field, moments, bad in zip(self.fields, self.moments, self.not_finite.tolist(), strict=True):
@@ -90,6 +105,42 @@ class _Values:
             )
 
 
+class _Ends:
+    """The smallest and the largest of some values, how often each occurs, and the values next to them."""
+
+    def __init__(self) -> None:
+        self.low = self.high = (np.inf, 0, np.inf)
+        """(value, count, next one); of the negated values where it is the largest."""
+
+    def add(self, values: NDArray[np.float32]) -> None:
+        self.low, self.high = _joined(self.low, _end(values)), _joined(self.high, _end(-values))
+
+    def far_repeated(self) -> Iterator[tuple[float, int]]:
+        """(value, count) of an end that several points share, farther from the rest than the rest is wide."""
+        (low, low_count, above), (minus_high, high_count, minus_below) = self.low, self.high
+        high, below = -minus_high, -minus_below
+        bottom, top = (above if low_count >= REPEATED else low), (below if high_count >= REPEATED else high)
+        for value, count, gap, width in (
+            (low, low_count, above - low, top - above),
+            (high, high_count, high - below, below - bottom),
+        ):
+            if count >= REPEATED and 0.0 < FAR * width < gap < np.inf:
+                yield value, count
+
+
+def _end(values: NDArray[np.float32]) -> tuple[float, int, float]:
+    low = values.min()
+    others = values[values != low]
+    return float(low), int(values.size - others.size), float(others.min()) if others.size else np.inf
+
+
+def _joined(one: tuple[float, int, float], two: tuple[float, int, float]) -> tuple[float, int, float]:
+    if one[0] == two[0]:
+        return one[0], one[1] + two[1], min(one[2], two[2])
+    first, second = sorted((one, two))
+    return first[0], first[1], min(first[2], second[0])
+
+
 class Scan:
     """One pass over the values of a source, in pieces of bounded size.
 
@@ -100,6 +151,8 @@ class Scan:
         unusable: row -> why it cannot be used.
         seen: rows that were looked at.
         still: rows that do not change in time.
+        stopped: row -> the frame from which on it does not change, where it did before.
+        equal: rows that hold the values of an earlier one -> that one.
     """
 
     def __init__(self, source: TrajectorySource, family: Family, at_most: int | None = None) -> None:
@@ -109,6 +162,9 @@ class Scan:
         self.unusable: dict[int, str] = {}
         self.seen = 0
         self.still: list[int] = []
+        self.stopped: dict[int, int] = {}
+        self.equal: dict[int, int] = {}
+        self._seen_values: dict[bytes, int] = {}
         self.failures: dict[int, str] = {}
         for rows in block_rows(source):
             self._read(rows)
@@ -128,13 +184,11 @@ class Scan:
             self._read_values(rows)
 
     def _read_values(self, rows: range) -> None:
-        still = np.full(len(rows), len(self.source.times) > 1)
+        course = _Course(len(rows))
         try:
             static = self.source.read_static(rows)
-            start: NDArray[np.float32] | None = None
             for values in self._parts(rows):
-                start = values[:, :1] if start is None else start
-                still &= _over_rows(np.equal(values, start))
+                course.add(values)
                 self._note(rows, self.values.add(values))
         except UserError as error:
             if len(rows) > 1:
@@ -145,7 +199,23 @@ class Scan:
             return
         if static is not None:
             self._note(rows, self.static.add(static))
-        self.still += [rows[int(index)] for index in np.flatnonzero(still)]
+        self._note_course(rows, course, static)
+
+    def _note_course(self, rows: range, course: "_Course", static: NDArray[np.float32] | None) -> None:
+        for index, row in enumerate(rows):
+            since, digest = int(course.since[index]), course.digests[index]
+            if row in self.unusable:
+                continue
+            if since == 0 and course.frames > 1:
+                self.still.append(row)
+            elif 0 < since <= course.frames - STOPPED_FRAMES:
+                self.stopped[row] = since
+            digest.update(self.source.coefficients[row].tobytes())
+            if static is not None:
+                digest.update(static[index].tobytes())
+            first = self._seen_values.setdefault(digest.digest(), row)
+            if first != row:
+                self.equal[row] = first
 
     def _note(self, rows: range, faults: Iterator[tuple[str, NDArray[np.bool_]]]) -> None:
         for reason, bad in faults:
@@ -170,8 +240,46 @@ class Scan:
         yield from self.static.problems()
 
     def warnings(self) -> Iterator[str]:
+        numbers = self.source.row_numbers.numbers
         if self.still:
             yield f"{len(self.still)} trajectories do not change in time"
+        if self.stopped:
+            rows = rows_text(numbers[list(self.stopped)].tolist())
+            yield f"{rows}: nothing changes any more from a frame on, the earliest {min(self.stopped.values())}"
+        if self.equal:
+            row, first = next(iter(self.equal.items()))
+            yield (
+                f"{_counted(len(self.equal))} hold exactly the values of another: "
+                f"row {numbers[row]} is row {numbers[first]}"
+            )
+        yield from self.values.warnings()
+
+
+class _Course:
+    """How some rows go on in time, from their frames in pieces.
+
+    Attributes:
+        since: (n,) the last frame that differs from the one before; 0 where none does.
+        digests: one a row, of all its values.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.since = np.zeros(count, np.int64)
+        self.digests = [blake2b(digest_size=16) for _ in range(count)]
+        self.frames = 0
+        self._last: NDArray[np.float32] | None = None
+
+    def add(self, values: NDArray[np.float32]) -> None:
+        """The next frames (n, F, X..., C)."""
+        for place in range(values.shape[1]):
+            frame = values[:, place]
+            if self._last is not None:
+                changed = ~_over_rows(np.equal(frame, self._last))
+                self.since[changed] = self.frames
+            self.frames += 1
+            self._last = frame
+        for digest, row in zip(self.digests, values, strict=True):
+            digest.update(np.ascontiguousarray(row).data)
 
 
 def _over_rows(truth: NDArray[np.bool_]) -> NDArray[np.bool_]:

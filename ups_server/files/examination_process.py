@@ -96,7 +96,7 @@ def _check_structure(path: Path, limits: Limits) -> int:
 
 def _accept(job: Job, source: TrajectorySource) -> FileReport:
     _check_store_size(source, job.limits)
-    check, unusable = check_source(job.content, source)
+    check, unusable = check_source(job.content, source, job.limits.probe_s)
     rows = source.n_trajectories - len(unusable)
     if not rows or (check.problems and not unusable):
         raise UserError(

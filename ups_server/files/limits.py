@@ -1,5 +1,7 @@
 """What the examination of a file may cost, and what a file may declare."""
 
+import math
+
 from pydantic import BaseModel, ConfigDict, Field
 
 MIB = 2**20
@@ -30,6 +32,7 @@ class Limits(BaseModel):
     structure_bytes_per_s: int = Field(default=MIB, description="Slowest pace of the walk, in stored bytes a second.")
     bytes_per_s: int = Field(default=4 * MIB, description="Slowest pace over the values, in bytes a CPU second.")
     values_s: int = Field(default=10, description="CPU seconds for the values of a small file.")
+    probe_s: float = Field(default=5.0, description="Seconds for a comparison with the reference solver; 0: none.")
     cpu_s: int = Field(default=3600, description="CPU seconds in all.")
 
     def structure_cpu_s(self, stored_bytes: int) -> int:
@@ -39,4 +42,4 @@ class Limits(BaseModel):
     def whole_cpu_s(self, stored_bytes: int, logical_bytes: int) -> int:
         """CPU seconds for everything."""
         values = self.values_s + logical_bytes // self.bytes_per_s
-        return min(self.structure_cpu_s(stored_bytes) + values, self.cpu_s)
+        return min(self.structure_cpu_s(stored_bytes) + values + math.ceil(self.probe_s), self.cpu_s)

@@ -74,7 +74,7 @@ def probe(source: TrajectorySource, rows: Sequence[int], seconds: float) -> Iter
 
     Args:
         rows: those that can be used.
-        seconds: time the solvers may take; the main thread only.
+        seconds: CPU time the solvers may take; the main thread only.
     """
     family = families().get(source.family)
     if family is None or source.family in declared() or family.t_final == 0.0 or len(source.times) < 2 or not rows:
@@ -87,8 +87,8 @@ def probe(source: TrajectorySource, rows: Sequence[int], seconds: float) -> Iter
             yield from _findings(_sample(source, family, rows))
     except _Overdue:
         yield f"not compared with the reference solver: it takes more than {seconds:g} s"
-    except UserError as error:
-        yield f"not compared with the reference solver: {error}"
+    except (UserError, ArithmeticError, ValueError, RuntimeError, OSError, np.linalg.LinAlgError) as error:
+        yield f"not compared with the reference solver, which cannot step these states ({type(error).__name__})"
 
 
 def _findings(sample: Sample) -> Iterator[str]:
@@ -223,10 +223,10 @@ def _within(seconds: float) -> Iterator[None]:
     def end(number: int, frame: FrameType | None) -> None:
         raise _Overdue
 
-    previous = signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    previous = signal.signal(signal.SIGPROF, end)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
-        signal.signal(signal.SIGALRM, previous)
+        signal.setitimer(signal.ITIMER_PROF, 0.0)
+        signal.signal(signal.SIGPROF, previous)

@@ -40,6 +40,8 @@ from ups_server.pde.described import describe
 
 PACKAGE = Path(__file__).resolve().parent.parent
 DAMAGED = UserError("damaged_file", "the structure of the file is damaged")
+OWN_LIBRARIES = Path("/proc/self/maps")
+"""Where solvers look for the libraries whose threads they limit."""
 PACKAGE_FOLDERS = ("site-packages", "dist-packages")
 NEUTRAL = "content.of-user"
 """A name that tells nothing."""
@@ -159,7 +161,7 @@ def _check_store_size(source: TrajectorySource, limits: Limits) -> None:
 def _confine(job: Job) -> tuple[str, ...]:
     """Gives up everything but this file, the output folder and our own code; says what holds."""
     confinement.limit_resources(job.limits)
-    read = [*code_folders(), Path(os.environ["MPLCONFIGDIR"]), job.content]
+    read = [*code_folders(), Path(os.environ["MPLCONFIGDIR"]), OWN_LIBRARIES, job.content]
     files = confinement.restrict_files([path for path in read if path.exists()], [job.output])
     calls = confinement.restrict_calls()
     return ("limits", *(["landlock"] if files else []), *(["seccomp"] if calls else []))

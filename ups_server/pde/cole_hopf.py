@@ -30,7 +30,7 @@ NEGLIGIBLE = 32.0
 """Weights below exp(-32) of the largest are left out."""
 MAX_POINTS = 2**18
 """Most points of a period that are integrated over."""
-BLOCK = 32
+BLOCK = 64
 """Points of the answer that share what they integrate over."""
 SPACING = 0.85
 """Of the points that are integrated over, in units of the narrowest bell."""

@@ -215,6 +215,8 @@ def _order(request: _Request, data_dir: Path | None, as_json: bool) -> None:
     """Queues the rollout for the service of a data folder; where there never was one, nobody would take it."""
     from ups_server.catalog import Catalog
     from ups_server.jobs.rollouts import order, without_waiting
+    from ups_server.jobs.spec import ROLLOUT
+    from ups_server.jobs.store import new_id
     from ups_server.solve.rollout import plan
 
     settings = settings_of(data_dir)
@@ -222,7 +224,7 @@ def _order(request: _Request, data_dir: Path | None, as_json: bool) -> None:
     with open_store(data_dir) as store:
         wanted = _rollout_request(replace(request, model=request.model or settings.default_model), None, catalog)
         todo = plan(wanted, catalog, without_waiting(settings))
-        job, _ = order(wanted, None, todo, store, settings, None)
+        job, _ = order(wanted, None, todo, store, settings, None, new_id(ROLLOUT))
     if as_json:
         print_json(job.model_dump(mode="json"))
         return

@@ -123,6 +123,12 @@ class Settings(BaseSettings):
     reference_timeout_s: float = Field(
         default=300.0, gt=0, description="Longest run of the numerical solver beside a rollout, in seconds."
     )
+    max_solver_s: float = Field(
+        default=3600.0,
+        gt=0,
+        description="Longest rollout of the numerical solver that is waited for, in seconds as estimated from its "
+        "steps and points; an asynchronous one may take 24 times as long.",
+    )
     engine_start_timeout_s: float = Field(
         default=120.0,
         gt=0,

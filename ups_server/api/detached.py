@@ -23,11 +23,14 @@ from ups_server.jobs.store import new_id
 from ups_server.settings import Settings
 from ups_server.solve.planning import check_planning, planning_bytes
 from ups_server.solve.rollout import Plan, plan
+from ups_server.solve.solver_cost import check_cost
 from ups_server.specs import RolloutRequest
 from ups_server.tensors import Arrays
 
 PATH = "/v1/rollouts"
 PREFERENCE = "respond-async"
+ASYNC_SHARE = 24.0
+"""Of the time that a numerical rollout may take, where nobody waits for it."""
 
 
 Prefer = Annotated[
@@ -80,6 +83,7 @@ def _order(
     request: RolloutRequest, arrays: Arrays | None, service: Service, key: str | None, payer: ApiKey | None
 ) -> tuple[Job, bool]:
     todo = plan(request, service.catalog, without_waiting(service.settings), arrays, service.files)
+    check_cost(todo.spec, len(todo.initial), service.settings, ASYNC_SHARE)
     store, key, job_id = service.jobs.store, own_key(key), new_id(ROLLOUT)
     if key is not None and store.has_key(key):  # a repetition takes no room
         return order(request, arrays, todo, store, service.settings, key, job_id)

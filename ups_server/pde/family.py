@@ -146,6 +146,9 @@ class Family(ABC):
     """Why a state on another grid is another problem, so that no finer one tells how good a solution is; or empty."""
     static_optional: ClassVar[bool] = False
     """Are static fields that are not given zero?"""
+    signal_speed: ClassVar[float] = 0.0
+    """Steps of the reference solver per unit of time and point along an axis, for usual states; 0 where they do not
+    follow from the grid."""
     full_state: ClassVar[bool] = True
     """Do the fields determine their own future? False where files leave out part of the state."""
 

@@ -133,6 +133,10 @@ class EngineFailure(Exception):
     """Our fault: a solver raised something other than a UserError. The traceback is in the engine's log."""
 
 
+class LateStep(Exception):
+    """A step took longer than the process allows that it was made in."""
+
+
 def engine_unavailable(message: str) -> UserError:
     """503: the engine is away; asking again later is worth it."""
     return UserError("engine_unavailable", message, hint="the engine restarts by itself: ask again")

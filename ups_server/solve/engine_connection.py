@@ -22,6 +22,7 @@ from ups_server.solve.engine import (
     Event,
     Finished,
     Frame,
+    LateStep,
     RolloutSpec,
     Standing,
     Started,
@@ -71,7 +72,7 @@ class EngineConnection:
         self._last_sign = time.monotonic()
 
     @classmethod
-    async def launch(cls, settings: Settings, learned: bool) -> "EngineConnection":
+    async def launch(cls, settings: Settings, learned: bool, longest_step_s: float | None = None) -> "EngineConnection":
         """Starts a process for trained models, or for the built-in solvers.
 
         `ready` is set once it answers and somebody listens.
@@ -83,7 +84,7 @@ class EngineConnection:
                 "-m",
                 "ups_server.solve.engine_process",
                 str(theirs.fileno()),
-                ProcessOptions.of(settings, learned).as_json(),
+                ProcessOptions.of(settings, learned, longest_step_s).as_json(),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
                 env=environment(settings),
@@ -228,7 +229,9 @@ def environment(settings: Settings) -> dict[str, str]:
     }
 
 
-def _error(problem: dict[str, Any]) -> UserError | EngineFailure:
+def _error(problem: dict[str, Any]) -> UserError | EngineFailure | LateStep:
+    if problem["code"] == protocol.LATE:
+        return LateStep(problem["message"])
     if problem["code"] == "internal_error":
         return EngineFailure(problem["message"])
     return protocol.problem_from_json(problem)

@@ -24,6 +24,7 @@ from ups_server import logs
 from ups_server.logs import LogFormat
 from ups_server.settings import Settings
 from ups_server.solve import engine_protocol as protocol
+from ups_server.solve.interruption import Interruption
 from ups_server.solve.residents import Residents
 from ups_server.solve.scheduler import Limits, Scheduler
 from ups_server.solve.solver import Frames, choose_device, load
@@ -40,6 +41,7 @@ class ProcessOptions:
 
     Attributes:
         learned: it runs trained models, and needs torch; the other kind runs the built-in solvers on the CPU.
+        longest_step_s: a step of a built-in solver that takes longer is ended.
     """
 
     learned: bool
@@ -50,9 +52,10 @@ class ProcessOptions:
     max_batch_rows: int
     step_memory_bytes: int
     models_memory_bytes: int
+    longest_step_s: float | None = None
 
     @classmethod
-    def of(cls, settings: Settings, learned: bool) -> "ProcessOptions":
+    def of(cls, settings: Settings, learned: bool, longest_step_s: float | None = None) -> "ProcessOptions":
         return cls(
             learned,
             settings.device if learned else "cpu",
@@ -62,15 +65,20 @@ class ProcessOptions:
             settings.max_batch_rows,
             settings.step_memory_bytes,
             settings.models_memory_bytes,
+            longest_step_s,
         )
 
     def as_json(self) -> str:
         return json.dumps(asdict(self))
 
 
-def read_messages(connection: socket.socket, inbox: "queue.SimpleQueue[protocol.Message]") -> None:
+def read_messages(
+    connection: socket.socket, inbox: "queue.SimpleQueue[protocol.Message]", interruption: Interruption | None
+) -> None:
     """Feeds the inbox; ends the process at once when the other end is gone, whatever is being computed."""
     while (message := protocol.receive(connection)) is not None:
+        if message[0]["op"] == "cancel" and interruption is not None:
+            interruption.cancel(message[0]["id"])
         inbox.put(message)
     logger.info("the API process is gone; the engine ends")
     os._exit(0)
@@ -80,7 +88,8 @@ def run(connection: socket.socket, options: ProcessOptions) -> None:
     """Serves messages until the connection closes."""
     device = choose_device(options.device)
     inbox: queue.SimpleQueue[protocol.Message] = queue.SimpleQueue()
-    threading.Thread(target=read_messages, args=(connection, inbox), daemon=True).start()
+    interruption = None if options.learned else Interruption(options.longest_step_s)
+    threading.Thread(target=read_messages, args=(connection, inbox, interruption), daemon=True).start()
     last_sent = time.monotonic()
     outbox: list[bytes] = []
 
@@ -100,7 +109,7 @@ def run(connection: socket.socket, options: ProcessOptions) -> None:
 
     solvers = Residents(lambda model: load(model, device=device), options.models_memory_bytes, changed)
     limits = Limits(options.max_batch_rows, options.step_memory_bytes, ahead=int(device == "cuda"))
-    scheduler = Scheduler(solvers, send, limits)
+    scheduler = Scheduler(solvers, send, limits, interruption)
     with ExitStack() as stack:
         stack.enter_context(np.errstate(all="ignore"))
         if options.learned:

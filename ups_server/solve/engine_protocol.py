@@ -27,6 +27,9 @@ from ups_server.solve.solver import Frames
 
 Message = tuple[dict[str, Any], list[Frames]]
 
+LATE = "late"
+"""Code of the problem of a rollout one of whose steps took longer than its process allows."""
+
 _PREFIX = struct.Struct("!IQ")
 
 

@@ -16,20 +16,24 @@ from ups_server.supervision import keep_alive
 
 logger = logging.getLogger(__name__)
 
+LEARNED = "learned"
 STATE_COPIES = 4
 """Of the states of a rollout: as given, on the device, in the batch, and on the way out."""
 
 
 class SupervisedProcess:
-    """An engine process for trained models (`learned`), or for the built-in solvers.
+    """An engine process for trained models (`LEARNED`), or for the built-in solvers.
+
+    Args:
+        longest_step_s: a step of a built-in solver that takes longer ends with `LateStep`.
 
     Attributes:
         connection: to the process, while it runs.
         restarts: how often it was started again.
     """
 
-    def __init__(self, settings: Settings, learned: bool) -> None:
-        self.learned = learned
+    def __init__(self, settings: Settings, name: str, longest_step_s: float | None = None) -> None:
+        self.name, self._longest_step_s = name, longest_step_s
         self.connection: EngineConnection | None = None
         self.restarts = 0
         self.admission = Admission(
@@ -83,7 +87,9 @@ class SupervisedProcess:
 
     async def _live(self) -> None:
         """One process from start to end."""
-        self.connection = connection = await EngineConnection.launch(self._settings, self.learned)
+        self.connection = connection = await EngineConnection.launch(
+            self._settings, self.name == LEARNED, self._longest_step_s
+        )
         greeting = asyncio.create_task(self._greet(connection))
         try:
             await connection.listen()

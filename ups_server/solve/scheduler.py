@@ -10,12 +10,14 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from ups_server.errors import UserError
 from ups_server.solve import engine_protocol as protocol
 from ups_server.solve.engine import RolloutSpec
+from ups_server.solve.interruption import Interruption, StepEnded
 from ups_server.solve.ongoing import Flight, Part, Rollout, Running, batch_of, charge
 from ups_server.solve.residents import Residents
 from ups_server.solve.solver import BatchedSession, Frames, Session
@@ -60,10 +62,13 @@ class Scheduler:
         work: since the start of the process.
     """
 
-    def __init__(self, solvers: Residents, send: Send, limits: Limits) -> None:
+    def __init__(
+        self, solvers: Residents, send: Send, limits: Limits, interruption: Interruption | None = None
+    ) -> None:
         self._solvers = solvers
         self._send = send
         self._limits = limits
+        self._interruption = interruption
         self._rollouts: dict[int, Rollout] = {}
         self._running: dict[Hashable, Running] = {}
         self._turn_of: dict[Hashable, int] = {}
@@ -83,6 +88,8 @@ class Scheduler:
                 self._rollouts[header["id"]].allowed += header["frames"]
             case "cancel":
                 self._rollouts.pop(header["id"], None)
+                if self._interruption is not None:
+                    self._interruption.forget(header["id"])
 
     def step(self) -> bool:
         """One turn. False where there was nothing to do until the next message."""
@@ -119,7 +126,9 @@ class Scheduler:
             spec = RolloutSpec.from_json(header["spec"])
             step = header.get("step", 0)
             saved = arrays.pop() if step else None
-            session = self._solvers.get(spec.model, self._in_use()).session(spec.problem, *arrays)
+            solver = self._solvers.get(spec.model, self._in_use())
+            with self._ended_early(header["id"]):
+                session = solver.session(spec.problem, *arrays)
             self._check_memory(session)
             limits = self._limits
             rollout = Rollout.begin(header, spec, session, limits.rows, limits.memory, self._turn, len(arrays[0]))
@@ -130,6 +139,10 @@ class Scheduler:
             return
         self._rollouts[rollout.id] = rollout
         self._send({"op": "started", "id": rollout.id}, ())
+
+    def _ended_early(self, rollout_id: int) -> AbstractContextManager[None]:
+        """Around what a built-in solver computes for a rollout."""
+        return nullcontext() if self._interruption is None else self._interruption.during(rollout_id)
 
     def _check_memory(self, session: Session) -> None:
         if isinstance(session, BatchedSession) and session.row_bytes > self._limits.memory:
@@ -177,7 +190,8 @@ class Scheduler:
             running = self._batch(bucket, chosen)
             running.turns -= 1
             wanted = [part.step % part.rollout.save_every == 0 for part in running.members]
-            landing = running.batch.launch(wanted)
+            with self._ended_early(chosen[0].rollout.id):
+                landing = running.batch.launch(wanted)
             durable = [due and part.rollout.durable for due, part in zip(wanted, running.members, strict=True)]
             saved = running.batch.saved(durable) if any(durable) else None
             if running is not self._running.get(bucket):
@@ -257,10 +271,14 @@ class Scheduler:
 
     def _fail(self, rollout_id: int, error: Exception) -> None:
         """Ends one request: the user's mistake, or ours."""
-        if isinstance(error, UserError):
+        self._rollouts.pop(rollout_id, None)
+        if isinstance(error, StepEnded):
+            if not error.late:
+                return  # nobody is there to hear of it
+            problem = {"code": protocol.LATE, "message": "a step took longer than this process allows"}
+        elif isinstance(error, UserError):
             problem = protocol.problem_as_json(error)
         else:
             logger.error("rollout %d failed", rollout_id, exc_info=error)
             problem = {"code": "internal_error", "message": f"{type(error).__name__}: {error}"}
-        self._rollouts.pop(rollout_id, None)
         self._send({"op": "problem", "id": rollout_id, "problem": problem}, ())

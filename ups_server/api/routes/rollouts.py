@@ -21,6 +21,7 @@ from ups_server.api.service import CurrentService, Service
 from ups_server.jobs.spec import Job
 from ups_server.solve.planning import planning_bytes
 from ups_server.solve.rollout import Plan, plan
+from ups_server.solve.solver_cost import check_cost
 from ups_server.specs import RolloutAnswer, RolloutRequest
 from ups_server.tensors import NPZ, SAFETENSORS, Arrays
 
@@ -101,6 +102,7 @@ def needed(service: Service, wanted: RolloutRequest, arrays: Arrays | None) -> i
 def _prepare(wanted: RolloutRequest, arrays: Arrays | None, output: str, service: Service) -> Plan:
     todo = plan(wanted, service.catalog, service.settings, arrays, service.files)
     check_size(todo, output, service.settings)
+    check_cost(todo.spec, len(todo.initial), service.settings)
     return todo
 
 

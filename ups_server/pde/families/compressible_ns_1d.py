@@ -88,6 +88,7 @@ class CompressibleNs1D(Family):
     frame_dt = 0.01
     t_final = 1.0
     n = 1024
+    signal_speed = 5.0
     reflections = ((-1, 1, 1),)
     conserved = ("density",)
     kinds = (InitialKind("shock", "two uniform gases side by side (PDEBench's Shock)", _shocks, (OUTFLOW,)),)

@@ -138,6 +138,7 @@ class CompressibleNs2D(Family):
     frame_dt = 0.05
     t_final = 1.0
     n = BASE_POINTS
+    signal_speed = 5.0
     reference_points = 64
     reflections = ((-1, 1, 1, 1), (1, -1, 1, 1))
     exchange = (1, 0, 2, 3)

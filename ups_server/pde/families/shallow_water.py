@@ -58,6 +58,7 @@ class ShallowWater(Family):
     frame_dt = 0.01
     t_final = 1.0
     n = 128
+    signal_speed = 0.7
     reference_points = 128
     reflections = ((1,), (1,))
     full_state = False

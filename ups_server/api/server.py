@@ -1,5 +1,6 @@
 """Runs the service."""
 
+import asyncio
 import os
 import socket
 import threading
@@ -12,6 +13,7 @@ from ups_server import logs
 from ups_server.access.keys import KeyStore
 from ups_server.allocation import give_back_freed_memory
 from ups_server.api.app import create_app
+from ups_server.api.connections import protocol_of, raise_descriptors, shares, without_tracebacks
 from ups_server.errors import UserError
 from ups_server.jobs.database import data_folder_unusable, make_private, open_database
 from ups_server.settings import Settings, is_loopback
@@ -34,8 +36,11 @@ def serve(settings: Settings, announce: Callable[[str], None] | None = None) -> 
     logs.configure(settings.log_level, settings.log_format, "api")
     give_back_freed_memory()
     app = create_app(settings)
+    most, backlog = shares(raise_descriptors())
     config = uvicorn.Config(
         app,
+        http=protocol_of(most),
+        backlog=backlog,
         host=settings.host,
         port=settings.port,
         log_config=None,
@@ -55,6 +60,10 @@ class DrainingServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, draining: threading.Event) -> None:
         super().__init__(config)
         self._draining = draining
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().set_exception_handler(without_tracebacks)
+        await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._draining.set()

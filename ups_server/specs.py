@@ -285,9 +285,7 @@ class ExpectedError(BaseModel):
     level: float | None = Field(
         default=None, description="How often a new trajectory stays inside at every step, at least."
     )
-    bounds: dict[str, list[Any]] = Field(
-        default_factory=dict, description="By field, for every frame, in its unit; null beyond the calibrated steps."
-    )
+    bounds: dict[str, list[Any]] = Field(default_factory=dict, description="By field, for every frame, in its unit.")
     coverage: dict[str, dict[str, float]] = Field(
         default_factory=dict, description="By field, how often trajectories that chose nothing did stay inside."
     )

@@ -52,7 +52,8 @@ def test_coverage_counts_whole_trajectories_with_an_exact_interval() -> None:
 
 def test_bounds_come_in_physical_units(tmp_path: Path) -> None:
     envelope = FamilyEnvelope(
-        family="compressible_ns_1d", coefficients={}, dt=0.05, n=128, level=0.9,
+        family="compressible_ns_1d", coefficients={}, boundary=(("periodic", "periodic"),),
+        dt=0.05, n=128, offset=(None,), level=0.9,
         bounds={"Vx": (0.1, 0.2), "density": (0.01, 0.02)}, spread={"Vx": 3.0, "density": 0.5}, relative=("density",),
         calibration=10, test=10, coverage={"Vx": Coverage.of(9, 10), "density": Coverage.of(9, 10)},
     )  # fmt: skip
@@ -61,6 +62,6 @@ def test_bounds_come_in_physical_units(tmp_path: Path) -> None:
     assert physical["Vx"] == pytest.approx((0.3, 0.6))
     assert physical["density"] == pytest.approx((0.04, 0.08))
     assert ModelEnvelopes.load(tmp_path) is None
-    written = ModelEnvelopes(command="measured", families={"compressible_ns_1d": envelope})
+    written = ModelEnvelopes(command="measured", families={"compressible_ns_1d": (envelope,)})
     written.save(tmp_path)
     assert ModelEnvelopes.load(tmp_path) == written

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ups_server.pde import BoundaryCondition, BoundaryKind, Grid, family
-from ups_server.pde.refinement import finer, refined
+from ups_server.pde.refinement import refined
 
 PERIODIC = BoundaryCondition.uniform(BoundaryKind.PERIODIC, 1)
 
@@ -21,7 +21,7 @@ PERIODIC = BoundaryCondition.uniform(BoundaryKind.PERIODIC, 1)
     ids=["cells", "strided", "plane", "nodes"],
 )
 def test_the_points_are_among_the_finer_ones(grid: Grid, factor: int) -> None:
-    fine, places = finer(grid, factor)
+    fine, places = grid.refined(factor)
     for axis, (given, low, high) in enumerate(zip(grid.axes, *zip(*grid.extent, strict=True), strict=True)):
         np.testing.assert_allclose(fine.axes[axis][places[axis]], given, atol=1e-12)
         assert fine.axes[axis].min() >= low
@@ -31,7 +31,7 @@ def test_the_points_are_among_the_finer_ones(grid: Grid, factor: int) -> None:
 @pytest.mark.parametrize("factor", [2, 3])
 def test_waves_are_known_between_their_points(factor: int) -> None:
     grid = Grid((16,), ((0.0, 1.0),))
-    fine, places = finer(grid, factor)
+    fine, places = grid.refined(factor)
 
     def wave(x: np.ndarray) -> np.ndarray:
         return (1.0 + np.sin(2 * np.pi * x) + 0.3 * np.cos(14 * np.pi * x))[None, :, None]
@@ -53,7 +53,7 @@ def test_what_is_positive_stays_so_and_a_sign_may_change() -> None:
 def test_between_walls_it_is_linear_and_ends_level() -> None:
     walls = BoundaryCondition.uniform(BoundaryKind.OUTFLOW, 2)
     grid = Grid((4, 4), ((0.0, 4.0), (0.0, 4.0)))
-    fine, places = finer(grid, 4)
+    fine, places = grid.refined(4)
     plane = (grid.axes[0][:, None] + 2.0 * grid.axes[1])[None, ..., None]
     found = refined(plane, (4, 4), [place.start for place in places], walls, [True])[0, ..., 0]
     x, y = (axis.clip(0.5, 3.5) for axis in fine.axes)

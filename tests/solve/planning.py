@@ -5,23 +5,29 @@ from pathlib import Path
 from typing import Any
 
 from ups_server.catalog import Catalog
+from ups_server.pde import family
 from ups_server.settings import Settings
 from ups_server.solve.rollout import Plan, plan
 from ups_server.specs import RolloutRequest
 
 
 def write_card(data_dir: Path, **statistics: Any) -> Path:
-    """The folder of `small`: Burgers with nu in [0.001, 0.5], 32 points, dt 0.05. Nobody runs it: it has no weights."""
+    """The folder of `small`, which nobody runs: it has no weights.
+
+    Burgers with nu in [0.001, 0.5], 32 points, dt 0.05; diffusion-sorption and advection with nothing said.
+    """
     folder = data_dir / "models" / "small"
     folder.mkdir(parents=True, exist_ok=True)
     seen = {"n": 32, "min": [-3.0], "max": [3.0], "mean": [0.0], "std": [0.5], **statistics}
     burgers = {"dt": 0.05, "coefficients": {"nu": {"low": 0.001, "high": 0.5}}, "statistics": seen}
-    document = {"name": "small", "resolution": 32, "families": {"burgers": burgers}}
+    others = {name: {"dt": family(name).dt} for name in ("diffusion_sorption", "advection")}
+    document = {"name": "small", "resolution": 32, "families": {"burgers": burgers, **others}}
     (folder / "config.json").write_text(json.dumps(document))
     return folder
 
 
-def planned(data_dir: Path, **changes: Any) -> Plan:
+def planned(data_dir: Path, catalog: Catalog | None = None, **changes: Any) -> Plan:
+    """By the models of the data folder alone, or those of a catalog."""
     document = {
         "model": "small",
         "family": "burgers",
@@ -30,5 +36,5 @@ def planned(data_dir: Path, **changes: Any) -> Plan:
         "diagnostics": True,
         **changes,
     }
-    catalog = Catalog(data_dir, data_dir / "none")
-    return plan(RolloutRequest.from_json(json.dumps(document)), catalog, Settings())
+    known = Catalog(data_dir, data_dir / "none") if catalog is None else catalog
+    return plan(RolloutRequest.from_json(json.dumps(document)), known, Settings())

@@ -29,7 +29,7 @@ def _diagnosed(found: Mapping[str, Any]) -> Iterator[str]:
     if not expected["available"]:
         yield f"expected error: unknown; {expected['reason']}"
     for name, bounds in expected["bounds"].items():
-        last = [bound for bound in bounds if bound is not None][-1]
+        last = bounds[-1]
         yield f"expected error of {name}: at most {last:.3g} at the last calibrated frame, level {expected['level']:g}"
     training = found["out_of_distribution"]
     if training["flagged"] is None:

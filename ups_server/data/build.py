@@ -37,6 +37,7 @@ def build_store(
     frame_dt: float | None = None,
     t_final: float | None = None,
     workers: int = 1,
+    offset: float = Grid.CENTRE,
 ) -> Store:
     """Solve `count` trajectories with coefficients drawn per trajectory and keep them as a store.
 
@@ -50,6 +51,7 @@ def build_store(
         batch: trajectories solved together.
         frame_dt, t_final: default to the family's.
         workers: processes that solve; 1 solves in this one.
+        offset: place of the first point along every axis, in spacings.
 
     Raises:
         UserError: ``unknown_coefficient``, ``coefficient_out_of_domain``, ``dt_mismatch``, ``store_exists`` (the
@@ -58,7 +60,8 @@ def build_store(
     if count < 1 or batch < 1 or workers < 1:
         raise UserError("invalid_count", "count, batch and workers must be positive", got=(count, batch, workers))
     draws = complete_draws(family, draw)
-    grid, times = family.default_grid(resolution), frame_times(family, frame_dt, t_final)
+    grid = Grid((resolution,) * family.ndim, family.extent, (offset,) * family.ndim)
+    times = frame_times(family, frame_dt, t_final)
     layout = family_layout(family, grid, times)
     provenance = {
         "generator": f"ups_server {__version__}",

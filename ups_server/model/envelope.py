@@ -49,19 +49,24 @@ class Coverage(Frozen):
 
 
 class FamilyEnvelope(Frozen):
-    """The envelope of one family; it is valid for what its attributes say and for nothing else.
+    """One envelope of a family; it is valid for what its attributes say and for nothing else.
 
     Attributes:
         coefficients: range of each coefficient in the calibration.
         n: points per axis; steps: of `dt`, from an initial state of the family's own distribution.
+        boundary: (low, high) kind per axis.
+        offset: place of the points in their cells (`Grid.offset`) per axis; None along a periodic one, where it makes
+            no difference.
         bounds: by field, root mean square error after step 1, 2, … in units of the field's spread.
         spread: by field, in physical units; for fields in `relative`, in units of the mean of the initial state.
     """
 
     family: str
     coefficients: dict[str, tuple[float, float]]
+    boundary: tuple[tuple[str, str], ...]
     dt: float
     n: int
+    offset: tuple[float | None, ...]
     level: float
     bounds: dict[str, tuple[float, ...]]
     spread: dict[str, float]
@@ -89,10 +94,16 @@ class FamilyEnvelope(Frozen):
 
 
 class ModelEnvelopes(Frozen):
-    """All envelopes of a model folder, and the command that measured them."""
+    """All envelopes of a model folder, and the command that measured them.
+
+    Attributes:
+        families: by family, one for each kind of request.
+        withheld: why a family has none.
+    """
 
     command: str
-    families: dict[str, FamilyEnvelope] = Field(default_factory=dict)
+    families: dict[str, tuple[FamilyEnvelope, ...]] = Field(default_factory=dict)
+    withheld: dict[str, str] = Field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:

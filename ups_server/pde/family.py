@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ups_server.errors import UserError
 from ups_server.pde.boundary import BoundaryCondition
 from ups_server.pde.grid import Extent, Grid
-from ups_server.pde.refinement import finer, refined
+from ups_server.pde.refinement import refined
 from ups_server.pde.solution import Array as Array
 from ups_server.pde.solution import Solution, at_times
 
@@ -365,8 +365,8 @@ class Family(ABC):
         return chosen.draw(rng, count, grid, coefficients)
 
     def refine(self, values: Array, grid: Grid, factor: int) -> Array:
-        """States (N, X..., C) known on `grid` as they are taken to be on `finer(grid, factor)`."""
-        _, places = finer(grid, factor)
+        """States (N, X..., C) known on `grid` as they are taken to be on `grid.refined(factor)`."""
+        _, places = grid.refined(factor)
         positive = [field.positive for field in self.fields]
         return refined(values, (factor,) * grid.ndim, [place.start for place in places], self.boundary, positive)
 

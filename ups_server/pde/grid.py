@@ -96,8 +96,8 @@ class Grid:
     def positions(self) -> tuple[NDArray[np.float64], ...]:
         """Point coordinates per axis in units of the box, from 0 to 1, each (n_d,)."""
         return tuple(
-            (np.arange(points, dtype=np.float64) + offset) / points
-            for points, offset in zip(self.n, self.offset, strict=True)
+            (np.arange(points, dtype=np.float64) + offset) / cells
+            for points, cells, offset in zip(self.n, self.cells, self.offset, strict=True)
         )
 
     def subsample(self, stride: int, first: int = 0) -> "Grid":

@@ -1,26 +1,11 @@
 """States on grids some whole number of times as fine, the given points among them."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from ups_server.pde.boundary import BoundaryCondition
-from ups_server.pde.grid import Grid
 from ups_server.pde.solution import Array
-
-
-def finer(grid: Grid, factor: int) -> tuple[Grid, tuple[slice, ...]]:
-    """The grid of spacings so many times smaller, all its points inside the box, and where those of `grid` are."""
-    offset = tuple(place * factor for place in grid.offset)
-    first = tuple(math.floor(place) for place in offset)
-    fine = Grid(
-        tuple(cells * factor + both for cells, both in zip(grid.cells, grid.closed, strict=True)),
-        grid.extent,
-        tuple(place - start for place, start in zip(offset, first, strict=True)),
-        grid.closed,
-    )
-    return fine, tuple(slice(start, None, factor) for start in first)
 
 
 def refined(

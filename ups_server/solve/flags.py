@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from ups_server.catalog import FamilySupport, ModelCard, SeenStates
 from ups_server.pde import Family, Grid
 from ups_server.pde.metrics import error_moments, nrmse_trajectory
-from ups_server.pde.refinement import finer
 from ups_server.solve.initial import drawn_states
 from ups_server.solve.solver import Frames
 from ups_server.specs import Flag, InitialConditionSpec
@@ -85,14 +84,14 @@ def unresolved_flags(
     if equation.grid_bound or factor == 1:
         return []
     if given is not None and given.sample is not None:
-        whole, _ = drawn_states(given, equation, finer(grid, factor)[0], coefficients)
+        whole, _ = drawn_states(given, equation, grid.refined(factor)[0], coefficients)
         shown = equation.refine(initial.astype(np.float64), grid, factor)
         what = f"points between the {' x '.join(map(str, grid.n))} of the request would show it"
     elif any(cells % 2 for cells in grid.cells):
         return []
     else:
         half = grid.subsample(2)
-        _, places = finer(half, 2)
+        _, places = half.refined(2)
         whole = initial
         shown = equation.refine(initial[(slice(None), *places)].astype(np.float64), half, 2)
         what = "every second of its points would show it half as well"

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ups_server.pde.metrics import ErrorMoments, error_moments, nrmse_trajectory, nrmse_trajectory_per_field
-from ups_server.pde.refinement import finer, refined
+from ups_server.pde.refinement import refined
 from ups_server.solve.engine import RolloutSpec
 from ups_server.solve.initial import drawn_states
 from ups_server.solve.rollout import Plan
@@ -182,7 +182,7 @@ class Reference:
             reference_spec(plan, factor),
             initial,
             static,
-            finer(base, factor)[1],
+            base.refined(factor)[1],
             [plan.reference_initial * plan.scale],
             time.monotonic(),
         )
@@ -246,7 +246,7 @@ class Reference:
 
 def reference_spec(plan: Plan, factor: int = 1) -> RolloutSpec:
     """The rollout for the numerical solver at so many times the points: one step of its own from frame to frame."""
-    grid, _ = finer(plan.answer_grid, factor)
+    grid, _ = plan.answer_grid.refined(factor)
     problem = replace(plan.spec.problem, grid=grid, dt=plan.spec.problem.dt * plan.stride)
     return RolloutSpec(SOLVER, problem, plan.n_frames - 1)
 
@@ -259,13 +259,13 @@ def _states(plan: Plan, factor: int) -> tuple[Frames, Frames | None]:
     initial = plan.request.initial_condition
     if initial is not None and initial.sample is not None:
         own = {name: float(values[0]) for name, values in plan.spec.problem.coefficient_arrays(1).items()}
-        states, static = drawn_states(initial, plan.family, finer(base, factor)[0], own)
+        states, static = drawn_states(initial, plan.family, base.refined(factor)[0], own)
         return plan.own_states(states), None if static is None else plan.own_states(static)
     given = plan.family.refine(plan.reference_initial.astype(np.float64), base, factor).astype(np.float32)
     fixed = plan.reference_static
     if fixed is None:
         return given, None
-    first = [place.start for place in finer(base, factor)[1]]
+    first = [place.start for place in base.refined(factor)[1]]
     still = refined(
         fixed.astype(np.float64), (factor,) * base.ndim, first, plan.family.boundary, [False] * fixed.shape[-1]
     )

@@ -26,7 +26,6 @@ from ups_server.pde import rosenbrock
 from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
 from ups_server.pde.family import Array, Family, Field
 from ups_server.pde.grid import Grid
-from ups_server.pde.refinement import finer
 from ups_server.pde.solution import Grouped, Solution, Stepped, in_groups
 
 DIFFUSION = 5e-4
@@ -70,7 +69,7 @@ class DiffusionSorption(Family):
 
     def refine(self, values: Array, grid: Grid, factor: int) -> Array:
         """Monotone, with the boundary values at the ends."""
-        (lo, hi), (fine, _) = grid.extent[0], finer(grid, factor)
+        (lo, hi), (fine, _) = grid.extent[0], grid.refined(factor)
         edges = lo - 0.5 * fine.spacing[0], hi + 0.5 * fine.spacing[0]
         return _resample(values[..., 0], grid.axes[0], fine.axes[0], edges)[..., None]
 

@@ -1,6 +1,7 @@
 """Files as people bring them, on the command line. Over HTTP: `tests/api/test_cases.py`."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import h5py
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.cases import BETA, CASES, FRAMES, POINTS, ROWS, SHARED, Case, expect, moving, single, ups
+from ups_server.cli.adapt import FileSaid, _store
 from ups_server.data.check import check_file
 from ups_server.data.rows import place_of
 from ups_server.data.source import open_source
@@ -68,6 +70,13 @@ def test_nan_eval(holes: Path, tmp_path: Path, capsys: Output) -> None:
     assert "row 2 left out: u holds values that are not finite" in capsys.readouterr().err
 
 
+def test_adapt_leaves_out_and_lists(holes: Path, tmp_path: Path, capsys: Output) -> None:
+    with closing(_store(holes, FileSaid(None, {}), tmp_path / "store", lambda *_: None)) as store:
+        assert store.row_numbers.numbers.tolist() == [0, 1, 3, 5]
+        np.testing.assert_array_equal(store.read([2])[0, ..., 0], moving()[3])
+    assert "rows 2, 4 left out: u holds values that are not finite" in capsys.readouterr().err
+
+
 def test_a_picture_has_the_number_of_the_file(holes: Path, tmp_path: Path) -> None:
     source = open_source(holes)
     np.testing.assert_array_equal(source.read([place_of(source, 3, "")])[0, ..., 0], moving()[3])
@@ -116,7 +125,7 @@ def test_what_is_odd_about_rows_is_noted(tmp_path: Path) -> None:
     single(tmp_path / "a.h5", values, {"beta": BETA})
     assert check_file(tmp_path / "a.h5", "advection").warnings == (
         "row 1: nothing changes any more from a frame on, the earliest 20",
-        "1 trajectory hold exactly the values of another: row 4 is row 0",
+        "1 trajectory with exactly the values of another: row 4 is row 0",
     )
 
 

@@ -5,6 +5,7 @@ The same random numbers give the same file.
 
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import h5py
 import numpy as np
 
 from tests.pdebench_files import write
+from ups_server.data.convert import convert
+from ups_server.data.source import open_source
 
 FAMILIES = (
     "advection",
@@ -31,16 +34,24 @@ Structural = Callable[[Random, h5py.File, Path], None]
 
 
 def seeds(folder: Path) -> list[Path]:
-    """A good file a family, made once."""
+    """A good file a family, one compressed with LZF, NetCDF and an npz; made once."""
     folder.mkdir(parents=True, exist_ok=True)
-    return [write(folder / f"{name}.h5", name) for name in FAMILIES]
+    files = [write(folder / f"{name}.h5", name) for name in FAMILIES]
+    with closing(open_source(files[0])) as source:
+        others = [convert(source, folder / name) for name in ("netcdf.nc", "arrays.npz")]
+    lzf = write(folder / "lzf.h5", "burgers")
+    with h5py.File(lzf, "a") as file:
+        values = np.round(file["tensor"][()], 1)
+        del file["tensor"]
+        file.create_dataset("tensor", data=values, chunks=(1, *values.shape[1:]), compression="lzf")
+    return [*files, *others, lzf]
 
 
 def mutate(random: Random, seed: Path, path: Path, secret: Path) -> list[str]:
     """Writes a damaged copy of `seed`; what was done to it. `secret` is a file that must never be read."""
     shutil.copyfile(seed, path)
     done = []
-    if random.random() < 0.6:
+    if random.random() < 0.6 and h5py.is_hdf5(path):
         with h5py.File(path, "a") as file:
             for _ in range(random.integers(1, 4)):
                 change = STRUCTURAL[random.integers(len(STRUCTURAL))]

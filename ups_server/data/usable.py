@@ -249,7 +249,7 @@ class Scan:
         if self.equal:
             row, first = next(iter(self.equal.items()))
             yield (
-                f"{_counted(len(self.equal))} hold exactly the values of another: "
+                f"{_counted(len(self.equal))} with exactly the values of another: "
                 f"row {numbers[row]} is row {numbers[first]}"
             )
         yield from self.values.warnings()

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ups_server import __version__
 from ups_server.errors import UserError
-from ups_server.pde import families
+from ups_server.pde import BoundaryKind, families
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +58,9 @@ class FamilySupport(BaseModel):
     model_config = CARD
     dt: float = Field(gt=0, description="Time between two states of the model.")
     coefficients: dict[str, Range] = Field(default_factory=dict, description="Trained range of each coefficient.")
+    boundaries: tuple[tuple[tuple[BoundaryKind, BoundaryKind], ...], ...] = Field(
+        default=(), description="Boundary conditions it was trained on beside the family's own."
+    )
     statistics: SeenStates | None = Field(default=None, description="What its training states looked like.")
 
     @property

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 from ups_server.errors import UserError
 from ups_server.pde import BoundaryKind
 from ups_server.pde.evolution.grammar import MAX_CHARACTERS
+from ups_server.pde.family import RAND
 
 MIN_POINTS = 8
 """Fewest points per axis of a grid."""
@@ -67,11 +68,16 @@ class GridSpec(Spec):
 
 
 class SampleSpec(Spec):
-    """Initial conditions drawn from the family's own distribution."""
+    """Initial conditions drawn from a distribution of the family's."""
 
     seed: int = Field(default=0, ge=0, lt=2**63, description="The same seed draws the same states.")
     count: int | None = Field(
         default=None, ge=1, le=4096, description="How many; with a count the answer has a leading batch axis."
+    )
+    kind: str = Field(
+        default=RAND,
+        max_length=32,
+        description="Which distribution: one of the family's `initial_kinds`; some need a `boundary`.",
     )
 
 
@@ -147,7 +153,11 @@ class RolloutRequest(Spec):
     )
     grid: GridSpec = Field(default_factory=lambda: GridSpec())
     boundary: tuple[tuple[BoundaryKind, BoundaryKind], ...] | None = Field(
-        default=None, min_length=1, max_length=3, description="(low, high) kind per axis; default: the family's."
+        default=None,
+        min_length=1,
+        max_length=3,
+        description="(low, high) kind per axis; default: that of the file, or else the family's. Others are those that "
+        "the family's solver offers, or that the model was trained on.",
     )
     initial_condition: InitialConditionSpec | None = Field(
         default=None, description="Required, unless a binary body carries the array `initial_condition`."

@@ -3,18 +3,22 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from ups_server.data.draw import CoefficientDraw
+from ups_server.data.build import build_store
+from ups_server.data.draw import CoefficientDraw, Draw, SameAs
 from ups_server.data.generate import generate
 from ups_server.data.pdebench.card import card_of
 from ups_server.data.source import open_source
 from ups_server.errors import UserError
-from ups_server.pde import family
+from ups_server.pde import BoundaryCondition, BoundaryKind, family
 from ups_server.pde.family import Family
 from ups_server.pde.registry import families
+
+CHANNEL = BoundaryCondition(((BoundaryKind.PERIODIC,) * 2, (BoundaryKind.OUTFLOW,) * 2))
 
 
 @pytest.mark.parametrize("name", [name for name in families() if card_of(name) is not None])
@@ -126,3 +130,74 @@ def test_several_workers_write_the_same_file(tmp_path: Path) -> None:
     for workers in (1, 2):
         generate(family("advection"), {}, 70, 32, tmp_path / f"{workers}.h5", 0, workers=workers)
     assert (tmp_path / "1.h5").read_bytes() == (tmp_path / "2.h5").read_bytes()
+
+
+def test_shocks_between_zero_gradients_are_what_the_file_says(tmp_path: Path) -> None:
+    gas, opened = family("compressible_ns_1d"), BoundaryCondition.uniform(BoundaryKind.OUTFLOW, 1)
+    draw: dict[str, float | Draw] = {"eta": CoefficientDraw(low=1e-3, high=0.3), "zeta": SameAs(same_as="eta")}
+    made = generate(
+        gas, draw, 4, 64, tmp_path / "shocks.h5", 2, frame_dt=0.05, t_final=0.1, kinds={"shock": 1.0}, boundary=opened
+    )
+    source = open_source(made)
+    assert source.boundary == opened
+    np.testing.assert_array_equal(source.coefficients[:, 0], source.coefficients[:, 1])
+    first = source.read(range(4), [0])[:, 0]
+    # Of every quantity there are two values.
+    assert all(len(np.unique(state[:, field])) == 2 for state in first for field in range(3))
+    coefficients = {"eta": source.coefficients[:, 0], "zeta": source.coefficients[:, 1]}
+    again = gas.under(opened).solve(first.astype(np.float64), source.times, source.grid, coefficients)
+    np.testing.assert_allclose(again, source.read(range(4)), rtol=1e-3, atol=1e-3)
+    source.close()
+
+
+def test_a_store_has_kinds_by_their_shares(tmp_path: Path) -> None:
+    water = family("shallow_water")
+    built = build_store(water, {}, 24, 16, 1, tmp_path / "dams", t_final=0.01, kinds={"rand": 1.0, "dams": 1.0})
+    first = built.read(range(24), [0])[:, 0]
+    usual = [set(np.unique(state)) <= {1.0, 2.0} for state in first]
+    assert 6 < sum(usual) < 18
+    assert built.manifest.provenance["kinds"] == {"rand": 1.0, "dams": 1.0}
+    plain = build_store(water, {}, 24, 16, 1, tmp_path / "plain", t_final=0.01)
+    assert "kinds" not in plain.manifest.provenance
+    np.testing.assert_array_equal(plain.read(range(24), [0])[usual, 0], first[usual])
+
+
+@pytest.mark.parametrize(
+    ("settings", "code"),
+    [
+        ({"kinds": {"kh": 1.0}}, "boundary_not_supported"),
+        ({"kinds": {"shock": 1.0}}, "unknown_initial_kind"),
+        ({"boundary": BoundaryCondition.uniform(BoundaryKind.NO_SLIP, 2)}, "boundary_not_supported"),
+    ],
+)
+def test_what_files_or_solvers_cannot_hold_is_refused(tmp_path: Path, settings: dict[str, Any], code: str) -> None:
+    with pytest.raises(UserError) as caught:
+        generate(family("compressible_ns_2d"), {}, 1, 16, tmp_path / "file.h5", 0, **settings)
+    assert caught.value.code == code
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_channel_has_no_word_in_pdebench_but_a_text(tmp_path: Path) -> None:
+    gas = family("compressible_ns_2d")
+    made = generate(gas, {}, 1, 64, tmp_path / "kh.h5", 0, t_final=0.05, kinds={"kh": 1.0}, boundary=CHANNEL)
+    source = open_source(made)
+    assert source.boundary == CHANNEL
+    source.close()
+
+
+def test_varied_flows_and_forces_of_a_store(tmp_path: Path) -> None:
+    flow = family("incompressible_ns_2d")
+    usual, varied = (
+        build_store(flow, {}, 30, 16, 1, tmp_path / kind, frame_dt=0.005, t_final=0.005, kinds={kind: 1.0})
+        for kind in ("rand", "wide")
+    )
+    for values, others, (low, high) in (
+        (usual.read(range(30), [0])[:, 0], varied.read(range(30), [0])[:, 0], (0.5, 2.0)),
+        (usual.read_static(range(30)), varied.read_static(range(30)), (0.3, 3.0)),
+    ):
+        assert values is not None
+        assert others is not None
+        factors = (others / values)[:, 3, 3]
+        np.testing.assert_allclose(others, values * factors[:, None, None], rtol=1e-3, atol=1e-5)
+        assert low < factors.min() < 1.0 < factors.max() < high
+        np.testing.assert_allclose(factors[:, 0], factors[:, 1], rtol=1e-4)

@@ -13,6 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from ups_server.data.draw import CoefficientDraw
 from ups_server.errors import UserError
 from ups_server.model.checkpoint import WEIGHTS_FILE, from_pretrained
 from ups_server.solve.neural import UPSSolver
@@ -232,10 +233,13 @@ def test_shipped_recipes_keep_the_held_out_values_out(repository: Path) -> None:
         assert not {"diffusion_reaction_1d", "diffusion_reaction_2d"} & families.keys(), name
         if "burgers" in families:
             nu = families["burgers"].coefficients["nu"]
+            assert isinstance(nu, CoefficientDraw), name
             assert nu.high < 0.8, name
             assert (0.003, 0.006) in nu.gaps, name
         if "advection" in families:
-            assert (0.6, 0.8) in families["advection"].coefficients["beta"].gaps, name
+            beta = families["advection"].coefficients["beta"]
+            assert isinstance(beta, CoefficientDraw), name
+            assert (0.6, 0.8) in beta.gaps, name
 
 
 def test_schedules() -> None:

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ups_server.cli.options import AsJson, FamilyId, check_folder, check_suffix, parse_coefficients
+from ups_server.cli.options import (
+    AsJson,
+    Boundary,
+    FamilyId,
+    InitialKind,
+    check_folder,
+    check_suffix,
+    parse_boundary,
+    parse_coefficients,
+)
 from ups_server.cli.options import FileCoefficients as CoefficientOptions
 from ups_server.cli.options import FileFamily as Family
 from ups_server.cli.output import print_json, print_line, print_note, progress
@@ -35,6 +44,8 @@ def generate(
     ] = None,
     resolution: Annotated[int | None, typer.Option(min=8, help="Points per axis. [default: PDEBench's]")] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same initial states.")] = 0,
+    initial_kind: InitialKind = "rand",
+    boundary: Boundary = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that solve.")] = 1,
 ) -> None:
     """Solve trajectories with the reference solver and write them in PDEBench's layout."""
@@ -43,10 +54,19 @@ def generate(
 
     check_folder(output)
     equation = find(family)
-    drawn = parse_draws(coef)
+    drawn, ends = parse_draws(coef), parse_boundary(boundary, equation.ndim)
     with progress(equation.id) as advance:
         path = solve_and_write(
-            equation, drawn, count, resolution or equation.n, output, seed, progress=advance, workers=workers
+            equation,
+            drawn,
+            count,
+            resolution or equation.n,
+            output,
+            seed,
+            progress=advance,
+            workers=workers,
+            kinds={initial_kind: 1.0},
+            boundary=ends,
         )
     print_note(f"{count} trajectories written to {path}")
 

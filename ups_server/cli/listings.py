@@ -8,7 +8,7 @@ from ups_server.cli.options import AsJson
 from ups_server.cli.output import print_facts, print_json, print_table
 
 if TYPE_CHECKING:
-    from ups_server.pde import Coefficient, Family
+    from ups_server.pde import BoundaryCondition, Coefficient, Family
 
 
 def list_families(
@@ -37,7 +37,6 @@ def _coefficients(equation: "Family") -> str:
 
 
 def _facts(equation: "Family") -> dict[str, str]:
-    sides = ", ".join("/".join(dict.fromkeys(axis)) for axis in equation.boundary.as_names())
     return {
         "family": equation.id,
         "name": equation.name,
@@ -45,10 +44,15 @@ def _facts(equation: "Family") -> dict[str, str]:
         "fields": ", ".join(f"{entry.name} ({entry.description or entry.unit})" for entry in equation.fields),
         "coefficients": "; ".join(map(_coefficient, equation.coefficients)) or "-",
         "box": " x ".join(f"[{low:g}, {high:g}]" for low, high in equation.extent),
-        "boundary": sides,
+        "boundary": "; or ".join(map(_sides, equation.boundaries)),
+        "initial kinds": "; ".join(["rand", *(f"{kind.name}: {kind.description}" for kind in equation.kinds)]),
         "time": f"0 to {equation.t_final:g}, dt {equation.dt:g}, frames every {equation.frame_dt:g}",
         "resolution": str(equation.n),
     }
+
+
+def _sides(boundary: "BoundaryCondition") -> str:
+    return ", ".join("/".join(dict.fromkeys(axis)) for axis in boundary.as_names())
 
 
 def _coefficient(entry: "Coefficient") -> str:

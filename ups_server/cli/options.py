@@ -9,6 +9,7 @@ import typer
 from ups_server.errors import UserError
 
 if TYPE_CHECKING:
+    from ups_server.pde import BoundaryCondition
     from ups_server.settings import Settings
 
 FamilyId = Annotated[str, typer.Argument(metavar="FAMILY", help="A family id; `ups families` lists them.")]
@@ -25,6 +26,36 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DataDir = Annotated[
     Path | None, typer.Option("--data-dir", help="Folder whose `models/` adds models.", envvar="UPS_DATA_DIR")
 ]
+
+
+InitialKind = Annotated[
+    str,
+    typer.Option("--initial-kind", metavar="KIND", help="Which initial states are drawn: `ups families FAMILY`."),
+]
+Boundary = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KIND[,KIND]",
+        help="On all sides, or by axis, LOW/HIGH where its ends differ. [default: the family's, or the file's]",
+    ),
+]
+
+
+def parse_boundary(text: str | None, ndim: int) -> "BoundaryCondition | None":
+    """`outflow` on all sides, `periodic,outflow` by axis, `dirichlet/cauchy` where the ends of one differ.
+
+    Raises:
+        UserError: ``invalid_boundary``.
+    """
+    from ups_server.pde import BoundaryCondition
+
+    if text is None:
+        return None
+    boundary = BoundaryCondition.from_text(text)
+    sides = boundary.sides * ndim if len(boundary.sides) == 1 else boundary.sides
+    if len(sides) != ndim:
+        raise UserError("invalid_boundary", "a boundary is given for all axes or for each", got=text, expected=ndim)
+    return BoundaryCondition(sides)
 
 
 def settings_of(data_dir: Path | None) -> "Settings":

@@ -13,10 +13,13 @@ import typer
 from ups_server.cli.findings import findings
 from ups_server.cli.jobs import open_store
 from ups_server.cli.options import (
+    Boundary,
     Coefficients,
     DataDir,
+    InitialKind,
     check_file,
     check_suffix,
+    parse_boundary,
     parse_coefficients,
     parse_place,
     parse_points,
@@ -53,6 +56,7 @@ def solve(
     ] = None,
     coef: Coefficients = None,
     seed: Annotated[int, typer.Option(min=0, help="Draws the initial state, the same as the service does.")] = 0,
+    initial_kind: InitialKind = "rand",
     initial: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Take the initial state from a file of trajectories.")
     ] = None,
@@ -77,6 +81,7 @@ def solve(
         Literal["resolution-free", "interpolation"] | None,
         typer.Option(help="How it gets there. [default: resolution-free where that was measured to be no worse]"),
     ] = None,
+    boundary: Boundary = None,
     ensemble: Annotated[
         int | None, typer.Option(min=2, metavar="M", help="Also run M perturbed states: mean, spread, quantiles.")
     ] = None,
@@ -96,6 +101,7 @@ def solve(
 ) -> None:
     """Solve one problem and write the trajectory, or a picture of it."""
     from ups_server.data.exporters import EXPORTERS
+    from ups_server.pde import family as find
 
     if model is not None and method is not None:
         raise UserError("invalid_request", "give --model or --method, not both", got=[model, method])
@@ -104,29 +110,37 @@ def solve(
     coefficients = parse_coefficients(coef)
     chosen = family or _recognised(equation or "", coefficients)
     trust: dict[str, Any] = {"diagnostics": diagnostics, "reference": reference}
+    ends = parse_boundary(boundary, find(chosen).ndim)
+    if ends is not None:
+        trust["boundary"] = ends.as_names()
     if output_resolution is not None:
         trust["output_resolution"] = parse_points(output_resolution)
     if ensemble is not None:
         trust["ensemble"] = {"members": ensemble, "seed": seed, "amplitude": amplitude}
     if finer_by is not None:
         trust["method"] = finer_by
+    wanted = _Request(
+        family=chosen,
+        equation=equation,
+        model=method or model or "",
+        coefficients=coefficients,
+        seed=seed,
+        initial_kind=initial_kind,
+        n_steps=n_steps,
+        dt=dt,
+        save_every=save_every,
+        resolution=resolution,
+        points=points,
+        trust=trust,
+    )
+    if initial is not None and initial_kind != "rand":
+        raise UserError(
+            "invalid_request", "give --initial or --initial-kind, not both", got=[str(initial), initial_kind]
+        )
     if detach:
         if output is not None or initial is not None:
             given = [str(path) for path in (output, initial) if path is not None]
             raise UserError("invalid_request", "--detach starts from --seed; its result is kept", got=given)
-        wanted = _Request(
-            chosen,
-            equation,
-            method or model or "",
-            coefficients,
-            seed,
-            n_steps,
-            dt,
-            save_every,
-            resolution,
-            points,
-            trust,
-        )
         _order(wanted, data_dir, as_json)
         return
     if output is None:
@@ -136,9 +150,7 @@ def solve(
     catalog, model_id = _find_model(method or model, data_dir)
     own = coefficients if equation is None else {}
     start = None if initial is None else _read(initial, trajectory, chosen, own, resolution)
-    request = _Request(
-        chosen, equation, model_id, coefficients, seed, n_steps, dt, save_every, resolution, points, trust
-    )
+    request = replace(wanted, model=model_id)
     todo = _plan(request, start, catalog)
     solutions, attributes = _roll_out(todo, device)
     solution = solutions[0]
@@ -162,6 +174,7 @@ class _Request:
     model: str
     coefficients: dict[str, float]
     seed: int
+    initial_kind: str
     n_steps: int | None
     dt: float | None
     save_every: int
@@ -267,12 +280,13 @@ def _rollout_request(request: _Request, start: "State | None", catalog: "Catalog
     }
     grid = parse_place(request.points, equation.ndim)
     if start is None:
-        document["initial_condition"] = {"sample": {"seed": request.seed}}
+        document["initial_condition"] = {"sample": {"seed": request.seed, "kind": request.initial_kind}}
         if request.resolution is not None:
             grid["n"] = (request.resolution,) * equation.ndim
     else:
         # Thinning keeps the first point where it was.
         grid = placed(GridSpec.model_validate(grid), start.grid).model_dump(exclude_none=True)
+        document.setdefault("boundary", start.boundary.as_names())
     document["grid"] = grid
     return RolloutRequest.from_json(json.dumps(document))
 

@@ -7,18 +7,19 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ups_server import __version__
-from ups_server.data.draw import CoefficientDraw
+from ups_server.data.draw import Draw
 from ups_server.data.manifest import MANIFEST, GridRecord, Layout
-from ups_server.data.simulate import Batch, complete_draws, frame_times, solve_rows
+from ups_server.data.simulate import Batch, complete_draws, complete_kinds, frame_times, solve_rows
 from ups_server.data.store import VALUE, Store
 from ups_server.data.writer import SHARD_BYTES, StoreWriter
 from ups_server.errors import UserError
-from ups_server.pde.family import Family
+from ups_server.pde.family import RAND, Family
 from ups_server.pde.grid import Grid
 
 Progress = Callable[[int, int], None]
@@ -27,7 +28,7 @@ Progress = Callable[[int, int], None]
 
 def build_store(
     family: Family,
-    draw: Mapping[str, CoefficientDraw | float],
+    draw: Mapping[str, Draw | float],
     count: int,
     resolution: int,
     seed: int,
@@ -38,6 +39,7 @@ def build_store(
     t_final: float | None = None,
     workers: int = 1,
     offset: float = Grid.CENTRE,
+    kinds: Mapping[str, float] = MappingProxyType({}),
 ) -> Store:
     """Solve `count` trajectories with coefficients drawn per trajectory and keep them as a store.
 
@@ -46,35 +48,39 @@ def build_store(
     initial states share them row by row.
 
     Args:
+        family: `Family.under` a boundary condition where that is not the usual one.
         draw: how each coefficient is drawn; a number fixes it; those not given stay at their default.
         resolution: points per axis.
         batch: trajectories solved together.
         frame_dt, t_final: default to the family's.
         workers: processes that solve; 1 solves in this one.
         offset: place of the first point along every axis, in spacings.
+        kinds: shares of the kinds of initial states; default the usual one alone.
 
     Raises:
-        UserError: ``unknown_coefficient``, ``coefficient_out_of_domain``, ``dt_mismatch``, ``store_exists`` (the
-            folder holds a store of other settings) or ``solver_diverged``.
+        UserError: ``dt_mismatch``, ``store_exists`` (the folder holds a store of other settings), ``solver_diverged``,
+            and those of `complete_draws` and `complete_kinds`.
     """
     if count < 1 or batch < 1 or workers < 1:
         raise UserError("invalid_count", "count, batch and workers must be positive", got=(count, batch, workers))
-    draws = complete_draws(family, draw)
+    draws, shares = complete_draws(family, draw), complete_kinds(family, kinds)
     grid = Grid((resolution,) * family.ndim, family.extent, (offset,) * family.ndim)
     times = frame_times(family, frame_dt, t_final)
     layout = family_layout(family, grid, times)
-    provenance = {
+    provenance: dict[str, object] = {
         "generator": f"ups_server {__version__}",
         "count": count,
         "seed": seed,
         "batch": batch,
         "draw": {name: entry.model_dump(mode="json") for name, entry in draws.items()},
     }
+    if list(shares) != [RAND]:
+        provenance["kinds"] = shares
     if (Path(path) / MANIFEST).exists():
         return _finished(path, layout, provenance)
     row_bytes = int(np.prod(layout.row_shape)) * VALUE.itemsize
     per_shard = batch * max(1, SHARD_BYTES // (batch * row_bytes))
-    solve = partial(solve_rows, family, draws, seed=seed, grid=grid, times=times)
+    solve = partial(solve_rows, family, draws, seed=seed, grid=grid, times=times, kinds=shares)
     with StoreWriter(path, layout, provenance, per_shard) as writer:
         done = writer.written
         batches = [range(start, min(start + batch, count)) for start in range(done, count, batch)]

@@ -1,5 +1,6 @@
-"""How the coefficients of generated trajectories are drawn."""
+"""How the coefficients and the kinds of initial states of generated trajectories are drawn."""
 
+from collections.abc import Mapping
 from typing import Literal, Self
 
 import numpy as np
@@ -75,3 +76,20 @@ class CoefficientDraw(BaseModel):
         if self.scale == "log":
             drawn = np.exp(drawn)
         return np.clip(drawn, self.low, self.high)
+
+
+class SameAs(BaseModel):
+    """The value that another coefficient of the trajectory has drawn, as PDEBench's eta = zeta."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    same_as: str
+
+
+Draw = CoefficientDraw | SameAs
+
+
+def pick_kind(rng: np.random.Generator, shares: Mapping[str, float]) -> str:
+    """One of the kinds, by their shares."""
+    names, weights = list(shares), np.array(list(shares.values()))
+    return names[int(np.searchsorted(np.cumsum(weights), rng.random() * weights.sum(), side="right"))]

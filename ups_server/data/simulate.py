@@ -2,16 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ups_server.data.draw import CoefficientDraw
+from ups_server.data.draw import CoefficientDraw, Draw, SameAs, pick_kind
 from ups_server.errors import UserError
-from ups_server.pde.family import Family
+from ups_server.pde.family import RAND, Family
 from ups_server.pde.grid import Grid
 
-INITIAL, COEFFICIENTS, STATIC = range(3)
+INITIAL, COEFFICIENTS, STATIC, KIND = range(4)
 """Streams of random numbers: coefficients never change the initial states, which files share row by row."""
 
 
@@ -29,25 +30,45 @@ def generator(seed: int, stream: int, row: int) -> np.random.Generator:
     return np.random.default_rng([seed, stream, row])
 
 
-def complete_draws(family: Family, draws: Mapping[str, CoefficientDraw | float]) -> dict[str, CoefficientDraw]:
+def complete_draws(family: Family, draws: Mapping[str, Draw | float]) -> dict[str, Draw]:
     """One draw a coefficient, in the family's order; those not given stay at their default.
 
     Raises:
-        UserError: ``unknown_coefficient`` or ``coefficient_out_of_domain``.
+        UserError: ``unknown_coefficient``, ``coefficient_out_of_domain``, or ``invalid_draw`` for one that is the same
+            as no drawn one.
     """
-    given = {
-        name: draw if isinstance(draw, CoefficientDraw) else CoefficientDraw.fixed(float(draw))
-        for name, draw in draws.items()
-    }
-    for values in (
-        {name: draw.low for name, draw in given.items()},
-        {name: draw.high for name, draw in given.items()},
-        *({name: value} for name, draw in given.items() for value in draw.also),
-    ):
-        family.complete(values)
     spelling = {alias.lower(): c.name for c in family.coefficients for alias in (c.name, *c.aliases)}
-    named = {spelling[name.lower()]: draw for name, draw in given.items()}
-    return {c.name: named.get(c.name, CoefficientDraw.fixed(c.default)) for c in family.coefficients}
+    drawn: dict[str, CoefficientDraw] = {}
+    same: dict[str, SameAs] = {}
+    for name, draw in zip(family.named(dict.fromkeys(draws, 0.0)), draws.values(), strict=True):
+        if isinstance(draw, SameAs):
+            same[name] = SameAs(same_as=spelling.get(draw.same_as.lower(), draw.same_as))
+        else:
+            drawn[name] = draw if isinstance(draw, CoefficientDraw) else CoefficientDraw.fixed(float(draw))
+    for name, draw in same.items():
+        if draw.same_as not in drawn:
+            raise UserError("invalid_draw", f"{name} is to be the same as no drawn coefficient", got=draw.same_as)
+    sources = drawn | {name: drawn[draw.same_as] for name, draw in same.items()}
+    for name, source in sources.items():
+        for value in (source.low, source.high, *source.also):
+            family.complete({name: value})
+    chosen: dict[str, Draw] = {c.name: CoefficientDraw.fixed(c.default) for c in family.coefficients}
+    return chosen | drawn | same
+
+
+def complete_kinds(family: Family, kinds: Mapping[str, float]) -> dict[str, float]:
+    """The kinds of initial states that have a share, the usual one where none is given.
+
+    Raises:
+        UserError: ``invalid_draw`` for shares that are negative or add up to nothing, and those of
+            `Family.initial_kind`.
+    """
+    for name in kinds:
+        family.initial_kind(name)
+    given = dict(kinds or {RAND: 1.0})
+    if not (min(given.values()) >= 0.0 and 0.0 < sum(given.values()) < np.inf):
+        raise UserError("invalid_draw", "the shares of kinds must be positive numbers", got=given)
+    return {name: share for name, share in given.items() if share > 0.0}
 
 
 def frame_times(family: Family, frame_dt: float | None = None, t_final: float | None = None) -> NDArray[np.float64]:
@@ -68,23 +89,31 @@ def frame_times(family: Family, frame_dt: float | None = None, t_final: float | 
 
 def solve_rows(
     family: Family,
-    draws: Mapping[str, CoefficientDraw],
+    draws: Mapping[str, Draw],
     rows: Sequence[int],
     seed: int,
     grid: Grid,
     times: NDArray[np.float64],
+    kinds: Mapping[str, float] = MappingProxyType({RAND: 1.0}),
 ) -> Batch:
     """Draw and solve the trajectories of `rows` together.
+
+    Args:
+        kinds: of initial states, with their shares.
 
     Raises:
         UserError: ``solver_diverged`` where a solution is not finite.
     """
-    initial = np.concatenate([family.sample_initial(generator(seed, INITIAL, row), 1, grid) for row in rows])
-    fixed = [family.sample_static(generator(seed, STATIC, row), 1, grid) for row in rows]
-    static = np.concatenate([part for part in fixed if part is not None]) if family.static_fields else None
     table = draw_table(draws, seed, rows)
     coefficients = {name: table[:, column] for column, name in enumerate(draws)}
-    values = family.solve(family.fit_initial(initial, coefficients), times, grid, coefficients, static)
+    initial, fixed = [], []
+    for index, row in enumerate(rows):
+        kind = pick_kind(generator(seed, KIND, row), kinds)
+        own = {name: column[index : index + 1] for name, column in coefficients.items()}
+        initial.append(family.draw_initial(generator(seed, INITIAL, row), 1, grid, own, kind))
+        fixed.append(family.draw_static(generator(seed, STATIC, row), 1, grid, kind))
+    static = np.concatenate([part for part in fixed if part is not None]) if family.static_fields else None
+    values = family.solve(np.concatenate(initial), times, grid, coefficients, static)
     finite = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
     if not finite.all():
         bad = int(np.flatnonzero(~finite)[0])
@@ -96,10 +125,13 @@ def solve_rows(
     return Batch(values.astype(np.float32), table, None if static is None else static.astype(np.float32))
 
 
-def draw_table(draws: Mapping[str, CoefficientDraw], seed: int, rows: Sequence[int]) -> NDArray[np.float64]:
+def draw_table(draws: Mapping[str, Draw], seed: int, rows: Sequence[int]) -> NDArray[np.float64]:
     """The coefficients (n, K) of `rows`."""
     table = []
     for row in rows:
         rng = generator(seed, COEFFICIENTS, row)
-        table.append([float(draw.sample(rng, 1)[0]) for draw in draws.values()])
+        drawn = {
+            name: float(draw.sample(rng, 1)[0]) for name, draw in draws.items() if isinstance(draw, CoefficientDraw)
+        }
+        table.append([drawn[draw.same_as if isinstance(draw, SameAs) else name] for name, draw in draws.items()])
     return np.array(table, dtype=np.float64).reshape(len(rows), len(draws))

@@ -22,7 +22,7 @@ from ups_server.data.exporters.base import Header
 from ups_server.data.streamed import write_file
 from ups_server.data.zarr_steps import ZarrSteps
 from ups_server.files.equations import EQUATION_FILE, model_equation
-from ups_server.pde import Grid, family
+from ups_server.pde import BoundaryCondition, Grid, family
 from ups_server.solve.engine import Frame, Standing
 from ups_server.solve.rollout import Plan
 from ups_server.specs import Flag, RolloutRequest
@@ -115,8 +115,11 @@ class RolloutFolder:
         document = json.loads((self.path / HEADER).read_text(encoding="utf-8"))
         grid, equation = Grid.from_json(document.pop("grid")), document.pop("family")
         own = model_equation(self.path)
+        known = own.family() if own is not None and own.id == equation else family(equation)
+        # Folders of earlier versions do not say it: then it was the equation's own.
+        sides = document.pop("boundary", known.boundary.as_names())
         return Header(
-            family=own.family() if own is not None and own.id == equation else family(equation),
+            family=known.under(BoundaryCondition.from_names(sides)),
             grid=grid,
             times=np.array(document.pop("times")),
             **document,
@@ -160,6 +163,7 @@ class RolloutFolder:
         document: dict[str, Any] = {
             "family": header.family.id,
             "grid": header.grid.as_json(),
+            "boundary": header.sides,
             "times": header.times.tolist(),
             "coefficients": dict(header.coefficients),
             "count": header.count,

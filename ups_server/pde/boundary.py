@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from ups_server.errors import UserError
+
 
 class BoundaryKind(StrEnum):
     """What holds on one side of the box."""
@@ -41,3 +43,22 @@ class BoundaryCondition:
     @classmethod
     def from_names(cls, names: list[list[str]]) -> "BoundaryCondition":
         return cls(tuple((BoundaryKind(low), BoundaryKind(high)) for low, high in names))
+
+    def as_text(self) -> str:
+        """`LOW/HIGH` for each axis, with commas between."""
+        return ",".join(f"{low.value}/{high.value}" for low, high in self.sides)
+
+    @classmethod
+    def from_text(cls, text: str) -> "BoundaryCondition":
+        """Reads `as_text`; one kind stands for both ends of an axis.
+
+        Raises:
+            UserError: ``invalid_boundary``.
+        """
+        axes = [axis.split("/") for axis in text.split(",")]
+        known = [kind.value for kind in BoundaryKind]
+        if any(len(axis) > 2 or not set(axis) <= set(known) for axis in axes):
+            raise UserError(
+                "invalid_boundary", "a boundary is given by axis: KIND, or LOW/HIGH", got=text, expected=known
+            )
+        return cls.from_names([[axis[0], axis[-1]] for axis in axes])

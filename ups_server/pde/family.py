@@ -85,12 +85,14 @@ class InitialKind:
         draw: (generator, count, grid, coefficients (count,) each) -> states (count, X..., C); one generator draws the
             same functions on every grid.
         boundaries: the boundary conditions it is made for.
+        static: (generator, count, grid) -> static fields (count, X..., S), where not the family's usual ones.
     """
 
     name: str
     description: str
     draw: Callable[[np.random.Generator, int, Grid, Mapping[str, Array]], Array]
     boundaries: tuple[BoundaryCondition, ...]
+    static: Callable[[np.random.Generator, int, Grid], Array] | None = None
 
 
 def metadata_text(name: str, values: Mapping[str, float]) -> str:
@@ -113,7 +115,7 @@ class Family(ABC):
     extent: ClassVar[Extent]
     boundary: BoundaryCondition
     offered: ClassVar[tuple[BoundaryCondition, ...]] = ()
-    """All boundary conditions that the solver takes, where there are more than `boundary`: see `under`."""
+    """`boundaries`, where there are more than `boundary`."""
     dt: ClassVar[float]
     """The step of the learned operator (the paper's protocol)."""
     frame_dt: ClassVar[float]
@@ -179,6 +181,12 @@ class Family(ABC):
         whole = len(reflections) == self.ndim and all(reflections)
         return tuple(math.prod(signs) for signs in zip(*reflections, strict=True)) if whole else ()
 
+    @property
+    @final
+    def boundaries(self) -> tuple[BoundaryCondition, ...]:
+        """All boundary conditions that the solver takes."""
+        return self.offered or (self.boundary,)
+
     @final
     def under(self, boundary: BoundaryCondition) -> Self:
         """The equation in a box with this boundary condition; its own is the one `boundary` tells.
@@ -188,12 +196,12 @@ class Family(ABC):
         """
         if boundary == self.boundary:
             return self
-        if boundary not in self.offered:
+        if boundary not in self.boundaries:
             raise UserError(
                 "boundary_not_supported",
                 f"{self.id} is not solved under this boundary condition",
                 got=boundary.as_names(),
-                expected=[offered.as_names() for offered in self.offered or (self.boundary,)],
+                expected=[offered.as_names() for offered in self.boundaries],
             )
         other = copy(self)
         other.boundary = boundary
@@ -369,6 +377,18 @@ class Family(ABC):
         _, places = grid.refined(factor)
         positive = [field.positive for field in self.fields]
         return refined(values, (factor,) * grid.ndim, [place.start for place in places], self.boundary, positive)
+
+    @final
+    def draw_static(self, rng: np.random.Generator, count: int, grid: Grid, kind: str = RAND) -> Array | None:
+        """Static fields (N, X..., S) that go with initial states of that kind; None for families without.
+
+        Raises:
+            UserError: those of `initial_kind`.
+        """
+        chosen = self.initial_kind(kind)
+        if chosen is None or chosen.static is None:
+            return self.sample_static(rng, count, grid)
+        return chosen.static(rng, count, grid)
 
     def conserved_means(self, values: NDArray[np.floating]) -> dict[str, Array]:
         """Means over the box (T,) of what the equation conserves, by name, from values (T, X..., C)."""

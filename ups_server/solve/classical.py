@@ -71,7 +71,7 @@ class Numerical:
         """A rollout of `initial` (B, X..., C) that keeps all that the solver knows, in float64.
 
         Raises:
-            UserError: ``unknown_family``, ``invalid_dt``.
+            UserError: ``unknown_family``, ``boundary_not_supported``, ``invalid_dt``.
         """
         return NumericalSession(_Equation.of(problem, len(initial), static), initial.astype(np.float64))
 
@@ -79,7 +79,7 @@ class Numerical:
         """The reference solution dt after every frame of `truth` but the last; None where frames are not full states.
 
         Raises:
-            UserError: ``unknown_family``, ``invalid_dt``.
+            UserError: ``unknown_family``, ``boundary_not_supported``, ``invalid_dt``.
         """
         equation = _Equation.of(problem, len(truth), static)
         if not equation.family.full_state:
@@ -112,7 +112,7 @@ class _Equation:
         if not (np.isfinite(problem.dt) and problem.dt > 0):
             raise UserError("invalid_dt", "the time step must be positive", got=problem.dt)
         return cls(
-            family(problem.family),
+            family(problem.family).under(problem.boundary),
             problem.grid,
             problem.dt,
             problem.coefficient_arrays(count),

@@ -78,14 +78,14 @@ def as_states(given: Mapping[str, NDArray[Any]], equation: Family, n: tuple[int,
 def drawn_states(
     initial: InitialConditionSpec | None, equation: Family, grid: Grid, coefficients: Mapping[str, float]
 ) -> tuple[Frames, Frames | None]:
-    """(B, X..., C) states, and static fields, of the family's own distribution on its own box; the seed decides."""
+    """(B, X..., C) states, and static fields, of a distribution of the family's on its own box; the seed decides."""
     sample = initial and initial.sample
     if not sample:
         raise UserError("missing_initial_condition", "the rollout has no initial condition")
-    rng = np.random.default_rng(sample.seed)
-    states = equation.sample_initial(rng, sample.count or 1, grid)
-    states = equation.fit_initial(states, {name: np.full(len(states), value) for name, value in coefficients.items()})
-    static = equation.sample_static(rng, sample.count or 1, grid)
+    rng, count = np.random.default_rng(sample.seed), sample.count or 1
+    values = {name: np.full(count, value) for name, value in coefficients.items()}
+    states = equation.draw_initial(rng, count, grid, values, sample.kind)
+    static = equation.draw_static(rng, count, grid, sample.kind)
     return states.astype(np.float32), None if static is None else static.astype(np.float32)
 
 

@@ -197,7 +197,7 @@ def plan(
     equation = equation_of(request, card)
     if request.initial_condition is not None and request.initial_condition.file is not None:
         request, arrays = from_file(request, equation, files, arrays)
-    support = card.support(equation.id)
+    support, equation = card.support(equation.id), _under(request, equation, card)
     if request.reference:
         _check_reference(card, equation)
     values = initial_array(request.initial_condition, arrays)
@@ -223,7 +223,6 @@ def plan(
         initial, static = states[0] if length == 1.0 else states[0] / scale, states[1]
     if written is not None and equation.static_fields:
         static = written.forcing(grid, len(initial))
-    boundary = _boundary(request, equation)
     flags = known_flags(equation, card, support, own, own_grid, initial)
     if card.id == "numerical" and request.output_resolution is None:
         flags += unresolved_flags(equation, own, own_grid, request.initial_condition, initial)
@@ -236,7 +235,7 @@ def plan(
         grid = Grid(refined.fine.n, grid.extent)
         if not refined.interpolates:
             own_grid, initial, static = refined.fine, refined.initial, refined.static
-    problem = Problem(equation.id, own, own_grid, boundary, dt / substeps)
+    problem = Problem(equation.id, own, own_grid, equation.boundary, dt / substeps)
     return Plan(
         request=request,
         card=card,
@@ -349,15 +348,20 @@ def _batch(request: ResolvedRequest, states: States | None) -> tuple[int, bool]:
     return (sample.count if sample else None) or 1, bool(sample and sample.count)
 
 
-def _boundary(request: ResolvedRequest, equation: Family) -> BoundaryCondition:
-    if request.boundary is not None and request.boundary != equation.boundary.sides:
+def _under(request: ResolvedRequest, equation: Family, card: ModelCard) -> Family:
+    """The equation under the boundary condition of the request."""
+    if request.boundary is None or request.boundary == equation.boundary.sides:
+        return equation
+    trained = card.support(equation.id).boundaries
+    if card.kind == "learned" and request.boundary not in trained:
         raise UserError(
             "boundary_not_supported",
-            f"{equation.id} is solved with its own boundary condition only",
+            f"{card.id} was not trained on {equation.id} under this boundary condition",
             got=BoundaryCondition(request.boundary).as_names(),
-            expected=equation.boundary.as_names(),
+            expected=[equation.boundary.as_names(), *(BoundaryCondition(sides).as_names() for sides in trained)],
+            hint="choose `numerical`, where the family's `boundaries` have it",
         )
-    return equation.boundary
+    return equation.under(BoundaryCondition(request.boundary))
 
 
 def _rescaling(equation: Family, grid: Grid) -> float:

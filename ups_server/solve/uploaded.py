@@ -19,7 +19,9 @@ Arrays = Mapping[str, NDArray[Any]]
 def from_file(
     request: ResolvedRequest, equation: Family, files: FileStorage | None, arrays: Arrays | None
 ) -> tuple[ResolvedRequest, Arrays]:
-    """The request with the first state of a trajectory as its array, at its points, and its coefficients by default.
+    """The request with the first state of a trajectory as its array, at its points.
+
+    Coefficients and boundary condition are those of the file by default.
 
     Raises:
         UserError: ``unknown_file``, ``wrong_state``, ``unusable_row``, ``row_out_of_range``, ``family_mismatch``,
@@ -44,9 +46,10 @@ def from_file(
             found["static"] = static[0]
         own = dict(zip(store.coefficient_names, store.coefficients[row].tolist(), strict=True))
         grid = placed(request.grid, store.grid)
+        boundary = request.boundary or store.boundary.sides
     coefficients = {**own, **equation.named(request.coefficients)}
-    completed = request.model_copy(update={"initial_condition": None, "coefficients": coefficients, "grid": grid})
-    return completed, found
+    own_part = {"initial_condition": None, "coefficients": coefficients, "grid": grid, "boundary": boundary}
+    return request.model_copy(update=own_part), found
 
 
 def placed(asked: GridSpec, own: Grid) -> GridSpec:

@@ -6,8 +6,9 @@ from typing import Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ups_server.data.draw import CoefficientDraw
+from ups_server.data.draw import Draw
 from ups_server.errors import UserError
+from ups_server.pde import BoundaryCondition, BoundaryKind, Family, family
 
 
 class Section(BaseModel):
@@ -22,6 +23,8 @@ class FamilyData(Section):
         frame_dt: spacing of the stored frames; default the family's.
         t_final: time of the last frame; default the family's.
         coefficients: how each coefficient is drawn per trajectory.
+        kinds: shares of the kinds of initial states; default the family's usual one alone.
+        boundary: [low, high] kind per axis; default the family's.
         seed: of its data; default the run's.
         n: points per axis to train at; default the model's resolution.
         trajectories, windows: per training step, `windows` windows of each of `trajectories` trajectories.
@@ -38,7 +41,9 @@ class FamilyData(Section):
     resolution: int = 1024
     frame_dt: float | None = None
     t_final: float | None = None
-    coefficients: dict[str, CoefficientDraw] = Field(default_factory=dict)
+    coefficients: dict[str, Draw] = Field(default_factory=dict)
+    kinds: dict[str, float] = Field(default_factory=dict)
+    boundary: tuple[tuple[BoundaryKind, BoundaryKind], ...] | None = None
     seed: int | None = None
     n: int | None = None
     trajectories: int = 8
@@ -48,6 +53,15 @@ class FamilyData(Section):
     unroll: int = Field(default=8, gt=0)
     coarse: float = Field(default=0.0, ge=0, le=1)
     validation: int = 32
+
+    def equation(self, family_id: str) -> Family:
+        """The family under the boundary condition of the data.
+
+        Raises:
+            UserError: ``unknown_family``, ``boundary_not_supported``.
+        """
+        entry = family(family_id)
+        return entry if self.boundary is None else entry.under(BoundaryCondition(self.boundary))
 
 
 class Stage(Section):

@@ -234,7 +234,7 @@ def prepare(
         path = folder / store_name(family_id, data, seed)
         with held(path.with_suffix(".lock")):
             store = build_store(
-                family(family_id),
+                data.equation(family_id),
                 data.coefficients,
                 data.count,
                 data.resolution,
@@ -244,6 +244,7 @@ def prepare(
                 frame_dt=data.frame_dt,
                 t_final=data.t_final,
                 workers=workers,
+                kinds=data.kinds,
             )
         out.append(FamilyWindows(family_id, data, store, min(data.n or n, data.resolution), known.get(family_id)))
     return out
@@ -253,6 +254,7 @@ def store_name(family_id: str, data: FamilyData, seed: int) -> str:
     """`burgers-1f0c…`: the family and a digest of the settings that its data follow from."""
     drawn = {name: draw.model_dump(mode="json") for name, draw in data.coefficients.items()}
     settings = [family_id, data.count, data.resolution, data.frame_dt, data.t_final, drawn, seed]
+    settings += [given for given in (data.kinds, data.boundary) if given]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     return f"{family_id}-{digest[:16]}"
 

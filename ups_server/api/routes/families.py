@@ -1,6 +1,7 @@
 """The equations this installation solves."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from fastapi import APIRouter
@@ -9,8 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from ups_server.api.problems import documented
 from ups_server.api.service import CurrentService, Service
 from ups_server.files.equations import declared_families
-from ups_server.pde import Coefficient, Family, families, family
+from ups_server.pde import BoundaryCondition, Coefficient, Family, families, family
 from ups_server.pde import Field as Quantity
+from ups_server.pde.family import RAND
 
 router = APIRouter(prefix="/v1/families", tags=["families"])
 
@@ -37,6 +39,15 @@ class CoefficientCard(BaseModel):
     high: float | None
 
 
+class InitialKindCard(BaseModel):
+    """A distribution of initial states."""
+
+    model_config = ConfigDict(title="InitialKind")
+    name: str
+    description: str
+    boundaries: list[list[list[str]]] = Field(description="The boundary conditions it is made for.")
+
+
 class FamilyCard(BaseModel):
     """A PDE family."""
 
@@ -49,6 +60,8 @@ class FamilyCard(BaseModel):
     static_fields: list[FieldCard]
     coefficients: list[CoefficientCard]
     boundary: list[list[str]]
+    boundaries: list[list[list[str]]] = Field(description="All that its numerical solver offers.")
+    initial_kinds: list[InitialKindCard] = Field(description="Distributions that initial states are drawn from.")
     extent: list[tuple[float, float]]
     n: int
     dt: float
@@ -98,6 +111,14 @@ def family_card(entry: Family, declared: bool = False) -> FamilyCard:
         static_fields=[_field_card(field) for field in entry.static_fields],
         coefficients=[_coefficient_card(coefficient) for coefficient in entry.coefficients],
         boundary=entry.boundary.as_names(),
+        boundaries=_names(entry.boundaries),
+        initial_kinds=[
+            InitialKindCard(name=RAND, description="the family's usual one", boundaries=_names(entry.boundaries)),
+            *(
+                InitialKindCard(name=kind.name, description=kind.description, boundaries=_names(kind.boundaries))
+                for kind in entry.kinds
+            ),
+        ],
         extent=list(entry.extent),
         n=entry.n,
         dt=entry.dt,
@@ -125,3 +146,7 @@ def _coefficient_card(coefficient: Coefficient) -> CoefficientCard:
         low_included=low is not None and not coefficient.low_open,
         high=high,
     )
+
+
+def _names(boundaries: Sequence[BoundaryCondition]) -> list[list[list[str]]]:
+    return [boundary.as_names() for boundary in boundaries]

@@ -95,9 +95,9 @@ def export(
     batch = [trajectories] if isinstance(trajectories, Trajectory) else list(trajectories)
     first = batch[0]
     for other in batch:
-        same = (other.family, other.grid, other.values.shape) == (first.family, first.grid, first.values.shape)
-        if not same or not np.array_equal(other.times, first.times):
-            raise UserError("ragged", "trajectories in one file share family, grid and times")
+        same = (other.family, other.grid, other.boundary) == (first.family, first.grid, first.boundary)
+        if not same or other.values.shape != first.values.shape or not np.array_equal(other.times, first.times):
+            raise UserError("ragged", "trajectories in one file share family, grid, boundary and times")
     coefficients: dict[str, float | NDArray[np.float64]] = {
         name: np.array([trajectory.coefficients[name] for trajectory in batch]) for name in first.coefficients
     }
@@ -109,6 +109,7 @@ def export(
         len(batch),
         attributes or {},
         not isinstance(trajectories, Trajectory),
+        first.boundary,
     )
     values = np.stack([trajectory.values for trajectory in batch])
     if not isinstance(target, str | Path):

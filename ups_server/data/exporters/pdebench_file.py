@@ -21,7 +21,7 @@ class PdebenchExporter(Exporter):
     def open(self) -> None:
         header = self.header
         self._file = layout_file(
-            self.target, header.family, header.coefficients, header.times, header.grid, header.count
+            self.target, header.family, header.coefficients, header.times, header.grid, header.count, header.boundary
         )
         for name, value in header.attributes.items():
             plain = value if isinstance(value, str | int | float) else json.dumps(value)

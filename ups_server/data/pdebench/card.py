@@ -65,14 +65,21 @@ class Card:
 
     def boundary(self, equation: Family, file_name: str, attribute: str | None) -> BoundaryCondition:
         """What holds on the sides: the file's attribute or name, else the family's own."""
+        if attribute is not None and "/" in attribute:
+            return BoundaryCondition.from_text(attribute)
         words = [attribute] if attribute is not None else re.split(r"[_.]", file_name)
         kinds = [self.boundaries[word] for word in words if word in self.boundaries]
         return BoundaryCondition.uniform(kinds[0], equation.ndim) if kinds else equation.boundary
 
     def boundary_word(self, boundary: BoundaryCondition) -> str | None:
-        """How files spell a boundary condition; None where they have no word for it."""
+        """How files spell a boundary condition: in PDEBench's word, or by the kinds of all sides.
+
+        None where files of the family do not differ in it.
+        """
+        if not self.boundaries:
+            return None
         kinds = {kind for sides in boundary.sides for kind in sides}
-        return next((word for word, kind in self.boundaries.items() if kinds == {kind}), None)
+        return next((word for word, kind in self.boundaries.items() if kinds == {kind}), boundary.as_text())
 
 
 GAS_BOUNDARIES = {"periodic": BoundaryKind.PERIODIC, "trans": BoundaryKind.OUTFLOW}

@@ -31,6 +31,26 @@ Coefficients = Mapping[str, "float | NDArray[np.float64]"]
 """By name: one number, or one a trajectory (N,)."""
 
 
+def boundary_word(card: Card, family: Family, boundary: BoundaryCondition | None) -> str | None:
+    """How files say that boundary condition, None where it is the usual one of the family.
+
+    Raises:
+        UserError: ``no_layout`` where they cannot.
+    """
+    holds = boundary or family.boundary
+    if holds == type(family).boundary:
+        return None
+    word = card.boundary_word(holds)
+    if word is None:
+        raise UserError(
+            "no_layout",
+            f"files of {family.id} cannot say that boundary condition",
+            got=holds.as_names(),
+            expected=type(family).boundary.as_names(),
+        )
+    return word
+
+
 class LayoutFile(ABC):
     """A file in one layout, being filled.
 
@@ -54,11 +74,7 @@ class LayoutFile(ABC):
         count: int,
         boundary: BoundaryCondition | None = None,
     ) -> None:
-        word = None if boundary in (None, family.boundary) else card.boundary_word(boundary or family.boundary)
-        if word is None and boundary not in (None, family.boundary):
-            raise UserError(
-                "no_layout", f"files of {family.id} cannot say that boundary condition", expected=list(card.boundaries)
-            )
+        word = boundary_word(card, family, boundary)
         self.file = h5py.File(target, "w")
         self.card = card
         self.family = family

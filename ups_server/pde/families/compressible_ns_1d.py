@@ -91,6 +91,7 @@ class CompressibleNs1D(Family):
     signal_speed = 5.0
     reflections = ((-1, 1, 1),)
     conserved = ("density",)
+    anywhere = True
     kinds = (InitialKind("shock", "two uniform gases side by side (PDEBench's Shock)", _shocks, (OUTFLOW,)),)
 
     def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:

@@ -143,6 +143,7 @@ class CompressibleNs2D(Family):
     reflections = ((-1, 1, 1, 1), (1, -1, 1, 1))
     exchange = (1, 0, 2, 3)
     conserved = ("density",)
+    anywhere = True
     kinds = (
         InitialKind("turb", "nearly solenoidal waves in a uniform gas (PDEBench's Turb)", _turbulence, (PERIODIC,)),
         InitialKind("kh", "two streams with a rippled face (Kelvin and Helmholtz)", _streams, (CHANNEL,)),

@@ -14,6 +14,9 @@ are zero on the walls; each component has its own two-component field of mean sq
 own varies. **A sampled velocity is not free of divergence**, as in PDEBench's frame 0: the first step of the solver
 projects it, which leaves 0.4 to 0.8 of its norm. From the next frame on, ours and PDEBench's look alike.
 
+"wide", which PDEBench does not have: velocity, particles and force are multiplied by factors, log-uniform in 0.5 ... 2
+for each of the former and in 0.3 ... 3 for the force.
+
 The solver is the generator's (see `ups_server.pde.incompressible`), on the given grid's cells, whatever the grid:
 linear interpolation diffuses like a viscosity of |v| dx / 2, at 64^2 and |v| = 1 nearly nu itself, so a converged
 solution is another problem. PDEBench publishes 512^2; `n` here is that of the reference files we have, 64^2.
@@ -28,7 +31,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
-from ups_server.pde.family import Array, Coefficient, Family, Field
+from ups_server.pde.family import Array, Coefficient, Family, Field, InitialKind
 from ups_server.pde.grid import Grid
 from ups_server.pde.incompressible import incompressible_solution
 from ups_server.pde.random_fields import draw_waves, falling, sum_waves
@@ -39,6 +42,39 @@ HIGHEST = 31
 """Largest wave number along an axis: what 64 points resolve."""
 STATE_WAVES = falling(HIGHEST, scale=0.4, smoothness=1.0)
 FORCE_WAVES = falling(HIGHEST, scale=0.15, smoothness=3.0)
+
+
+WIDE_STATE, WIDE_FORCE = (0.5, 2.0), (0.3, 3.0)
+"""Factors of flow and particles, and of the force, in "wide" states."""
+NO_SLIP = BoundaryCondition.uniform(BoundaryKind.NO_SLIP, 2)
+
+
+def _sample_states(rng: np.random.Generator, count: int, grid: Grid) -> Array:
+    states = np.empty((count, *grid.n, 3))
+    x, y = (_centres(n) for n in grid.n)
+    for state in states:
+        state[..., :2] = _sample_vector(rng, grid, STATE_WAVES)
+        state[..., 2] = sum_waves(draw_waves(rng, 1, STATE_WAVES), x, y)[0]
+    return states
+
+
+def _sample_forces(rng: np.random.Generator, count: int, grid: Grid) -> Array:
+    return np.stack([_sample_vector(rng, grid, FORCE_WAVES) for _ in range(count)])
+
+
+def _factors(rng: np.random.Generator, count: int, span: tuple[float, float]) -> Array:
+    low, high = np.log(span)
+    result: Array = np.exp(rng.uniform(low, high, size=(count, 1, 1, 1)))
+    return result
+
+
+def _wide_states(rng: np.random.Generator, count: int, grid: Grid, coefficients: Mapping[str, Array]) -> Array:
+    flow, particles = np.split(_sample_states(rng, count, grid), [2], axis=-1)
+    return np.concatenate([flow * _factors(rng, count, WIDE_STATE), particles * _factors(rng, count, WIDE_STATE)], -1)
+
+
+def _wide_forces(rng: np.random.Generator, count: int, grid: Grid) -> Array:
+    return _sample_forces(rng, count, grid) * _factors(rng, count, WIDE_FORCE)
 
 
 class IncompressibleNs2D(Family):
@@ -66,7 +102,10 @@ class IncompressibleNs2D(Family):
         ),
     )
     extent = ((0.0, 1.0), (0.0, 1.0))
-    boundary = BoundaryCondition.uniform(BoundaryKind.NO_SLIP, 2)
+    boundary = NO_SLIP
+    kinds = (
+        InitialKind("wide", "flow, particles and force of varied strength", _wide_states, (NO_SLIP,), _wide_forces),
+    )
     dt = 0.05
     frame_dt = 0.005
     solenoidal = True
@@ -79,15 +118,10 @@ class IncompressibleNs2D(Family):
     grid_bound = "it has the numerics of the generator, whose interpolation diffuses as the cells are large"
 
     def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
-        states = np.empty((count, *grid.n, 3))
-        x, y = (_centres(n) for n in grid.n)
-        for state in states:
-            state[..., :2] = _sample_vector(rng, grid, STATE_WAVES)
-            state[..., 2] = sum_waves(draw_waves(rng, 1, STATE_WAVES), x, y)[0]
-        return states
+        return _sample_states(rng, count, grid)
 
     def sample_static(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
-        return np.stack([_sample_vector(rng, grid, FORCE_WAVES) for _ in range(count)])
+        return _sample_forces(rng, count, grid)
 
     def begin(
         self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None

@@ -9,7 +9,8 @@ solved too and start at zero, so h at a later time does not determine what follo
 of radius U(0.3, 0.7) and 1 outside: they differ by that one number. A bore runs outwards at about 1.2 and stays clear
 of the sides until t = 1; a rarefaction runs inwards, focuses and digs a trough of h ~ 0.3 by t = 0.5 to 1. The volume
 of water is conserved until waves reach a side. The equations are symmetric under x -> -x, y -> -y and the exchange of
-x and y.
+x and y. "dams", which PDEBench does not have, are one to three such circles, their centres in [-1.6, 1.6]^2, their
+radii U(0.2, 0.9), their depths U(1.2, 3) over U(0.7, 1.4).
 
 The solver is the wave-propagation method: finite volumes, Roe's linearised Riemann problems, limited second-order
 corrections of each wave (monotonised central limiter), one sweep along x and one along y per step. These are
@@ -31,12 +32,17 @@ from numpy.typing import NDArray
 
 from ups_server.errors import UserError
 from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
-from ups_server.pde.family import Array, Family, Field
+from ups_server.pde.family import Array, Family, Field, InitialKind
 from ups_server.pde.grid import Grid
 from ups_server.pde.solution import Grouped, Solution, Stepped, in_groups, whole_steps
 
+OUTFLOW = BoundaryCondition.uniform(BoundaryKind.OUTFLOW, 2)
 INSIDE, OUTSIDE = 2.0, 1.0
 RADIUS = (0.3, 0.7)
+MOST_DAMS = 3
+DAM_RADIUS, DAM_DEPTH, DAM_BED = (0.2, 0.9), (1.2, 3.0), (0.7, 1.4)
+DAM_PLACE = 1.6
+"""Largest distance of a dam's centre from the middle, along each axis."""
 STEP = 0.01
 """PDEBench's step. Finer grids divide it, so that frames do not change the steps between them."""
 COURANT = 0.9
@@ -47,13 +53,28 @@ LINES = 64
 Mask = NDArray[np.bool_]
 
 
+def _dams(rng: np.random.Generator, count: int, grid: Grid, coefficients: Mapping[str, Array]) -> Array:
+    """Depths (N, X, Y, 1) of round dams anywhere in the box, the deepest where they overlap."""
+    states = np.empty((count, *grid.n, 1))
+    for state in states:
+        state[...] = rng.uniform(*DAM_BED)
+        for _ in range(rng.integers(1, MOST_DAMS + 1)):
+            x, y = rng.uniform(-DAM_PLACE, DAM_PLACE, size=2)
+            inside = np.hypot(*np.meshgrid(grid.axes[0] - x, grid.axes[1] - y, indexing="ij")) <= rng.uniform(
+                *DAM_RADIUS
+            )
+            state[inside, 0] = np.maximum(state[inside, 0], rng.uniform(*DAM_DEPTH))
+    return states
+
+
 class ShallowWater(Family):
     id = "shallow_water"
     name = "2D Shallow-Water Equation"
     equation = "h_t + div(h u) = 0, (h u)_t + div(h u u) + grad(h^2 / 2) = 0"
     fields = (Field("h", slot=0, description="depth of the water", positive=True, length_power=-2),)
     extent = ((-2.5, 2.5), (-2.5, 2.5))
-    boundary = BoundaryCondition.uniform(BoundaryKind.OUTFLOW, 2)
+    boundary = OUTFLOW
+    kinds = (InitialKind("dams", "one to three round dams of any place, radius and depth", _dams, (OUTFLOW,)),)
     dt = 0.01
     frame_dt = 0.01
     t_final = 1.0

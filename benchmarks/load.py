@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+import numpy as np
 
 BODY = {"family": "burgers", "grid": {"n": [128]}, "coefficients": {"nu": 0.01}}
 SETTLE_S = 300.0
@@ -173,3 +174,66 @@ async def load_test(
     load.found.restarts = (await load.http.get("/readyz")).json()["restarts"]
     await load.http.aclose()
     return load.found
+
+
+@dataclass
+class Shares:
+    """What two crowds got of one service.
+
+    Attributes:
+        short_s: seconds from the first request to the answer of every short rollout, refusals in between included.
+        long_s: the same of the long ones that ended in time.
+        longs: how many there were.
+    """
+
+    longs: int
+    short_s: list[float] = field(default_factory=list)
+    long_s: list[float] = field(default_factory=list)
+
+    def record(self) -> dict[str, Any]:
+        middle, last = np.percentile(self.short_s, [50, 99]).tolist() if self.short_s else (None, None)
+        return {
+            "longs_finished": len(self.long_s),
+            "longs": self.longs,
+            "slowest_long_s": max(self.long_s, default=None),
+            "shorts_answered": len(self.short_s),
+            "p50_short_s": middle,
+            "p99_short_s": last,
+        }
+
+
+async def fairness(url: str, shorts: int, longs: int, steps: int, seconds: float, model: str | None = None) -> Shares:
+    """So many clients that ask for one step again and again, beside long rollouts that begin at the same time."""
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+    found, until = Shares(longs), time.monotonic() + seconds
+    body = BODY if model is None else {**BODY, "model": model}
+
+    async def answered(http: httpx.AsyncClient, n_steps: int, seed: int) -> float:
+        """Seconds until there is an answer: whoever is refused comes again when he is told to."""
+        began = time.monotonic()
+        document = {**body, "n_steps": n_steps, "initial_condition": {"sample": {"seed": seed}}}
+        while True:
+            answer = await http.post("/v1/rollouts", json=document, headers={"Accept": "application/vnd.safetensors"})
+            if answer.status_code not in (429, 503):
+                answer.raise_for_status()
+                return time.monotonic() - began
+            await asyncio.sleep(float(answer.headers["retry-after"]))
+
+    async def short(http: httpx.AsyncClient, seed: int) -> None:
+        while True:
+            found.short_s.append(await answered(http, 1, seed))
+
+    async def long(http: httpx.AsyncClient, seed: int) -> None:
+        found.long_s.append(await answered(http, steps, seed))
+
+    async with httpx.AsyncClient(base_url=url, timeout=SETTLE_S, limits=limits) as http:
+        crowd = [asyncio.create_task(short(http, seed)) for seed in range(shorts)]
+        few = [asyncio.create_task(long(http, seed)) for seed in range(longs)]
+        await asyncio.wait(few, timeout=max(0.0, until - time.monotonic()))
+        for task in (*crowd, *few):
+            task.cancel()
+        ended = await asyncio.gather(*crowd, *few, return_exceptions=True)
+    for end in ended:
+        if isinstance(end, Exception):
+            raise end
+    return found

@@ -12,8 +12,10 @@ pair, so that the ratios depend little on how busy the machine is; the medians o
 
     python benchmarks/service.py [--quick] [--json OUT]
     python benchmarks/service.py --load [--seconds 60] [--clients 200]    # the bounded load test, with a kill -9
+    python benchmarks/service.py --fair [--seconds 90] [--clients 200]    # 40 rollouts of 400 steps among short ones
 
 The second form is `benchmarks.load`: no 500, every refusal says when to come back, every accepted request is answered.
+The third shows what short and long rollouts get of one service when both come in crowds.
 """
 
 import argparse
@@ -38,7 +40,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.load import load_test
+from benchmarks.load import fairness, load_test
 from ups_server.catalog import Catalog
 from ups_server.settings import Settings
 from ups_server.solve.rollout import Plan, plan
@@ -270,13 +272,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of the model, on both sides")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--load", action="store_true", help="the load test instead")
+    parser.add_argument("--fair", action="store_true", help="the shares of short and long rollouts instead")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--clients", type=int, default=200)
     options = parser.parse_args()
     with service(options.threads, max_steps=10**6, max_points=2**31) as (url, pid):
-        if options.load:
+        if options.fair:
+            shares = asyncio.run(fairness(url, options.clients, 40, 400, options.seconds))
+            record: dict[str, Any] = shares.record()
+            CONSOLE.print(record)
+        elif options.load:
             found = asyncio.run(load_test(url, options.clients, options.seconds, pid))
-            record: dict[str, Any] = found.record()
+            record = found.record()
             CONSOLE.print(record)
             CONSOLE.print("load: " + ("; ".join(found.faults()) or "no fault"))
         else:

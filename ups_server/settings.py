@@ -109,7 +109,9 @@ class Settings(BaseSettings):
         default=2**30, ge=1, description="Memory of the states of all rollouts in progress; the others wait."
     )
     max_queued: int = Field(
-        default=64, ge=0, description="Rollouts that may wait for a place; more are refused with 429."
+        default=64,
+        ge=0,
+        description="Rollouts that may wait for a place, of up to 8 steps and of more each; more are refused with 429.",
     )
     stream_window: int = Field(
         default=32, ge=1, description="Frames the engine may be ahead of a slow reader before it pauses that rollout."

@@ -15,8 +15,8 @@ from safetensors.numpy import save
 from tests.api.test_problems import misdeclared
 from tests.serving import Serving, serving
 
-LIMIT, AT_ONCE, SENDERS = 16 * 2**20, 2, 8
-SLACK = 64 * 2**20
+LIMIT, AT_ONCE, SENDERS = 8 * 2**20, 2, 6
+SLACK = 48 * 2**20
 """Pieces of the texts that are read, what connections buffer, and what the allocator does not give back."""
 JSON, SAFETENSORS, NPZ = "application/json", "application/vnd.safetensors", "application/x-npz"
 REQUEST = {"model": "persistence", "family": "burgers", "n_steps": 10**8, "save_every": 10**8}
@@ -84,6 +84,7 @@ def memory(service: Serving, entry: str) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_no_body_takes_more_than_it_may(tmp_path: Path) -> None:
     settings = {"DEFAULT_MODEL": "persistence", "WORKER": "false", "QUEUE_TIMEOUT_S": "900"}
     bounds = {"MAX_BODY_BYTES": str(LIMIT), "MAX_BODIES": str(AT_ONCE)}

@@ -131,6 +131,51 @@ async def test_admission_is_bounded_and_in_order() -> None:
     assert (admission.active, admission.waiting) == (0, 0)
 
 
+@pytest.mark.parametrize(("crowd", "few"), [(1, 100), (100, 1)])
+async def test_a_crowd_of_one_kind_keeps_no_other_out(crowd: int, few: int) -> None:
+    """Steps of the many, who fill every place and their queue, and of the few: these enter as soon as one has left."""
+    admission = Admission(places=4, queue=4, timeout=30.0, memory=1000)
+    inside: list[int] = []
+    leaving = asyncio.Queue[None]()
+
+    async def visit(n_steps: int) -> None:
+        async with admission.place(n_steps, 200 if n_steps == few else 1):
+            inside.append(n_steps)
+            await leaving.get()
+
+    many = [asyncio.create_task(visit(crowd)) for _ in range(8)]
+    while len(inside) + admission.waiting < 8:
+        await asyncio.sleep(0)
+    entered = len(inside)
+    rest = [asyncio.create_task(visit(few)) for _ in range(2)]
+    while admission.waiting + len(inside) < 10:
+        await asyncio.sleep(0)
+    for left in range(1, 3):
+        leaving.put_nowait(None)
+        while len(inside) < entered + left and inside.count(few) < 2:
+            await asyncio.sleep(0)
+    assert inside.count(few) == 2, "before most of those that came earlier"
+    for _ in range(10):
+        leaving.put_nowait(None)
+    await asyncio.gather(*many, *rest)
+    assert (admission.active, admission.waiting) == (0, 0)
+
+
+async def test_what_waits_takes_no_more_than_what_computes() -> None:
+    admission = Admission(places=1, queue=100, timeout=30.0, memory=10)
+    async with admission.place(100, 6):
+        waiting = asyncio.create_task(admission.place(100, 6).__aenter__())
+        while admission.waiting < 1:
+            await asyncio.sleep(0)
+        with pytest.raises(UserError) as caught:
+            async with admission.place(100, 5):
+                pass
+        assert caught.value.code == "queue_full"
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+    assert (admission.active, admission.waiting) == (0, 0)
+
+
 async def test_admission_gives_up_waiting() -> None:
     admission = Admission(places=1, queue=1, timeout=0.01, memory=10)
     async with admission.place(100, 1):

@@ -1,8 +1,14 @@
-"""Who may enter the engine: so many rollouts at a time with so much state, a bounded queue, an express lane."""
+"""Who may enter the engine: so many rollouts at a time with so much state, bounded queues, an express lane.
+
+Short rollouts and long ones wait in lines of their own. While both lines have somebody, neither kind takes more than
+its half of the places and of the memory: a crowd of one kind never keeps the other out. What one does not need, the
+other has. (Inside, the scheduler gives every other turn to those that have made no step yet.)
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
 from ups_server.errors import UserError
 
@@ -14,11 +20,11 @@ EXPRESS_SHARE = 4
 
 
 class Admission:
-    """So many rollouts at a time; a bounded number waits in order of arrival.
+    """So many rollouts at a time; of each kind a bounded number waits in order of arrival.
 
     Args:
         places: ordinary rollouts at a time.
-        queue: rollouts that may wait.
+        queue: rollouts of each kind that may wait.
         timeout: longest wait in seconds.
         memory: bytes of all that are inside at a time, express ones apart.
     """
@@ -27,18 +33,16 @@ class Admission:
         self._places, self._queue, self._timeout, self._memory = places, queue, timeout, memory
         self._express_places = max(1, places // EXPRESS_SHARE)
         self._changed = asyncio.Condition()
-        self._line: list[object] = []
-        self._taken = 0
-        self._ordinary = 0
+        self._short, self._long = _Kind(), _Kind()
         self._express = 0
 
     @property
     def active(self) -> int:
-        return self._ordinary + self._express
+        return self._short.places + self._long.places + self._express
 
     @property
     def waiting(self) -> int:
-        return len(self._line)
+        return len(self._short.line) + len(self._long.line)
 
     @asynccontextmanager
     async def place(self, n_steps: int, size: int) -> AsyncIterator[None]:
@@ -55,49 +59,65 @@ class Admission:
                 expected=f"at most {self._memory} bytes",
                 hint="send fewer states at a time, or a coarser grid",
             )
-        express = self._is_express(n_steps, size)
-        if not express:
-            await self._wait(size)
+        kind = self._short if n_steps <= EXPRESS_STEPS else self._long
+        express = self._is_express(kind, size)
         if express:
             self._express += 1
         else:
-            self._ordinary, self._taken = self._ordinary + 1, self._taken + size
+            await self._wait(kind, size)
+            kind.places, kind.taken = kind.places + 1, kind.taken + size
         try:
             yield
         finally:
             if express:
                 self._express -= 1
             else:
-                self._ordinary, self._taken = self._ordinary - 1, self._taken - size
+                kind.places, kind.taken = kind.places - 1, kind.taken - size
             # Never lost, even to a cancelled task: those that wait look at the counts, which are right already.
             asyncio.get_running_loop().create_task(self._tell())
 
-    def _is_express(self, n_steps: int, size: int) -> bool:
+    def _is_express(self, kind: "_Kind", size: int) -> bool:
         """Is there an express place, and need of it?"""
-        small = n_steps <= EXPRESS_STEPS and size <= self._memory // (4 * self._express_places)
-        return small and self._express < self._express_places and not self._free(size)
+        small = kind is self._short and size <= self._memory // (4 * self._express_places)
+        return small and self._express < self._express_places and not self._free(kind, size)
 
-    def _free(self, size: int) -> bool:
-        return not self._line and self._fits(size)
+    def _free(self, kind: "_Kind", size: int) -> bool:
+        return not kind.line and self._fits(kind, size)
 
-    def _fits(self, size: int) -> bool:
-        return self._ordinary < self._places and self._taken + size <= self._memory
+    def _fits(self, kind: "_Kind", size: int) -> bool:
+        """Is there room, which the other kind does not claim?"""
+        other = self._long if kind is self._short else self._short
+        return self._has_room(size) and (self._within_half(kind, size) or not self._claims(other))
 
-    async def _wait(self, size: int) -> None:
-        """Until this rollout is the first in line and fits."""
-        if self._free(size):
+    def _has_room(self, size: int) -> bool:
+        kinds = (self._short, self._long)
+        places, taken = sum(kind.places for kind in kinds), sum(kind.taken for kind in kinds)
+        return places < self._places and taken + size <= self._memory
+
+    def _within_half(self, kind: "_Kind", size: int) -> bool:
+        return kind.places < max(1, self._places // 2) and kind.taken + size <= max(size, self._memory // 2)
+
+    def _claims(self, kind: "_Kind") -> bool:
+        """Does the first in its line fit into its half?"""
+        size = next(iter(kind.line.values()), None)
+        return size is not None and self._has_room(size) and self._within_half(kind, size)
+
+    async def _wait(self, kind: "_Kind", size: int) -> None:
+        """Until this rollout is the first of its kind in line and fits."""
+        if self._free(kind, size):
             return
-        if len(self._line) >= self._queue:
+        waiting = sum(self._short.line.values()) + sum(self._long.line.values())
+        if len(kind.line) >= self._queue or waiting + size > self._memory:
             raise self._full("every place is taken and the queue is full")
         ticket = object()
-        self._line.append(ticket)
+        kind.line[ticket] = size
         try:
             async with asyncio.timeout(self._timeout), self._changed:
-                await self._changed.wait_for(lambda: self._line[0] is ticket and self._fits(size))
+                await self._changed.wait_for(lambda: next(iter(kind.line)) is ticket and self._fits(kind, size))
         except TimeoutError:
             raise self._full("no place became free in time") from None
         finally:
-            self._line.remove(ticket)
+            del kind.line[ticket]
             asyncio.get_running_loop().create_task(self._tell())
 
     async def _tell(self) -> None:
@@ -111,3 +131,17 @@ class Admission:
             expected=f"at most {self._places} rollouts at a time and {self._queue} waiting",
             hint="ask again later",
         )
+
+
+@dataclass(eq=False)
+class _Kind:
+    """Short rollouts, or long ones.
+
+    Attributes:
+        places, taken: of those inside, how many they are and their bytes.
+        line: the bytes of each that waits, the first one first.
+    """
+
+    places: int = 0
+    taken: int = 0
+    line: dict[object, int] = field(default_factory=dict)

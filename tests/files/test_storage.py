@@ -1,13 +1,21 @@
 """Uploads on disk: offsets, idempotency, quota, and what a killed process leaves."""
 
+import json
 import os
+from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from tests.pdebench_files import plain, values_of
+from ups_server.data.check import check_source
+from ups_server.data.manifest import MANIFEST
+from ups_server.data.source import open_source
+from ups_server.data.transcode import transcode
 from ups_server.errors import UserError
 from ups_server.files.declaration import Declaration
-from ups_server.files.records import Outcome, ProblemRecord, UploadRequest
+from ups_server.files.records import FileReport, Outcome, ProblemRecord, UploadRequest
 from ups_server.files.storage import CONTENT, FileStorage
 
 REQUEST = UploadRequest(name="a.h5", size=100)
@@ -137,3 +145,24 @@ def test_a_damaged_record_hides_no_other(storage: FileStorage) -> None:
     with pytest.raises(UserError) as caught:
         storage.record(damaged.id)
     assert caught.value.code == "damaged_record"
+
+
+def test_a_store_of_an_earlier_version_learns_which_rows_it_lacks(storage: FileStorage, tmp_path: Path) -> None:
+    """Its manifest recorded none; the report named the first eight."""
+    values = values_of("advection", 6)[..., 0].copy()
+    values[2, 3, 4] = values[4, 0, 0] = np.nan
+    path = plain(tmp_path / "mine.h5", {"beta": 0.4}, tensor=values)
+    record, _ = storage.create(UploadRequest(name="mine.h5", size=1))
+    folder = storage.folder(record.id)
+    with closing(open_source(path)) as source:
+        check, left_out = check_source(path, source)
+        transcode(source, folder / "store", {"rows": 4, "refused": 2}, left_out=left_out).close()
+    manifest = json.loads((folder / "store" / MANIFEST).read_text())
+    del manifest["left_out"]
+    (folder / "store" / MANIFEST).write_text(json.dumps(manifest))
+    report = FileReport(check=check, declared=(), slots={}, boundary=(), dt=None, rows=4, fingerprint="", store_bytes=1)
+    storage.finish(record.id, Outcome(report=report, finished_at="now"))
+    storage.tidy()
+    with storage.open_store(record.id) as store:
+        assert store.row_numbers.numbers.tolist() == [0, 1, 3, 5]
+        assert set(store.row_numbers.left_out) == {2, 4}

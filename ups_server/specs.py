@@ -262,19 +262,17 @@ class Flag(BaseModel):
 
 
 class Stopped(BaseModel):
-    """Where a rollout stopped being finite."""
+    """Where states of a rollout ended; their values are null, or NaN, from there on."""
 
     step: int = Field(description="Steps of the model that led there.")
     time: float
     fields: list[str]
-    states: list[int] = Field(description="Which of the states.")
+    states: list[int] = Field(description="Which of the states; of an ensemble 0 is the control, 1 the first member.")
+    reason: str = Field(description="`not_finite`, `outside_bounds` of the equation, or `outside_trained_range`.")
 
 
 class Drift(BaseModel):
-    """A quantity the equation conserves: its mean over the points of the box.
-
-    Fronts thinner than the spacing move the mean of the points even where the solution is exact.
-    """
+    """A quantity the equation conserves: its mean over points. Fronts between these move it, though all is exact."""
 
     initial: Any
     drift: list[Any] = Field(description="How far the mean has moved, for every frame.")
@@ -316,10 +314,10 @@ class OutOfDistribution(BaseModel):
 
 
 class Diagnostics(BaseModel):
-    """What `diagnostics` asks for. What is said for every frame is (T), or (B, T) where the request had a batch axis;
-    numbers that are not finite are null."""
+    """What `diagnostics` asks for: for every frame (T), or (B, T) with a batch axis; null is not finite."""
 
-    stopped: Stopped | None
+    stopped: Stopped | None = Field(description="The first that ended.")
+    endings: list[Stopped] = Field(default_factory=list, description="All that ended, in order.")
     conserved: dict[str, Drift] = Field(description="Empty where the equation conserves no mean over the box.")
     energy: dict[str, list[Any]] = Field(description="Mean square over the box, by field.")
     spectrum: Spectra
@@ -377,6 +375,7 @@ class EnsembleAnswer(BaseModel):
         description="One name an entry: `control`, the unperturbed rollout, which diagnostics and reference are about; "
         "of the members `mean`, `spread` (standard deviation) and the quantiles."
     )
+    ended: list[int] = Field(default=[], description="Members, from 1, that ended early: the statistics go on without.")
 
 
 class RolloutAnswer(BaseModel):
@@ -406,7 +405,8 @@ class RolloutAnswer(BaseModel):
     reference: Comparison | None = None
     data: list[Any] = Field(
         description="(T, X..., C) nested lists in physical units, the initial condition first; (B, T, X..., C) "
-        "where the request had a batch axis."
+        "where the request had a batch axis. States of a batch that ended early are null from there on, NaN in binary "
+        "formats; `data` ends where all have."
     )
 
 

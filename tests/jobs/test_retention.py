@@ -17,6 +17,7 @@ from ups_server.jobs.spec import ROLLOUT
 from ups_server.jobs.store import JobStore, new_id
 from ups_server.settings import Settings
 from ups_server.solve.engine import Frame
+from ups_server.solve.limits import Ended
 from ups_server.solve.rollout import plan
 from ups_server.specs import RolloutRequest
 
@@ -124,8 +125,14 @@ def test_what_nobody_computes_any_more_ends_at_its_last_frame(tmp_path: Path, st
 
     steps = ZarrSteps(folder.zarr, folder.header())
     for step in (1, 2):
-        folder.keep(steps, todo, Frame(step, todo.initial + step, todo.initial))
+        folder.keep(
+            steps, todo, Frame(step, todo.initial + step, todo.initial), [Ended(2, (0,), (0,)), Ended(3, (0,), (0,))]
+        )
     folder.settle()
+    assert [flag["step"] for flag in folder.header().attributes["flags"]] == [2]
+    standing = folder.standing()
+    assert standing is not None
+    assert standing.ended == (Ended(2, (0,), (0,)),)
     assert len(folder.header().times) == 3
     with np.load(folder.file("npz"), allow_pickle=False) as arrays:
         np.testing.assert_array_equal(arrays["data"][2], todo.initial[0] + 2)

@@ -161,15 +161,26 @@ def test_a_large_batch_of_states_is_cut_and_put_together(solver: UPSSolver) -> N
     same(wire.frames[0], alone(solver, problem("burgers"), given, 6)[1::2])
 
 
-def test_where_parts_blow_up_the_earliest_step_counts(solver: UPSSolver) -> None:
+@pytest.mark.parametrize("broken", [[4], [4, 5], [0, 2, 4, 5]])
+@pytest.mark.parametrize("rows", [2, 8])
+def test_states_that_blow_up_end_and_change_no_other(solver: UPSSolver, rows: int, broken: list[int]) -> None:
+    """Also where all states of a part end; `rows` = 2 cuts the six states into three parts."""
     given = states("burgers", 6)
-    given[0][4] = 3e38 * np.where(np.arange(16) % 2, 1, -1)[:, None]
-    wire = Wire(solver, rows=2)
+    fine = [state for state in range(6) if state not in broken]
+    expected = alone(solver, problem("burgers"), [given[0][fine]], 9)
+    given[0][broken] = 3e38 * np.where(np.arange(16) % 2, 1, -1)[:, None]
+    wire = Wire(solver, rows=rows)
     wire.start(0, problem("burgers"), given, 9)
     wire.run()
-    ends = [header for header in wire.sent if header["op"] in ("end", "blow_up")]
-    assert [(end["op"], end["fields"], end["states"]) for end in ends] == [("blow_up", [0], [4])]
-    assert len(wire.frames.get(0, [])) == ends[0]["step"] - 1
+    ended = [header["states_ended"] for header in wire.sent if header["op"] == "ended"]
+    assert sorted(state for event in ended for state in event["states"]) == broken
+    assert wire.sent[-1]["op"] == "end"
+    frames = np.stack(wire.frames[0])
+    assert frames.shape == (9, 6, 16, 1)
+    same(list(frames[:, fine]), expected)
+    for event in ended:
+        assert np.isnan(frames[event["step"] - 1 :, list(event["states"])]).all()
+        assert np.isfinite(frames[: event["step"] - 1, list(event["states"])]).all()
 
 
 def test_a_short_rollout_does_not_wait_for_long_ones(solver: UPSSolver) -> None:

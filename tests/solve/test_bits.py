@@ -13,6 +13,7 @@ from ups_server.catalog import shipped_folder
 from ups_server.model.checkpoint import save_pretrained
 from ups_server.pde import Grid, families, family
 from ups_server.solve.engine import RolloutSpec
+from ups_server.solve.limits import Ended, StateLimit
 from ups_server.solve.residents import Residents
 from ups_server.solve.scheduler import Limits, Scheduler
 from ups_server.solve.solver import Frames, Problem, Solver, load
@@ -32,6 +33,7 @@ class EngineProcess:
     def __init__(self, solver: Solver, rows: int) -> None:
         self.kept: dict[int, Kept] = {}
         self.saved: dict[int, Frames] = {}
+        self.ended: list[Ended] = []
         self.others = 100
         residents = Residents(lambda model: solver, 1, lambda model, here: None, lambda model: 0)
         self.scheduler = Scheduler(residents, self.send, Limits(rows=rows, memory=2**40))
@@ -42,11 +44,17 @@ class EngineProcess:
             values, saved = arrays
             self.kept.setdefault(1, {})[header["step"]] = (values.tobytes(), saved.tobytes())
             self.saved[header["step"]] = saved.copy()
+        elif header["op"] == "ended":
+            self.ended.append(Ended.from_json(header["states_ended"]))
 
-    def start(self, problem: Problem, given: list[Frames], step: int = 0) -> None:
-        spec = RolloutSpec("model", problem, STEPS, deterministic=True, durable=True).as_json()
+    def start(
+        self, problem: Problem, given: list[Frames], step: int = 0, limits: tuple[StateLimit, ...] = (),
+        ended: Sequence[int] = (),
+    ) -> None:  # fmt: skip
+        spec = RolloutSpec("model", problem, STEPS, deterministic=True, durable=True, limits=limits).as_json()
         arrays = [*given, self.saved[step]] if step else given
-        self.scheduler.handle({"op": "rollout", "id": 1, "spec": spec, "window": 1000, "step": step}, list(arrays))
+        header = {"op": "rollout", "id": 1, "spec": spec, "window": 1000, "step": step, "ended": list(ended)}
+        self.scheduler.handle(header, list(arrays))
 
     def company(self, problem: Problem, given: list[Frames]) -> None:
         """Another rollout of the same problem, which does not ask to be alone."""
@@ -105,6 +113,37 @@ def small(language_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
 def test_every_way_to_the_end_gives_the_same_bits(small: tuple[Solver, Solver], name: str, rows: int) -> None:
     """With rows = 2 the three states are cut into two parts."""
     check_bits(*small, name, rows)
+
+
+@pytest.mark.parametrize("rows", [1, 8])
+def test_a_state_that_has_ended_stays_so_after_a_kill(small: tuple[Solver, Solver], rows: int) -> None:
+    """Its numbers may still be within its limits: that it ended is part of the place a rollout has come to."""
+    solver, fresh = small
+    problem, given = started("burgers", solver.dt("burgers"))
+    free = EngineProcess(solver, rows)
+    free.start(problem, given)
+    frames = [np.frombuffer(free.run()[step][0], np.float32).reshape(given[0].shape) for step in range(1, STEPS + 1)]
+    largest = np.stack([frame.max((1, 2)) for frame in frames])
+    reached = float(largest[1, 1]) - 1e-3  # the second state is beyond it after two steps, if not after one
+    limits = (StateLimit(0, "greatest", (1e9, reached, 1e9), "outside_bounds", "so much"),)
+    whole = EngineProcess(solver, rows)
+    whole.start(problem, given, limits=limits)
+    expected = whole.run()
+    (ended,) = whole.ended
+    assert ended.states == (1,)
+    assert ended.step <= 2
+    last = np.frombuffer(expected[STEPS][0], np.float32).reshape(given[0].shape)
+    np.testing.assert_array_equal(last[[0, 2]], frames[-1][[0, 2]])
+    assert np.isnan(last[1]).all()
+    for step in range(3, STEPS):
+        resumed = EngineProcess(fresh, rows)
+        resumed.saved = whole.saved
+        resumed.start(problem, given, step, limits, ended=[1])
+        found = resumed.run()
+        assert {later: bits[0] for later, bits in found.items()} == {
+            later: bits[0] for later, bits in expected.items() if later > step
+        }
+        assert not resumed.ended
 
 
 @pytest.mark.slow

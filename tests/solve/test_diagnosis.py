@@ -9,8 +9,8 @@ import pytest
 from tests.solve.planning import planned, write_card
 from ups_server.pde import family
 from ups_server.solve.diagnosis import Diagnosis
-from ups_server.solve.engine import BlowUp
 from ups_server.solve.flags import FAR
+from ups_server.solve.limits import Ended
 from ups_server.solve.solver import Frames, load, rollout
 
 
@@ -127,10 +127,16 @@ def test_where_it_stopped(tmp_path: Path) -> None:
     todo = planned(tmp_path)
     diagnosis = Diagnosis(todo)
     diagnosis.add(todo.initial)
-    diagnosis.stop(BlowUp(2, (0,), (0,)))
-    stopped = diagnosis.summary().stopped
+    diagnosis.stop(Ended(3, (0,), (1,), "outside_bounds"))
+    diagnosis.stop(Ended(2, (0,), (0,)))
+    found = diagnosis.summary()
+    stopped = found.stopped
     assert stopped is not None
-    assert (stopped.step, stopped.fields, stopped.states) == (2, ["u"], [0])
+    assert (stopped.step, stopped.fields, stopped.states, stopped.reason) == (2, ["u"], [0], "not_finite")
+    assert [(ending.step, ending.states, ending.reason) for ending in found.endings] == [
+        (3, [1], "outside_bounds"),
+        (2, [0], "not_finite"),
+    ]
     assert stopped.time == pytest.approx(0.1)
 
 

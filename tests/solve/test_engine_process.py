@@ -9,6 +9,7 @@ import pytest
 from ups_server.errors import UserError
 from ups_server.pde import Grid, family
 from ups_server.solve.engine import RolloutSpec
+from ups_server.solve.limits import Ended, StateLimit
 from ups_server.solve.residents import Residents
 from ups_server.solve.scheduler import Limits, Scheduler
 from ups_server.solve.solver import Frames, Problem, Session, Solver
@@ -73,10 +74,13 @@ class Wire:
     def send(self, header: dict[str, Any], arrays: Sequence[Frames]) -> None:
         self.sent.append((header, [array.copy() for array in arrays]))
 
-    def start(self, rollout_id: int, model: str, n_steps: int, save_every: int = 1, window: int = 100) -> None:
+    def start(
+        self, rollout_id: int, model: str, n_steps: int, save_every: int = 1, window: int = 100,
+        limits: tuple[StateLimit, ...] = (),
+    ) -> None:  # fmt: skip
         burgers = family("burgers")
         problem = Problem("burgers", {"nu": 0.1}, Grid((8,), burgers.extent), burgers.boundary, 0.05)
-        spec = RolloutSpec(model, problem, n_steps, save_every)
+        spec = RolloutSpec(model, problem, n_steps, save_every, limits=limits)
         header = {"op": "rollout", "id": rollout_id, "spec": spec.as_json(), "window": window}
         self.scheduler.handle(header, [np.zeros((2, 8, 1), dtype=np.float32)])
 
@@ -136,12 +140,39 @@ def test_cancel(wire: Wire) -> None:
     wire.scheduler.handle({"op": "more", "id": 1, "frames": 1}, [])
 
 
-def test_what_is_not_finite_ends_the_rollout(wire: Wire) -> None:
+def test_what_is_not_finite_ends_its_state_and_no_other(wire: Wire) -> None:
     wire.start(1, "nan", n_steps=5)
     wire.run()
-    assert wire.ops(1) == ["started", "frame", "frame", "blow_up"]
-    header, _ = wire.sent[-1]
-    assert (header["step"], header["fields"], header["states"]) == (3, [0], [1])
+    assert wire.ops(1) == ["started", "frame", "frame", "ended", "frame", "frame", "frame", "end"]
+    (ended,) = (Ended.from_json(header["states_ended"]) for header, _ in wire.sent if header["op"] == "ended")
+    assert ended == Ended(3, (0,), (1,))
+    frames = np.stack([arrays[0] for header, arrays in wire.sent if header["op"] == "frame"])
+    np.testing.assert_array_equal(frames[:, 0, 0, 0], [1, 2, 3, 4, 5])
+    np.testing.assert_array_equal(frames[:, 1, 0, 0], [1, 2, np.nan, np.nan, np.nan])
+
+
+def test_once_all_states_have_ended_the_rollout_has(wire: Wire) -> None:
+    """One leaves its limit after two steps, one is not finite after three; nothing is computed or sent after that."""
+    limits = (StateLimit(0, "greatest", (1.5, 9.0), "outside_bounds", "at most so much"),)
+    wire.start(1, "nan", n_steps=50, limits=limits)
+    wire.run()
+    assert wire.ops(1) == ["started", "frame", "ended", "frame", "ended", "end"]
+    first, second = (Ended.from_json(header["states_ended"]) for header, _ in wire.sent if header["op"] == "ended")
+    assert first == Ended(2, (0,), (0,), "outside_bounds", "at most so much", 2.0, 1.5)
+    assert second == Ended(3, (0,), (1,))
+    assert wire.scheduler.work.steps == 3
+
+
+def test_limits_hold_between_the_frames_that_are_kept(wire: Wire) -> None:
+    limits = (
+        StateLimit(0, "least", (-1.0,), "outside_bounds", "a"),
+        StateLimit(0, "mean", (2.5,), "outside_bounds", "b"),
+    )
+    wire.start(1, "good", n_steps=8, save_every=4, limits=limits)
+    wire.run()
+    assert wire.ops(1) == ["started", "ended", "end"]
+    (ended,) = (Ended.from_json(header["states_ended"]) for header, _ in wire.sent if header["op"] == "ended")
+    assert ended == Ended(3, (0,), (0, 1), "outside_bounds", "b", 3.0, 2.5)
 
 
 def test_a_failure_stays_with_its_request(wire: Wire) -> None:

@@ -12,7 +12,6 @@ from tests.quiet_engine import QuietEngine
 from tests.solve.planning import planned
 from ups_server.errors import UserError
 from ups_server.solve.engine import (
-    BlowUp,
     EngineFailure,
     Event,
     Finished,
@@ -21,6 +20,7 @@ from ups_server.solve.engine import (
     Started,
     engine_unavailable,
 )
+from ups_server.solve.limits import Ended
 from ups_server.solve.observation import Computed, Observation
 from ups_server.solve.solver import Frames
 
@@ -142,7 +142,7 @@ async def test_a_model_that_fails_has_no_reference(tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 async def test_after_a_blow_up_there_is_nothing_more_to_compare(tmp_path: Path) -> None:
-    engine = ScriptedEngine([*frames(1), BlowUp(2, (0,), (0,)), Finished(0.1)], [*frames(2), asyncio.Event()])
+    engine = ScriptedEngine([*frames(1), Ended(2, (0,), (0,)), Finished(0.1)], [*frames(2), asyncio.Event()])
     observation, events = await watched(engine, tmp_path)
     assert sorted(order(events)) == ["c0", "c1", "r0", "r1"]
     found = observation.attributes()

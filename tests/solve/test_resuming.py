@@ -45,7 +45,7 @@ class Process:
 
     def run(self, problem: Problem, given: list[Frames], step: int = 0, turns: int = 1000) -> None:
         spec = RolloutSpec("model", problem, STEPS, SAVE_EVERY, deterministic=True, durable=True)
-        header = {"op": "rollout", "id": 1, "spec": spec.as_json(), "window": 2, "step": step}
+        header = {"op": "rollout", "id": 1, "spec": spec.as_json(), "window": 2, "step": step, "ended": []}
         self.scheduler.handle(header, given)
         self.scheduler.handle({"op": "more", "id": 1, "frames": 100}, [])
         while turns and self.scheduler.step():

@@ -11,7 +11,7 @@ from ups_server.catalog import Catalog
 from ups_server.errors import UserError
 from ups_server.pde import Grid, family
 from ups_server.settings import Settings
-from ups_server.solve.engine import BlowUp
+from ups_server.solve.limits import Ended
 from ups_server.solve.rollout import Plan, plan
 from ups_server.specs import RolloutRequest
 
@@ -67,6 +67,29 @@ def test_dt_is_a_multiple_of_the_models(catalog: Catalog) -> None:
         assert refused(catalog, dt=dt).code == "dt_mismatch"
 
 
+def test_what_is_run_is_what_is_told(catalog: Catalog) -> None:
+    todo = planned(catalog, dt=0.05000001, n_steps=3)
+    assert (todo.dt, todo.spec.problem.dt) == (0.05, 0.05)
+    assert todo.attributes([])["dt"] == 0.05
+    assert planned(catalog, dt=0.15).dt == 0.15
+
+
+def test_a_longer_rollout_than_in_training_is_flagged(catalog: Catalog) -> None:
+    assert codes(planned(catalog, n_steps=40)) == []
+    (flag,) = planned(catalog, n_steps=100).flags
+    found = flag.model_dump()
+    assert (found["code"], found["trained"]) == ("horizon_beyond_training", 2.0)
+    assert (found["got"], found["distance"]) == (pytest.approx(5.0), pytest.approx(1.5))
+    assert codes(planned(catalog, model="numerical", n_steps=100)) == []
+
+
+def test_steps_after_the_last_frame_are_told(catalog: Catalog) -> None:
+    (flag,) = planned(catalog, n_steps=10, save_every=3).flags
+    found = flag.model_dump()
+    assert (found["code"], found["last_step"]) == ("last_steps_not_kept", 9)
+    assert codes(planned(catalog, n_steps=9, save_every=3)) == []
+
+
 def test_the_limit_counts_model_steps(catalog: Catalog) -> None:
     assert refused(catalog, n_steps=5_001, dt=0.1).code == "too_many_steps"
 
@@ -80,6 +103,10 @@ def test_coefficients_outside_the_trained_range_are_flagged(catalog: Catalog) ->
     (flag,) = planned(catalog, coefficients={"nu": 0.9}).flags
     assert flag.code == "coefficient_outside_trained_range"
     assert flag.model_dump()["value"] == 0.9
+    for nu, widths in ((0.9, np.log(0.9 / 0.5)), (1e-9, np.log(0.001 / 1e-9))):
+        (flag,) = planned(catalog, coefficients={"nu": nu}).flags
+        assert flag.model_dump()["distance"] == pytest.approx(widths / np.log(500))
+        assert f"{widths / np.log(500):.3g} times its width on a logarithmic scale" in flag.message
     assert codes(planned(catalog, coefficients={"nu": 0.001})) == []
 
 
@@ -174,5 +201,5 @@ def test_points_that_are_not_known_are_refused(tmp_path: Path, changes: dict[str
 
 
 def test_blow_up_flag(catalog: Catalog) -> None:
-    flag = planned(catalog).blow_up_flag(BlowUp(4, fields=(0,), states=(0,))).model_dump()
+    flag = planned(catalog).ended_flag(Ended(4, fields=(0,), states=(0,))).model_dump()
     assert (flag["code"], flag["step"], flag["time"], flag["fields"]) == ("blow_up", 4, pytest.approx(0.2), ["u"])

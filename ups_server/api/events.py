@@ -2,14 +2,15 @@
 
 Data of the events (JSON): `start` is the answer without `data`, with all planned `times` and `n_frames`; `step` has
 `index`, `time` and `data`, the state (X..., C), with a leading batch axis where the request had one, as nested lists
-or, with ``?encoding=base64``, as base64 of little-endian float32 in C order with its `shape`; `end` has `n_frames` and
-all `flags`; `problem` is a problem document.
+or, with ``?encoding=base64``, as base64 of little-endian float32 in C order with its `shape`; states that have ended
+are null, or NaN; `end` has `n_frames` and all `flags`; `problem` is a problem document.
 
 With `diagnostics`, `start` has what is known before the first step (`wave_numbers`, `expected_error`,
 `out_of_distribution`), each `step` its own (`conserved`, `energy`, `power`, `departure`), `end` the rest (`stopped`,
-`out_of_distribution`). With `reference`, a `reference` event a frame follows after the last step, once two resolutions
-of the numerical solver agree: `index`, `time`, the solver's state as `data` and the model's `nrmse`, `nrmse_per_field`
-and `rmse_per_field`; `end` has the whole comparison.
+`endings`, `out_of_distribution`). With `reference`, a `reference` event a frame follows after the last step, once two
+resolutions of the numerical solver agree: `index`, `time`, the solver's state as `data` and the model's `nrmse`,
+`nrmse_per_field` and `rmse_per_field`; `end` has the whole comparison. Of an ensemble, `end` says which members ended
+early.
 """
 
 import asyncio
@@ -25,6 +26,7 @@ from starlette.types import Receive, Scope, Send
 
 from ups_server.api.answers import finished
 from ups_server.api.problems import problem_document
+from ups_server.data.exporters.json_text import plain
 from ups_server.errors import UserError
 from ups_server.settings import Settings
 from ups_server.solve.engine import Engine, EngineFailure
@@ -110,6 +112,8 @@ async def _events(observation: Observation, encoding: Encoding) -> AsyncGenerato
     }
     if diagnosis is not None:
         ending["diagnostics"] = diagnosis.ending()
+    if plan.ensemble is not None:
+        ending["ensemble"] = plan.ensemble.told(observation.flags).model_dump(mode="json")
     if observation.comparison is not None:
         ending["reference"] = observation.comparison.model_dump(mode="json")
     yield _event("end", ending)
@@ -129,7 +133,7 @@ def _reference(plan: Plan, event: Compared, time: float, encoding: Encoding) -> 
 def _written(state: Frames, encoding: Encoding) -> dict[str, Any]:
     if encoding is Encoding.BASE64:
         return {"shape": state.shape, "data": base64.b64encode(state.astype("<f4").tobytes()).decode()}
-    return {"data": state.tolist()}
+    return {"data": plain(state)}
 
 
 def _event(name: str, data: dict[str, Any], event_id: int | None = None) -> bytes:

@@ -11,6 +11,7 @@ import math
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from ups_server.data.zarr_steps import ZarrSteps
 from ups_server.files.equations import EQUATION_FILE, model_equation
 from ups_server.pde import BoundaryCondition, Grid, family
 from ups_server.solve.engine import Frame, Standing
+from ups_server.solve.limits import Ended
 from ups_server.solve.rollout import Plan
 from ups_server.specs import Flag, RolloutRequest
 from ups_server.tensors import Arrays, from_safetensors, to_safetensors
@@ -76,7 +78,11 @@ class RolloutFolder:
     def standing(self) -> Standing | None:
         """Where an attempt before had come to."""
         found = self._place()
-        return None if found is None else Standing(int(found[1]["step"]), found[0]["saved"])
+        if found is None:
+            return None
+        arrays, texts = found
+        ended = tuple(Ended.from_json(event) for event in json.loads(texts.get("ended", "[]")))
+        return Standing(int(texts["step"]), arrays["saved"], ended)
 
     def _place(self) -> tuple[Arrays, dict[str, str]] | None:
         try:
@@ -84,13 +90,20 @@ class RolloutFolder:
         except FileNotFoundError:
             return None
 
-    def keep(self, steps: ZarrSteps, plan: Plan, frame: Frame) -> None:
-        """Writes a frame, then the place it leads to."""
+    def keep(self, steps: ZarrSteps, plan: Plan, frame: Frame, ended: Sequence[Ended]) -> None:
+        """Writes a frame, then the place it leads to; of what has `ended`, what did by this frame."""
         if frame.saved is None:
             raise ValueError("not a frame of a durable rollout")
         number = frame.step // plan.stride
         steps.put(number, plan.answer_values(frame.values))
-        texts = {"step": str(frame.step), "frames": str(number + 1)}
+        over = [event for event in ended if event.step <= frame.step]
+        flags = [flag.model_dump(mode="json") for flag in (*plan.flags, *map(plan.ended_flag, over))]
+        texts = {
+            "step": str(frame.step),
+            "frames": str(number + 1),
+            "ended": json.dumps([event.as_json() for event in over]),
+            "flags": json.dumps(flags),
+        }
         replace_bytes(self.path / STANDING, to_safetensors({"saved": frame.saved}, texts))
 
     def finish(self, frames: int, flags: list[Flag]) -> None:
@@ -102,9 +115,12 @@ class RolloutFolder:
     def settle(self) -> None:
         """As `finish`, for a rollout whose job has ended while nobody computed it."""
         header, place = self.header(), self._place()
-        frames = int(place[1]["frames"]) if place else 1
+        texts = place[1] if place else {}
+        frames = int(texts.get("frames", 1))
         if frames < len(header.times):
-            self._end(header, replace(header, times=header.times[:frames]))
+            flags = json.loads(texts["flags"]) if "flags" in texts else header.attributes["flags"]
+            attributes = {**header.attributes, "flags": flags}
+            self._end(header, replace(header, times=header.times[:frames], attributes=attributes))
 
     def _end(self, planned: Header, ended: Header) -> None:
         ZarrSteps(self.zarr, planned).describe(ended)

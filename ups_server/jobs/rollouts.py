@@ -23,7 +23,8 @@ from ups_server.jobs.spec import ROLLOUT, Job, RolloutJobSpec
 from ups_server.jobs.store import JobStore
 from ups_server.jobs.worker import plain
 from ups_server.settings import Settings
-from ups_server.solve.engine import BlowUp, Engine, Frame
+from ups_server.solve.engine import Engine, Frame
+from ups_server.solve.limits import Ended
 from ups_server.solve.rollout import Plan
 from ups_server.specs import Flag, RolloutRequest
 from ups_server.tensors import Arrays
@@ -253,17 +254,20 @@ class RolloutRunner:
         folder, steps = attempt.folder, ZarrSteps(attempt.folder.zarr, todo.header())
         standing = await asyncio.to_thread(folder.standing)
         attempt.frames = 1 + (standing.step // todo.stride if standing else 0)
+        ended = list(standing.ended) if standing else []
+        attempt.flags = (*todo.flags, *map(todo.ended_flag, ended))
         if attempt.frames < todo.n_frames:
             spec = replace(todo.spec, durable=True)
             async with aclosing(self._engine.rollout(spec, todo.initial, todo.static, standing)) as events:
                 async for event in events:
                     if isinstance(event, Frame):
-                        await asyncio.to_thread(folder.keep, steps, todo, event)
+                        await asyncio.to_thread(folder.keep, steps, todo, event, ended)
                         attempt.frames += 1
                         if time.monotonic() >= attempt.told + PROGRESS_S:
                             await self._tell(leases, attempt, todo)
-                    elif isinstance(event, BlowUp):
-                        attempt.flags = (*todo.flags, todo.blow_up_flag(event))
+                    elif isinstance(event, Ended):
+                        ended.append(event)
+                        attempt.flags = (*attempt.flags, todo.ended_flag(event))
         await self._tell(leases, attempt, todo)
 
     async def _tell(self, leases: Leases, attempt: Attempt, todo: Plan) -> None:

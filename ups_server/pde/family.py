@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ups_server.errors import UserError
 from ups_server.pde.boundary import BoundaryCondition
+from ups_server.pde.bounds import Bound, positive
 from ups_server.pde.grid import Extent, Grid
 from ups_server.pde.refinement import refined
 from ups_server.pde.solution import Array as Array
@@ -395,6 +396,20 @@ class Family(ABC):
         space = tuple(range(1, values.ndim - 1))
         names = [field.name for field in self.fields]
         return {name: values[..., names.index(name)].mean(axis=space, dtype=np.float64) for name in self.conserved}
+
+    def bounds(
+        self,
+        initial: NDArray[np.floating],
+        coefficients: Mapping[str, Array],
+        static: NDArray[np.floating] | None = None,
+    ) -> list[Bound]:
+        """What no solution from `initial` (N, X..., C) leaves at any time; by default, positive fields stay so.
+
+        Args:
+            coefficients: (N,) each, or one number for all.
+            static: (N, X..., S).
+        """
+        return [positive(initial, index) for index, field in enumerate(self.fields) if field.positive]
 
     def sample_static(self, rng: np.random.Generator, count: int, grid: Grid) -> Array | None:
         """(N, X..., S) static fields such as forcing; None for families without."""

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from ups_server.catalog import SeenStates
 from ups_server.pde.spectra import power_spectrum
-from ups_server.solve.engine import BlowUp
 from ups_server.solve.expectation import expected_error
 from ups_server.solve.flags import OUTSIDE, departures, left_training, outside_values, relative_fields
+from ups_server.solve.limits import Ended
 from ups_server.solve.rollout import Plan
 from ups_server.solve.solver import Frames
 from ups_server.specs import Diagnostics, Drift, Flag, OutOfDistribution, Spectra, Stopped
@@ -42,7 +42,7 @@ class Diagnosis:
         self._power: list[Array] = []
         self._departure: list[Array] = []
         self._left: set[int] = set()
-        self._stopped: Stopped | None = None
+        self._endings: list[Stopped] = []
         self.flags: list[Flag] = []
 
     def add(self, values: Frames) -> Step:
@@ -72,14 +72,21 @@ class Diagnosis:
             "departure": {} if away is None else self._by_field(away),
         }
 
-    def stop(self, event: BlowUp) -> None:
-        """The rollout ended early."""
-        self._stopped = Stopped(
-            step=event.step,
-            time=event.step * self._plan.spec.problem.dt,
-            fields=[self._names[index] for index in event.fields],
-            states=list(event.states),
+    def stop(self, event: Ended) -> None:
+        """States ended early."""
+        self._endings.append(
+            Stopped(
+                step=event.step,
+                time=event.step * self._plan.spec.problem.dt,
+                fields=[self._names[index] for index in event.fields],
+                states=list(event.states),
+                reason=event.reason,
+            )
         )
+
+    @property
+    def _stopped(self) -> Stopped | None:
+        return min(self._endings, key=lambda ending: ending.step, default=None)
 
     def summary(self) -> Diagnostics:
         """All frames so far."""
@@ -88,6 +95,7 @@ class Diagnosis:
         departure = np.stack(self._departure, axis=1) if self._departure else None
         return Diagnostics(
             stopped=self._stopped,
+            endings=self._endings,
             conserved={
                 name: Drift(initial=self._plain(mean[:, 0]), drift=self._plain(mean - mean[:, :1]))
                 for name, mean in means.items()
@@ -110,6 +118,7 @@ class Diagnosis:
         """What a stream has not said by its end."""
         return {
             "stopped": None if self._stopped is None else self._stopped.model_dump(mode="json"),
+            "endings": [ending.model_dump(mode="json") for ending in self._endings],
             "out_of_distribution": self._training({}).model_dump(mode="json"),
         }
 
@@ -130,7 +139,8 @@ class Diagnosis:
 
     def _notice(self, own: Frames, frame: int) -> None:
         """A flag for each field whose values leave those of the training for the first time; the start has its own."""
-        if self._seen is None:
+        own = own[np.isfinite(own).all(axis=tuple(range(1, own.ndim)))]
+        if self._seen is None or not len(own):
             return
         for found in outside_values(self._seen, own):
             if frame and found[0] not in self._left:

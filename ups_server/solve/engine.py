@@ -7,6 +7,7 @@ from typing import Any
 
 from ups_server.errors import UserError
 from ups_server.pde import BoundaryCondition, Grid
+from ups_server.solve.limits import Ended, StateLimit
 from ups_server.solve.solver import Frames, Problem
 
 
@@ -20,6 +21,7 @@ class RolloutSpec:
         save_every: every so many steps become a frame.
         deterministic: share no step with other rollouts: the same request then gives the same bits.
         durable: every frame comes with what is needed to go on from it.
+        limits: where a state ends, beside values that are not finite.
     """
 
     model: str
@@ -28,6 +30,7 @@ class RolloutSpec:
     save_every: int = 1
     deterministic: bool = False
     durable: bool = False
+    limits: tuple[StateLimit, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -36,6 +39,7 @@ class RolloutSpec:
             "save_every": self.save_every,
             "deterministic": self.deterministic,
             "durable": self.durable,
+            "limits": [limit.as_json() for limit in self.limits],
             "problem": {
                 "family": self.problem.family,
                 "coefficients": {name: value for name, value in self.problem.coefficients.items()},
@@ -61,6 +65,7 @@ class RolloutSpec:
             save_every=document["save_every"],
             deterministic=document["deterministic"],
             durable=document["durable"],
+            limits=tuple(StateLimit.from_json(limit) for limit in document["limits"]),
         )
 
 
@@ -71,7 +76,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Frame:
-    """The states (B, X..., C) after `step` steps; of a durable rollout, `saved` is what `Standing` takes."""
+    """The states (B, X..., C) after `step` steps, NaN where they have ended; `saved` is what `Standing` takes."""
 
     step: int
     values: Frames
@@ -80,29 +85,26 @@ class Frame:
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a durable rollout had come to, `step` being that of a frame: from there it goes on bit for bit."""
+    """Where a durable rollout had come to, `step` being that of a frame: from there it goes on bit for bit.
+
+    Attributes:
+        ended: which states had ended up to there.
+    """
 
     step: int
     saved: Frames
-
-
-@dataclass(frozen=True)
-class BlowUp:
-    """The states after `step` steps were not finite; the rollout ended. `fields` and `states` are indices."""
-
-    step: int
-    fields: tuple[int, ...]
-    states: tuple[int, ...]
+    ended: tuple[Ended, ...] = ()
 
 
 @dataclass(frozen=True)
 class Finished:
-    """There are no more steps. `seconds` of computing went into those there were, waiting for a turn left out."""
+    """There are no more steps, or states. `seconds` of computing went into those there were, waiting left out."""
 
     seconds: float
 
 
-Event = Started | Frame | BlowUp | Finished
+Event = Started | Frame | Ended | Finished
+"""States end before the frame of their step comes; once all have ended, there are no more frames."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from ups_server.errors import UserError
 from ups_server.settings import Settings
 from ups_server.solve import engine_protocol as protocol
 from ups_server.solve.engine import (
-    BlowUp,
     EngineFailure,
     Event,
     Finished,
@@ -29,6 +28,7 @@ from ups_server.solve.engine import (
     engine_unavailable,
 )
 from ups_server.solve.engine_process import ProcessOptions
+from ups_server.solve.limits import Ended
 from ups_server.solve.solver import Frames
 
 logger = logging.getLogger(__name__)
@@ -121,13 +121,14 @@ class EngineConnection:
         """See `Engine.rollout`."""
         rollout_id, window = next(self._ids), self._settings.stream_window
         step, saved = (standing.step, standing.saved) if standing else (0, None)
+        ended = [state for event in standing.ended for state in event.states] if standing else []
         arrays = [array for array in (initial, static, saved) if array is not None]
         rollout = self._open[rollout_id] = OpenRollout()
         self._owe(rollout, window)
         finished, taken = False, 0
         try:
-            todo = {"op": "rollout", "id": rollout_id, "spec": spec.as_json(), "window": window, "step": step}
-            self._send(todo, arrays)
+            todo = {"op": "rollout", "id": rollout_id, "spec": spec.as_json(), "window": window}
+            self._send({**todo, "step": step, "ended": ended}, arrays)
             while not finished:
                 header, values = await self._reply(rollout)
                 match header["op"]:
@@ -143,10 +144,8 @@ class EngineConnection:
                     case "problem":
                         finished = True
                         raise _error(header["problem"])
-                    case "blow_up":
-                        finished = True
-                        yield BlowUp(header["step"], tuple(header["fields"]), tuple(header["states"]))
-                        yield Finished(header["seconds"])
+                    case "ended":
+                        yield Ended.from_json(header["states_ended"])
                     case "end":
                         finished = True
                         yield Finished(header["seconds"])

@@ -8,6 +8,7 @@ they vanish there, elsewhere they have no slope. The same seed perturbs by the s
 velocities are not made divergence-free.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from ups_server.errors import UserError
 from ups_server.pde import BoundaryKind, Family, Grid
 from ups_server.solve.solver import Frames
-from ups_server.specs import EnsembleAnswer, EnsembleSpec
+from ups_server.specs import EnsembleAnswer, EnsembleSpec, Flag
 
 Array = NDArray[np.float64]
 
@@ -37,23 +38,44 @@ class Ensemble:
         """Names of the rows of the answer."""
         return ["control", "mean", "spread", *(f"quantile {level:g}" for level in self.spec.quantiles)]
 
-    def told(self) -> EnsembleAnswer:
+    def told(self, flags: Sequence[Flag]) -> EnsembleAnswer:
+        """Args: flags, of which those of ended states name the members that the statistics leave out from there."""
+        ended = {state for flag in flags if flag.code == "blow_up" for state in flag.model_dump()["states"] if state}
         return EnsembleAnswer(
-            members=self.spec.members, seed=self.spec.seed, amplitude=self.spec.amplitude, statistics=self.statistics
+            members=self.spec.members,
+            seed=self.spec.seed,
+            amplitude=self.spec.amplitude,
+            statistics=self.statistics,
+            ended=sorted(ended),
         )
 
+    def in_words(self, states: Sequence[int]) -> str:
+        """Some of control and members, by their numbers."""
+        members = [state for state in states if state]
+        named = f"{len(members)} members" if len(members) > 1 else f"member {members[0]}" if members else ""
+        return " and ".join(filter(None, ["the control" if 0 in states else "", named]))
+
     def reduce(self, states: Frames) -> Frames:
-        """Control and members (1 + M, X..., C) -> statistics (S, X..., C): of the members, beside the control."""
+        """Control and members (1 + M, X..., C) -> statistics (S, X..., C): of the members, beside the control.
+
+        Members that have ended are left out; a statistic of too few is NaN.
+        """
         members = states[1:].astype(np.float64)
-        rows = [states[0], members.mean(0), members.std(0, ddof=1), *np.quantile(members, self.spec.quantiles, axis=0)]
-        return np.stack(rows).astype(np.float32)
+        members = members[np.isfinite(members).all(axis=tuple(range(1, members.ndim)))]
+        found = np.full((len(self.statistics), *states.shape[1:]), np.nan)
+        found[0] = states[0]
+        if len(members):
+            found[1], found[3:] = members.mean(0), np.quantile(members, self.spec.quantiles, axis=0)
+        if len(members) > 1:
+            found[2] = members.std(0, ddof=1)
+        return found.astype(np.float32)
 
 
 def perturbed(initial: Frames, spec: EnsembleSpec, equation: Family, grid: Grid) -> Frames:
     """The state (1, X..., C) and its perturbations, (1 + M, X..., C).
 
     Raises:
-        UserError: ``wrong_shape`` for several states.
+        UserError: ``wrong_shape`` for several states, ``state_too_large`` where a member would not be finite.
     """
     if len(initial) != 1:
         raise UserError("wrong_shape", "an ensemble perturbs one state", got=len(initial), expected=1)
@@ -64,8 +86,18 @@ def perturbed(initial: Frames, spec: EnsembleSpec, equation: Family, grid: Grid)
     shift = size * random_functions(np.random.default_rng(spec.seed), spec.members, equation, grid)
     positive = np.array([field.positive for field in equation.fields]) & (mean > 0.0)
     safe = np.where(positive, mean, 1.0)
-    members = np.where(positive, state * np.exp(np.where(positive, shift, 0.0) / safe), state + shift)
-    return np.concatenate([initial, members.astype(np.float32)])
+    with np.errstate(all="ignore"):
+        members = np.where(positive, state * np.exp(np.where(positive, shift, 0.0) / safe), state + shift)
+        found = np.concatenate([initial, members.astype(np.float32)])
+    if not np.isfinite(found).all():
+        raise UserError(
+            "state_too_large",
+            "perturbed, this state is beyond the largest number of 32 bits",
+            got=f"max |u| = {np.abs(state).max():.3g}",
+            expected="at most 3.4e+38 after the perturbation",
+            hint="use a smaller amplitude, or other units",
+        )
+    return found
 
 
 def random_functions(rng: np.random.Generator, count: int, equation: Family, grid: Grid) -> Array:

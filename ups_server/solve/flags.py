@@ -1,16 +1,17 @@
 """What to know before trusting an answer: where a request, or a state on the way, leaves the model's training."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ups_server.catalog import FamilySupport, ModelCard, SeenStates
-from ups_server.pde import Family, Grid
+from ups_server.catalog import FamilySupport, ModelCard, Range, SeenStates
+from ups_server.pde import Family, Grid, families
 from ups_server.pde.metrics import error_moments, nrmse_trajectory
 from ups_server.solve.initial import drawn_states
+from ups_server.solve.limits import Ended
 from ups_server.solve.solver import Frames
 from ups_server.specs import Flag, InitialConditionSpec
 
@@ -20,6 +21,7 @@ OUTSIDE = (
     "state_outside_trained_range",
     "state_far_from_training",
     "state_left_trained_range",
+    "horizon_beyond_training",
 )
 """Codes of flags that say: outside of the training."""
 
@@ -41,14 +43,7 @@ def known_flags(
 ) -> list[Flag]:
     """What is known before the first step; coefficients `own` and `initial` (B, X..., C) on the family's own box."""
     flags = [
-        flag(
-            "coefficient_outside_trained_range",
-            f"{name} = {own[name]:g} is outside the range {card.id} was trained on",
-            coefficient=name,
-            value=own[name],
-            low=trained.low,
-            high=trained.high,
-        )
+        _coefficient_flag(card, name, own[name], trained)
         for name, trained in support.coefficients.items()
         if name in own and not trained.contains(own[name])
     ]
@@ -109,6 +104,102 @@ def unresolved_flags(
     ]
 
 
+def horizon_flags(equation: Family, card: ModelCard, end: float, n_steps: int, save_every: int) -> list[Flag]:
+    """A flag for a rollout longer than the trajectories of the training, and for one whose last steps are not kept.
+
+    Args:
+        end: time of the last step that is kept.
+    """
+    flags = []
+    known = families().get(equation.id)
+    if known is not None and card.kind == "learned" and end > known.t_final * (1.0 + 1e-9) and known.t_final > 0:
+        distance = end / known.t_final - 1.0
+        flags.append(
+            flag(
+                "horizon_beyond_training",
+                f"{card.id} was trained on trajectories to t = {known.t_final:g}; this one goes to t = {end:g}, "
+                f"{distance:.3g} times their length beyond",
+                got=end,
+                trained=known.t_final,
+                distance=distance,
+            )
+        )
+    left = n_steps % save_every
+    if left:
+        flags.append(
+            flag(
+                "last_steps_not_kept",
+                f"save_every {save_every} does not divide {n_steps} steps: the answer ends at step {n_steps - left}",
+                n_steps=n_steps,
+                save_every=save_every,
+                last_step=n_steps - left,
+            )
+        )
+    return flags
+
+
+def ended_flag(event: Ended, equation: Family, of: str, dt: float, scale: Sequence[float]) -> Flag:
+    """The flag of states that ended early.
+
+    Args:
+        of: these states in words; empty where there is but one.
+        scale: of each field, what turns its values into those of the request's box.
+    """
+    names, unit = [equation.fields[index].name for index in event.fields], scale[event.fields[0]]
+    what = event.words if event.reason == "not_finite" else f"left its bounds ({event.words})"
+
+    def told(measure: float | None) -> float | None:
+        return None if measure is None or not math.isfinite(measure * unit) else measure * unit
+
+    return flag(
+        "blow_up",
+        f"{', '.join(names)}{f' of {of}' if of else ''} {what} at t = {event.step * dt:g}; the answer ends before",
+        reason=event.reason,
+        step=event.step,
+        time=event.step * dt,
+        fields=names,
+        states=list(event.states),
+        got=told(event.got),
+        limit=told(event.limit),
+    )
+
+
+def _coefficient_flag(card: ModelCard, name: str, value: float, trained: Range) -> Flag:
+    """How far outside: in units of the width of the range, logarithmic where its ends and the value are positive."""
+    low, high = trained.low, trained.high
+    distance = None
+    if low is not None and high is not None:
+        distance = _distance(value, low, high)
+    words = "" if distance is None else f", by {distance:.3g} times its width"
+    if distance is not None and low is not None and low > 0 and value > 0:
+        words += " on a logarithmic scale"
+    ends = f"{'-inf' if low is None else f'{low:.4g}'} to {'inf' if high is None else f'{high:.4g}'}"
+    return flag(
+        "coefficient_outside_trained_range",
+        f"{name} = {value:g} is outside the range {card.id} was trained on, {ends}{words}",
+        coefficient=name,
+        value=value,
+        low=low,
+        high=high,
+        distance=distance,
+    )
+
+
+def _distance(value: float, low: float, high: float) -> float | None:
+    """From a range, in units of its width; None where it has none."""
+    if low > 0 and value > 0:
+        value, low, high = math.log(value), math.log(low), math.log(high)
+    return beyond(value, value, low, high)
+
+
+def beyond(least: float, greatest: float, low: float, high: float) -> float | None:
+    """How far values from `least` to `greatest` leave a range, in units of its width; None where that is not finite."""
+    if high <= low:
+        return None
+    distance = max(low - least, greatest - high, 0.0) / (high - low)
+    return distance if math.isfinite(distance) else None
+
+
 def outside_values(seen: SeenStates | None, values: Frames) -> list[tuple[int, float, float]]:
     """(field, lowest, highest) of states (B, X..., C) where those leave the range of the training data."""
     if seen is None or len(seen.min) != values.shape[-1]:
@@ -159,6 +250,7 @@ def left_training(equation: Family, card: ModelCard, seen: SeenStates, outside: 
         time=time,
         got=[low, high],
         trained=[seen.min[index], seen.max[index]],
+        distance=beyond(low, high, seen.min[index], seen.max[index]),
     )
 
 
@@ -172,6 +264,7 @@ def _unusual_values(equation: Family, card: ModelCard, support: FamilySupport, i
             field=equation.fields[index].name,
             got=[low, high],
             trained=[seen.min[index], seen.max[index]],
+            distance=beyond(low, high, seen.min[index], seen.max[index]),
         )
         for index, low, high in outside_values(seen, initial)
         if seen is not None

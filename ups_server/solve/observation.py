@@ -13,7 +13,8 @@ from typing import Any
 from ups_server.errors import UserError
 from ups_server.solve.comparison import compared, comparison_flags
 from ups_server.solve.diagnosis import Diagnosis, Step
-from ups_server.solve.engine import BlowUp, Engine, EngineFailure, Event, Finished, Frame
+from ups_server.solve.engine import Engine, EngineFailure, Event, Finished, Frame
+from ups_server.solve.limits import Ended
 from ups_server.solve.reference import Level, Reference
 from ups_server.solve.rollout import Plan
 from ups_server.solve.solver import Frames
@@ -97,8 +98,8 @@ class Observation:
             case Frame():
                 self._frames += 1
                 return await self._computed(self._frames - 1, event.values)
-            case BlowUp():
-                self.flags.append(self.plan.blow_up_flag(event))
+            case Ended():
+                self.flags.append(self.plan.ended_flag(event))
                 if self.diagnosis is not None:
                     self.diagnosis.stop(event)
             case Finished():
@@ -131,8 +132,9 @@ class Observation:
                     case Frame():
                         if not reference.add(event.values) and event.step < level.spec.n_steps:
                             return
-                    case BlowUp():
+                    case Ended():
                         reference.give_up(f"the solver stopped being finite at frame {len(level.frames)}")
+                        return
                     case Finished():
                         level.seconds = event.seconds
 

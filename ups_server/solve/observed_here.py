@@ -6,12 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ups_server.errors import UserError
 from ups_server.solve.comparison import compared, comparison_flags
 from ups_server.solve.diagnosis import Diagnosis
-from ups_server.solve.engine import BlowUp
+from ups_server.solve.limits import Ended, Survivors
 from ups_server.solve.observation import told
 from ups_server.solve.reference import SOLVER, Level, Reference
 from ups_server.solve.rollout import Plan
@@ -32,19 +30,23 @@ class ObservedHere:
         self._seconds = 0.0
 
     def frames(self) -> Iterator[Frames]:
-        """The solver's states (B, X..., C) of every frame, the initial one first; ends before a blow-up."""
+        """The solver's states (B, X..., C) of every frame, the initial one first; ends where all states have.
+
+        States that have ended are NaN.
+        """
         plan, spec = self._plan, self._plan.spec
         source = spec.model if plan.card.kind == "builtin" else Path(spec.model)
         session = load(source, self._device).session(spec.problem, plan.initial, plan.static)
+        survivors = Survivors(spec.limits, len(plan.initial))
         yield self._kept_frame(plan.initial)
         for step in range(1, spec.n_steps + 1):
             values = self._step(session)
-            bad = ~np.isfinite(values)
-            if bad.any():
-                self._stop(step, bad)
+            for ended in survivors.check(step, values):
+                self._stop(ended)
+            if not survivors.alive.any():
                 break
             if step % spec.save_every == 0:
-                yield self._kept_frame(values)
+                yield self._kept_frame(survivors.shown(values))
         if self._diagnosis is not None:
             self._flags += self._diagnosis.flags
 
@@ -67,12 +69,8 @@ class ObservedHere:
         self._seconds += time.perf_counter() - began
         return values
 
-    def _stop(self, step: int, bad: Any) -> None:
-        """Values (B, X..., C) are not finite after a step."""
-        fields = np.flatnonzero(bad.any(axis=tuple(range(bad.ndim - 1)))).tolist()
-        states = np.flatnonzero(bad.any(axis=tuple(range(1, bad.ndim)))).tolist()
-        event = BlowUp(step, tuple(fields), tuple(states))
-        self._flags.append(self._plan.blow_up_flag(event))
+    def _stop(self, event: Ended) -> None:
+        self._flags.append(self._plan.ended_flag(event))
         if self._diagnosis is not None:
             self._diagnosis.stop(event)
 

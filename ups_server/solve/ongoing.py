@@ -1,12 +1,13 @@
 """A rollout in the engine: cut into parts that fit a batch, put together again frame by frame. Imports no torch."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ups_server.solve.engine import RolloutSpec
+from ups_server.solve.limits import Ended, Survivors
 from ups_server.solve.solver import Batch, BatchedSession, Frames, Landing, Resumable, Session
 
 
@@ -21,6 +22,7 @@ class Part:
         step, landed: steps begun and finished.
         served: the turn it last took part in; at first, the one in which it came.
         newcomer: is it the first part of a rollout that has not made a step?
+        over: have all its states ended?
     """
 
     rollout: "Rollout"
@@ -33,12 +35,13 @@ class Part:
     newcomer: bool
     step: int = 0
     landed: int = 0
+    over: bool = False
 
     @property
     def ready(self) -> bool:
         """Is there a step to make, and room at the reader's for the frame it leads to?"""
         rollout = self.rollout
-        return self.step < rollout.last and self.step // rollout.save_every < rollout.allowed
+        return not self.over and self.step < rollout.last and self.step // rollout.save_every < rollout.allowed
 
 
 @dataclass(eq=False)
@@ -47,7 +50,9 @@ class Rollout:
 
     Attributes:
         allowed: frames that its reader has had room for so far.
-        last: its last step; less than asked for once a state is not finite.
+        last: its last step.
+        survivors: its states, as long as they last.
+        watched: are all its states looked at after every step, for limits of their own?
         seconds: how long the turns took in which it made a step.
     """
 
@@ -56,18 +61,27 @@ class Rollout:
     last: int
     save_every: int
     allowed: int
+    survivors: Survivors
+    watched: bool
     seconds: float = 0.0
     durable: bool = False
     parts: list[Part] = field(default_factory=list)
     _frames: dict[int, dict[int, tuple[Frames, ...]]] = field(default_factory=dict)
-    _bad_fields: set[int] = field(default_factory=set)
-    _bad_states: set[int] = field(default_factory=set)
 
     @classmethod
     def begin(cls, header: dict[str, Any], spec: RolloutSpec, session: Session, max_rows: int, memory: int, turn: int,
               rows: int) -> "Rollout":  # fmt: skip
         """Cuts a session into parts of at most `max_rows` states, and as many as fit into `memory` bytes."""
-        rollout = cls(header["id"], spec.model, spec.n_steps, spec.save_every, header["window"], durable=spec.durable)
+        rollout = cls(
+            header["id"],
+            spec.model,
+            spec.n_steps,
+            spec.save_every,
+            header["window"],
+            Survivors(spec.limits, rows),
+            watched=bool(spec.limits),
+            durable=spec.durable,
+        )
         if not isinstance(session, BatchedSession):
             rollout.parts = [Part(rollout, 0, session, ("alone", rollout.id), rows, 0, turn, True)]
             return rollout
@@ -83,55 +97,59 @@ class Rollout:
 
     @property
     def over(self) -> bool:
-        return all(part.landed >= self.last for part in self.parts)
+        return all(part.over or part.landed >= self.last for part in self.parts)
 
-    def restore(self, step: int, saved: Frames) -> None:
-        """Goes to where it stood after `step` steps, instead of a first one."""
+    def restore(self, step: int, saved: Frames, ended: Sequence[int]) -> None:
+        """Goes to where it stood after `step` steps, instead of a first one; these states had ended by then."""
         self.allowed += step // self.save_every
+        self.survivors.end(ended)
         for part in self.parts:
             if not isinstance(part.session, Resumable | BatchedSession):
                 raise TypeError(f"{type(part.session).__name__} cannot go on from a saved place")
             part.session.restore(step, saved[part.first : part.first + part.rows])
             part.step = part.landed = step
+            part.over = self._has_ended(part)
 
-    def land(self, part: Part, step: int, values: Frames | None, saved: Frames | None) -> tuple[Frames, ...] | None:
+    def land(self, part: Part, step: int, values: Frames | None, saved: Frames | None) -> list[Ended]:
         """Takes a part's states after a step, and what going on from there takes, where it was wanted.
 
-        Both of the whole rollout, (B, X..., C) and (B, ...), where this completes a frame that is kept.
+        Returns:
+            The states that ended here. `frames` has what this completes.
         """
         part.landed = step
-        if values is None or step > self.last:
-            return None
-        bad = ~np.isfinite(values)
-        if bad.any():
-            self._blow_up(part, step, bad)
-            return None
-        if step % self.save_every:
-            return None
-        pieces = self._frames.setdefault(step, {})
-        pieces[part.first] = (values,) if saved is None else (values, saved)
-        if len(pieces) < len(self.parts):
-            return None
-        del self._frames[step]
-        if len(pieces) == 1:
-            return pieces[part.first]
-        ordered = [pieces[first] for first in sorted(pieces)]
-        return tuple(np.concatenate(arrays) for arrays in zip(*ordered, strict=True))
+        if values is None:
+            return []
+        ended = self.survivors.check(step, values, part.first)
+        part.over = self._has_ended(part)
+        if step % self.save_every == 0:
+            shown = self.survivors.shown(values, part.first)
+            self._frames.setdefault(step, {})[part.first] = (shown,) if saved is None else (shown, saved)
+        return ended
 
-    def end(self) -> dict[str, Any]:
-        """The message that ends it: all steps made, or where it stopped being finite."""
-        if not self._bad_states:
-            return {"op": "end", "id": self.id, "seconds": self.seconds}
-        found = {"fields": sorted(self._bad_fields), "states": sorted(self._bad_states)}
-        return {"op": "blow_up", "id": self.id, "step": self.last, "seconds": self.seconds, **found}
+    def frames(self) -> Iterator[tuple[int, tuple[Frames, ...]]]:
+        """Steps that are kept and complete, in order: states (B, X..., C) of the whole rollout, and what was saved.
 
-    def _blow_up(self, part: Part, step: int, bad: np.ndarray) -> None:
-        """Values (B, X..., C) are not finite after a step: the earliest such step of all parts is the last."""
-        if step < self.last:
-            self.last, self._bad_fields, self._bad_states = step, set(), set()
-        self._bad_fields |= set(np.flatnonzero(bad.any(axis=tuple(range(bad.ndim - 1)))).tolist())
-        states = np.flatnonzero(bad.any(axis=tuple(range(1, bad.ndim))))
-        self._bad_states |= {part.first + int(state) for state in states}
+        A frame waits for every part that has not ended; where all have, there is none.
+        """
+        for step in sorted(self._frames):
+            pieces = self._frames[step]
+            missing = [part for part in self.parts if part.first not in pieces]
+            if any(not part.over for part in missing):
+                return
+            del self._frames[step]
+            example = next(iter(pieces.values()))
+            if not self.survivors.alive.all() and all(np.isnan(piece[0]).all() for piece in pieces.values()):
+                continue
+            for part in missing:
+                pieces[part.first] = tuple(
+                    np.full((part.rows, *array.shape[1:]), np.nan, dtype=np.float32) for array in example
+                )
+            ordered = [pieces[first] for first in sorted(pieces)]
+            joined = zip(*ordered, strict=True)
+            yield step, ordered[0] if len(ordered) == 1 else tuple(np.concatenate(arrays) for arrays in joined)
+
+    def _has_ended(self, part: Part) -> bool:
+        return not self.survivors.alive[part.first : part.first + part.rows].any()
 
 
 def charge(parts: Sequence[Part], seconds: float) -> None:

@@ -16,11 +16,12 @@ from ups_server.files.equations import model_equation
 from ups_server.files.storage import FileStorage
 from ups_server.pde import BoundaryCondition, Family, Grid, families, family
 from ups_server.settings import Settings
-from ups_server.solve.engine import BlowUp, RolloutSpec
+from ups_server.solve.engine import RolloutSpec
 from ups_server.solve.ensemble import Ensemble, perturbed
 from ups_server.solve.equations import ResolvedRequest, WrittenEquation, resolve
-from ups_server.solve.flags import flag, known_flags, unresolved_flags
+from ups_server.solve.flags import ended_flag, horizon_flags, known_flags, unresolved_flags
 from ups_server.solve.initial import States, as_states, drawn_states, initial_array
+from ups_server.solve.limits import Ended, state_limits
 from ups_server.solve.refinement import Refinement, refinement, true_start
 from ups_server.solve.solver import Frames, Problem
 from ups_server.solve.super_resolution import resample
@@ -99,7 +100,7 @@ class Plan:
             "batched": self.batched,
             "flags": [flag.model_dump(mode="json") for flag in flags],
             **({"super_resolution": self.refined.told.model_dump(mode="json")} if self.refined else {}),
-            **({"ensemble": self.ensemble.told().model_dump(mode="json")} if self.ensemble else {}),
+            **({"ensemble": self.ensemble.told(flags).model_dump(mode="json")} if self.ensemble else {}),
             **(self.written.attributes() if self.written else {}),
         }
 
@@ -156,18 +157,12 @@ class Plan:
         """The same in words."""
         return "the initial state of the model" if self.truth is None else self.truth[2]
 
-    def blow_up_flag(self, event: BlowUp) -> Flag:
-        """What a reader has to know about a rollout that ended early."""
-        names = [self.family.fields[index].name for index in event.fields]
-        time = event.step * self.spec.problem.dt
-        return flag(
-            "blow_up",
-            f"{', '.join(names)} stopped being finite at t = {time:g}; the answer ends before",
-            step=event.step,
-            time=time,
-            fields=names,
-            states=list(event.states),
-        )
+    def ended_flag(self, event: Ended) -> Flag:
+        """What a reader has to know about states that ended early."""
+        of = "" if len(self.initial) == 1 else f"state {event.states[0]}"
+        of = f"{len(event.states)} states" if len(event.states) > 1 else of
+        of = self.ensemble.in_words(event.states) if self.ensemble is not None else of
+        return ended_flag(event, self.family, of, self.spec.problem.dt, self.scale.tolist())
 
 
 def equation_of(request: ResolvedRequest, card: ModelCard) -> Family:
@@ -224,6 +219,7 @@ def plan(
     if written is not None and equation.static_fields:
         static = written.forcing(grid, len(initial))
     flags = known_flags(equation, card, support, own, own_grid, initial)
+    flags += horizon_flags(equation, card, n_steps * dt / substeps, request.n_steps, request.save_every)
     if card.id == "numerical" and request.output_resolution is None:
         flags += unresolved_flags(equation, own, own_grid, request.initial_condition, initial)
     if request.ensemble is not None:
@@ -236,11 +232,12 @@ def plan(
         if not refined.interpolates:
             own_grid, initial, static = refined.fine, refined.initial, refined.static
     problem = Problem(equation.id, own, own_grid, equation.boundary, dt / substeps)
+    limits = state_limits(equation, support.statistics, own, initial, static) if card.kind == "learned" else ()
     return Plan(
         request=request,
         card=card,
         family=equation,
-        spec=RolloutSpec(card.source, problem, n_steps, stride, request.deterministic),
+        spec=RolloutSpec(card.source, problem, n_steps, stride, request.deterministic, limits=limits),
         grid=grid,
         initial=initial,
         static=static,
@@ -307,7 +304,8 @@ def _time_step(request: ResolvedRequest, card: ModelCard, support: FamilySupport
             got=request.dt,
             expected=f"a multiple of {support.dt:g}",
         )
-    return request.dt, substeps
+    # To 12 digits: what is run is the multiple of the model's step, whatever stood behind those in the request.
+    return float(f"{substeps * support.dt:.12g}"), substeps
 
 
 def _check_reference(card: ModelCard, equation: Family) -> None:

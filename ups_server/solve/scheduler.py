@@ -133,7 +133,7 @@ class Scheduler:
             limits = self._limits
             rollout = Rollout.begin(header, spec, session, limits.rows, limits.memory, self._turn, len(arrays[0]))
             if saved is not None:
-                rollout.restore(step, saved)
+                rollout.restore(step, saved, header["ended"])
         except Exception as error:
             self._fail(header["id"], error)
             return
@@ -189,10 +189,11 @@ class Scheduler:
         try:
             running = self._batch(bucket, chosen)
             running.turns -= 1
-            wanted = [part.step % part.rollout.save_every == 0 for part in running.members]
+            kept = [part.step % part.rollout.save_every == 0 for part in running.members]
+            wanted = [due or part.rollout.watched for due, part in zip(kept, running.members, strict=True)]
             with self._ended_early(chosen[0].rollout.id):
                 landing = running.batch.launch(wanted)
-            durable = [due and part.rollout.durable for due, part in zip(wanted, running.members, strict=True)]
+            durable = [due and part.rollout.durable for due, part in zip(kept, running.members, strict=True)]
             saved = running.batch.saved(durable) if any(durable) else None
             if running is not self._running.get(bucket):
                 running.batch.release()
@@ -251,15 +252,16 @@ class Scheduler:
             rollout = self._rollouts.get(part.rollout.id)
             if rollout is None:
                 continue
-            frame = rollout.land(part, step, values, saved)
-            if frame is not None:
-                self._send({"op": "frame", "id": rollout.id, "step": step}, frame)
+            for ended in rollout.land(part, step, values, saved):
+                self._send({"op": "ended", "id": rollout.id, "states_ended": ended.as_json()}, ())
+            for kept, frame in rollout.frames():
+                self._send({"op": "frame", "id": rollout.id, "step": kept}, frame)
             if rollout.over:
                 self._leave(rollout)
 
     def _leave(self, rollout: Rollout) -> None:
         del self._rollouts[rollout.id]
-        self._send(rollout.end(), ())
+        self._send({"op": "end", "id": rollout.id, "seconds": rollout.seconds}, ())
         self._forget_empty_buckets()
 
     def _forget_empty_buckets(self) -> None:

@@ -15,8 +15,10 @@ Source: Takamoto et al., PDEBench (2022), D.1. PDEBench's own files carry 0.3 % 
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
+from ups_server.pde.bounds import Bound, between, extremes
 from ups_server.pde.families.multi_sine import SCALAR
 from ups_server.pde.family import Array, Coefficient, Family, Field
 from ups_server.pde.grid import Grid
@@ -43,6 +45,15 @@ class Advection(Family):
 
     def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
         return SCALAR.sample(rng, count, grid)[..., None]
+
+    def bounds(
+        self,
+        initial: NDArray[np.floating],
+        coefficients: Mapping[str, Array],
+        static: NDArray[np.floating] | None = None,
+    ) -> list[Bound]:
+        """A state is carried along: its values stay between its extremes."""
+        return between(0, *extremes(initial, 0), "a state that is carried along keeps its extremes")
 
     def begin(
         self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None

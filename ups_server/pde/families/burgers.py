@@ -16,8 +16,10 @@ Source: Takamoto et al., PDEBench (2022), D.2.
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
+from ups_server.pde.bounds import Bound, between, extremes
 from ups_server.pde.cole_hopf import ColeHopf
 from ups_server.pde.families.multi_sine import SCALAR
 from ups_server.pde.family import Array, Coefficient, Family, Field
@@ -54,6 +56,15 @@ class Burgers(Family):
 
     def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
         return SCALAR.sample(rng, count, grid)[..., None]
+
+    def bounds(
+        self,
+        initial: NDArray[np.floating],
+        coefficients: Mapping[str, Array],
+        static: NDArray[np.floating] | None = None,
+    ) -> list[Bound]:
+        """Maximum principle: values stay between the extremes of the start."""
+        return between(0, *extremes(initial, 0), "maximum principle: values stay between the extremes of the start")
 
     def begin(
         self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None

@@ -33,6 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
+from ups_server.pde.bounds import Bound, at_most, positive
 from ups_server.pde.compressible import compressible_solution
 from ups_server.pde.euler import GAMMA
 from ups_server.pde.families.multi_sine import MultiSine
@@ -98,6 +99,15 @@ class CompressibleNs1D(Family):
         """States (N, X, 3) of PDEBench's "Rand" distribution."""
         return np.stack([_sample_state(rng, grid) for _ in range(count)])
 
+    def bounds(
+        self,
+        initial: NDArray[np.floating],
+        coefficients: Mapping[str, Array],
+        static: NDArray[np.floating] | None = None,
+    ) -> list[Bound]:
+        """Density and pressure are positive; without sides, mass and energy, pressure being a part, do not grow."""
+        return gas_bounds(initial, all(self.boundary.periodic))
+
     def begin(
         self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None
     ) -> Solution:
@@ -122,6 +132,21 @@ def gas_means(values: NDArray[np.floating]) -> dict[str, Array]:
     momenta = {f"momentum {axis}": density * v for axis, v in zip("xyz", velocities, strict=False)}
     space = tuple(range(1, ndim + 1))
     return {name: part.mean(axis=space) for name, part in {"density": density, **momenta, "energy": energy}.items()}
+
+
+def gas_bounds(initial: NDArray[np.floating], closed: bool) -> list[Bound]:
+    """Of states (N, X..., d + 2): density and pressure are positive, in a `closed` box mass and energy do not grow."""
+    density, pressure = initial.shape[-1] - 2, initial.shape[-1] - 1
+    signs = [positive(initial, density), positive(initial, pressure)]
+    if not closed:
+        return signs
+    with np.errstate(all="ignore"):
+        means = gas_means(initial)
+    return [
+        *signs,
+        at_most(density, "mean", means["density"], "mass is conserved"),
+        at_most(pressure, "mean", (GAMMA - 1.0) * means["energy"], "energy is conserved"),
+    ]
 
 
 def _sample_state(rng: np.random.Generator, grid: Grid) -> Array:

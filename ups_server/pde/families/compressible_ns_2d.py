@@ -40,9 +40,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
+from ups_server.pde.bounds import Bound
 from ups_server.pde.compressible import compressible_solution
 from ups_server.pde.euler import GAMMA
-from ups_server.pde.families.compressible_ns_1d import DENSITY, ETA, PRESSURE, VELOCITY_X, ZETA, gas_means
+from ups_server.pde.families.compressible_ns_1d import (
+    DENSITY,
+    ETA,
+    PRESSURE,
+    VELOCITY_X,
+    ZETA,
+    gas_bounds,
+    gas_means,
+)
 from ups_server.pde.families.multi_sine import EDGE_SPAN, FIRST_EDGE, window_mask
 from ups_server.pde.family import Array, Coefficient, Family, Field, InitialKind
 from ups_server.pde.grid import Grid
@@ -158,6 +167,15 @@ class CompressibleNs2D(Family):
         fitted = initial.copy()
         fitted[..., :2] *= (coefficients["M"] / MACH.default)[:, None, None, None]
         return fitted
+
+    def bounds(
+        self,
+        initial: NDArray[np.floating],
+        coefficients: Mapping[str, Array],
+        static: NDArray[np.floating] | None = None,
+    ) -> list[Bound]:
+        """Density and pressure are positive; without sides, mass and energy, pressure being a part, do not grow."""
+        return gas_bounds(initial, all(self.boundary.periodic))
 
     def begin(
         self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None

@@ -16,8 +16,10 @@ Source: Takamoto et al., PDEBench (2022), D.4. PDEBench's float32 files at 1024 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
+from ups_server.pde.bounds import Bound, between, extremes
 from ups_server.pde.families.multi_sine import SCALAR
 from ups_server.pde.family import Array, Coefficient, Family, Field
 from ups_server.pde.grid import Grid
@@ -60,6 +62,18 @@ class DiffusionReaction1D(Family):
 
     def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
         return SCALAR.sample(rng, count, grid, unit_range=True)[..., None]
+
+    def bounds(
+        self,
+        initial: NDArray[np.floating],
+        coefficients: Mapping[str, Array],
+        static: NDArray[np.floating] | None = None,
+    ) -> list[Bound]:
+        """[0, 1] is invariant; from beyond 1 values fall, from below 0 they fall without bound."""
+        low, high = extremes(initial, 0)
+        low = np.where(low >= 0.0, np.minimum(low, 1.0), -np.inf)
+        reason = "maximum principle: growth leads to 1, diffusion keeps the extremes"
+        return between(0, low, np.maximum(high, 1.0), reason)
 
     def begin(
         self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None

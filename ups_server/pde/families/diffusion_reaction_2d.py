@@ -22,10 +22,12 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from ups_server.errors import UserError
 from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
+from ups_server.pde.bounds import Bound, between
 from ups_server.pde.family import Array, Coefficient, Family, Field
 from ups_server.pde.grid import Grid
 from ups_server.pde.solution import Grouped, Rows, Solution, Stepped, in_groups
@@ -82,6 +84,20 @@ class DiffusionReaction2D(Family):
 
     def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
         return rng.standard_normal((count, *grid.n, 2))
+
+    def bounds(
+        self,
+        initial: NDArray[np.floating],
+        coefficients: Mapping[str, Array],
+        static: NDArray[np.floating] | None = None,
+    ) -> list[Bound]:
+        """A square |u|, |v| <= a is invariant where a (a^2 - 2) >= |k|: at its sides the reaction points inwards."""
+        space = tuple(range(1, initial.ndim))
+        sink = np.abs(np.asarray(coefficients["k"], dtype=np.float64))
+        # Above the root of a^3 - 2 a = |k|: with a = sqrt(2) + |k| / 4 the left side is at least |k|.
+        side = np.maximum(np.abs(initial).max(space).astype(np.float64), math.sqrt(2.0) + 0.25 * sink)
+        reason = "activator and inhibitor stay in a square into which the reaction points"
+        return [bound for field in (0, 1) for bound in between(field, -side, side, reason)]
 
     def begin(
         self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None

@@ -21,9 +21,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ups_server.pde import rosenbrock
 from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
+from ups_server.pde.bounds import Bound, between, extremes
 from ups_server.pde.family import Array, Family, Field
 from ups_server.pde.grid import Grid
 from ups_server.pde.solution import Grouped, Solution, Stepped, in_groups
@@ -72,6 +74,17 @@ class DiffusionSorption(Family):
         (lo, hi), (fine, _) = grid.extent[0], grid.refined(factor)
         edges = lo - 0.5 * fine.spacing[0], hi + 0.5 * fine.spacing[0]
         return _resample(values[..., 0], grid.axes[0], fine.axes[0], edges)[..., None]
+
+    def bounds(
+        self,
+        initial: NDArray[np.floating],
+        coefficients: Mapping[str, Array],
+        static: NDArray[np.floating] | None = None,
+    ) -> list[Bound]:
+        """Maximum principle: values stay between the extremes of the start, of u = 1 at the left and of a dry right."""
+        low, high = extremes(initial, 0)
+        reason = f"maximum principle: from 0 to {U_LEFT:g}, the value at the left end, or the extremes of the start"
+        return between(0, np.minimum(low, 0.0), np.maximum(high, U_LEFT), reason)
 
     def begin(
         self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None

@@ -29,8 +29,10 @@ Assumed, one trajectory being there: that norms vary from component to component
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
+from ups_server.pde.bounds import Bound, at_most, between, extremes
 from ups_server.pde.family import Array, Coefficient, Family, Field, InitialKind
 from ups_server.pde.grid import Grid
 from ups_server.pde.incompressible import incompressible_solution
@@ -123,6 +125,29 @@ class IncompressibleNs2D(Family):
     def sample_static(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
         return _sample_forces(rng, count, grid)
 
+    def bounds(
+        self,
+        initial: NDArray[np.floating],
+        coefficients: Mapping[str, Array],
+        static: NDArray[np.floating] | None = None,
+    ) -> list[Bound]:
+        """Particles keep their extremes; the kinetic energy stays below what the force keeps up against friction.
+
+        d/dt |v| <= |c f| - 2 pi^2 nu |v| in the mean square, 2 pi^2 being the lowest eigenvalue of the Laplacian on
+        the box: |v| is at most what it was, or max |c| |f| / (2 pi^2 nu).
+        """
+        low, high = extremes(initial, 2)
+        reason = "particles are carried along and keep their extremes"
+        particles = between(2, low, high, reason)
+        force = np.zeros(len(initial)) if static is None else _norm(static)
+        friction = 2.0 * np.pi**2 * np.asarray(coefficients["nu"], dtype=np.float64)
+        with np.errstate(all="ignore"):
+            push = np.maximum(np.abs(low), np.abs(high)) * force
+            kept_up = np.where(push > 0.0, push / friction, 0.0)
+            limit = np.maximum(_norm(initial[..., :2]), kept_up)
+        reason = "kinetic energy stays below what the force keeps up against friction"
+        return [*particles, *(at_most(field, "rms", limit, reason) for field in (0, 1))]
+
     def begin(
         self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None
     ) -> Solution:
@@ -132,6 +157,12 @@ class IncompressibleNs2D(Family):
             UserError: ``invalid_grid`` for fewer than two cells along an axis.
         """
         return incompressible_solution(initial, grid, coefficients["nu"], static)
+
+
+def _norm(vectors: NDArray[np.floating]) -> Array:
+    """Root mean square length (N,) of vector fields (N, X, Y, 2)."""
+    squares: Array = np.square(vectors, dtype=np.float64).sum(-1).mean((1, 2))
+    return np.sqrt(squares)
 
 
 def _sample_vector(rng: np.random.Generator, grid: Grid, weight: Array) -> Array:

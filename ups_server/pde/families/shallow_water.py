@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from ups_server.errors import UserError
 from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
+from ups_server.pde.bounds import Bound, at_most, measured, positive
 from ups_server.pde.family import Array, Family, Field, InitialKind
 from ups_server.pde.grid import Grid
 from ups_server.pde.solution import Grouped, Solution, Stepped, in_groups, whole_steps
@@ -88,6 +89,19 @@ class ShallowWater(Family):
         radius = rng.uniform(*RADIUS, size=(count, 1, 1))
         distance = np.hypot(*np.meshgrid(*grid.axes, indexing="ij"))
         return np.where(distance <= radius, INSIDE, OUTSIDE)[..., None]
+
+    def bounds(
+        self,
+        initial: NDArray[np.floating],
+        coefficients: Mapping[str, Array],
+        static: NDArray[np.floating] | None = None,
+    ) -> list[Bound]:
+        """Depth is positive; from rest, potential energy does not grow, but by water that comes in at the sides."""
+        depth = initial[..., 0]
+        edges = [depth[:, 0], depth[:, -1], depth[:, :, 0], depth[:, :, -1]]
+        deepest = np.max([edge.max(1) for edge in edges], axis=0).astype(np.float64)
+        limit = np.maximum(measured("rms", depth), deepest)
+        return [positive(initial, 0), at_most(0, "rms", limit, "the energy of water at rest does not grow")]
 
     def begin(
         self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None

@@ -10,7 +10,9 @@ const FLAGS = {
   state_left_trained_range: "Leaves the states of the training",
   numerical_solver_is_faster: "The numerical solver is faster",
   negative_initial_condition: "Negative where nature is positive",
-  blow_up: "The solution blew up",
+  blow_up: "The rollout ended early",
+  horizon_beyond_training: "Longer than in training",
+  last_steps_not_kept: "The last steps are not in the answer",
 };
 
 function words(value) {

@@ -29,11 +29,11 @@ export OMP_WAIT_POLICY ?= passive
 export WANDB_MODE ?= disabled
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-all lint types format reference wheel constraints clean
+.PHONY: help install serve test test-all soak lint types format reference wheel constraints clean
 
 help:
 	@sed -n '1,5s/^# \{0,1\}//p' Makefile
-	@echo "targets: install serve test test-all lint types format reference wheel constraints clean"
+	@echo "targets: install serve test test-all soak lint types format reference wheel constraints clean"
 
 install: $(STAMP)
 
@@ -55,6 +55,10 @@ test: install
 
 test-all: install
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+# Fifty random kills of a service at work: nothing lost, the same bits.
+soak: install
+	$(BIN)/python -m tests.soak.kills --kills 50 --seed 0 --json benchmarks/kills.json
 
 lint: install
 	$(BIN)/ruff check .

@@ -345,7 +345,7 @@ class Tasks:
 
 
 def soak(kills: int, seed: int, folder: Path) -> Findings:
-    """Runs clients against a service until so many kills have been survived and every task has ended."""
+    """Clients and kills until there were so many, and a rollout of every family; then every task ends."""
     findings, rng = Findings(), random.Random(seed)
     data_dir, sent = folder / "data", folder / "sent"
     sent.mkdir(parents=True)
@@ -372,7 +372,7 @@ def soak(kills: int, seed: int, folder: Path) -> Findings:
         for thread in threads:
             thread.start()
         in_a_row = 0
-        while findings.kills.total() < kills:
+        while findings.kills.total() < kills or len(findings.rollouts) < len(tasks.families):
             time.sleep(rng.uniform(*PAUSE_S))
             victims = running.victims()
             if in_a_row >= EXAMINER_IN_A_ROW:

@@ -45,6 +45,8 @@ MODEL = "ups-mini"
 CLIENTS = 4
 PAUSE_S = (0.5, 5.0)
 """Between two kills."""
+UNDISTURBED = 0.6
+"""How often the next kill waits until the service is ready: it has to get somewhere, however slow the machine is."""
 EXAMINER_IN_A_ROW = 2
 """Kills of the examiner one after another: a file whose examinations end by signals five times is refused."""
 DEADLINE_S = 1800.0
@@ -88,8 +90,15 @@ class Service:
         )
 
     def alive(self) -> bool:
+        return self._answers("/healthz")
+
+    def ready(self) -> bool:
+        """Has the engine its model?"""
+        return self._answers("/readyz")
+
+    def _answers(self, path: str) -> bool:
         try:
-            return self._http.get("/healthz").status_code == 200
+            return self._http.get(path).status_code == 200
         except httpx.TransportError:
             return False
 
@@ -345,7 +354,7 @@ class Tasks:
 
 
 def soak(kills: int, seed: int, folder: Path) -> Findings:
-    """Clients and kills until there were so many, and a rollout of every family; then every task ends."""
+    """Clients and kills until there were so many; clients until a rollout of every family; then every task ends."""
     findings, rng = Findings(), random.Random(seed)
     data_dir, sent = folder / "data", folder / "sent"
     sent.mkdir(parents=True)
@@ -372,7 +381,9 @@ def soak(kills: int, seed: int, folder: Path) -> Findings:
         for thread in threads:
             thread.start()
         in_a_row = 0
-        while findings.kills.total() < kills or len(findings.rollouts) < len(tasks.families):
+        while findings.kills.total() < kills:
+            if rng.random() < UNDISTURBED:
+                wait_for(running.ready, "the engine has its model again")
             time.sleep(rng.uniform(*PAUSE_S))
             victims = running.victims()
             if in_a_row >= EXAMINER_IN_A_ROW:
@@ -381,6 +392,7 @@ def soak(kills: int, seed: int, folder: Path) -> Findings:
             in_a_row = in_a_row + 1 if kind == "examiner" else 0 if kind == "api" else in_a_row
             running.kill(kind, victims[kind])
             findings.kills[kind] += 1
+        wait_for(lambda: len(findings.rollouts) == len(tasks.families), "a rollout of every family has ended")
         over.set()
         for thread in threads:
             thread.join()

@@ -368,3 +368,12 @@ def test_solve_an_equation_in_symbols(ups: Ups, tmp_path: Path) -> None:
     assert solved.attrs["equation"] == said["equation"]
     assert "--equation" in ups("solve", "burgers", "--equation", "u_t = u_xx", "-o", out).err
     assert "character 14" in ups("solve", "--equation", "u_t = u_xx + $", "-o", out).err
+
+
+def test_say_what_equation_a_text_names(ups: Ups) -> None:
+    said = json.loads(ups("equation", "a dye carried to the right that slowly spreads and decays", "--json").out)
+    assert [term["name"] for term in said["terms"]] == ["transport", "diffusion", "decay"]
+    assert said["equation"].startswith("u_t = -")
+    assert (said["unplaced"], said["abstained"]) == ([], False)
+    assert "u_t = -u*u_x + 0.1*u_xx" in ups("equation", "u_t + u u_x = nu u_xx", "--coef", "nu=0.1").out
+    assert "in other words" in ups("equation", "Who won the match?").err

@@ -15,6 +15,7 @@ MISTAKES = {
     "serve": ["--host", "0.0.0.0"],
     "doctor": ["--data-dir"],
     "solve": ["heat", "-o", "x.nc"],
+    "equation": ["u_t = u_xx +"],
     "evaluate": ["numerical", "absent.h5"],
     "train recipe": ["absent.yaml"],
     "train baseline": ["fno", "absent.yaml"],

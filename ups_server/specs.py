@@ -244,6 +244,61 @@ class EquationTerm(BaseModel):
     coefficient: float = Field(description="c, with its sign.")
 
 
+class ProposedTerm(EquationTerm):
+    """A term that a description names. Its coefficient is the middle of a range, for the user to confirm or change."""
+
+    confidence: float = Field(description="That the description names it, 0 to 1.")
+    range: tuple[float, float] = Field(description="Of the coefficient's size, on a box of length 1.")
+    stated: str | None = Field(default=None, description="The word that states the range, such as `slowly`.")
+
+
+class EquationProposal(BaseModel):
+    """What equation a description names: a proposal, which nothing runs."""
+
+    model_config = ConfigDict(frozen=True)
+    equation: str | None = Field(description="In symbols; null where it abstains.")
+    terms: list[ProposedTerm]
+    unplaced: list[str] = Field(description="Clauses that name no term.")
+    abstained: bool = Field(description="Is the description no equation, or not clear enough?")
+
+
+class EquationRequest(Spec):
+    """An equation in symbols to be read, or a description in words. Exactly one of the two."""
+
+    equation: str | None = Field(
+        default=None,
+        max_length=MAX_CHARACTERS,
+        description="In symbols, as in a rollout.",
+        examples=["u_t = -u*u_x + 0.01*u_xx + u*(1-u)"],
+    )
+    coefficients: dict[str, float] = Field(default_factory=dict, description="Values of the names it uses.")
+    description: str | None = Field(
+        default=None,
+        max_length=2000,
+        description="In words.",
+        examples=["a dye carried to the right that slowly spreads and decays"],
+    )
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "EquationRequest":
+        if (self.equation is None) == (self.description is None):
+            raise ValueError("give an equation or a description, and not both")
+        if self.description is not None and self.coefficients:
+            raise ValueError("coefficients belong to an equation in symbols")
+        return self
+
+
+class EquationAnswer(BaseModel):
+    """An equation as it is understood."""
+
+    equation: str | None = Field(description="Its canonical form, or a proposal; null where it abstains.")
+    terms: list[ProposedTerm] | list[EquationTerm]
+    unplaced: list[str] = Field(default_factory=list, description="Clauses of a description that name no term.")
+    abstained: bool = False
+    family: str | None = Field(default=None, description="The family that solves it.")
+    coefficients: dict[str, float] = Field(default_factory=dict, description="Of that family.")
+
+
 class GridAnswer(BaseModel):
     """Points along an axis are at ``low + (i + offset) (high - low) / n``; with n - 1 for n on a closed axis."""
 

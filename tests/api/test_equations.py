@@ -4,6 +4,7 @@ import json
 import math
 from typing import Any
 
+import httpx
 import numpy as np
 
 from tests.api.conftest import RunningService
@@ -54,3 +55,28 @@ def test_the_client_writes_equations_too(service: RunningService) -> None:
     assert burgers.attrs["family"] == "burgers"
     assert float(burgers.nu) == np.float64(math.pi * 0.01)
     np.testing.assert_allclose(steps[2].values[:, 0], -start, atol=1e-6)
+
+
+def test_equations_are_read_without_being_run(service: RunningService) -> None:
+    with Client(service.url) as client:
+        symbols = client.equation("u_t + (u^2/2)_x = nu*u_xx", nu=0.01)
+        words = client.equation(description="a dye carried to the right that slowly spreads and decays")
+        nothing = client.equation(description="What should I cook for dinner tonight?")
+    assert (symbols["equation"], symbols["family"]) == ("u_t = -u*u_x + 0.01*u_xx", "burgers")
+    assert [(term["name"], term["sign"]) for term in words["terms"]] == [
+        ("transport", -1),
+        ("diffusion", 1),
+        ("decay", -1),
+    ]
+    assert not words["abstained"]
+    assert all(0.5 <= term["confidence"] <= 1.0 for term in words["terms"])
+    assert (nothing["equation"], nothing["terms"], nothing["abstained"]) == (None, [], True)
+    for document, code in (
+        ({"equation": "u_t = $"}, "invalid_equation"),
+        ({"equation": "u_t = -u_xx"}, "ill_posed"),
+        ({}, "invalid_request"),
+        ({"equation": "u_t = u_xx", "description": "heat"}, "invalid_request"),
+        ({"description": "very " * 300 + "diffusive"}, "text_too_long"),
+    ):
+        response = httpx.post(f"{service.url}/v1/equations", json=document, timeout=60)
+        assert (response.status_code, response.json()["code"]) == (422, code)

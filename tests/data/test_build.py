@@ -15,6 +15,7 @@ from ups_server.data.draw import CoefficientDraw
 from ups_server.data.store import Store
 from ups_server.errors import UserError
 from ups_server.pde import family
+from ups_server.pde.evolution import solver
 from ups_server.pde.family import Family
 
 DRAW = {"beta": CoefficientDraw(low=0.1, high=4.0, gaps=((0.6, 0.8),))}
@@ -133,3 +134,29 @@ def test_a_diverging_solution_is_not_stored(wave: Family, tmp_path: Path, monkey
     with pytest.raises(UserError) as caught:
         build_store(wave, {}, 2, 16, 0, tmp_path / "s")
     assert caught.value.code == "solver_diverged"
+
+
+def test_equations_of_random_terms_are_drawn_together(tmp_path: Path) -> None:
+    entry = family("evolution_1d")
+    store = build_store(entry, {}, 6, 32, 0, tmp_path / "s", batch=3, frame_dt=0.05, t_final=0.05)
+    present = store.coefficients != 0.0
+    assert (present.sum(axis=1) >= 1).all()
+    assert (present.sum(axis=1) <= 4).all()
+    assert len(np.unique(present, axis=0)) > 3
+    values, static = store.read(range(6)).astype(np.float64), store.read_static(range(6))
+    assert static is not None
+    columns = {name: store.coefficients[:, index] for index, name in enumerate(store.coefficient_names)}
+    again = entry.solve(values[:, 0], store.times, store.grid, columns, static.astype(np.float64))
+    np.testing.assert_allclose(again, values, atol=2e-3)
+
+
+def test_an_equation_whose_solution_leaves_all_bounds_is_drawn_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = family("evolution_1d")
+    asked = iter([{"quadratic": 50.0}, {"self_advection": -1.0}, {"transport": -1.0}])
+    monkeypatch.setattr(solver, "DOUBLINGS", 1)
+    monkeypatch.setattr(type(entry), "sample_coefficients", lambda self, rng: next(asked))
+    monkeypatch.setattr(build, "draws_together", lambda *given: True)
+    store = build_store(entry, {}, 1, 32, 0, tmp_path / "s", frame_dt=0.5, t_final=0.5)
+    assert store.coefficients[0, store.coefficient_names.index("transport")] == -1.0

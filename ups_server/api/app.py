@@ -39,7 +39,7 @@ from ups_server.jobs.spec import EvaluationSpec, FineTuningSpec
 from ups_server.settings import Settings
 from ups_server.solve.engine import Engine
 from ups_server.solve.engine_local import LocalEngine
-from ups_server.specs import RolloutRequest
+from ups_server.specs import EquationRequest, RolloutRequest
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +120,15 @@ def openapi_document(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        for model in (Problem, RolloutRequest, UploadRequest, Declaration, EvaluationSpec, FineTuningSpec):
+        for model in (
+            Problem,
+            RolloutRequest,
+            EquationRequest,
+            UploadRequest,
+            Declaration,
+            EvaluationSpec,
+            FineTuningSpec,
+        ):
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas.update(schema.pop("$defs", {}))
             schemas[model.__name__] = schema

@@ -8,7 +8,21 @@ from typing import Annotated
 import typer
 
 from ups_server import __version__
-from ups_server.cli import adapt, data, doctor, evaluate, files, jobs, keys, listings, models, serve, solve, train
+from ups_server.cli import (
+    adapt,
+    data,
+    doctor,
+    equation,
+    evaluate,
+    files,
+    jobs,
+    keys,
+    listings,
+    models,
+    serve,
+    solve,
+    train,
+)
 from ups_server.cli.output import print_error
 from ups_server.errors import EXIT_CODE, UserError
 
@@ -23,6 +37,7 @@ app = typer.Typer(
 app.command("serve")(serve.serve)
 app.command("doctor")(doctor.doctor)
 app.command("solve")(solve.solve)
+app.command("equation")(equation.equation)
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(train.app, name="train")
 app.command("adapt")(adapt.adapt)

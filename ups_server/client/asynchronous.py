@@ -75,6 +75,7 @@ class AsyncClient:
 
     families = awaiting(catalogue.families)
     family = awaiting(catalogue.family)
+    equation = awaiting(catalogue.equation)
     models = awaiting(catalogue.models)
     model = awaiting(catalogue.model)
     delete_model = awaiting(catalogue.delete_model)

@@ -65,6 +65,7 @@ class Client:
 
     families = waiting(catalogue.families)
     family = waiting(catalogue.family)
+    equation = waiting(catalogue.equation)
     models = waiting(catalogue.models)
     model = waiting(catalogue.model)
     delete_model = waiting(catalogue.delete_model)

@@ -1,8 +1,9 @@
 """What the service has: families, models, the key in hand."""
 
+import json
 from typing import Any
 
-from ups_server.client.operation import Operation, deleted, got
+from ups_server.client.operation import Ask, Operation, asked, deleted, got
 from ups_server.client.problems import segment
 
 
@@ -14,6 +15,20 @@ def families() -> Operation[list[dict[str, Any]]]:
 def family(family_id: str) -> Operation[dict[str, Any]]:
     """One family. Raises UserError ``unknown_family``."""
     return (yield from got(f"/v1/families/{segment(family_id)}"))
+
+
+def equation(
+    text: str | None = None, description: str | None = None, **coefficients: float
+) -> Operation[dict[str, Any]]:
+    """The canonical form of an equation in symbols, or a proposal for a description in words.
+
+    Raises:
+        UserError: ``invalid_equation``, ``missing_coefficient``, ``ill_posed``, ``text_too_long``.
+    """
+    given = {"equation": text, "description": description, "coefficients": coefficients}
+    content = json.dumps({name: value for name, value in given.items() if value}).encode()
+    headers = {"Content-Type": "application/json"}
+    return dict((yield from asked(Ask("POST", "/v1/equations", content, headers, repeatable=True))).json())
 
 
 def models() -> Operation[list[dict[str, Any]]]:

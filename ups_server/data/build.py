@@ -17,6 +17,7 @@ from ups_server.data.draw import Draw
 from ups_server.data.manifest import MANIFEST, GridRecord, Layout
 from ups_server.data.simulate import Batch, complete_draws, complete_kinds, frame_times, solve_rows
 from ups_server.data.store import VALUE, Store
+from ups_server.data.together import draws_together, solve_together
 from ups_server.data.writer import SHARD_BYTES, StoreWriter
 from ups_server.errors import UserError
 from ups_server.pde.family import RAND, Family
@@ -49,7 +50,8 @@ def build_store(
 
     Args:
         family: `Family.under` a boundary condition where that is not the usual one.
-        draw: how each coefficient is drawn; a number fixes it; those not given stay at their default.
+        draw: how each coefficient is drawn; a number fixes it; those not given stay at their default. Where none is
+            given, a family may draw them together (`Family.sample_coefficients`).
         resolution: points per axis.
         batch: trajectories solved together.
         frame_dt, t_final: default to the family's.
@@ -67,12 +69,13 @@ def build_store(
     grid = Grid((resolution,) * family.ndim, family.extent, (offset,) * family.ndim)
     times = frame_times(family, frame_dt, t_final)
     layout = family_layout(family, grid, times)
+    together = draws_together(family, draw)
     provenance: dict[str, object] = {
         "generator": f"ups_server {__version__}",
         "count": count,
         "seed": seed,
         "batch": batch,
-        "draw": {name: entry.model_dump(mode="json") for name, entry in draws.items()},
+        "draw": "together" if together else {name: entry.model_dump(mode="json") for name, entry in draws.items()},
     }
     if list(shares) != [RAND]:
         provenance["kinds"] = shares
@@ -81,6 +84,8 @@ def build_store(
     row_bytes = int(np.prod(layout.row_shape)) * VALUE.itemsize
     per_shard = batch * max(1, SHARD_BYTES // (batch * row_bytes))
     solve = partial(solve_rows, family, draws, seed=seed, grid=grid, times=times, kinds=shares)
+    if together:
+        solve = partial(solve_together, family, seed=seed, grid=grid, times=times)
     with StoreWriter(path, layout, provenance, per_shard) as writer:
         done = writer.written
         batches = [range(start, min(start + batch, count)) for start in range(done, count, batch)]

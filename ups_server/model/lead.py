@@ -129,7 +129,13 @@ def problems(
         names=torch.stack([features[term.text] for term in equation.terms]).to(state).expand(count, -1, -1),
         values=torch.stack(values, dim=1),
         rate=state.new_tensor([float(term.rate) for term in equation.terms]).expand(count, -1),
-        present=state.new_ones(count, len(values)),
+        present=torch.stack(
+            [
+                (value != 0 if term.optional else torch.ones_like(value, dtype=torch.bool)).to(state)
+                for term, value in zip(equation.terms, values, strict=True)
+            ],
+            dim=1,
+        ),
         slots=mask.expand(count, -1),
         static=fixed,
         static_slots=fixed_mask.expand(count, -1),

@@ -63,12 +63,14 @@ class TermCard(Frozen):
         coefficient: its name; None where the term has none, or `factor` alone.
         factor: of the coefficient.
         rate: is it one over a time, to be measured in characteristic units?
+        optional: is the term absent where its coefficient is zero?
     """
 
     text: str
     coefficient: str | None = None
     factor: float = 1.0
     rate: bool = True
+    optional: bool = False
 
 
 class EquationCard(Frozen):

@@ -284,6 +284,10 @@ class Family(ABC):
         """Why these coefficients, each in its domain, make no problem together; None where they do."""
         return None
 
+    def sample_coefficients(self, rng: np.random.Generator) -> dict[str, float] | None:
+        """Coefficients that are drawn together, for families in which each by itself makes no sense; None elsewhere."""
+        return None
+
     @abstractmethod
     def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
         """`count` initial states (N, X..., C) from PDEBench's distribution, evaluated at the grid's points."""

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from ups_server.errors import UserError
+from ups_server.language.understanding import terms_of
 from ups_server.pde import Grid, family
 from ups_server.pde.evolution.equation import Equation
 from ups_server.pde.evolution.grammar import parse_equation
 from ups_server.pde.evolution.recognition import recognise
 from ups_server.solve.solver import Frames
-from ups_server.specs import EquationTerm, RolloutRequest
+from ups_server.specs import RolloutRequest
 
 UNIFORM = 1e-6
 """Largest deviation of a time from an even spacing, in units of the spacing."""
@@ -55,14 +56,6 @@ class WrittenEquation:
                 expected="a function that is finite at every point of the grid",
             )
         return np.repeat(values.astype(np.float32)[None, :, None], count, axis=0)
-
-
-def terms_of(equation: Equation) -> list[EquationTerm]:
-    """Its terms, one entry each."""
-    return [
-        EquationTerm(name=name, sign=1 if value > 0.0 else -1, coefficient=value)
-        for name, value in equation.coefficients
-    ]
 
 
 def resolve(request: RolloutRequest) -> tuple[ResolvedRequest, WrittenEquation | None]:

@@ -3,6 +3,7 @@
 from fastapi.routing import APIRoute
 
 from ups_server.api.routes import (
+    equations,
     evaluations,
     families,
     files,
@@ -23,6 +24,7 @@ ROUTERS = (
     metrics.router,
     keys.router,
     families.router,
+    equations.router,
     files.router,
     models.router,
     rollouts.router,

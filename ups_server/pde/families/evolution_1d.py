@@ -13,6 +13,7 @@ import numpy as np
 
 from ups_server.errors import UserError
 from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
+from ups_server.pde.evolution.combinations import draw_training_coefficients
 from ups_server.pde.evolution.equation import ill_posed
 from ups_server.pde.evolution.solver import evolution_solution
 from ups_server.pde.evolution.states import positive_states, sample_states
@@ -54,13 +55,17 @@ class Evolution1D(Family):
         """``ill_posed``, where the shortest waves would grow without bound."""
         return ill_posed(coefficients)
 
+    def sample_coefficients(self, rng: np.random.Generator) -> dict[str, float]:
+        """A random equation of one to four terms that training may see."""
+        return draw_training_coefficients(rng)
+
     def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
         return sample_states(rng, count, grid)[..., None]
 
     def fit_initial(self, initial: Array, coefficients: Mapping[str, Array]) -> Array:
-        """Positive states where the reaction is logistic: a negative one would fall without bound."""
-        logistic = coefficients["logistic"] > 0.0
-        return np.where(logistic[:, None, None], positive_states(initial[..., 0])[..., None], initial)
+        """Positive states where the reaction is logistic or loses u^2: a negative one would fall without bound."""
+        falls = (coefficients["logistic"] > 0.0) | (coefficients["quadratic"] < 0.0)
+        return np.where(falls[:, None, None], positive_states(initial[..., 0])[..., None], initial)
 
     def sample_static(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
         """Forcing drawn like states."""

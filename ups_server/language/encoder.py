@@ -1,0 +1,125 @@
+"""A BERT encoder in NumPy: what a language model makes of a text, in a process without torch.
+
+A clause of ten words takes some ten milliseconds on one core.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import safe_open
+from scipy.special import erf
+from tokenizers import Tokenizer
+
+from ups_server.errors import UserError
+
+Array = NDArray[np.float32]
+
+MAX_TOKENS = 128
+"""Of one clause."""
+
+
+class Encoder:
+    """A BERT body with its tokenizer.
+
+    Args:
+        folder: `config.json` and `tokenizer.json` of the language model.
+        weights: its tensors under Hugging Face's names; word embeddings keep their type, the rest becomes float32.
+    """
+
+    def __init__(self, folder: Path, weights: Mapping[str, NDArray[Any]]) -> None:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        self.size = int(config["hidden_size"])
+        self._layers = int(config["num_hidden_layers"])
+        self._heads = int(config["num_attention_heads"])
+        self._epsilon = float(config["layer_norm_eps"])
+        words = "embeddings.word_embeddings.weight"
+        self._words = weights[words]
+        self._weights = {name: np.asarray(w, np.float32) for name, w in weights.items() if name != words}
+        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+
+    @classmethod
+    def of_model(cls, model: Path) -> "Encoder":
+        """The language model inside of a shipped model's folder."""
+        return cls(model / "language_model", body_weights(model))
+
+    def tokens(self, text: str) -> Array:
+        """Hidden states (L, E) of the tokens of a text, its two special ones included.
+
+        Raises:
+            UserError: ``text_too_long``.
+        """
+        words = self.word_embeddings(text)
+        hidden = words + self._weights["embeddings.position_embeddings.weight"][: len(words)]
+        hidden += self._weights["embeddings.token_type_embeddings.weight"][0]
+        hidden = self._normalised(hidden, "embeddings.LayerNorm")
+        for layer in range(self._layers):
+            hidden = self._layer(hidden, f"encoder.layer.{layer}.")
+        return hidden
+
+    def word_embeddings(self, text: str) -> Array:
+        """(L, E) of the tokens by themselves.
+
+        Raises:
+            UserError: ``text_too_long``.
+        """
+        ids = self._tokenizer.encode(text).ids
+        if len(ids) > MAX_TOKENS:
+            raise UserError(
+                "text_too_long",
+                "a clause of the description is too long to be read",
+                got=f"{len(ids)} tokens",
+                expected=f"at most {MAX_TOKENS}",
+                hint="use shorter sentences",
+            )
+        embedded: Array = self._words[ids].astype(np.float32)
+        return embedded
+
+    def mean(self, text: str) -> Array:
+        """(E,) of unit length: the mean over the tokens."""
+        mean = self.tokens(text).mean(axis=0)
+        result: Array = mean / np.linalg.norm(mean)
+        return result
+
+    def _layer(self, hidden: Array, name: str) -> Array:
+        attention = self._attention(hidden, f"{name}attention.self.")
+        hidden = hidden + self._linear(attention, f"{name}attention.output.dense")
+        hidden = self._normalised(hidden, f"{name}attention.output.LayerNorm")
+        inner = self._linear(hidden, f"{name}intermediate.dense")
+        inner = 0.5 * inner * (1.0 + erf(inner / math.sqrt(2.0)))
+        hidden = hidden + self._linear(inner, f"{name}output.dense")
+        return self._normalised(hidden, f"{name}output.LayerNorm")
+
+    def _attention(self, hidden: Array, name: str) -> Array:
+        length, size = hidden.shape
+        query, key, value = (
+            self._linear(hidden, name + part).reshape(length, self._heads, -1).transpose(1, 0, 2)
+            for part in ("query", "key", "value")
+        )
+        scores = query @ key.transpose(0, 2, 1) / math.sqrt(query.shape[-1])
+        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        mixed = (weights / weights.sum(axis=-1, keepdims=True)) @ value
+        return mixed.transpose(1, 0, 2).reshape(length, size)
+
+    def _linear(self, values: Array, name: str) -> Array:
+        result: Array = values @ self._weights[f"{name}.weight"].T + self._weights[f"{name}.bias"]
+        return result
+
+    def _normalised(self, values: Array, name: str) -> Array:
+        centred = values - values.mean(axis=-1, keepdims=True)
+        scale = np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + self._epsilon)
+        result: Array = centred / scale * self._weights[f"{name}.weight"] + self._weights[f"{name}.bias"]
+        return result
+
+
+def body_weights(model: Path) -> dict[str, NDArray[Any]]:
+    """The language model's tensors in a shipped model's folder, under Hugging Face's names."""
+    prefix = "body.encoder."
+    with safe_open(model / "model.safetensors", "np") as file:
+        return {name.removeprefix(prefix): file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118

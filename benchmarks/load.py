@@ -184,9 +184,13 @@ class Shares:
         short_s: seconds from the first request to the answer of every short rollout, refusals in between included.
         long_s: the same of the long ones that ended in time.
         longs: how many there were.
+        long_steps: steps of long ones that were seen.
+        lasted_s: until the last of them had ended, or time was up.
     """
 
     longs: int
+    long_steps: int = 0
+    lasted_s: float = 0.0
     short_s: list[float] = field(default_factory=list)
     long_s: list[float] = field(default_factory=list)
 
@@ -195,6 +199,7 @@ class Shares:
         return {
             "longs_finished": len(self.long_s),
             "longs": self.longs,
+            "long_steps_per_s": self.long_steps / self.lasted_s,
             "slowest_long_s": max(self.long_s, default=None),
             "shorts_answered": len(self.short_s),
             "p50_short_s": middle,
@@ -205,13 +210,13 @@ class Shares:
 async def fairness(url: str, shorts: int, longs: int, steps: int, seconds: float, model: str | None = None) -> Shares:
     """So many clients that ask for one step again and again, beside long rollouts that begin at the same time."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-    found, until = Shares(longs), time.monotonic() + seconds
+    found, start = Shares(longs), time.monotonic()
     body = BODY if model is None else {**BODY, "model": model}
 
-    async def answered(http: httpx.AsyncClient, n_steps: int, seed: int) -> float:
+    async def answered(http: httpx.AsyncClient, seed: int) -> float:
         """Seconds until there is an answer: whoever is refused comes again when he is told to."""
         began = time.monotonic()
-        document = {**body, "n_steps": n_steps, "initial_condition": {"sample": {"seed": seed}}}
+        document = {**body, "n_steps": 1, "initial_condition": {"sample": {"seed": seed}}}
         while True:
             answer = await http.post("/v1/rollouts", json=document, headers={"Accept": "application/vnd.safetensors"})
             if answer.status_code not in (429, 503):
@@ -219,17 +224,39 @@ async def fairness(url: str, shorts: int, longs: int, steps: int, seconds: float
                 return time.monotonic() - began
             await asyncio.sleep(float(answer.headers["retry-after"]))
 
+    async def streamed(http: httpx.AsyncClient, seed: int) -> bool:
+        """A long rollout, whose every tenth step is looked at. False where it was refused."""
+        document = {**body, "n_steps": steps, "save_every": 10, "initial_condition": {"sample": {"seed": seed}}}
+        headers = {"Accept": "text/event-stream"}
+        async with http.stream("POST", "/v1/rollouts", json=document, headers=headers) as answer:
+            if answer.status_code in (429, 503):
+                await asyncio.sleep(float(answer.headers["retry-after"]))
+                return False
+            answer.raise_for_status()
+            frames = 0
+            async for line in answer.aiter_lines():
+                if line == "event: problem":
+                    raise RuntimeError("a long rollout failed")
+                if line == "event: step":
+                    found.long_steps += 10 if frames else 0  # the first is the initial state
+                    frames += 1
+        return True
+
     async def short(http: httpx.AsyncClient, seed: int) -> None:
         while True:
-            found.short_s.append(await answered(http, 1, seed))
+            found.short_s.append(await answered(http, seed))
 
     async def long(http: httpx.AsyncClient, seed: int) -> None:
-        found.long_s.append(await answered(http, steps, seed))
+        began = time.monotonic()
+        while not await streamed(http, seed):
+            pass
+        found.long_s.append(time.monotonic() - began)
 
     async with httpx.AsyncClient(base_url=url, timeout=SETTLE_S, limits=limits) as http:
         crowd = [asyncio.create_task(short(http, seed)) for seed in range(shorts)]
         few = [asyncio.create_task(long(http, seed)) for seed in range(longs)]
-        await asyncio.wait(few, timeout=max(0.0, until - time.monotonic()))
+        await asyncio.wait(few, timeout=seconds)
+        found.lasted_s = time.monotonic() - start
         for task in (*crowd, *few):
             task.cancel()
         ended = await asyncio.gather(*crowd, *few, return_exceptions=True)

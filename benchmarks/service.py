@@ -12,7 +12,7 @@ pair, so that the ratios depend little on how busy the machine is; the medians o
 
     python benchmarks/service.py [--quick] [--json OUT]
     python benchmarks/service.py --load [--seconds 60] [--clients 200]    # the bounded load test, with a kill -9
-    python benchmarks/service.py --fair [--seconds 90] [--clients 200]    # 40 rollouts of 400 steps among short ones
+    python benchmarks/service.py --fair [--seconds 90] [--clients 200]    # 40 rollouts of 400 steps, alone and beside
 
 The second form is `benchmarks.load`: no 500, every refusal says when to come back, every accepted request is answered.
 The third shows what short and long rollouts get of one service when both come in crowds.
@@ -278,8 +278,10 @@ def main() -> None:
     options = parser.parse_args()
     with service(options.threads, max_steps=10**6, max_points=2**31) as (url, pid):
         if options.fair:
-            shares = asyncio.run(fairness(url, options.clients, 40, 400, options.seconds))
-            record: dict[str, Any] = shares.record()
+            alone = asyncio.run(fairness(url, 0, 40, 400, options.seconds / 2))
+            beside = asyncio.run(fairness(url, options.clients, 40, 400, options.seconds))
+            record: dict[str, Any] = {"alone": alone.record(), "beside_shorts": beside.record()}
+            record["long_share"] = beside.long_steps / beside.lasted_s / (alone.long_steps / alone.lasted_s)
             CONSOLE.print(record)
         elif options.load:
             found = asyncio.run(load_test(url, options.clients, options.seconds, pid))

@@ -12,7 +12,7 @@ from ups_server.catalog import Catalog
 from ups_server.model.envelope import Coverage, FamilyEnvelope, ModelEnvelopes
 from ups_server.pde import BoundaryCondition, BoundaryKind, family
 from ups_server.solve.expectation import expected_error
-from ups_server.specs import ExpectedError
+from ups_server.specs import ExpectedError, InitialConditionSpec, SampleSpec
 
 BOUNDS = (0.1, 0.2, 0.3, 0.4)
 
@@ -103,6 +103,13 @@ def test_other_sides_are_not_covered(calibrated: Path) -> None:
     open_sides = BoundaryCondition.uniform(BoundaryKind.OUTFLOW, 1)
     spec = replace(todo.spec, problem=replace(todo.spec.problem, boundary=open_sides))
     assert "another boundary" in str(expected_error(replace(todo, spec=spec), 4).reason)
+
+
+def test_other_kinds_of_initial_states_are_not_covered(calibrated: Path) -> None:
+    todo = planned(calibrated, coefficients={"nu": 0.02})
+    other = InitialConditionSpec(sample=SampleSpec(seed=3, kind="shock"))
+    request = todo.request.model_copy(update={"initial_condition": other})
+    assert "kind shock instead of rand" in str(expected_error(replace(todo, request=request), 4).reason)
 
 
 def test_given_states_are_a_caveat(calibrated: Path) -> None:

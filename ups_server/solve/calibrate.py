@@ -7,6 +7,7 @@ of its points, as a request would, and rolled out.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -144,8 +145,8 @@ def calibrate(
         others = len(part.store) - test
         shape = max(1, others // 4)
         folder = None if kept is None else kept / "-".join(f"{place:g}" for place in part.grid.offset)
-        before, rows = done, np.arange(len(part.store))
-        errors = rollout_errors(solver, card, part, rows, lambda now, before=before: progress(before + now), folder)
+        rows = np.arange(len(part.store))
+        errors = rollout_errors(solver, card, part, rows, partial(_tell, progress, done), folder)
         for name, chosen in zip(parts, np.split(errors, [shape, others]), strict=True):
             parts[name].append(chosen)
         done += len(rows)
@@ -179,6 +180,10 @@ def calibrate(
         test=len(tests),
         coverage=dict(zip(card.fields, coverage, strict=True)),
     )
+
+
+def _tell(progress: Callable[[int], None], before: int, done: int) -> None:
+    progress(before + done)
 
 
 def _place(observed: Observed) -> tuple[tuple[int, ...], tuple[float | None, ...]]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ups_server.model.envelope import FamilyEnvelope, ModelEnvelopes
+from ups_server.pde.family import RAND
 from ups_server.solve.rollout import Plan
 from ups_server.specs import ExpectedError
 
@@ -71,6 +72,9 @@ def _misfits(plan: Plan, envelope: FamilyEnvelope) -> Iterator[str]:
         yield "an answer on a finer grid"
     if [list(sides) for sides in envelope.boundary] != problem.boundary.as_names():
         yield "another boundary condition"
+    initial = plan.request.initial_condition
+    if initial is not None and initial.sample is not None and initial.sample.kind != RAND:
+        yield f"initial states of the kind {initial.sample.kind} instead of {RAND}"
     for name, (low, high) in envelope.coefficients.items():
         value = float(np.asarray(problem.coefficients.get(name, math.nan)).max())
         if not (low <= value <= high or math.isclose(value, low) or math.isclose(value, high)):

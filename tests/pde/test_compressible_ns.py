@@ -249,6 +249,23 @@ def test_refinement_leaves_density_and_pressure_positive() -> None:
     assert (solution[..., 1:] > 0.0).all()
 
 
+@pytest.mark.parametrize(("family", "n", "time"), [(LINE, 512, 0.2), (SQUARE, 64, 0.1)])
+def test_single_precision_is_right_to_a_few_parts_in_ten_thousand(
+    family: CompressibleNs1D | CompressibleNs2D, n: int, time: float
+) -> None:
+    grid = family.default_grid(n)
+    coefficients = {"M": np.array([0.1, 1.0]), "eta": np.array([0.1, 1e-3]), "zeta": np.array([0.1, 1e-3])}
+    initial = family.draw_initial(np.random.default_rng(11), 2, grid, coefficients)
+    exact, single = (entry.begin(initial, grid, coefficients).advance(time) for entry in (family, family.in_single()))
+    assert not np.array_equal(single, exact)
+    space = tuple(range(1, initial.ndim - 1))
+    error = np.sqrt(np.square(single - exact).mean(axis=space) / np.square(exact).mean(axis=space))
+    assert (error[:, : family.ndim] < 3e-4).all()
+    assert (error[:, family.ndim :] < 2e-5).all()
+    for mean in family.conserved_means(np.stack([initial[1], single[1]])).values():
+        assert mean[1] == pytest.approx(mean[0], rel=1e-5, abs=1e-5 * np.abs(initial[1]).max())
+
+
 def test_negative_pressure_is_the_users_mistake() -> None:
     with pytest.raises(UserError) as caught:
         solve(stack(np.zeros(8), 1.0, -1.0), [0.0, 0.1], unit(8))

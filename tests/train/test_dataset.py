@@ -6,11 +6,13 @@ import torch
 
 from tests.small_models import SMALL
 from ups_server.data.build import build_store
+from ups_server.data.draw import SameAs
 from ups_server.data.store import Store
+from ups_server.errors import UserError
 from ups_server.pde import family
 from ups_server.solve.super_resolution import coarser, resample
 from ups_server.train.config import FamilyData
-from ups_server.train.dataset import Batch, FamilyWindows
+from ups_server.train.dataset import Batch, FamilyWindows, store_name
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +58,32 @@ def test_the_card_says_on_how_many_points_states_are_given_and_stepped(store: St
     data = FamilyData(count=24, resolution=64, coarse=0.5)
     card = FamilyWindows("burgers", data, store, 64).card
     assert (card.statistics.n, card.points) == (32, 64)
+
+
+WIDE = {
+    "count": 8,
+    "resolution": 16,
+    "coefficients": {"eta": {"low": 1e-3, "high": 0.3}, "zeta": {"same_as": "eta"}},
+    "kinds": {"rand": 0.7, "shock": 0.3},
+    "boundary": [["outflow", "outflow"]],
+    "single": True,
+}
+
+
+def test_a_recipe_says_how_wide_data_are_drawn() -> None:
+    data = FamilyData.model_validate(WIDE)
+    entry = data.equation("compressible_ns_1d")
+    assert entry.boundary.as_names() == [["outflow", "outflow"]]
+    assert entry.single
+    assert data.coefficients["zeta"] == SameAs(same_as="eta")
+    names = {
+        store_name("compressible_ns_1d", FamilyData.model_validate(WIDE | change), 0)
+        for change in ({}, {"kinds": {}}, {"boundary": None}, {"single": False}, {"kinds": {"rand": 1.0}})
+    }
+    assert len(names) == 5
+    with pytest.raises(UserError) as caught:
+        data.equation("burgers")
+    assert caught.value.code == "boundary_not_supported"
+    with pytest.raises(UserError) as caught:
+        FamilyData(count=1, single=True).equation("burgers")
+    assert caught.value.code == "single_not_offered"

@@ -49,7 +49,7 @@ def build_store(
     initial states share them row by row.
 
     Args:
-        family: `Family.under` a boundary condition where that is not the usual one.
+        family: `Family.under` a boundary condition where that is not the usual one, or `Family.in_single` precision.
         draw: how each coefficient is drawn; a number fixes it; those not given stay at their default. Where none is
             given, a family may draw them together (`Family.sample_coefficients`).
         resolution: points per axis.
@@ -79,6 +79,8 @@ def build_store(
     }
     if list(shares) != [RAND]:
         provenance["kinds"] = shares
+    if family.single:
+        provenance["single"] = True
     if (Path(path) / MANIFEST).exists():
         return _finished(path, layout, provenance)
     row_bytes = int(np.prod(layout.row_shape)) * VALUE.itemsize

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from ups_server.errors import UserError
 from ups_server.pde import euler, viscous
@@ -35,7 +35,13 @@ RENEWAL = 8
 
 
 def compressible_solution(
-    initial: Array, grid: Grid, boundary: BoundaryCondition, eta: Array, zeta: Array, points: int
+    initial: Array,
+    grid: Grid,
+    boundary: BoundaryCondition,
+    eta: Array,
+    zeta: Array,
+    points: int,
+    single: bool = False,
 ) -> Solution:
     """Velocities, density and pressure, from states (N, X..., d + 2).
 
@@ -44,6 +50,7 @@ def compressible_solution(
         eta: (N,) shear viscosity over density.
         zeta: (N,) bulk viscosity over density.
         points: least number of cells along an axis to compute with.
+        single: compute in single precision.
 
     Raises:
         UserError: ``state_not_positive`` where density or pressure is not.
@@ -62,7 +69,7 @@ def compressible_solution(
     )
     cells = math.prod(axis.n * axis.factor for axis in axes)
     groups = in_groups(np.argsort(_loudest(initial, ndim), kind="stable"), max(1, CELLS // cells))
-    return Grouped(initial, groups, lambda rows: _Gas(initial[rows], axes, eta[rows], zeta[rows]))
+    return Grouped(initial, groups, lambda rows: _Gas(initial[rows], axes, eta[rows], zeta[rows], single))
 
 
 @dataclass(frozen=True)
@@ -99,13 +106,14 @@ class _Axis:
 class _Gas(Stepped):
     """A few trajectories on the cells of these axes."""
 
-    def __init__(self, initial: Array, axes: tuple[_Axis, ...], eta: Array, zeta: Array) -> None:
+    def __init__(self, initial: Array, axes: tuple[_Axis, ...], eta: Array, zeta: Array, single: bool) -> None:
         super().__init__(initial)
         self._spacing = tuple(axis.spacing for axis in axes)
         self._wraps = tuple(axis.wraps for axis in axes)
         self._given = tuple(axis.given for axis in axes)
         self._eta, self._zeta = eta, zeta
-        self._state = euler.conserved(_to_primitive(_refine(initial, axes)))
+        precision: DTypeLike = np.float32 if single else np.float64
+        self._state: Array = euler.conserved(_to_primitive(_refine(initial, axes))).astype(precision)
 
     def _carried(self) -> Sequence[Array]:
         return (np.moveaxis(self._state, -1, 0),)
@@ -127,7 +135,7 @@ class _Gas(Stepped):
                 chosen = (number == steps) & (stages == inner)
                 rows = slice(None) if chosen.all() else np.flatnonzero(chosen)
                 state[..., rows] = self._strang(state[..., rows], step, steps, inner, rows)
-        return _from_primitive(euler.primitive(state)[(slice(None), *self._given)])
+        return _from_primitive(euler.primitive(state)[(slice(None), *self._given)]).astype(np.float64)
 
     def _strang(self, state: Array, step: Array, count: int, stages: int, rows: "slice | NDArray[np.intp]") -> Array:
         """`count` steps of some rows, friction at both ends and between them."""

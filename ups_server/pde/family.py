@@ -141,6 +141,9 @@ class Family(ABC):
     """Is the velocity, in the first slots, free of divergence from the first step on, with no flow through walls?"""
     anywhere: ClassVar[bool] = False
     """Do sampler and solver know points along bounded axes that are no cell centres? Along periodic axes all do."""
+    single: bool = False
+    """Does the solver compute in single precision?"""
+    single_offered: ClassVar[bool] = False
     kinds: ClassVar[tuple[InitialKind, ...]] = ()
     """Distributions of initial states beside the one of `sample_initial`."""
     reference_points: ClassVar[int] = 512
@@ -209,6 +212,19 @@ class Family(ABC):
         # What leaves through a side is no longer in the box; axes with different ends are not alike.
         other.conserved = self.conserved if all(boundary.periodic) else ()
         other.exchange = self.exchange if len(set(boundary.sides)) == 1 else ()
+        return other
+
+    @final
+    def in_single(self) -> Self:
+        """The equation with a solver in single precision, which is faster and good enough to train on.
+
+        Raises:
+            UserError: ``single_not_offered``.
+        """
+        if not self.single_offered:
+            raise UserError("single_not_offered", f"{self.id} is solved in double precision only", got=self.id)
+        other = copy(self)
+        other.single = True
         return other
 
     @final

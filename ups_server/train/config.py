@@ -25,6 +25,7 @@ class FamilyData(Section):
         coefficients: how each coefficient is drawn per trajectory.
         kinds: shares of the kinds of initial states; default the family's usual one alone.
         boundary: [low, high] kind per axis; default the family's.
+        single: solve in single precision, where the family's solver offers it.
         seed: of its data; default the run's.
         n: points per axis to train at; default the model's resolution.
         trajectories, windows: per training step, `windows` windows of each of `trajectories` trajectories.
@@ -44,6 +45,7 @@ class FamilyData(Section):
     coefficients: dict[str, Draw] = Field(default_factory=dict)
     kinds: dict[str, float] = Field(default_factory=dict)
     boundary: tuple[tuple[BoundaryKind, BoundaryKind], ...] | None = None
+    single: bool = False
     seed: int | None = None
     n: int | None = None
     trajectories: int = 8
@@ -55,13 +57,15 @@ class FamilyData(Section):
     validation: int = 32
 
     def equation(self, family_id: str) -> Family:
-        """The family under the boundary condition of the data.
+        """The family as its data are solved.
 
         Raises:
-            UserError: ``unknown_family``, ``boundary_not_supported``.
+            UserError: ``unknown_family``, ``boundary_not_supported``, ``single_not_offered``.
         """
         entry = family(family_id)
-        return entry if self.boundary is None else entry.under(BoundaryCondition(self.boundary))
+        if self.boundary is not None:
+            entry = entry.under(BoundaryCondition(self.boundary))
+        return entry.in_single() if self.single else entry
 
 
 class Stage(Section):

@@ -254,7 +254,7 @@ def store_name(family_id: str, data: FamilyData, seed: int) -> str:
     """`burgers-1f0c…`: the family and a digest of the settings that its data follow from."""
     drawn = {name: draw.model_dump(mode="json") for name, draw in data.coefficients.items()}
     settings = [family_id, data.count, data.resolution, data.frame_dt, data.t_final, drawn, seed]
-    settings += [given for given in (data.kinds, data.boundary) if given]
+    settings += [{name: given} for name in ("kinds", "boundary", "single") if (given := getattr(data, name))]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     return f"{family_id}-{digest[:16]}"
 

@@ -93,6 +93,7 @@ class CompressibleNs1D(Family):
     reflections = ((-1, 1, 1),)
     conserved = ("density",)
     anywhere = True
+    single_offered = True
     kinds = (InitialKind("shock", "two uniform gases side by side (PDEBench's Shock)", _shocks, (OUTFLOW,)),)
 
     def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
@@ -117,7 +118,7 @@ class CompressibleNs1D(Family):
             UserError: ``state_not_positive`` where a density or pressure of the initial state is not.
         """
         return compressible_solution(
-            initial, grid, self.boundary, coefficients["eta"], coefficients["zeta"], MIN_POINTS
+            initial, grid, self.boundary, coefficients["eta"], coefficients["zeta"], MIN_POINTS, self.single
         )
 
     def conserved_means(self, values: NDArray[np.floating]) -> dict[str, Array]:

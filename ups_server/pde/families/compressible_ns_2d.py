@@ -153,6 +153,7 @@ class CompressibleNs2D(Family):
     exchange = (1, 0, 2, 3)
     conserved = ("density",)
     anywhere = True
+    single_offered = True
     kinds = (
         InitialKind("turb", "nearly solenoidal waves in a uniform gas (PDEBench's Turb)", _turbulence, (PERIODIC,)),
         InitialKind("kh", "two streams with a rippled face (Kelvin and Helmholtz)", _streams, (CHANNEL,)),
@@ -186,7 +187,7 @@ class CompressibleNs2D(Family):
             UserError: ``state_not_positive`` where a density or pressure of the initial state is not.
         """
         return compressible_solution(
-            initial, grid, self.boundary, coefficients["eta"], coefficients["zeta"], MIN_POINTS
+            initial, grid, self.boundary, coefficients["eta"], coefficients["zeta"], MIN_POINTS, self.single
         )
 
     def conserved_means(self, values: NDArray[np.floating]) -> dict[str, Array]:

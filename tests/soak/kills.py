@@ -77,6 +77,7 @@ class Service:
             self.port = int(listening.getsockname()[1])
         self.url = f"http://127.0.0.1:{self.port}"
         self.data_dir = data_dir
+        self._started: set[psutil.Process] = set()
         self._http = httpx.Client(base_url=self.url, timeout=60.0)
         self._process = self._start()
 
@@ -121,6 +122,7 @@ class Service:
         """Process ids by kind of what can be killed now."""
         found = {"api": self._process.pid}
         for process in psutil.Process(self._process.pid).children(recursive=True):
+            self._started.add(process)
             try:
                 words = " ".join(process.cmdline())
             except psutil.Error:
@@ -143,6 +145,11 @@ class Service:
         self._process.terminate()
         self._process.wait(timeout=120)
         self._http.close()
+
+    def orphans(self) -> list[str]:
+        """After the end: processes it had started that go on."""
+        _, alive = psutil.wait_procs(self._started, timeout=30)
+        return [f"process {process.pid}" for process in alive]
 
 
 def wait_for(condition: Callable[[], bool], what: str, deadline_s: float = DEADLINE_S) -> None:
@@ -175,6 +182,7 @@ class Findings:
         unequal: by family, those with other bits than undisturbed.
         lost: accepted, and not there or not well ended; `twice`: there more often than asked for.
         refused: valid uploads.
+        orphans: processes that outlive the service.
     """
 
     kills: Counter[str] = field(default_factory=Counter)
@@ -184,10 +192,11 @@ class Findings:
     lost: list[str] = field(default_factory=list)
     twice: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    orphans: list[str] = field(default_factory=list)
 
     @property
     def fine(self) -> bool:
-        return not (self.unequal or self.lost or self.twice or self.refused)
+        return not (self.unequal or self.lost or self.twice or self.refused or self.orphans)
 
     def document(self) -> dict[str, Any]:
         return {
@@ -197,6 +206,7 @@ class Findings:
             "lost": self.lost,
             "twice": self.twice,
             "refused": self.refused,
+            "orphans": self.orphans,
         }
 
 
@@ -397,6 +407,7 @@ def soak(kills: int, seed: int, folder: Path) -> Findings:
         for thread in threads:
             thread.join()
         tasks.settled()
+    findings.orphans = running.orphans()
     return findings
 
 

@@ -30,6 +30,15 @@ def test_blocking_end() -> None:
         assert protocol.receive(theirs) is None
 
 
+def test_an_end_that_is_killed_before_it_has_read_everything_is_the_end() -> None:
+    """Its kernel resets the connection: the engine process ends, instead of waiting for ever for nobody."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(protocol.encode({"op": "frame"}, ARRAYS))
+        ours.close()
+        assert protocol.receive(theirs) is None
+
+
 def test_a_message_cut_short_is_the_end() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:

@@ -103,7 +103,10 @@ def _receive_exactly(connection: socket.socket, size: int) -> bytearray | None:
     buffer = bytearray(size)
     view = memoryview(buffer)
     while len(view):
-        received = connection.recv_into(view)
+        try:
+            received = connection.recv_into(view)
+        except ConnectionResetError:  # the other end was killed before it had read everything
+            return None
         if received == 0:
             return None
         view = view[received:]

@@ -200,7 +200,8 @@ def word_means(encoder: Encoder) -> Features:
 
     def features(text: str) -> Array:
         mean = encoder.word_embeddings(text).mean(axis=0)
-        return (mean / np.linalg.norm(mean)).astype(np.float32)
+        feature: Array = (mean / np.linalg.norm(mean)).astype(np.float32)
+        return feature
 
     return features
 
@@ -267,7 +268,7 @@ def fit(model: Path) -> dict[str, Any]:
     features = torch.tensor(np.stack([encoder.mean(wording.text) for wording in wordings]))
     networks = [fitted(features, targets(wordings), member) for member in range(MEMBERS)]
     threshold = measured_threshold(features, wordings, 0)
-    layers = [(network[0], network[3]) for network in networks]
+    layers = [tuple(part for part in network if isinstance(part, nn.Linear)) for network in networks]
     tensors = {
         "hidden": SCALE * torch.cat([first.weight for first, _ in layers]),
         "hidden_bias": torch.cat([first.bias for first, _ in layers]),

@@ -34,9 +34,9 @@ def solve_together(family: Family, rows: Sequence[int], seed: int, grid: Grid, t
         bad = np.flatnonzero(~(np.abs(values) < LARGEST).all(axis=tuple(range(1, values.ndim))))
         if not len(bad):
             break
-        for index in bad:
+        for index in bad.tolist():
             found[index] = _row(family, rows[index], seed, grid, attempt)
-        values[bad] = _bounded(family, [found[index] for index in bad], grid, times)
+        values[bad] = _bounded(family, [found[index] for index in bad.tolist()], grid, times)
     if not np.isfinite(values).all():
         raise UserError("solver_diverged", f"no bounded solution of {family.id} was found", got=list(rows))
     statics = [static for _, _, static in found if static is not None]

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
-from scipy.special import erf
 from tokenizers import Tokenizer
 
 from ups_server.errors import UserError
@@ -92,6 +91,8 @@ class Encoder:
         hidden = hidden + self._linear(attention, f"{name}attention.output.dense")
         hidden = self._normalised(hidden, f"{name}attention.output.LayerNorm")
         inner = self._linear(hidden, f"{name}intermediate.dense")
+        from scipy.special import erf  # the service starts without it
+
         inner = 0.5 * inner * (1.0 + erf(inner / math.sqrt(2.0)))
         hidden = hidden + self._linear(inner, f"{name}output.dense")
         return self._normalised(hidden, f"{name}output.LayerNorm")
@@ -105,7 +106,8 @@ class Encoder:
         scores = query @ key.transpose(0, 2, 1) / math.sqrt(query.shape[-1])
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
         mixed = (weights / weights.sum(axis=-1, keepdims=True)) @ value
-        return mixed.transpose(1, 0, 2).reshape(length, size)
+        joined: Array = mixed.transpose(1, 0, 2).reshape(length, size)
+        return joined
 
     def _linear(self, values: Array, name: str) -> Array:
         result: Array = values @ self._weights[f"{name}.weight"].T + self._weights[f"{name}.bias"]

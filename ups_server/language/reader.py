@@ -56,8 +56,9 @@ class Head:
         """(C, K) of clauses (C, E)."""
         inner = features @ self.hidden.T + self.hidden_bias
         # The tanh form is what the network was trained with.
-        inner = 0.5 * inner * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (inner + 0.044715 * inner**3)))
-        result: Array = 1.0 / (1.0 + np.exp(-(inner @ self.out.T + self.out_bias)))
+        hidden = 0.5 * inner * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (inner + 0.044715 * inner**3)))
+        logits = hidden @ self.out.T + self.out_bias
+        result: Array = (1.0 / (1.0 + np.exp(-logits))).astype(np.float32)
         return result
 
 

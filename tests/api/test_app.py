@@ -56,6 +56,7 @@ def test_openapi_refers_only_to_what_it_defines() -> None:
         "/healthz",
         "/metrics",
         "/readyz",
+        "/v1/equations",
         "/v1/evaluations",
         "/v1/evaluations/{job_id}",
         "/v1/evaluations/{job_id}/cancel",

@@ -25,7 +25,7 @@ SETTLED = 0.01
 """Largest difference of two resolutions, as nRMSE over a trajectory, at which the finer one is a reference..."""
 SHARE = 0.25
 """...and largest part of the error that is measured with it, of any field..."""
-ALWAYS_SETTLED = 1e-3
+ALWAYS_SETTLED = 1e-4
 """...unless it is no larger than this."""
 MAX_VALUES = 2**24
 """Of a state at one resolution."""

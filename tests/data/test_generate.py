@@ -183,21 +183,3 @@ def test_a_channel_has_no_word_in_pdebench_but_a_text(tmp_path: Path) -> None:
     source = open_source(made)
     assert source.boundary == CHANNEL
     source.close()
-
-
-def test_varied_flows_and_forces_of_a_store(tmp_path: Path) -> None:
-    flow = family("incompressible_ns_2d")
-    usual, varied = (
-        build_store(flow, {}, 30, 16, 1, tmp_path / kind, frame_dt=0.005, t_final=0.005, kinds={kind: 1.0})
-        for kind in ("rand", "wide")
-    )
-    for values, others, (low, high) in (
-        (usual.read(range(30), [0])[:, 0], varied.read(range(30), [0])[:, 0], (0.5, 2.0)),
-        (usual.read_static(range(30)), varied.read_static(range(30)), (0.3, 3.0)),
-    ):
-        assert values is not None
-        assert others is not None
-        factors = (others / values)[:, 3, 3]
-        np.testing.assert_allclose(others, values * factors[:, None, None], rtol=1e-3, atol=1e-5)
-        assert low < factors.min() < 1.0 < factors.max() < high
-        np.testing.assert_allclose(factors[:, 0], factors[:, 1], rtol=1e-4)

@@ -59,6 +59,33 @@ def test_sampled_averages_are_means_over_cells(name: str) -> None:
     np.testing.assert_allclose(averages, expected, atol=1e-12 * np.abs(expected).max())
 
 
+KINDS = [(entry, kind.name) for entry in families().values() for kind in entry.kinds]
+
+
+@pytest.mark.parametrize(("entry", "kind"), KINDS, ids=lambda value: getattr(value, "id", value))
+def test_further_kinds_are_reproducible_and_solved(entry: Family, kind: str) -> None:
+    """The first states of a larger count are those of a smaller one, and all are ones that the solver takes."""
+    found = next(known for known in entry.kinds if known.name == kind)
+    equation, grid = entry.under(found.boundaries[0]), entry.default_grid(32)
+    few, many = (
+        equation.draw_initial(np.random.default_rng(7), count, grid, defaults(entry, count), kind) for count in (2, 5)
+    )
+    assert many.shape == (5, *grid.n, len(entry.fields))
+    np.testing.assert_array_equal(few, many[:2])
+    assert len({state.tobytes() for state in many}) == 5
+    assert not np.array_equal(many, start(entry, 7, 5, 32))
+    static = equation.draw_static(np.random.default_rng(8), 2, grid, kind)
+    assert (static is None) == (not entry.static_fields)
+    if static is not None:
+        longer = equation.draw_static(np.random.default_rng(8), 5, grid, kind)
+        assert longer is not None
+        np.testing.assert_array_equal(static, longer[:2])
+    positive = np.array([field.positive for field in entry.fields])
+    solution = equation.begin(few, grid, defaults(entry, 2), static).advance(entry.frame_dt)
+    assert np.isfinite(solution).all()
+    assert (solution[..., positive] >= 0.0).all()
+
+
 @ALL
 def test_sampled_static_fields_are_reproducible(entry: Family) -> None:
     static, again, other = (fixed(entry, seed, 3, 64) for seed in (7, 7, 8))

@@ -268,3 +268,22 @@ def test_frames_of_pdebench(pdebench: Path, first: int) -> None:
     ours = FAMILY.solve(truth[:, 0], FAMILY.frame_times()[:31], FAMILY.default_grid(64), nu(0.01), force)
     error = np.linalg.norm((ours - truth).reshape(-1, 3), axis=0) / np.linalg.norm(truth.reshape(-1, 3), axis=0)
     assert (error < 3e-4).all()
+
+
+def test_wide_states_and_forces_have_other_strengths() -> None:
+    """Flow and particles by factors of 0.5 to 2, the force of 0.3 to 3, log-uniform."""
+    grid, count = FAMILY.default_grid(16), 400
+    nu = {"nu": np.full(count, 0.01)}
+    usual = FAMILY.draw_initial(np.random.default_rng(3), count, grid, nu)
+    wide = FAMILY.draw_initial(np.random.default_rng(3), count, grid, nu, "wide")
+    force, strong = (FAMILY.draw_static(np.random.default_rng(4), count, grid, kind) for kind in ("rand", "wide"))
+    assert force is not None
+    assert strong is not None
+    for values, others, low, high in (
+        (usual[..., :2], wide[..., :2], 0.5, 2.0),
+        (usual[..., 2:], wide[..., 2:], 0.5, 2.0),
+        (force, strong, 0.3, 3.0),
+    ):
+        sizes, varied = (np.sqrt(np.square(v).mean(axis=(1, 2, 3))) for v in (values, others))
+        spread = np.log(varied).std() ** 2 - np.log(sizes).std() ** 2
+        assert spread == pytest.approx(np.log(high / low) ** 2 / 12.0, rel=0.3)

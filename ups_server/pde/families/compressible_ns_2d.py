@@ -108,10 +108,12 @@ def _turbulence(rng: np.random.Generator, count: int, grid: Grid, coefficients: 
 
 def _streams(rng: np.random.Generator, count: int, grid: Grid, coefficients: Mapping[str, Array]) -> Array:
     """Two streams side by side (N, X, Y, 4)."""
-    waves, ratios = rng.integers(1, 4, size=(count, 1)), rng.uniform(0.5, 2.0, size=(count, 1, 1))
+    drawn = [(rng.integers(1, 4), rng.uniform(0.5, 2.0)) for _ in range(count)]
+    waves, ratios = np.array(drawn).T.reshape(2, count, 1)
     x, y = grid.positions
     face = 0.5 + RIPPLE * np.sin(2.0 * np.pi * waves * x)
     below = np.clip((face[:, :, None] - y) * grid.n[1] + 0.5, 0.0, 1.0)
+    ratios = ratios[:, :, None]
     density = 2.0 / (1.0 + ratios)
     states = np.zeros((count, *grid.n, 4))
     states[..., 0] = 2.0 * below - 1.0

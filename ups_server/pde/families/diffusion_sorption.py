@@ -6,7 +6,8 @@
 Shapes: states (N, X, 1), trajectories (N, T, X, 1). The solute enters from the left as a front that widens like
 sqrt(t), retarded by R ~ 3 to 5, more where u is small; the right end drains. From t ~ 300 on the profile approaches
 the straight line of the steady state. States start constant, so all of them differ only by that one number.
-PDEBench has one set of coefficients (those below), in metres and days.
+PDEBench has one set of coefficients (those below), in metres and days. "profiles", which PDEBench does not have, start
+from the sums of sines of `multi_sine`, mapped onto an interval between two numbers U(0, 1).
 
 The solver is a method of lines on cell centres with PDEBench's boundary treatment: the cell before the first holds
 u = 1, the cell beyond the last D times the last slope, so that at 1024 cells it satisfies PDEBench's own discrete
@@ -26,7 +27,8 @@ from numpy.typing import NDArray
 from ups_server.pde import rosenbrock
 from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
 from ups_server.pde.bounds import Bound, between, extremes
-from ups_server.pde.family import Array, Family, Field
+from ups_server.pde.families.multi_sine import SCALAR
+from ups_server.pde.family import Array, Family, Field, InitialKind
 from ups_server.pde.grid import Grid
 from ups_server.pde.solution import Grouped, Solution, Stepped, in_groups
 
@@ -49,13 +51,26 @@ GROUP = 8
 """Trajectories integrated as one system; they share the steps of the hardest."""
 
 
+SIDES = BoundaryCondition(((BoundaryKind.DIRICHLET, BoundaryKind.CAUCHY),))
+
+
+def _profiles(rng: np.random.Generator, count: int, grid: Grid, coefficients: Mapping[str, Array]) -> Array:
+    """Uneven states (N, X, 1) within [0, 1]."""
+    states = np.empty((count, *grid.n, 1))
+    for state in states:
+        low, high = np.sort(rng.random(2))
+        state[:, 0] = low + (high - low) * SCALAR.sample(rng, 1, grid, unit_range=True)[0]
+    return np.clip(states, 0.0, 1.0)
+
+
 class DiffusionSorption(Family):
     id = "diffusion_sorption"
     name = "1D Diffusion-Sorption Equation"
     equation = "u_t = D / R(u) u_xx"
     fields = (Field("u", slot=0, description="dissolved concentration", positive=True),)
     extent = ((0.0, 1.0),)
-    boundary = BoundaryCondition(((BoundaryKind.DIRICHLET, BoundaryKind.CAUCHY),))
+    boundary = SIDES
+    kinds = (InitialKind("profiles", "uneven states of any level", _profiles, (SIDES,)),)
     dt = 25.0
     frame_dt = 5.0
     t_final = 500.0

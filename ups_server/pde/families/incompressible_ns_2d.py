@@ -64,19 +64,19 @@ def _sample_forces(rng: np.random.Generator, count: int, grid: Grid) -> Array:
     return np.stack([_sample_vector(rng, grid, FORCE_WAVES) for _ in range(count)])
 
 
-def _factors(rng: np.random.Generator, count: int, span: tuple[float, float]) -> Array:
-    low, high = np.log(span)
-    result: Array = np.exp(rng.uniform(low, high, size=(count, 1, 1, 1)))
-    return result
-
-
 def _wide_states(rng: np.random.Generator, count: int, grid: Grid, coefficients: Mapping[str, Array]) -> Array:
-    flow, particles = np.split(_sample_states(rng, count, grid), [2], axis=-1)
-    return np.concatenate([flow * _factors(rng, count, WIDE_STATE), particles * _factors(rng, count, WIDE_STATE)], -1)
+    states = np.empty((count, *grid.n, 3))
+    low, high = np.log(WIDE_STATE)
+    for state in states:
+        flow, particles = np.exp(rng.uniform(low, high, size=2))
+        state[...] = _sample_states(rng, 1, grid)[0] * [flow, flow, particles]
+    return states
 
 
 def _wide_forces(rng: np.random.Generator, count: int, grid: Grid) -> Array:
-    return _sample_forces(rng, count, grid) * _factors(rng, count, WIDE_FORCE)
+    low, high = np.log(WIDE_FORCE)
+    forces = [np.exp(rng.uniform(low, high)) * _sample_forces(rng, 1, grid)[0] for _ in range(count)]
+    return np.stack(forces)
 
 
 class IncompressibleNs2D(Family):

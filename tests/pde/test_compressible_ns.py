@@ -249,6 +249,20 @@ def test_refinement_leaves_density_and_pressure_positive() -> None:
     assert (solution[..., 1:] > 0.0).all()
 
 
+@pytest.mark.parametrize("family", [LINE, SQUARE])
+def test_trajectories_do_not_depend_on_their_company(family: CompressibleNs1D | CompressibleNs2D) -> None:
+    """Whatever their speeds and viscosities, none among them: to the last bits but those of sums."""
+    grid, count = family.default_grid(64), 6
+    viscosity = np.array([0.0, 0.1, 0.0, 1e-3, 0.02, 0.1])
+    coefficients = {"M": np.linspace(0.1, 1.0, count), "eta": viscosity, "zeta": viscosity}
+    initial = family.draw_initial(np.random.default_rng(12), count, grid, coefficients)
+    together = family.begin(initial, grid, coefficients).advance(0.02)
+    for row in range(count):
+        one = {name: values[row : row + 1] for name, values in coefficients.items()}
+        alone = family.begin(initial[row : row + 1], grid, one).advance(0.02)[0]
+        np.testing.assert_allclose(together[row], alone, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize(("family", "n", "time"), [(LINE, 512, 0.2), (SQUARE, 64, 0.1)])
 def test_single_precision_is_right_to_a_few_parts_in_ten_thousand(
     family: CompressibleNs1D | CompressibleNs2D, n: int, time: float

@@ -83,6 +83,8 @@ def advance(state: Array, step: Array, spacing: tuple[float, ...], wraps: tuple[
     Args:
         wraps: per axis, is the box periodic? Else gradients across its ends are zero.
     """
+    # The sweeps see arrays in another shape, which is the same memory in this order only.
+    state = np.ascontiguousarray(state)
     stage = step / (STAGES - 1)
     sweeps = [
         _Sweep(state.shape[1:], axis, wraps[axis], (stage / dx).astype(state.dtype)) for axis, dx in enumerate(spacing)
@@ -126,7 +128,7 @@ def _grown(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def _change(w: Array, sweeps: "Sequence[_Sweep]", linear: NDArray[np.bool_] | None = None) -> Array:
     """Change of the conserved quantities in one stage; cells outside `linear` are reconstructed as constants."""
-    change = np.empty_like(w)
+    change = np.empty(w.shape, w.dtype)
     for sweep in sweeps:
         sweep.add_change(change, w, linear)
     return change

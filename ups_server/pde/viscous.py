@@ -14,6 +14,8 @@ density and for trajectories of different viscosity.
 Source: Meyer, Balsara and Aslam, J. Comput. Phys. 257 (2014) 594.
 """
 
+from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,6 +27,8 @@ SAFETY = 0.9
 def stages(step: Array, eta: Array, zeta: Array, spacing: tuple[float, ...], roughness: Array) -> NDArray[np.int64]:
     """How many stages (N,) a step needs, always odd; 0 without viscosity.
 
+    Large numbers are rounded up to few different ones, so that trajectories share them.
+
     Args:
         roughness: (N,) largest ratio of the density at a face to that in a cell beside it.
     """
@@ -32,7 +36,8 @@ def stages(step: Array, eta: Array, zeta: Array, spacing: tuple[float, ...], rou
     fastest = across + (zeta + eta / 3.0) / min(spacing) ** 2
     explicit = 0.5 * SAFETY / np.maximum(fastest * roughness, np.finfo(float).tiny)
     needed = np.ceil(0.5 * (np.sqrt(9.0 + 16.0 * step / explicit) - 1.0)).astype(np.int64)
-    return np.where(fastest > 0.0, np.maximum(3, needed | 1), 0)
+    coarse = np.where(needed > 33, 8, np.where(needed > 9, 4, 2))
+    return np.where(fastest > 0.0, np.maximum(3, -(-(needed - 1) // coarse) * coarse + 1), 0)
 
 
 def density_roughness(density: Array, wraps: tuple[bool, ...]) -> Array:
@@ -85,6 +90,7 @@ def _recurrence(j: int, w: float) -> tuple[float, float, float, float]:
     return mu, -(j - 1.0) / j * b[2] / b[0], mu * w, (b[1] - 1.0) * mu * w
 
 
+@cache
 def _stage_weights(count: int) -> Array:
     """How much of the change at each stage's state (count,) is in the sum of all changes."""
     w = 4.0 / (count * count + count - 2.0)

@@ -60,7 +60,8 @@ def _profiles(rng: np.random.Generator, count: int, grid: Grid, coefficients: Ma
     for state in states:
         low, high = np.sort(rng.random(2))
         state[:, 0] = low + (high - low) * SCALAR.sample(rng, 1, grid, unit_range=True)[0]
-    return np.clip(states, 0.0, 1.0)
+    np.clip(states, 0.0, 1.0, out=states)
+    return states
 
 
 class DiffusionSorption(Family):

@@ -73,7 +73,8 @@ def solution(entry: Family, grid: Grid, seed: int, times: Array) -> Array:
     rng = np.random.default_rng(seed)
     initial = entry.fit_initial(entry.sample_initial(rng, 1, fine), coefficients)
     static = entry.sample_static(rng, 1, fine)
-    seen: Array = entry.solve(initial, times, fine, coefficients, static)[(0, slice(None), *points)]
+    (solved,) = entry.solve(initial, times, fine, coefficients, static)
+    seen: Array = solved[:, *points]
     return seen
 
 

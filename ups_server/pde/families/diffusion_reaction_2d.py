@@ -127,7 +127,8 @@ class _Reaction(Stepped):
         return (self._state[None],)
 
     def _advance(self, elapsed: float) -> Array:
-        interval = elapsed - self.elapsed
+        # Intervals between frames differ by rounding. Without it, steps do not depend on which frames came before.
+        interval = float(f"{elapsed - self.elapsed:.9e}")
         count = math.ceil(interval / MAX_STEP - 1e-6)
         # Matrices this small are multiplied no faster by several threads, and far slower on a busy machine.
         with threadpool_limits(1, "blas"):
@@ -205,10 +206,8 @@ class _SplitStep:
 
     def _propagators(self, step: float) -> tuple[Array, Array]:
         """Heat along x (2, X, X) and along y (2, Y, Y)."""
-        # Intervals between frames differ by rounding; they share their exponentials.
-        for prepared, propagators in self._prepared.items():
-            if math.isclose(prepared, step, rel_tol=1e-9):
-                return propagators
+        if step in self._prepared:
+            return self._prepared[step]
         if len(self._prepared) == MAX_PREPARED:
             self._prepared.clear()
         along_x, along_y = (

@@ -83,12 +83,13 @@ class Service:
 
     def _start(self) -> "subprocess.Popen[bytes]":
         words = [sys.executable, "-m", "ups_server.cli", "serve", "--port", str(self.port)]
-        return subprocess.Popen(
-            [*words, "--data-dir", str(self.data_dir)],
-            stdout=subprocess.DEVNULL,
-            stderr=(self.data_dir / "log.txt").open("ab"),
-            env={**os.environ, **SETTINGS},
-        )
+        with (self.data_dir / "log.txt").open("ab") as log:
+            return subprocess.Popen(
+                [*words, "--data-dir", str(self.data_dir)],
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                env={**os.environ, **SETTINGS},
+            )
 
     def alive(self) -> bool:
         return self._answers("/healthz")

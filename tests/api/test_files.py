@@ -164,7 +164,7 @@ def test_a_wrong_checksum(service: RunningService, content: bytes) -> None:
     [
         (400, "invalid_json", {"content": b"{", "headers": {"Content-Type": "application/json"}}),
         (422, "invalid_request", {"json": {"name": "a.h5"}}),
-        (422, "invalid_request", {"json": {"name": "a.h5", "size": 0}}),
+        (422, "empty_file", {"json": {"name": "a.h5", "size": 0}}),
         (422, "not_mappable", {"json": {"name": "a", "size": 1, "declaration": {"family": "compressible_ns_3d"}}}),
         (404, "unknown_family", {"json": {"name": "a", "size": 1, "declaration": {"family": "x"}}}),
         (413, "file_too_large", {"json": {"name": "a.h5", "size": 10**12}}),

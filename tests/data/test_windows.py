@@ -119,7 +119,11 @@ def test_windows_of_an_odd_equation_are_negated_at_times_and_solve_it(tmp_path: 
     equation, drawn = registry.family("advection"), {"beta": CoefficientDraw(low=0.5, high=1.0)}
     store = build_store(equation, drawn, 30, 64, 5, tmp_path / "lines", frame_dt=0.05)
     batch = Windows(store, 0.05, 64).sample(np.random.default_rng(1), 24, 1)
-    assert np.allclose(advance(equation, batch, 0.05), batch.frames[:, :, 1], atol=1e-3)
+    # The wave that 64 points resolve no better than by its sign has no direction: windowed states hold some of it.
+    ahead, truth = (
+        np.fft.rfft(part, axis=2)[:, :, :-1] for part in (advance(equation, batch, 0.05), batch.frames[:, :, 1])
+    )
+    assert np.allclose(ahead, truth, atol=1e-3)
     negated = 0
     for context, coefficients in zip(batch.context, batch.coefficients, strict=True):
         start = store.view(int(np.flatnonzero((store.coefficients == coefficients).all(1))[0]))[0]

@@ -1,5 +1,6 @@
 """What is found in good files, with and without a declaration, and what becomes of them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ups_server.data.check import check_file
 from ups_server.data.rows import LeftOut
 from ups_server.data.store import Store
 from ups_server.files.examination import PNG
+from ups_server.files.examination_process import readable
 from ups_server.files.records import FileReport
 from ups_server.pde.described import describe
 
@@ -171,3 +173,10 @@ def test_published_files(pattern: str, pdebench: Path, tmp_path: Path) -> None:
         assert report.rows == report.check.trajectories
         assert not report.check.problems
         assert (found.output / "preview.png").read_bytes()[:8] == PNG
+
+
+def test_texts_that_are_no_characters_can_be_answered() -> None:
+    """As HDF5 gives names with bytes that are no UTF-8."""
+    found = readable({"name": "rho\udcfb", "values": (1.5, float("nan"), None), "nested": [{"text": "u"}]})
+    assert found == {"name": "rho\\udcfb", "values": [1.5, None, None], "nested": [{"text": "u"}]}
+    json.dumps(found).encode()

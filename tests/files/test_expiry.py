@@ -22,7 +22,7 @@ def storage(tmp_path: Path) -> FileStorage:
 
 def begun(storage: FileStorage, key: str | None = None, sent: int = 10) -> str:
     """An upload whose last byte came long ago."""
-    record, _ = storage.create(REQUEST, key)
+    record, _ = storage.create(REQUEST, storage.id_of(key))
     with storage.writer(record.id, 0) as writer:
         writer.write(b"a" * sent)
     os.utime(storage.folder(record.id) / CONTENT, (0, 0))
@@ -59,7 +59,7 @@ def test_never_while_a_request_sends_it(storage: FileStorage) -> None:
 
 def test_who_asks_for_an_upload_again_keeps_it(storage: FileStorage) -> None:
     file_id = begun(storage, "key")
-    assert storage.create(REQUEST, "key")[0].id == file_id
+    assert storage.create(REQUEST, storage.id_of("key"))[0].id == file_id
     assert storage.expire(AGE_S) == []
 
 

@@ -30,6 +30,7 @@ OPEN = frozenset({"/", "/web/{name:path}", "/healthz", "/readyz"})
 
 CHANGES = {
     "rollouts": Scope.RUN,
+    "equations": Scope.RUN,
     "evaluations": Scope.RUN,
     "files": Scope.RUN,
     "fine-tuning": Scope.ADAPT,

@@ -70,6 +70,10 @@ FAMILY = {
         }
     ],
     "boundary": [["periodic", "periodic"]],
+    "boundaries": [[["periodic", "periodic"]]],
+    "initial_kinds": [
+        {"name": "rand", "description": "sums of sines", "boundaries": [[["periodic", "periodic"]]]},
+    ],
     "extent": [[0.0, 1.0]],
     "n": 1024,
     "dt": 0.05,
@@ -114,7 +118,7 @@ ANSWERS: dict[str, Any] = {
     "FileRecord": FILE,
     "FileList": {"files": [FILE], "bytes_used": 1048576, "bytes_allowed": 53687091200},
     "ModelCard": MODEL,
-    "ModelList": {"default": "ups-mini", "models": [MODEL]},
+    "ModelList": {"default": "ups-mini", "models": [MODEL], "unreadable": []},
     "Readiness": {
         "status": "ready",
         "reason": None,

@@ -6,6 +6,8 @@ file and its own code, and writes to one folder.
 """
 
 import errno
+import json
+import math
 import os
 import re
 import reprlib
@@ -62,8 +64,23 @@ def main() -> None:
             result = Result(problem=_record(_named(error, job, named, neutral)))
         except MemoryError:
             result = Result(problem=ProblemRecord.of(out_of_memory(job.limits)))
-        answer.write(result.model_copy(update={"confinement": held, "memory_bytes": peak()}).model_dump_json())
+        found = result.model_copy(update={"confinement": held, "memory_bytes": peak()})
+        answer.write(json.dumps(readable(found.model_dump())))
         answer.flush()
+
+
+def readable(value: Any) -> Any:
+    """What JSON can hold of a result: texts in characters, where a damaged file gives bytes that are none; numbers."""
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case str():
+            return value.encode("utf-8", "backslashreplace").decode()
+        case dict():
+            return {readable(name): readable(entry) for name, entry in value.items()}
+        case list() | tuple():
+            return [readable(entry) for entry in value]
+    return value
 
 
 def examine(job: Job, named: Path, neutral: Path) -> FileReport:

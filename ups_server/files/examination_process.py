@@ -45,6 +45,7 @@ DAMAGED = UserError("damaged_file", "the structure of the file is damaged")
 OWN_LIBRARIES = Path("/proc/self/maps")
 """Where solvers look for the libraries whose threads they limit."""
 PACKAGE_FOLDERS = ("site-packages", "dist-packages")
+NO_TEXT = "(a text that is damaged)"
 NEUTRAL = "content.of-user"
 """A name that tells nothing."""
 
@@ -75,7 +76,10 @@ def readable(value: Any) -> Any:
         case float():
             return value if math.isfinite(value) else None
         case str():
-            return value.encode("utf-8", "backslashreplace").decode()
+            try:
+                return value.encode("utf-8", "backslashreplace").decode()
+            except (UnicodeError, SystemError):  # numpy makes texts of numbers that are no characters
+                return NO_TEXT
         case dict():
             return {readable(name): readable(entry) for name, entry in value.items()}
         case list() | tuple():

@@ -358,8 +358,8 @@ def generated(family_id: str, data: FamilyData, seed: int, folder: Path) -> Stor
     path = folder / store_name(family_id, data, own)
     with held(path.with_suffix(".lock")):
         return build_store(
-            family(family_id), data.coefficients, data.count, data.resolution, own, path, batch=8,
-            frame_dt=data.frame_dt, t_final=data.t_final,
+            data.equation(family_id), data.coefficients, data.count, data.resolution, own, path, batch=8,
+            frame_dt=data.frame_dt, t_final=data.t_final, kinds=data.kinds,
         )  # fmt: skip
 
 

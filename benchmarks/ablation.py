@@ -33,7 +33,7 @@ from ups_server.data.windows import Windows
 from ups_server.errors import UserError
 from ups_server.model.checkpoint import from_pretrained
 from ups_server.pde import family
-from ups_server.solve.neural import UPSSolver
+from ups_server.solvers.neural import UPSSolver
 from ups_server.train import RUNS, stop_on_signal
 from ups_server.train.config import TrainConfig
 from ups_server.train.loop import Diverged

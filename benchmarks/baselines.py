@@ -36,9 +36,9 @@ from rich.progress import track
 from ups_server.data.source import open_source
 from ups_server.data.splits import Split
 from ups_server.data.windows import Windows
+from ups_server.evaluation.evaluate import evaluate
 from ups_server.pde import family
-from ups_server.solve.evaluate import evaluate
-from ups_server.solve.neural import UPSSolver, load_neural
+from ups_server.solvers.neural import UPSSolver, load_neural
 from ups_server.train import RUNS
 from ups_server.train.config import TrainConfig
 from ups_server.train.dataset import FamilyWindows, prepare

@@ -22,12 +22,12 @@ from rich.progress import Progress, TaskID
 from ups_server.data.build import build_store
 from ups_server.data.store import Store
 from ups_server.errors import UserError
+from ups_server.evaluation.calibrate import Observed, calibrate
 from ups_server.model.config import FamilyCard
 from ups_server.model.envelope import FamilyEnvelope, ModelEnvelopes
 from ups_server.model.own import of_family
 from ups_server.pde import Family, Grid, family
-from ups_server.solve.calibrate import Observed, calibrate
-from ups_server.solve.neural import UPSSolver, load_neural
+from ups_server.solvers.neural import UPSSolver, load_neural
 
 SEED = 9_000_001
 CALIBRATION, TEST = 120, 40

@@ -26,10 +26,10 @@ from ups_server.catalog import Catalog
 from ups_server.model.checkpoint import create
 from ups_server.model.config import PRESETS
 from ups_server.pde import Grid, family
-from ups_server.solve.classical import Numerical
-from ups_server.solve.neural import UPSSolver, load_neural
-from ups_server.solve.solver import Frames, Problem, Session
-from ups_server.solve.solver import rollout as steps_of
+from ups_server.solvers.classical import Numerical
+from ups_server.solvers.neural import UPSSolver, load_neural
+from ups_server.solvers.solver import Frames, Problem, Session
+from ups_server.solvers.solver import rollout as steps_of
 
 STEPS = 10
 PAPER_GOAL = 10.0

@@ -19,11 +19,11 @@ from rich.progress import track
 from rich.table import Table
 
 from ups_server.data.generate import generate
+from ups_server.evaluation.evaluate import evaluate
+from ups_server.evaluation.scores import FileScores, PerField
 from ups_server.model.controls import BodyControl
 from ups_server.pde import family
-from ups_server.solve.evaluate import evaluate
-from ups_server.solve.neural import UPSSolver, load_neural
-from ups_server.solve.scores import FileScores, PerField
+from ups_server.solvers.neural import UPSSolver, load_neural
 
 SEED = 7_000_001
 BODIES: dict[str, BodyControl] = {"no body": "none", "random body": "random"}

@@ -1,6 +1,6 @@
 """An engine of which a test plays the rollouts; everything else about it is quiet."""
 
-from ups_server.solve.engine import Engine, Health
+from ups_server.engine.engine import Engine, Health
 
 
 class QuietEngine(Engine):

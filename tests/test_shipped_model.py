@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from ups_server.catalog import shipped_folder
+from ups_server.evaluation.evaluate import evaluate
 from ups_server.pde import family
-from ups_server.solve.evaluate import evaluate
-from ups_server.solve.solver import Problem, Solver, load, rollout
+from ups_server.solvers.load import load
+from ups_server.solvers.solver import Problem, Solver, rollout
 
 BARS = {
     "1D_Advection_Sols_beta0.4.hdf5": (128, 0.0024, 0.1),
@@ -73,7 +74,7 @@ def refuse(*_, **__):
     raise OSError("no network")
 socket.socket.connect = refuse
 from ups_server.catalog import shipped_folder
-from ups_server.solve.neural import load_neural
+from ups_server.solvers.neural import load_neural
 print(sorted(load_neural(shipped_folder() / "ups-mini").model.config.families))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=repository)

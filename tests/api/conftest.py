@@ -14,9 +14,9 @@ import uvicorn
 
 from ups_server.api.app import create_app
 from ups_server.api.server import base_url
+from ups_server.engine.engine import Engine
 from ups_server.jobs.local import LocalJobs
 from ups_server.settings import Settings
-from ups_server.solve.engine import Engine
 
 DEADLINE_S = 180.0
 

@@ -13,10 +13,10 @@ import pytest
 from tests.api.sse import events
 from tests.quiet_engine import QuietEngine
 from ups_server.api.app import create_app
+from ups_server.engine.engine import EngineFailure, Event, Finished, Frame, RolloutSpec, Standing, Started
 from ups_server.settings import Settings
-from ups_server.solve.engine import EngineFailure, Event, Finished, Frame, RolloutSpec, Standing, Started
-from ups_server.solve.limits import Ended
-from ups_server.solve.solver import Frames
+from ups_server.solvers.limits import Ended
+from ups_server.solvers.solver import Frames
 
 
 class BrittleEngine(QuietEngine):

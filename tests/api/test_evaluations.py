@@ -16,10 +16,10 @@ from tests.api.sse import events
 from ups_server.client import Client
 from ups_server.data.build import build_store
 from ups_server.errors import UserError
+from ups_server.evaluation.evaluate import evaluate
 from ups_server.jobs.spec import EvaluationSpec
 from ups_server.pde import family
 from ups_server.settings import Settings
-from ups_server.solve.evaluate import evaluate
 
 PATH = "/v1/evaluations"
 

@@ -17,7 +17,7 @@ from ups_server.data.store import Store
 from ups_server.data.transcode import transcode
 from ups_server.data.usable import usable
 from ups_server.errors import UserError
-from ups_server.solve.evaluate import evaluate
+from ups_server.evaluation.evaluate import evaluate
 
 NOT_FINITE = "u holds values that are not finite"
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ups_server.catalog import Catalog
+from ups_server.engine.engine import Frame
 from ups_server.errors import UserError
 from ups_server.jobs.leases import Leases
 from ups_server.jobs.retention import ORPHAN_S, READING_S, Results
@@ -15,10 +16,9 @@ from ups_server.jobs.rollout_folder import RolloutFolder
 from ups_server.jobs.rollouts import order, without_waiting
 from ups_server.jobs.spec import ROLLOUT
 from ups_server.jobs.store import JobStore, new_id
+from ups_server.rollout.plan import plan
 from ups_server.settings import Settings
-from ups_server.solve.engine import Frame
-from ups_server.solve.limits import Ended
-from ups_server.solve.rollout import plan
+from ups_server.solvers.limits import Ended
 from ups_server.specs import RolloutRequest
 
 REQUEST = (

@@ -15,8 +15,8 @@ from ups_server.model.config import FNO, UPSConfig
 from ups_server.model.controls import control_body, randomise_body
 from ups_server.model.ups import UPSModel
 from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
-from ups_server.solve.neural import load_neural
-from ups_server.solve.solver import load
+from ups_server.solvers.load import load
+from ups_server.solvers.neural import load_neural
 
 PERIODIC = BoundaryCondition.uniform(BoundaryKind.PERIODIC, 1)
 

@@ -7,8 +7,8 @@ import pytest
 
 from ups_server.pde import Family, families
 from ups_server.pde.solution import Array, Exact, Grouped, Solution, Stepped, whole_steps
-from ups_server.solve.classical import Numerical
-from ups_server.solve.solver import Problem
+from ups_server.solvers.classical import Numerical
+from ups_server.solvers.solver import Problem
 
 ALL = pytest.mark.parametrize("entry", families().values(), ids=families())
 OWN = {"diffusion_sorption": 1024, "compressible_ns_1d": 512, "compressible_ns_2d": 64}

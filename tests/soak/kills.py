@@ -52,7 +52,7 @@ EXAMINER_IN_A_ROW = 2
 DEADLINE_S = 1800.0
 """For one task of a client."""
 PROCESSES = {
-    "engine": "ups_server.solve.engine_process",
+    "engine": "ups_server.engine.process",
     "worker": "ups_server.jobs.worker",
     "examiner": "ups_server.files.examination_process",
 }

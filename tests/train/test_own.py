@@ -16,8 +16,8 @@ from ups_server.model.checkpoint import from_pretrained, save_pretrained
 from ups_server.model.own import deviations, of_family
 from ups_server.model.ups import Operator
 from ups_server.pde import Grid, family
-from ups_server.solve.neural import UPSSolver
-from ups_server.solve.solver import Frames, Problem
+from ups_server.solvers.neural import UPSSolver
+from ups_server.solvers.solver import Frames, Problem
 from ups_server.train.adapt import deliver
 from ups_server.train.config import TrainConfig
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from ups_server.data.draw import CoefficientDraw
 from ups_server.errors import UserError
 from ups_server.model.checkpoint import WEIGHTS_FILE, from_pretrained
-from ups_server.solve.neural import UPSSolver
+from ups_server.solvers.neural import UPSSolver
 from ups_server.train.config import Stage, TrainConfig
 from ups_server.train.loop import Diverged, StepReport, schedule, scheduled_unroll
 from ups_server.train.run import TrainingRun

@@ -23,8 +23,8 @@ from ups_server.model.checkpoint import equip, from_pretrained, merge, save_pret
 from ups_server.model.config import FNO
 from ups_server.model.ups import UPS, Operator
 from ups_server.pde import BoundaryCondition, BoundaryKind, Grid, family
-from ups_server.solve.neural import UPSSolver
-from ups_server.solve.solver import Problem
+from ups_server.solvers.neural import UPSSolver
+from ups_server.solvers.solver import Problem
 from ups_server.train.adapt import deliver
 from ups_server.train.few_shot import check_language_model
 from ups_server.train.selection import frozen_language_model

@@ -8,7 +8,7 @@ import pytest
 from ups_server.data.build import build_store
 from ups_server.data.windows import Windows
 from ups_server.pde import family
-from ups_server.solve.solver import Frames, Problem
+from ups_server.solvers.solver import Frames, Problem
 from ups_server.train.validate import Score, score, total
 
 DT = 0.05

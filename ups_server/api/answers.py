@@ -10,12 +10,12 @@ import numpy as np
 
 from ups_server.api.negotiation import JSON
 from ups_server.data.exporters import encode as export_bytes
+from ups_server.engine.engine import Engine
 from ups_server.errors import UserError
+from ups_server.rollout.observation import Computed, Observation
+from ups_server.rollout.plan import Plan
 from ups_server.settings import Settings
-from ups_server.solve.engine import Engine
-from ups_server.solve.observation import Computed, Observation
-from ups_server.solve.rollout import Plan
-from ups_server.solve.solver import Frames
+from ups_server.solvers.solver import Frames
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ from ups_server.api.routes import ROUTERS, methods
 from ups_server.api.security import SecurityHeaders, cors_options
 from ups_server.api.service import Service
 from ups_server.catalog import Catalog
+from ups_server.engine.engine import Engine
+from ups_server.engine.local import LocalEngine
 from ups_server.files.declaration import Declaration
 from ups_server.files.examiner import Examiner
 from ups_server.files.expiry import UploadExpiry
@@ -37,8 +39,6 @@ from ups_server.jobs.retention import Results
 from ups_server.jobs.rollouts import RolloutRunner
 from ups_server.jobs.spec import EvaluationSpec, FineTuningSpec
 from ups_server.settings import Settings
-from ups_server.solve.engine import Engine
-from ups_server.solve.engine_local import LocalEngine
 from ups_server.specs import EquationRequest, RolloutRequest
 
 logger = logging.getLogger(__name__)

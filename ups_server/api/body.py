@@ -11,7 +11,7 @@ from ups_server.api.memory import COPIES
 from ups_server.api.service import Service
 from ups_server.errors import UserError
 from ups_server.json_arrays import count_numbers, find_lists, read_lists
-from ups_server.solve.planning import check_planning
+from ups_server.rollout.planning import check_planning
 from ups_server.specs import RolloutRequest
 from ups_server.tensors import NPZ, SAFETENSORS, Arrays, from_npz, from_safetensors
 

@@ -15,15 +15,15 @@ from ups_server.api.metering import own_key
 from ups_server.api.quotas import reserved
 from ups_server.api.service import Service
 from ups_server.catalog import Catalog
+from ups_server.engine.solver_cost import check_cost
 from ups_server.files.storage import FileStorage
 from ups_server.jobs.rollout_folder import RolloutFolder
 from ups_server.jobs.rollouts import order, without_waiting
 from ups_server.jobs.spec import ROLLOUT, Job
 from ups_server.jobs.store import new_id
+from ups_server.rollout.plan import Plan, plan
+from ups_server.rollout.planning import check_planning, planning_bytes
 from ups_server.settings import Settings
-from ups_server.solve.planning import check_planning, planning_bytes
-from ups_server.solve.rollout import Plan, plan
-from ups_server.solve.solver_cost import check_cost
 from ups_server.specs import RolloutRequest
 from ups_server.tensors import Arrays
 

@@ -27,12 +27,12 @@ from starlette.types import Receive, Scope, Send
 from ups_server.api.answers import finished
 from ups_server.api.problems import problem_document
 from ups_server.data.exporters.json_text import plain
+from ups_server.engine.engine import Engine, EngineFailure
 from ups_server.errors import UserError
+from ups_server.rollout.observation import Compared, Computed, Observation
+from ups_server.rollout.plan import Plan
 from ups_server.settings import Settings
-from ups_server.solve.engine import Engine, EngineFailure
-from ups_server.solve.observation import Compared, Computed, Observation
-from ups_server.solve.rollout import Plan
-from ups_server.solve.solver import Frames
+from ups_server.solvers.solver import Frames
 
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ups_server.access.usage import Meter, Usage
 from ups_server.api.service import Service
-from ups_server.solve.engine import Engine, Event, Health, RolloutSpec, Started
+from ups_server.engine.engine import Engine, Event, Health, RolloutSpec, Started
 
 logger = logging.getLogger(__name__)
 

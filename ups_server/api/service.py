@@ -10,13 +10,13 @@ from ups_server.access.rates import RateLimiter
 from ups_server.access.usage import Meter
 from ups_server.api.memory import Memory
 from ups_server.catalog import Catalog
+from ups_server.engine.engine import Engine
 from ups_server.files.examiner import Examiner
 from ups_server.files.storage import FileStorage
 from ups_server.jobs.local import LocalJobs
 from ups_server.jobs.retention import Results
 from ups_server.jobs.rollouts import RolloutRunner
 from ups_server.settings import Settings
-from ups_server.solve.engine import Engine
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ def _adapt(
 ) -> dict[str, Any]:
     import shutil
 
-    from ups_server.solve.solver import choose_device, model_folder
+    from ups_server.solvers.load import choose_device, model_folder
     from ups_server.train.adapt import Adaptation, Interrupted, Place, deliver
     from ups_server.train.trajectories import FewShotData
 

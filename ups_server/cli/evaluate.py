@@ -10,7 +10,7 @@ from ups_server.cli.options import FileCoefficients, FileFamily, check_file, che
 from ups_server.cli.output import print_json, print_note, print_table, progress
 
 if TYPE_CHECKING:
-    from ups_server.solve.scores import FileScores
+    from ups_server.evaluation.scores import FileScores
 
 COLUMNS = ("file", "n", "N", "steps", "one-step", "skill", "rollout", "over trajectory", "persistence")
 
@@ -45,7 +45,7 @@ def evaluate(
         if output is not None:
             check_folder(output)
     from ups_server.data.report import rows_text
-    from ups_server.solve.evaluate import evaluate as score
+    from ups_server.evaluation.evaluate import evaluate as score
 
     with progress("evaluating") as advance:
         scores = score(

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from ups_server.catalog import Catalog
     from ups_server.pde import State, Trajectory
-    from ups_server.solve.rollout import Plan
+    from ups_server.rollout.plan import Plan
     from ups_server.specs import RolloutRequest
 
 PICTURES = (".png", ".gif")
@@ -230,7 +230,7 @@ def _order(request: _Request, data_dir: Path | None, as_json: bool) -> None:
     from ups_server.jobs.rollouts import order, without_waiting
     from ups_server.jobs.spec import ROLLOUT
     from ups_server.jobs.store import new_id
-    from ups_server.solve.rollout import plan
+    from ups_server.rollout.plan import plan
 
     settings = settings_of(data_dir)
     catalog = Catalog(settings.data_dir)
@@ -246,8 +246,8 @@ def _order(request: _Request, data_dir: Path | None, as_json: bool) -> None:
 
 
 def _plan(request: _Request, start: "State | None", catalog: "Catalog") -> "Plan":
+    from ups_server.rollout.plan import plan
     from ups_server.settings import Settings
-    from ups_server.solve.rollout import plan
 
     wanted = _rollout_request(request, start, catalog)
     if start is None:
@@ -261,7 +261,7 @@ def _plan(request: _Request, start: "State | None", catalog: "Catalog") -> "Plan
 def _rollout_request(request: _Request, start: "State | None", catalog: "Catalog") -> "RolloutRequest":
     """What the service would be asked for; an initial state of a file goes beside it."""
     from ups_server.pde import family as find
-    from ups_server.solve.uploaded import placed
+    from ups_server.rollout.uploaded import placed
     from ups_server.specs import GridSpec, RolloutRequest
 
     equation = find(request.family)
@@ -294,8 +294,8 @@ def _rollout_request(request: _Request, start: "State | None", catalog: "Catalog
 def _roll_out(todo: "Plan", device: str) -> "tuple[list[Trajectory], dict[str, Any]]":
     """The trajectory, or one for each statistic of an ensemble, and what belongs to them; ends before a blow-up."""
     from ups_server.pde import Trajectory
+    from ups_server.rollout.in_process import ObservedHere
     from ups_server.settings import Settings
-    from ups_server.solve.observed_here import ObservedHere
 
     frames = []
     watched = ObservedHere(todo, device, Settings.given().reference_timeout_s)

@@ -22,11 +22,11 @@ from ups_server.data.atomic import replace_bytes
 from ups_server.data.exporters.base import Header
 from ups_server.data.streamed import write_file
 from ups_server.data.zarr_steps import ZarrSteps
+from ups_server.engine.engine import Frame, Standing
 from ups_server.files.equations import EQUATION_FILE, model_equation
 from ups_server.pde import BoundaryCondition, Grid, family
-from ups_server.solve.engine import Frame, Standing
-from ups_server.solve.limits import Ended
-from ups_server.solve.rollout import Plan
+from ups_server.rollout.plan import Plan
+from ups_server.solvers.limits import Ended
 from ups_server.specs import Flag, RolloutRequest
 from ups_server.tensors import Arrays, from_safetensors, to_safetensors
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ups_server.data.zarr_steps import ZarrSteps
+from ups_server.engine.engine import Engine, Frame
 from ups_server.errors import UserError
 from ups_server.files.writing import is_full, storage_full
 from ups_server.jobs.leases import Lease, LeaseLost, Leases
@@ -22,10 +23,9 @@ from ups_server.jobs.rollout_folder import RolloutFolder
 from ups_server.jobs.spec import ROLLOUT, Job, RolloutJobSpec
 from ups_server.jobs.store import JobStore
 from ups_server.jobs.worker import plain
+from ups_server.rollout.plan import Plan
 from ups_server.settings import Settings
-from ups_server.solve.engine import Engine, Frame
-from ups_server.solve.limits import Ended
-from ups_server.solve.rollout import Plan
+from ups_server.solvers.limits import Ended
 from ups_server.specs import Flag, RolloutRequest
 from ups_server.tensors import Arrays
 

@@ -8,12 +8,12 @@ from ups_server.catalog import ModelCard, adapted_already
 from ups_server.data.store import Store
 from ups_server.data.windows import frame_stride
 from ups_server.errors import UserError
+from ups_server.evaluation.input import frames_per_step
 from ups_server.files.equations import check_one_equation, model_equation, same_equation, stored_equation
 from ups_server.jobs.files import stored_file
 from ups_server.jobs.spec import EvaluationSpec, FineTuningSpec, TuningName
 from ups_server.model.config import UPSConfig
 from ups_server.pde import families, family
-from ups_server.solve.evaluation_input import frames_per_step
 from ups_server.train.few_shot import check_language_model, check_methods
 from ups_server.train.trajectories import FewShotData
 

@@ -17,16 +17,16 @@ from ups_server.align.registry import ALIGNMENTS, MIXING
 from ups_server.data.atomic import replacing
 from ups_server.data.selection import SelectedRows
 from ups_server.errors import UserError
+from ups_server.evaluation.evaluate import evaluate_source
+from ups_server.evaluation.scores import FileScores
 from ups_server.model.checkpoint import from_pretrained, merge, place_adapters
 from ups_server.model.own import of_family
 from ups_server.model.superspace import check_card
 from ups_server.model.ups import UPS, Operator
 from ups_server.pde import family
-from ups_server.solve.evaluate import evaluate_source
-from ups_server.solve.neural import UPSSolver
-from ups_server.solve.scores import FileScores
-from ups_server.solve.solver import Solver
-from ups_server.solve.zero_shot import ZeroShotSolver
+from ups_server.solvers.neural import UPSSolver
+from ups_server.solvers.solver import Solver
+from ups_server.solvers.zero_shot import ZeroShotSolver
 from ups_server.train.config import FamilyData, Stage
 from ups_server.train.dataset import FamilyWindows
 from ups_server.train.few_shot import PATIENCE, AdaptationSettings, check_language_model, check_methods, recipe

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from ups_server.data.windows import Windows
 from ups_server.model.ups import Operator
-from ups_server.solve.neural import UPSSolver
-from ups_server.solve.solver import Frames, Problem, rollout
+from ups_server.solvers.neural import UPSSolver
+from ups_server.solvers.solver import Frames, Problem, rollout
 from ups_server.train.dataset import FamilyWindows
 
 

@@ -21,8 +21,8 @@ def run(context: JobContext) -> dict[str, Any]:
     declare_stored(context.settings.data_dir, spec.file)
     import torch
 
-    from ups_server.solve.evaluate import evaluate_source
-    from ups_server.solve.solver import load
+    from ups_server.evaluation.evaluate import evaluate_source
+    from ups_server.solvers.load import load
 
     torch.set_num_threads(context.settings.worker_threads)
     solver = load(card.source, context.settings.device)

@@ -35,7 +35,7 @@ def run(context: JobContext) -> dict[str, Any]:
         check_one_equation(settings.data_dir, spec.training_file, spec.validation_file)
     import torch
 
-    from ups_server.solve.solver import choose_device
+    from ups_server.solvers.load import choose_device
     from ups_server.train.adapt import Adaptation, Interrupted, Place, deliver
     from ups_server.train.few_shot import AdaptationSettings
     from ups_server.train.loop import Diverged

@@ -1,0 +1,1 @@
+"""What owns the device and advances rollouts: admission, batching, the processes that compute."""

@@ -1,0 +1,179 @@
+"""The engine: whatever owns the device and advances rollouts. What stands above it assumes no process or machine."""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ups_server.errors import UserError
+from ups_server.pde import BoundaryCondition, Grid
+from ups_server.solvers.limits import Ended, StateLimit
+from ups_server.solvers.solver import Frames, Problem
+
+
+@dataclass(frozen=True)
+class RolloutSpec:
+    """One rollout as the engine sees it.
+
+    Attributes:
+        model: what the solver is loaded from (`ModelCard.source`).
+        n_steps: steps of `problem.dt`.
+        save_every: every so many steps become a frame.
+        deterministic: share no step with other rollouts: the same request then gives the same bits.
+        durable: every frame comes with what is needed to go on from it.
+        limits: where a state ends, beside values that are not finite.
+    """
+
+    model: str
+    problem: Problem
+    n_steps: int
+    save_every: int = 1
+    deterministic: bool = False
+    durable: bool = False
+    limits: tuple[StateLimit, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "n_steps": self.n_steps,
+            "save_every": self.save_every,
+            "deterministic": self.deterministic,
+            "durable": self.durable,
+            "limits": [limit.as_json() for limit in self.limits],
+            "problem": {
+                "family": self.problem.family,
+                "coefficients": {name: value for name, value in self.problem.coefficients.items()},
+                "grid": self.problem.grid.as_json(),
+                "boundary": self.problem.boundary.as_names(),
+                "dt": self.problem.dt,
+            },
+        }
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> "RolloutSpec":
+        problem = document["problem"]
+        return cls(
+            model=document["model"],
+            problem=Problem(
+                family=problem["family"],
+                coefficients=problem["coefficients"],
+                grid=Grid.from_json(problem["grid"]),
+                boundary=BoundaryCondition.from_names(problem["boundary"]),
+                dt=problem["dt"],
+            ),
+            n_steps=document["n_steps"],
+            save_every=document["save_every"],
+            deterministic=document["deterministic"],
+            durable=document["durable"],
+            limits=tuple(StateLimit.from_json(limit) for limit in document["limits"]),
+        )
+
+
+@dataclass(frozen=True)
+class Started:
+    """The engine accepted the rollout: model loaded, problem understood. Always the first event."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The states (B, X..., C) after `step` steps, NaN where they have ended; `saved` is what `Standing` takes."""
+
+    step: int
+    values: Frames
+    saved: Frames | None = None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a durable rollout had come to, `step` being that of a frame: from there it goes on bit for bit.
+
+    Attributes:
+        ended: which states had ended up to there.
+    """
+
+    step: int
+    saved: Frames
+    ended: tuple[Ended, ...] = ()
+
+
+@dataclass(frozen=True)
+class Finished:
+    """There are no more steps, or states. `seconds` of computing went into those there were, waiting left out."""
+
+    seconds: float
+
+
+Event = Started | Frame | Ended | Finished
+"""States end before the frame of their step comes; once all have ended, there are no more frames."""
+
+
+@dataclass(frozen=True)
+class Health:
+    """What the engine is doing.
+
+    Attributes:
+        state: `starting`, `loading` (up, the default model is not), `ready`, `down`.
+        reason: why it is not ready.
+        process_id: of the engine process, where there is one.
+        restarts: how often it was restarted.
+        active, queued: rollouts being stepped, rollouts waiting.
+        detail: by name of a process: `process_id`, and what it has computed: `steps`, `rows`, `seconds`.
+    """
+
+    state: str
+    reason: str | None = None
+    device: str | None = None
+    models: tuple[str, ...] = ()
+    process_id: int | None = None
+    restarts: int = 0
+    active: int = 0
+    queued: int = 0
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+class EngineFailure(Exception):
+    """Our fault: a solver raised something other than a UserError. The traceback is in the engine's log."""
+
+
+class LateStep(Exception):
+    """A step took longer than the process allows that it was made in."""
+
+
+def engine_unavailable(message: str) -> UserError:
+    """503: the engine is away; asking again later is worth it."""
+    return UserError("engine_unavailable", message, hint="the engine restarts by itself: ask again")
+
+
+class Engine(ABC):
+    """Runs rollouts of many requests at once."""
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Begins to start; returns at once. `health` tells when it is ready."""
+
+    @abstractmethod
+    def rollout(
+        self, spec: RolloutSpec, initial: Frames, static: Frames | None = None, standing: Standing | None = None
+    ) -> AsyncGenerator[Event]:
+        """Started, each frame as it is computed, Finished; closing the generator frees the engine's place.
+
+        Args:
+            initial: (B, X..., C), finite, physical units.
+            static: (B, X..., S).
+            standing: where to go on; the frames up to there do not come again.
+
+        Raises:
+            UserError: ``queue_full``, ``engine_unavailable``, and what the solver objects to.
+            EngineFailure: the solver failed.
+        """
+
+    @abstractmethod
+    def uses(self, model: str) -> bool:
+        """Is a rollout of this model (`RolloutSpec.model`) waiting or in progress?"""
+
+    @abstractmethod
+    def health(self) -> Health: ...
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Ends the engine; rollouts in flight raise ``engine_unavailable``."""

@@ -1,0 +1,1 @@
+"""How good a solver is: scores on files, predictions to recompute them from, calibration of expected errors."""

@@ -1,0 +1,279 @@
+"""What a rollout is measured against: the numerical solution on finer and finer grids, until two of them agree.
+
+A state that was drawn is drawn again at the points of each grid; one that was given is interpolated. Solutions are
+looked at where the points of the answer are, which every grid has among its own. How far the last two are apart is an
+estimate of the error of the last, from above where it converges.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ups_server.engine.engine import RolloutSpec
+from ups_server.pde.metrics import ErrorMoments, error_moments, nrmse_trajectory, nrmse_trajectory_per_field
+from ups_server.pde.refinement import refined
+from ups_server.rollout.initial import drawn_states
+from ups_server.rollout.plan import Plan
+from ups_server.solvers.solver import Frames
+
+SOLVER = "numerical"
+SETTLED = 0.01
+"""Largest difference of two resolutions, as nRMSE over a trajectory, at which the finer one is a reference..."""
+SHARE = 0.25
+"""...and largest part of the error that is measured with it, of any field..."""
+ALWAYS_SETTLED = 1e-4
+"""...unless it is no larger than this."""
+MAX_VALUES = 2**24
+"""Of a state at one resolution."""
+
+
+@dataclass
+class Level:
+    """One resolution: what the engine is asked for, and what of it has come.
+
+    Attributes:
+        grid: on the family's own box.
+        initial, static: at its points.
+        places: where the points of the answer are among them.
+        frames: of the answer's points, in the units of the request's box, the initial states first.
+        seconds: of computing, once it has ended.
+    """
+
+    spec: RolloutSpec
+    initial: Frames
+    static: Frames | None
+    places: tuple[slice, ...]
+    frames: list[Frames]
+    began: float
+    seconds: float | None = None
+
+    @property
+    def points(self) -> tuple[int, ...]:
+        return self.spec.problem.grid.n
+
+
+@dataclass(frozen=True)
+class Solved:
+    """How good a reference is.
+
+    Attributes:
+        reason: why it reached no more frames; None where it reached all.
+        seconds: for a solution that is no worse than the rollout, where known.
+        points: it was solved at.
+        error: difference of the last two resolutions, nRMSE over the trajectory: (B,); None where there is one only.
+        error_per_field: the same by field, (B, C).
+        settled: was that small enough? None where there is nothing to settle.
+        accuracy: the same in a sentence.
+        start: what it started from.
+    """
+
+    reason: str | None
+    seconds: float | None
+    points: tuple[int, ...]
+    error: NDArray[np.float64] | None
+    error_per_field: NDArray[np.float64] | None
+    settled: bool | None
+    accuracy: str
+    start: str
+
+
+@dataclass
+class Reference:
+    """The solutions beside the frames of a rollout, each of states (B, X..., C), the initial ones first.
+
+    Args:
+        predictions: what is measured, as far as it goes, in the units of the request's box.
+        budget: seconds for all of it.
+    """
+
+    plan: Plan
+    predictions: Sequence[Frames]
+    budget: float
+    reason: str | None = None
+    levels: list[Level] = field(default_factory=list)
+    _began: float = field(default_factory=time.monotonic)
+    _unaffordable: str | None = None
+
+    def next_level(self) -> Level | None:
+        """What to solve next; None at the end.
+
+        Raises:
+            UserError: what drawing the states raises.
+        """
+        if len(self.predictions) < 2 or self.reason is not None:
+            return None
+        if self.levels and (self.plan.family.grid_bound or self._settled() or not self._affordable()):
+            return None
+        self.levels.append(self._level())
+        return self.levels[-1]
+
+    @property
+    def remaining(self) -> float:
+        """Seconds."""
+        return self.budget - (time.monotonic() - self._began)
+
+    def add(self, values: Frames) -> bool:
+        """Takes the next frame of the last level. False where there is no more to come."""
+        level = self.levels[-1]
+        if not np.isfinite(values).all():
+            self.give_up(f"the solver stopped being finite at frame {len(level.frames)}")
+            return False
+        level.frames.append(self._seen(values, level.places))
+        return len(level.frames) < len(self.predictions)
+
+    def give_up(self, reason: str) -> None:
+        """The last level does not get any further."""
+        complete = [level for level in self.levels if len(level.frames) == len(self.predictions)]
+        if complete:
+            self._unaffordable = reason
+            self.levels = complete
+        else:
+            self.reason = reason
+
+    @property
+    def frames(self) -> list[Frames]:
+        """What the rollout is measured against."""
+        if not self.levels:
+            return [self.plan.reference_initial * self.plan.scale]
+        return self.levels[-1].frames
+
+    def solved(self) -> Solved:
+        """After the last level."""
+        points = self.levels[-1].points if self.levels else self.plan.answer_grid.n
+        gap = self._gap()
+        error = None if gap is None else nrmse_trajectory(gap)
+        settled = None if gap is None and self.plan.family.grid_bound else self._settled()
+        if not self.levels or self.reason is not None:
+            settled = None
+        return Solved(
+            reason=self.reason,
+            seconds=self._matched_seconds(),
+            points=points,
+            error=error,
+            error_per_field=None if gap is None else nrmse_trajectory_per_field(gap),
+            settled=settled,
+            accuracy=self._words(points, error, settled),
+            start=self._start(),
+        )
+
+    def _start(self) -> str:
+        if not self.levels or self.levels[-1].points == self.plan.answer_grid.n:
+            return self.plan.reference_start
+        given = self.plan.request.initial_condition
+        if given is not None and given.sample is not None:
+            return "the same sample at the solver's own points, with the detail that was not observed"
+        return "the given state, interpolated"
+
+    def _level(self) -> Level:
+        plan = self.plan
+        base = plan.answer_grid
+        if plan.family.grid_bound:
+            factor = 1
+        elif self.levels:
+            factor = 2 * self.levels[-1].spec.problem.grid.cells[0] // base.cells[0]
+        else:
+            factor = max(1, math.ceil(plan.family.reference_points / min(base.n)))
+        initial, static = _states(plan, factor)
+        return Level(
+            reference_spec(plan, factor),
+            initial,
+            static,
+            base.refined(factor)[1],
+            [plan.reference_initial * plan.scale],
+            time.monotonic(),
+        )
+
+    def _seen(self, values: Frames, places: tuple[slice, ...]) -> Frames:
+        seen: Frames = values[(slice(None), *places)] * self.plan.scale
+        return seen
+
+    def _gap(self) -> ErrorMoments | None:
+        """Of the last two levels."""
+        if len(self.levels) < 2:
+            return None
+        coarse, fine = (_over_time(level.frames) for level in self.levels[-2:])
+        steps = min(coarse.shape[1], fine.shape[1])
+        return error_moments(coarse[:, :steps], fine[:, :steps]) if steps else None
+
+    def _settled(self) -> bool:
+        gap = self._gap()
+        if gap is None:
+            return False
+        found = _over_time(self.predictions)
+        measured = error_moments(found, _over_time(self.levels[-1].frames)[:, : found.shape[1]])
+        apart, allowed = nrmse_trajectory_per_field(gap), SHARE * nrmse_trajectory_per_field(measured)
+        small = apart <= np.maximum(ALWAYS_SETTLED, np.nan_to_num(allowed, nan=np.inf))
+        return bool((nrmse_trajectory(gap) <= SETTLED).all() and (small | ~np.isfinite(apart)).all())
+
+    def _affordable(self) -> bool:
+        last = self.levels[-1]
+        if 2**last.spec.problem.grid.ndim * last.initial.size > MAX_VALUES:
+            self._unaffordable = "a finer grid has more points than the solver is asked for"
+            return False
+        needed = (time.monotonic() - last.began) * 2 ** (last.spec.problem.grid.ndim + 1)
+        if needed > self.remaining:
+            self._unaffordable = f"a finer grid would have taken about {needed:.0f} s more than it had"
+            return False
+        return True
+
+    def _matched_seconds(self) -> float | None:
+        """Of the coarsest solution that is no further from the finest than the rollout is."""
+        if self.reason is not None or not self.levels:
+            return None
+        truth, found = _over_time(self.levels[-1].frames), _over_time(self.predictions)
+        error = nrmse_trajectory(error_moments(found, truth[:, : found.shape[1]])).mean()
+        for level in self.levels:
+            if nrmse_trajectory(error_moments(_over_time(level.frames), truth)).mean() <= error:
+                return level.seconds
+        return self.levels[-1].seconds
+
+    def _words(self, points: tuple[int, ...], error: NDArray[np.float64] | None, settled: bool | None) -> str:
+        size = " x ".join(map(str, points))
+        if self.plan.family.grid_bound:
+            return f"solved at the {size} points of the request: {self.plan.family.grid_bound}"
+        if error is None:
+            lone = f"solved at {size} points only, so that its own error is not known"
+            return lone if self._unaffordable is None else f"{lone}: {self._unaffordable}"
+        apart = f"solved at {size} points, and {float(error.max()):.2g} away from half as many"
+        if settled:
+            return apart
+        return f"{apart}, too far to tell the true error: {self._unaffordable or 'the solver went no further'}"
+
+
+def reference_spec(plan: Plan, factor: int = 1) -> RolloutSpec:
+    """The rollout for the numerical solver at so many times the points: one step of its own from frame to frame."""
+    grid, _ = plan.answer_grid.refined(factor)
+    problem = replace(plan.spec.problem, grid=grid, dt=plan.spec.problem.dt * plan.stride)
+    return RolloutSpec(SOLVER, problem, plan.n_frames - 1)
+
+
+def _states(plan: Plan, factor: int) -> tuple[Frames, Frames | None]:
+    """The initial states, and static fields, at so many times the points of the answer."""
+    base = plan.answer_grid
+    if factor == 1:
+        return plan.reference_initial, plan.reference_static
+    initial = plan.request.initial_condition
+    if initial is not None and initial.sample is not None:
+        own = {name: float(values[0]) for name, values in plan.spec.problem.coefficient_arrays(1).items()}
+        states, static = drawn_states(initial, plan.family, base.refined(factor)[0], own)
+        return plan.own_states(states), None if static is None else plan.own_states(static)
+    given = plan.family.refine(plan.reference_initial.astype(np.float64), base, factor).astype(np.float32)
+    fixed = plan.reference_static
+    if fixed is None:
+        return given, None
+    first = [place.start for place in base.refined(factor)[1]]
+    still = refined(
+        fixed.astype(np.float64), (factor,) * base.ndim, first, plan.family.boundary, [False] * fixed.shape[-1]
+    )
+    return given, still.astype(np.float32)
+
+
+def _over_time(frames: Sequence[Frames]) -> Frames:
+    """(B, T, X..., C), without the initial states."""
+    if len(frames) < 2:
+        return np.empty((len(frames[0]), 0, *frames[0].shape[1:]), dtype=np.float32)
+    return np.stack(frames[1:], axis=1)

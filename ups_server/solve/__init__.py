@@ -1,1 +1,0 @@
-"""Solving: models and numerical methods behind one interface, rollouts, the engine, evaluation."""

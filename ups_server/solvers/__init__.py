@@ -1,0 +1,1 @@
+"""What advances a state: trained models, persistence and numerical methods, behind one interface."""

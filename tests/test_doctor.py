@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ups_server.cli import main
-from ups_server.cli.doctor import CHECKS, check_weights, data, database, examined, models, port
+from ups_server.cli.serve import CHECKS, check_weights, data, database, examined, models, port
 from ups_server.errors import UserError
 from ups_server.jobs.database import FILE
 from ups_server.settings import Settings

@@ -8,21 +8,7 @@ from typing import Annotated
 import typer
 
 from ups_server import __version__
-from ups_server.cli import (
-    adapt,
-    data,
-    doctor,
-    equation,
-    evaluate,
-    files,
-    jobs,
-    keys,
-    listings,
-    models,
-    serve,
-    solve,
-    train,
-)
+from ups_server.cli import data, equations, files, jobs, keys, models, serve, solve, train
 from ups_server.cli.output import print_error
 from ups_server.errors import EXIT_CODE, UserError
 
@@ -35,15 +21,15 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("serve")(serve.serve)
-app.command("doctor")(doctor.doctor)
+app.command("doctor")(serve.doctor)
 app.command("solve")(solve.solve)
-app.command("equation")(equation.equation)
-app.command("evaluate")(evaluate.evaluate)
+app.command("equation")(equations.equation)
+app.command("evaluate")(train.evaluate)
 app.add_typer(train.app, name="train")
-app.command("adapt")(adapt.adapt)
+app.command("adapt")(train.adapt)
 app.add_typer(data.app, name="data")
 app.add_typer(files.app, name="files")
-app.command("families")(listings.list_families)
+app.command("families")(equations.list_families)
 app.add_typer(models.app, name="models")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(keys.app, name="keys")

@@ -1,7 +1,7 @@
 """`ups solve`: a rollout on this machine, without a server; checked and planned exactly as the service does."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 import typer
 
-from ups_server.cli.findings import findings
 from ups_server.cli.jobs import open_store
 from ups_server.cli.options import (
     Boundary,
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from ups_server.pde import State, Trajectory
     from ups_server.rollout.plan import Plan
     from ups_server.specs import RolloutRequest
+
 
 PICTURES = (".png", ".gif")
 
@@ -334,3 +334,50 @@ def _write(solutions: "list[Trajectory]", output: Path, attributes: Mapping[str,
     from ups_server.data.exporters import export
 
     export(solutions if attributes["batched"] else solutions[0], output, attributes=attributes)
+
+
+def findings(attributes: Mapping[str, Any]) -> Iterator[str]:
+    """What diagnostics and comparison come to, in a few lines: from the attributes of an answer for a single state."""
+    if found := attributes.get("super_resolution"):
+        yield f"{found['method']}: {found['reason']}"
+        yield from found["explained"]
+    if found := attributes.get("ensemble"):
+        yield f"{found['members']} members; along the first axis: {', '.join(found['statistics'])}"
+    if found := attributes.get("diagnostics"):
+        yield from _diagnosed(found)
+    if found := attributes.get("reference"):
+        yield from _compared(found)
+
+
+def _diagnosed(found: Mapping[str, Any]) -> Iterator[str]:
+    for name, entry in found["conserved"].items():
+        moved = max((abs(value) for value in entry["drift"] if value is not None), default=0.0)
+        yield f"conserved: the mean of {name} moves by at most {moved:.3g} from {entry['initial']:.4g}"
+    if not found["conserved"]:
+        yield "conserved: the equation conserves no mean over the box"
+    for name, energy in found["energy"].items():
+        yield f"energy of {name}: {energy[0]:.4g} at the start, {energy[-1]:.4g} at the end"
+    expected = found["expected_error"]
+    if not expected["available"]:
+        yield f"expected error: unknown; {expected['reason']}"
+    for name, bounds in expected["bounds"].items():
+        last = bounds[-1]
+        yield f"expected error of {name}: at most {last:.3g} at the last calibrated frame, level {expected['level']:g}"
+    training = found["out_of_distribution"]
+    if training["flagged"] is None:
+        yield "training: nothing to compare with"
+    elif training["flagged"]:
+        yield "training: outside of it; " + "; ".join(reason["message"] for reason in training["reasons"])
+    else:
+        yield f"training: nothing unusual in {', '.join(training['checked'])}"
+
+
+def _compared(found: Mapping[str, Any]) -> Iterator[str]:
+    if found["reason"] is not None:
+        yield f"reference: incomplete; {found['reason']}"
+    yield f"reference: {found['accuracy']}"
+    for name, error in found["nrmse_trajectory_per_field"].items():
+        last = found["nrmse_per_field"][name][-1]
+        yield f"true error of {name}: nRMSE {error:.3g} over the trajectory, {last:.3g} at the end"
+    if found["remark"] is not None:
+        yield f"reference: {found['remark']}"

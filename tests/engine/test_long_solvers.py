@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.engine.test_local import running, spec
 
+from tests.engine.test_local import running, spec
 from ups_server.engine import local as engine_local
 from ups_server.engine.engine import Frame, RolloutSpec
 from ups_server.engine.solver_cost import check_cost, step_seconds

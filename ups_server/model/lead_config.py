@@ -7,6 +7,7 @@ from pydantic import Field
 
 from ups_server.data.statistics import FamilyStatistics
 from ups_server.model.config import CONFIG_FILE, CoefficientRange, Frozen
+from ups_server.pde import BoundaryKind
 
 
 class LatentConfig(Frozen):
@@ -96,6 +97,7 @@ class LeadCard(Frozen):
         call: the lead time of one call in a rollout: frames between are calls from the same state.
         slots: of the fields, in their order. points: per axis, of the grid that states default to.
         coefficients: trained ranges, of those the model is told.
+        boundaries: kinds a side that it was trained on beside the family's own.
         statistics: of the training states, in no use but to say what is unusual.
     """
 
@@ -109,6 +111,7 @@ class LeadCard(Frozen):
     static_fields: tuple[str, ...] = ()
     points: int
     coefficients: dict[str, CoefficientRange] = Field(default_factory=dict)
+    boundaries: tuple[tuple[tuple[BoundaryKind, BoundaryKind], ...], ...] = ()
     statistics: FamilyStatistics
     equation: EquationCard
 

@@ -302,6 +302,13 @@ class LeadRun:
             rate = min(rate, max(0.0, (config.steps - step) / config.cooldown))
         return rate
 
+    def averaged(self) -> LeadModel:
+        """A copy with the averaged weights, for inference."""
+        model = LeadModel(self.config.model, self.model.number_names.shape[1])
+        state = {name: value.detach().cpu() for name, value in self.model.state_dict().items()}
+        model.load_state_dict({**state, **{name: value.cpu() for name, value in self.average.items()}})
+        return model.eval().requires_grad_(False)
+
     @torch.no_grad()
     def validate(self) -> dict[str, dict[str, Any]]:
         """Scores of the averaged weights, by family and points: see `scored`."""

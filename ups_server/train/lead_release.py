@@ -1,0 +1,119 @@
+"""A model folder from runs of lead-time training: their averaged weights, ranges and statistics of what they saw.
+
+python -m ups_server.train.lead_release OUT NAME VERSION RUN CONFIG [RUN CONFIG]
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ups_server.data.splits import Split, split_rows
+from ups_server.data.statistics import compute
+from ups_server.data.windows import frame_stride
+from ups_server.model.body import default_folder, load_tokenizer, pretrained_body
+from ups_server.model.config import CoefficientRange
+from ups_server.model.equations import EQUATIONS
+from ups_server.model.lead import LeadModel
+from ups_server.model.lead_checkpoint import LeadSystem, save_lead
+from ups_server.model.lead_config import LeadCard, LeadConfig
+from ups_server.train.lead_time import FamilyTriples, LeadRun, LeadTraining
+
+CALLS = (1, 2, 4, 5, 10, 20)
+"""Steps of a family's dt that one call may take: the best of them on validation is chosen."""
+USUAL_POINTS = 128
+
+
+def released(runs: Mapping[int, LeadRun], name: str, version: int) -> LeadSystem:
+    """The system of the runs' averaged weights; runs by the number of dimensions."""
+    folder = default_folder()
+    reader = pretrained_body(folder).eval()
+    operators = {ndim: run.averaged() for ndim, run in runs.items()}
+    families = {entry.family.id: card(operators[ndim], entry) for ndim, run in runs.items() for entry in run.families}
+    shapes = {ndim: run.config.model for ndim, run in runs.items()}
+    config = LeadConfig(
+        name=name, version=version, line=shapes.get(1), plane=shapes.get(2),
+        text_size=reader.config.hidden_size, families=families,
+    )  # fmt: skip
+    return LeadSystem(config, operators, reader, load_tokenizer(folder))
+
+
+def card(model: LeadModel, entry: FamilyTriples) -> LeadCard:
+    """What the model knows of a family."""
+    family = entry.family
+    points = [n for part in entry.data.stores for n in part.n]
+    usual = USUAL_POINTS if USUAL_POINTS in points else max(points)
+    stores = [store for store, part in zip(entry.stores, entry.data.stores, strict=True) if usual in part.n]
+    statistics = compute(stores, family.dt, usual)
+    names = entry.stores[0].coefficient_names
+    values = np.concatenate([store.coefficients for store in entry.stores])
+    sides = dict.fromkeys(store.boundary.sides for store in entry.stores)
+    return LeadCard(
+        dt=family.dt,
+        shortest=min(float(store.times[1]) for store in entry.stores),
+        horizon=entry.data.horizon,
+        call=best_call(model, entry),
+        ndim=family.ndim,
+        fields=tuple(field.name for field in family.fields),
+        slots=tuple(field.slot for field in family.fields),
+        static_fields=tuple(field.name for field in family.static_fields),
+        points=usual,
+        coefficients={
+            name: CoefficientRange(low=float(column.min()), high=float(column.max()))
+            for name, column in zip(names, values.T, strict=True)
+        },
+        boundaries=tuple(each for each in sides if each != family.boundary.sides),
+        statistics=statistics,
+        equation=EQUATIONS[family.id],
+    )
+
+
+@torch.no_grad()
+def best_call(model: LeadModel, entry: FamilyTriples) -> float:
+    """The lead time of a call whose rollouts are best on the validation trajectories of the family's first store.
+
+    Where a state alone does not determine the next one, all frames are calls from the first.
+    """
+    family, store = entry.family, entry.stores[0]
+    if not family.full_state:
+        return entry.data.horizon
+    rows = split_rows(len(store), Split.VALIDATION)[: entry.data.validation]
+    stride, every = store.grid.stride_to(min(entry.data.stores[0].n)), frame_stride(store.times, family.dt)
+    truth = entry.in_slots(store.read(rows, slice(0, None, every), stride))
+    static = store.read_static(rows, stride)
+    given = entry.problems(store, store.coefficients[rows], store.grid.subsample(stride), truth, static)
+    steps = truth.shape[1] - 1
+    errors: dict[float, float] = {}
+    for call in CALLS:
+        if call * family.dt > entry.data.horizon * (1 + 1e-9):
+            break
+        anchor, error, norm = truth[:, 0], torch.zeros(len(rows)), torch.zeros(len(rows))
+        for step in range(1, steps + 1):
+            ahead = (step - 1) % call + 1
+            found = model(anchor, torch.full((len(rows),), ahead * family.dt), given)
+            error += (found - truth[:, step]).square().flatten(1).mean(1)
+            norm += truth[:, step].square().flatten(1).mean(1)
+            if ahead == call:
+                anchor = found
+        errors[call * family.dt] = float((error / norm).sqrt().mean())
+    print(family.id, {f"{call:g}": round(error, 5) for call, error in errors.items()}, flush=True)
+    return min(errors, key=errors.__getitem__)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("name")
+    parser.add_argument("version", type=int)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN CONFIG", help="folder of a run, its configuration")
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    pairs = zip(given.runs[::2], given.runs[1::2], strict=True)
+    runs = [LeadRun(LeadTraining.load(config), run, run.parent / "data") for run, config in pairs]
+    save_lead(released({run.config.model.ndim: run for run in runs}, given.name, given.version), given.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ups_server.pde import family
-from ups_server.pde.family import Array
-from ups_server.pde.staggered import to_centres, to_faces
+from ups_server.pde.grid import Array
+from ups_server.pde.incompressible import to_centres, to_faces
 
 START = 0.05
 COARSE = (32, 64, 128)

@@ -29,7 +29,7 @@ from ups_server.catalog import shipped_folder
 from ups_server.language.clauses import clauses
 from ups_server.language.encoder import Encoder, body_weights
 from ups_server.language.reader import HEAD_FILE, NAMED
-from ups_server.pde.evolution.terms import TERMS
+from ups_server.pde.equation import TERMS
 
 WORDINGS = Path(__file__).resolve().parent / "wordings"
 NAMES = tuple(TERMS)

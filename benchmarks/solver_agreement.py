@@ -30,7 +30,8 @@ from scipy.sparse.linalg import splu
 from ups_server.data.source import TrajectorySource, open_source
 from ups_server.errors import UserError
 from ups_server.pde import family as family_by_id
-from ups_server.pde.family import Array, Family
+from ups_server.pde.family import Family
+from ups_server.pde.grid import Array
 from ups_server.pde.metrics import (
     error_moments,
     nrmse,

@@ -27,8 +27,9 @@ from rich.table import Table
 from ups_server.data.simulate import complete_draws, solve_rows
 from ups_server.pde import BoundaryCondition, Family, Grid, family
 from ups_server.pde.metrics import error_moments, nrmse, nrmse_per_field, nrmse_trajectory, nrmse_trajectory_per_field
+from ups_server.pde.resampling import coarser, resample, subsampled
 from ups_server.solvers.neural import load_neural
-from ups_server.solvers.resampling import Interpolated, ObservedCoarsely, coarser, resample, subsampled
+from ups_server.solvers.resampling import Interpolated, ObservedCoarsely
 from ups_server.solvers.solver import Frames, Problem, Solver, rollout
 
 SEED = 7_100_001

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ups_server.errors import UserError
 from ups_server.pde import BoundaryCondition, BoundaryKind, Family, Field, Grid, Trajectory, family
-from ups_server.pde.family import Array
+from ups_server.pde.grid import Array
 from ups_server.pde.solution import Exact, Solution
 from ups_server.pictures import GIF_FRAMES, draw_diagnostics, save_picture
 

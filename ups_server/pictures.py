@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ups_server.errors import UserError
 from ups_server.pde import Family, Trajectory
 from ups_server.pde.described import describe
-from ups_server.pde.spectra import power_spectrum
+from ups_server.pde.metrics import power_spectrum
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

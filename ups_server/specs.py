@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 
 from ups_server.errors import UserError
 from ups_server.pde import BoundaryKind
-from ups_server.pde.evolution.grammar import MAX_CHARACTERS
 from ups_server.pde.family import RAND
+from ups_server.pde.grammar import MAX_CHARACTERS
 
 MIN_POINTS = 8
 """Fewest points per axis of a grid."""

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from ups_server.pde import registry
-from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
-from ups_server.pde.family import Array, Coefficient, Family, Field
-from ups_server.pde.grid import Grid
+from ups_server.pde.family import Coefficient, Family, Field
+from ups_server.pde.grid import Array, BoundaryCondition, BoundaryKind, Grid
 from ups_server.pde.solution import Exact, Solution
 
 

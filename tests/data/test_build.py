@@ -14,8 +14,8 @@ from ups_server.data.build import build_store
 from ups_server.data.draw import CoefficientDraw
 from ups_server.data.store import Store
 from ups_server.errors import UserError
+from ups_server.pde import evolution as solver
 from ups_server.pde import family
-from ups_server.pde.evolution import solver
 from ups_server.pde.family import Family
 
 DRAW = {"beta": CoefficientDraw(low=0.1, high=4.0, gaps=((0.6, 0.8),))}

@@ -14,9 +14,8 @@ from ups_server.data.store import Store
 from ups_server.data.windows import WindowBatch, Windows, frame_stride
 from ups_server.errors import UserError
 from ups_server.pde import registry
-from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
-from ups_server.pde.family import Array, Family, Field
-from ups_server.pde.grid import Grid
+from ups_server.pde.family import Family, Field
+from ups_server.pde.grid import Array, BoundaryCondition, BoundaryKind, Grid
 
 
 @pytest.fixture

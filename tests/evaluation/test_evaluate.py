@@ -8,7 +8,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from rich.console import Console
 
 from ups_server.errors import UserError
@@ -16,10 +15,10 @@ from ups_server.evaluation import input as evaluation_input
 from ups_server.evaluation.evaluate import evaluate
 from ups_server.evaluation.scores import FileScores, render
 from ups_server.pde import family
+from ups_server.pde.grid import Array
 from ups_server.pde.metrics import error_moments, nrmse
 from ups_server.solvers.solver import Frames, Problem, Session
 
-Array = NDArray[np.float64]
 BETA = 0.4
 
 

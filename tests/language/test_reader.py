@@ -12,8 +12,8 @@ from ups_server.language.clauses import clauses, stated_size
 from ups_server.language.encoder import MAX_TOKENS, Encoder, body_weights
 from ups_server.language.reader import Reader, reader_of
 from ups_server.language.understanding import understood
-from ups_server.pde.evolution.grammar import parse_equation
-from ups_server.pde.evolution.terms import TERMS
+from ups_server.pde.equation import TERMS
+from ups_server.pde.grammar import parse_equation
 from ups_server.specs import EquationRequest
 
 MODEL = shipped_folder() / "ups-mini"

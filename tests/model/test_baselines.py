@@ -13,7 +13,7 @@ from ups_server.model.checkpoint import create, from_pretrained, save_pretrained
 from ups_server.model.conditioning import Conditions, conditions
 from ups_server.model.config import FNO, UNET, UPSConfig
 from ups_server.model.ups import Operator
-from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
+from ups_server.pde.grid import BoundaryCondition, BoundaryKind
 
 CARDS = {"burgers": card(), "other": card("1D Advection", slots=(0,)), "gas": card("2D gas", 2, (0, 1, 2))}
 SMALL = {"hidden_channels": 8, "n_layers": 3, "n_modes": 6, "resolution": 32, "families": CARDS}

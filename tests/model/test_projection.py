@@ -11,7 +11,7 @@ from ups_server.model.conditioning import Conditions, conditions
 from ups_server.model.context import Context
 from ups_server.model.projection import gradient_part
 from ups_server.model.ups import UPSModel
-from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
+from ups_server.pde.grid import BoundaryCondition, BoundaryKind
 
 BOX, WALLS, CHANNEL = (True, True), (False, False), (True, False)
 

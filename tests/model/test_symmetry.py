@@ -14,7 +14,7 @@ from ups_server.model.superspace import lift, lower
 from ups_server.model.symmetry import turned
 from ups_server.model.ups import UPSModel
 from ups_server.pde import families
-from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
+from ups_server.pde.grid import BoundaryCondition, BoundaryKind
 
 LINE = BoundaryCondition.uniform(BoundaryKind.PERIODIC, 1)
 WALLS = BoundaryCondition.uniform(BoundaryKind.NO_SLIP, 2)

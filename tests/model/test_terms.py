@@ -5,7 +5,7 @@ import torch
 from ups_server.model.equations import EQUATIONS
 from ups_server.model.lead import Problems, TermSet, problems
 from ups_server.pde import family
-from ups_server.pde.evolution.terms import TERMS
+from ups_server.pde.equation import TERMS
 
 TEXT = 12
 EQUATION = EQUATIONS["evolution_1d"]

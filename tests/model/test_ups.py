@@ -14,7 +14,7 @@ from ups_server.model.conditioning import RATE_SCALE, Conditions, conditions, va
 from ups_server.model.config import UPS_PAPER, FamilyCard, UPSConfig
 from ups_server.model.superspace import check_card, lift, lower, nrmse
 from ups_server.model.ups import UPS, Operator, UPSModel
-from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
+from ups_server.pde.grid import BoundaryCondition, BoundaryKind
 
 PERIODIC = BoundaryCondition.uniform(BoundaryKind.PERIODIC, 1)
 WALLS = BoundaryCondition(((BoundaryKind.DIRICHLET, BoundaryKind.CAUCHY),))

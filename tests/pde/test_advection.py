@@ -5,7 +5,7 @@ import pytest
 
 from ups_server.pde import Grid
 from ups_server.pde.families.advection import Advection
-from ups_server.pde.families.multi_sine import SCALAR
+from ups_server.pde.random_fields import SCALAR
 
 FAMILY = Advection()
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from ups_server.pde import BoundaryCondition, BoundaryKind, Grid, families, family
-from ups_server.pde.bounds import SLACK, Array, exceeds, measured
+from ups_server.pde.bounds import SLACK, exceeds, measured
 from ups_server.pde.family import Family
+from ups_server.pde.grid import Array
 
 SHARE = 0.02
 """Of a bound's scale, what a reference solution between its grid points may be beyond."""

@@ -6,9 +6,9 @@ from scipy.special import ive
 
 from ups_server.errors import UserError
 from ups_server.pde import Grid
-from ups_server.pde.etdrk4 import ETDRK4, Spectrum
 from ups_server.pde.families.burgers import Burgers
-from ups_server.pde.family import Array
+from ups_server.pde.grid import Array
+from ups_server.pde.integrators import ETDRK4, Spectrum
 
 FAMILY = Burgers()
 

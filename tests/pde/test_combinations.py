@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from ups_server.pde.evolution.combinations import (
+from ups_server.pde.equation import TERMS, Equation, recognise
+from ups_server.pde.families.evolution_1d import (
     ALWAYS_HELD_OUT,
     BURGERS,
     UNSEEN_TERM,
@@ -16,9 +17,6 @@ from ups_server.pde.evolution.combinations import (
     training_sets,
     unseen_coefficients,
 )
-from ups_server.pde.evolution.equation import Equation
-from ups_server.pde.evolution.recognition import recognise
-from ups_server.pde.evolution.terms import TERMS
 
 
 def test_sets_are_seen_or_held_out_and_never_both() -> None:

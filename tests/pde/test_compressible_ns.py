@@ -11,7 +11,7 @@ from ups_server.pde.compressible import compressible_solution
 from ups_server.pde.euler import GAMMA
 from ups_server.pde.families.compressible_ns_1d import CompressibleNs1D
 from ups_server.pde.families.compressible_ns_2d import CompressibleNs2D
-from ups_server.pde.family import Array
+from ups_server.pde.grid import Array
 from ups_server.pde.solution import at_times
 
 LINE, SQUARE = CompressibleNs1D(), CompressibleNs2D()

@@ -18,7 +18,7 @@ from ups_server.pde.families.darcy import (
     solve_extrapolated,
     solve_on_cells,
 )
-from ups_server.pde.family import Array
+from ups_server.pde.grid import Array
 
 FAMILY = Darcy()
 NOW = np.zeros(1)

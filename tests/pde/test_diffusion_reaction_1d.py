@@ -6,7 +6,7 @@ from scipy.integrate import solve_ivp
 
 from ups_server.pde.families import diffusion_reaction_1d
 from ups_server.pde.families.diffusion_reaction_1d import DiffusionReaction1D
-from ups_server.pde.family import Array
+from ups_server.pde.grid import Array
 
 FAMILY = DiffusionReaction1D()
 TIMES = np.array([0.0, 0.01, 0.13, 1.0])

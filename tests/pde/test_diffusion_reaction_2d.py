@@ -11,7 +11,7 @@ from ups_server.errors import UserError
 from ups_server.pde import Grid
 from ups_server.pde.families import diffusion_reaction_2d
 from ups_server.pde.families.diffusion_reaction_2d import DiffusionReaction2D, heat_propagator
-from ups_server.pde.family import Array
+from ups_server.pde.grid import Array
 
 FAMILY = DiffusionReaction2D()
 

@@ -8,7 +8,7 @@ from scipy.sparse import diags_array
 from ups_server.pde import Grid
 from ups_server.pde.families import diffusion_sorption
 from ups_server.pde.families.diffusion_sorption import DIFFUSION, DiffusionSorption, retardation
-from ups_server.pde.family import Array
+from ups_server.pde.grid import Array
 
 FAMILY = DiffusionSorption()
 

@@ -9,10 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ups_server.errors import UserError
-from ups_server.pde.evolution.equation import Equation
-from ups_server.pde.evolution.grammar import MAX_CHARACTERS, parse_equation
-from ups_server.pde.evolution.recognition import recognise
-from ups_server.pde.evolution.terms import TERMS
+from ups_server.pde.equation import TERMS, Equation, recognise
+from ups_server.pde.grammar import MAX_CHARACTERS, parse_equation
 
 
 @pytest.mark.parametrize(

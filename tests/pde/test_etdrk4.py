@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ups_server.pde.etdrk4 import ETDRK4, Spectrum
+from ups_server.pde.integrators import ETDRK4, Spectrum
 
 GROWTH = np.array([[0.5, 2.0], [-3.0, -40.0]], dtype=np.complex128)
 START = np.full(GROWTH.shape, 0.8, dtype=np.complex128)

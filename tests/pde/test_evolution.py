@@ -2,17 +2,14 @@
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from ups_server.errors import UserError
 from ups_server.pde import Grid, family
-from ups_server.pde.evolution import solver
-from ups_server.pde.evolution.equation import Equation
-from ups_server.pde.evolution.solver import evolution_solution, solve_evolution
-from ups_server.pde.evolution.states import sample_states
-from ups_server.pde.evolution.terms import TERMS
-
-Array = NDArray[np.float64]
+from ups_server.pde import evolution as solver
+from ups_server.pde.equation import TERMS, Equation
+from ups_server.pde.evolution import evolution_solution, solve_evolution
+from ups_server.pde.families.evolution_1d import sample_states
+from ups_server.pde.grid import Array
 
 X = (np.arange(128) + 0.5) / 128
 TIMES = np.array([0.0, 0.05, 0.3, 1.0])

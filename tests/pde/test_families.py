@@ -7,7 +7,7 @@ import pytest
 
 from ups_server.errors import UserError
 from ups_server.pde import Family, families, family
-from ups_server.pde.family import Array
+from ups_server.pde.grid import Array
 
 ALL = pytest.mark.parametrize("entry", families().values(), ids=families())
 

@@ -8,10 +8,9 @@ import pytest
 from ups_server.errors import UserError
 from ups_server.pde import Grid
 from ups_server.pde.families.incompressible_ns_2d import IncompressibleNs2D
-from ups_server.pde.family import Array
-from ups_server.pde.incompressible import STEP, incompressible_solution
+from ups_server.pde.grid import Array
+from ups_server.pde.incompressible import STEP, incompressible_solution, to_faces
 from ups_server.pde.solution import at_times
-from ups_server.pde.staggered import to_faces
 
 FAMILY = IncompressibleNs2D()
 

@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from ups_server.pde import metrics
+from ups_server.pde.grid import Array
 from ups_server.pde.metrics import ErrorMoments, error_moments
 
-Array = NDArray[np.float64]
 SHAPES = [(3, 4, 32, 1), (2, 3, 24, 20, 2), (2, 2, 8, 6, 10, 3)]
 
 

@@ -10,8 +10,8 @@ from scipy import stats
 
 from ups_server.pde import Grid
 from ups_server.pde.families.compressible_ns_1d import WAVES
-from ups_server.pde.families.multi_sine import EDGE_WIDTH, SCALAR, WINDOW, MultiSine
-from ups_server.pde.family import Array
+from ups_server.pde.grid import Array
+from ups_server.pde.random_fields import EDGE_WIDTH, SCALAR, WINDOW, MultiSine
 
 FINE = Grid((1024,), ((0.0, 1.0),))
 

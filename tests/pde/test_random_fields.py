@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ups_server.pde.family import Array
+from ups_server.pde.grid import Array
 from ups_server.pde.random_fields import bell, draw_waves, falling, sum_waves
 
 

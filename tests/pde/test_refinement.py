@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ups_server.pde import BoundaryCondition, BoundaryKind, Grid, family
-from ups_server.pde.refinement import refined
+from ups_server.pde.resampling import refined
 
 PERIODIC = BoundaryCondition.uniform(BoundaryKind.PERIODIC, 1)
 

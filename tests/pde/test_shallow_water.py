@@ -9,7 +9,7 @@ from scipy.optimize import brentq
 from ups_server.errors import UserError
 from ups_server.pde import Grid
 from ups_server.pde.families.shallow_water import STEP, ShallowWater, advance
-from ups_server.pde.family import Array
+from ups_server.pde.grid import Array
 
 FAMILY = ShallowWater()
 EXTENT = FAMILY.extent

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from ups_server.pde import Family, families
-from ups_server.pde.solution import Array, Exact, Grouped, Solution, Stepped, whole_steps
+from ups_server.pde.grid import Array
+from ups_server.pde.solution import Exact, Grouped, Solution, Stepped, whole_steps
 from ups_server.solvers.classical import Numerical
 from ups_server.solvers.solver import Problem
 

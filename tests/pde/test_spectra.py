@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ups_server.pde import BoundaryCondition, BoundaryKind
-from ups_server.pde.spectra import power_spectrum
+from ups_server.pde.metrics import power_spectrum
 
 PERIODIC, WALL = BoundaryKind.PERIODIC, BoundaryKind.NO_FLUX
 SIDES = [(PERIODIC,), (WALL,), (PERIODIC, PERIODIC), (WALL, PERIODIC), (WALL, WALL), (PERIODIC, WALL, PERIODIC)]

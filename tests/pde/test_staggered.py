@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 
 from ups_server.pde import Grid
-from ups_server.pde.family import Array
-from ups_server.pde.ring import Ring
-from ups_server.pde.semi_lagrangian import upstream
-from ups_server.pde.staggered import PressureSolver, cosine_waves, sine_waves, to_centres, to_faces
+from ups_server.pde.grid import Array
+from ups_server.pde.incompressible import PressureSolver, Ring, cosine_waves, sine_waves, to_centres, to_faces, upstream
 
 
 def rng(seed: int = 0) -> np.random.Generator:

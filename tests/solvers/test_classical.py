@@ -4,17 +4,15 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from ups_server.errors import UserError
 from ups_server.pde import BoundaryCondition, BoundaryKind, Family, Field, Grid, family
+from ups_server.pde.grid import Array
 from ups_server.pde.solution import Exact, Solution
 from ups_server.solvers import classical
 from ups_server.solvers.classical import Numerical, Persistence
 from ups_server.solvers.load import load
 from ups_server.solvers.solver import Frames, Problem, rollout
-
-Array = NDArray[np.float64]
 
 
 class Pendulum(Family):

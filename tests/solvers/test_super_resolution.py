@@ -7,8 +7,9 @@ import pytest
 
 from ups_server.errors import UserError
 from ups_server.pde import BoundaryCondition, BoundaryKind, Grid
+from ups_server.pde.resampling import coarser, resample, subsampled
 from ups_server.solvers.classical import Numerical, Persistence
-from ups_server.solvers.resampling import Interpolated, ObservedCoarsely, coarser, resample, subsampled
+from ups_server.solvers.resampling import Interpolated, ObservedCoarsely
 from ups_server.solvers.solver import Frames, Problem, Solver, rollout
 
 PERIODIC = BoundaryCondition.uniform(BoundaryKind.PERIODIC, 1)

@@ -10,7 +10,7 @@ from ups_server.data.draw import SameAs
 from ups_server.data.store import Store
 from ups_server.errors import UserError
 from ups_server.pde import family
-from ups_server.solvers.resampling import coarser, resample
+from ups_server.pde.resampling import coarser, resample
 from ups_server.train.config import FamilyData
 from ups_server.train.dataset import Batch, FamilyWindows, store_name
 

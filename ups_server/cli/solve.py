@@ -185,8 +185,8 @@ class _Request:
 
 def _recognised(equation: str, coefficients: dict[str, float]) -> str:
     """The family of an equation in symbols."""
-    from ups_server.pde.evolution.grammar import parse_equation
-    from ups_server.pde.evolution.recognition import recognise
+    from ups_server.pde.equation import recognise
+    from ups_server.pde.grammar import parse_equation
 
     return recognise(parse_equation(equation, coefficients)).family
 

@@ -19,10 +19,9 @@ from ups_server.data.pdebench.identify import canonical
 from ups_server.data.rows import RowNumbers, coefficient_faults, trajectory_of
 from ups_server.data.store import Frames, Rows
 from ups_server.errors import UserError
-from ups_server.pde.boundary import BoundaryCondition
 from ups_server.pde.described import describe
 from ups_server.pde.family import Family
-from ups_server.pde.grid import Grid
+from ups_server.pde.grid import BoundaryCondition, Grid
 from ups_server.pde.state import Trajectory
 
 AXES = ("x", "y", "z")

@@ -12,8 +12,7 @@ from ups_server.data.rows import RowNumbers
 from ups_server.data.source import TrajectorySource
 from ups_server.data.store import Frames, Rows
 from ups_server.errors import UserError
-from ups_server.pde.boundary import BoundaryCondition
-from ups_server.pde.grid import Grid
+from ups_server.pde.grid import BoundaryCondition, Grid
 from ups_server.pde.state import Trajectory
 
 MAX_OPEN = 32

@@ -20,8 +20,8 @@ from ups_server.data.simulate import frame_times
 from ups_server.data.source import block_rows
 from ups_server.data.store import Store
 from ups_server.errors import UserError
-from ups_server.pde.boundary import BoundaryCondition
 from ups_server.pde.family import Family
+from ups_server.pde.grid import BoundaryCondition
 
 BATCH = 32
 BATCH_BYTES = 64 * 2**20

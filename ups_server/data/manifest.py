@@ -7,8 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from ups_server.data.rows import LeftOut
-from ups_server.pde.boundary import BoundaryCondition
-from ups_server.pde.grid import Grid
+from ups_server.pde.grid import BoundaryCondition, Grid
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"

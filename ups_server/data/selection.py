@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from ups_server.data.rows import RowNumbers, trajectory_of
 from ups_server.data.source import TrajectorySource
 from ups_server.data.store import Frames, Rows
-from ups_server.pde.boundary import BoundaryCondition
-from ups_server.pde.grid import Grid
+from ups_server.pde.grid import BoundaryCondition, Grid
 from ups_server.pde.state import Trajectory
 
 

@@ -14,8 +14,7 @@ from ups_server.data.formats import Container, container_of
 from ups_server.data.rows import RowNumbers
 from ups_server.data.store import Frames, Rows, Store
 from ups_server.errors import UserError
-from ups_server.pde.boundary import BoundaryCondition
-from ups_server.pde.grid import Grid
+from ups_server.pde.grid import BoundaryCondition, Grid
 from ups_server.pde.state import Trajectory
 
 if TYPE_CHECKING:

@@ -23,8 +23,7 @@ from pydantic import ValidationError
 from ups_server.data.manifest import FORMAT_VERSION, MANIFEST, Shard, StoreManifest
 from ups_server.data.rows import RowNumbers, by_row, trajectory_of
 from ups_server.errors import UserError
-from ups_server.pde.boundary import BoundaryCondition
-from ups_server.pde.grid import Grid
+from ups_server.pde.grid import BoundaryCondition, Grid
 from ups_server.pde.state import Trajectory
 
 MAX_OPEN_SHARDS = 256

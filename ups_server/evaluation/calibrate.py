@@ -20,9 +20,8 @@ from ups_server.errors import UserError
 from ups_server.model.config import FamilyCard
 from ups_server.model.envelope import FamilyEnvelope, conformal_bounds, measured_coverage, spread_of
 from ups_server.pde import Grid
+from ups_server.pde.grid import Array
 from ups_server.solvers.solver import Frames, Problem, Solver, rollout
-
-Array = NDArray[np.float64]
 
 BATCH_POINTS = 2**16
 """Grid points of the states that are stepped at once: beyond it, steps cost more than in smaller batches."""

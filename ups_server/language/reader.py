@@ -19,9 +19,7 @@ from safetensors import safe_open
 from ups_server.errors import UserError
 from ups_server.language.clauses import LEFT, LOSS, clauses, stated_size
 from ups_server.language.encoder import Encoder
-from ups_server.pde.evolution.equation import Equation
-from ups_server.pde.evolution.forcing import Formula
-from ups_server.pde.evolution.terms import TERMS
+from ups_server.pde.equation import TERMS, Equation, Formula
 from ups_server.specs import EquationProposal, ProposedTerm
 
 Array = NDArray[np.float32]

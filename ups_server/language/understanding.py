@@ -2,9 +2,8 @@
 
 from ups_server.catalog import shipped_folder
 from ups_server.language.reader import reader_of
-from ups_server.pde.evolution.equation import Equation
-from ups_server.pde.evolution.grammar import parse_equation
-from ups_server.pde.evolution.recognition import recognise
+from ups_server.pde.equation import Equation, recognise
+from ups_server.pde.grammar import parse_equation
 from ups_server.specs import EquationAnswer, EquationRequest, EquationTerm
 
 READER = "ups-mini"

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from ups_server.errors import UserError
 from ups_server.model.config import FamilyCard, UPSConfig
 from ups_server.model.symmetry import symmetry_of, turning
-from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
 from ups_server.pde.family import metadata_text
+from ups_server.pde.grid import BoundaryCondition, BoundaryKind
 
 FREQUENCIES = (0.25, 0.5, 1.0, 2.0)
 """Cycles per four decades of a coefficient: low enough to interpolate."""

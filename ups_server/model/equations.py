@@ -1,7 +1,7 @@
 """The equations of the trained families as models of lead times know them: terms in words, scales, conserved means."""
 
 from ups_server.model.lead_config import EquationCard, ScalesCard, TermCard
-from ups_server.pde.evolution.terms import TERMS
+from ups_server.pde.equation import TERMS
 
 GAS = (
     TermCard(text="compressible flow of an ideal gas", rate=False),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ups_server.model.config import FamilyCard, UPSConfig
-from ups_server.pde.boundary import BoundaryCondition
+from ups_server.pde.grid import BoundaryCondition
 
 CENTRE = 0.5
 """Offset of points that map onto themselves when their axis is mirrored."""

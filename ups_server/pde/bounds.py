@@ -12,7 +12,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from ups_server.pde.grid import Array
+
 Measure = Literal["least", "greatest", "mean", "rms"]
 
 SLACK = 0.2

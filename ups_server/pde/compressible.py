@@ -22,10 +22,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from ups_server.errors import UserError
 from ups_server.pde import euler, viscous
-from ups_server.pde.boundary import BoundaryCondition
-from ups_server.pde.family import Array
-from ups_server.pde.grid import Grid
-from ups_server.pde.refinement import as_positive, linear, trigonometric
+from ups_server.pde.grid import Array, BoundaryCondition, Grid
+from ups_server.pde.resampling import as_positive, linear, trigonometric
 from ups_server.pde.solution import Grouped, Solution, Stepped, in_groups
 
 CELLS = 32768

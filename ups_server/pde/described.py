@@ -10,9 +10,8 @@ import numpy as np
 
 from ups_server.errors import UserError
 from ups_server.pde import registry
-from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
-from ups_server.pde.family import Array, Coefficient, Family, Field
-from ups_server.pde.grid import Grid
+from ups_server.pde.family import Coefficient, Family, Field
+from ups_server.pde.grid import Array, BoundaryCondition, BoundaryKind, Grid
 from ups_server.pde.solution import Solution
 
 ETA = Coefficient("eta", "eta", "shear viscosity", 0.1, (0.0, float("inf")), aliases=("Eta",))

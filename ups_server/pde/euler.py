@@ -25,7 +25,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ups_server.pde.family import Array
+from ups_server.pde.grid import Array
 
 GAMMA = 5.0 / 3.0
 STAGES = 4

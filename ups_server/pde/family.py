@@ -11,11 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ups_server.errors import UserError
-from ups_server.pde.boundary import BoundaryCondition
 from ups_server.pde.bounds import Bound, positive
-from ups_server.pde.grid import Extent, Grid
-from ups_server.pde.refinement import refined
-from ups_server.pde.solution import Array as Array
+from ups_server.pde.grid import Array, BoundaryCondition, Extent, Grid
+from ups_server.pde.resampling import refined
 from ups_server.pde.solution import Solution, at_times
 
 

@@ -1,4 +1,4 @@
-"""Scores of a prediction against a target, by their definitions; arrays (N, T, X..., C) in physical units.
+"""Scores of a prediction against a target, and power spectra; arrays (N, T, X..., C) in physical units.
 
 `error_moments` reduces a pair of arrays to means over the points of the grid; every score is a function of these, so
 that trajectories may arrive in batches (`concatenate`) and nothing larger than (N, T, C) is kept. All arithmetic is
@@ -6,6 +6,10 @@ float64. A diverged prediction gives non-finite scores, never an exception.
 
 A relative score divides by a norm of the target. A norm below `FLOOR` times the root mean square of that field over
 its whole trajectory counts as that floor; where the whole trajectory is zero the error is left absolute.
+
+Wave numbers are counted in cycles per box and gathered by the integer part of their length. Along a periodic axis the
+transform is Fourier's. For a spectrum, a field is first continued along a bounded axis by its mirror image, so that no
+jump at the sides leaks into high wave numbers; half cycles then exist too.
 """
 
 from collections.abc import Sequence
@@ -14,7 +18,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from ups_server.pde.grid import Array, BoundaryCondition
 
 FLOOR = 1e-6
 """Smallest norm of a field at one step, relative to its trajectory, that an error is divided by: float32 files do not
@@ -209,3 +213,31 @@ def _shells(n: tuple[int, ...]) -> tuple[NDArray[np.int64], Array]:
     radius = np.sqrt(np.sum([wave**2 for wave in waves], axis=0))
     own_conjugate = np.all([(2 * wave) % points == 0 for wave, points in zip(waves, n, strict=True)], axis=0)
     return np.floor(radius + 1e-9).astype(np.int64).ravel(), np.where(own_conjugate, 1.0, 0.5).ravel()
+
+
+def power_spectrum(values: NDArray[np.floating], boundary: BoundaryCondition) -> Array:
+    """Power (N, T, K, C) of values (N, T, X..., C) at wave numbers 0 to K - 1.
+
+    The powers of a field add up to its mean square over the box (Parseval). A plane wave a sin(2 pi k x) has a^2 / 2
+    at k; in a periodic box the power at 0 is the squared mean.
+    """
+    periodic = boundary.periodic
+    extended = values.astype(np.float64)
+    for axis, wraps in enumerate(periodic, start=2):
+        if not wraps:
+            extended = np.concatenate([extended, np.flip(extended, axis)], axis)
+    space = tuple(range(2, values.ndim - 1))
+    power = np.abs(np.fft.fftn(extended, axes=space, norm="forward")) ** 2
+    shells = _spectral_shells([extended.shape[axis] for axis in space], periodic)
+    flat = np.moveaxis(power, -1, 2).reshape(-1, shells.size)
+    spectrum = np.array([np.bincount(shells, row, shells.max() + 1) for row in flat], dtype=np.float64)
+    result: Array = np.moveaxis(spectrum.reshape(*values.shape[:2], values.shape[-1], -1), 2, -1)
+    return result
+
+
+def _spectral_shells(n: Sequence[int], periodic: Sequence[bool]) -> NDArray[np.int64]:
+    """Integer part of |k| in cycles per box for each mode (points,); a mirrored axis has twice the box's length."""
+    axes = [np.fft.fftfreq(points, (1.0 if wraps else 2.0) / points) for points, wraps in zip(n, periodic, strict=True)]
+    radius = np.sqrt(sum(wave**2 for wave in np.meshgrid(*axes, indexing="ij")))
+    shells: NDArray[np.int64] = np.floor(radius + 1e-9).astype(np.int64).ravel()
+    return shells

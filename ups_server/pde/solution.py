@@ -13,7 +13,8 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from ups_server.pde.grid import Array
+
 Rows = NDArray[np.intp]
 
 

@@ -19,7 +19,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from ups_server.pde.family import Array
+from ups_server.pde.grid import Array
 
 SAFETY = 0.9
 

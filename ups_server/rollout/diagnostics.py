@@ -1,7 +1,7 @@
 """Diagnostics of a rollout, state by state: what the equation conserves, energy and spectrum, distance from training.
 
 Of a field u on a box: the conserved means (`Family.conserved_means`) and how far they have moved since the start; the
-energy, mean(u²); the power spectrum (`pde.spectra`), whose powers add up to the energy. Nothing larger than one
+energy, mean(u²); the power spectrum (`pde.metrics`), whose powers add up to the energy. Nothing larger than one
 spectrum a state is kept.
 """
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ups_server.catalog import SeenStates
-from ups_server.pde.spectra import power_spectrum
+from ups_server.pde.metrics import power_spectrum
 from ups_server.rollout.expected_error import expected_error
 from ups_server.rollout.flags import OUTSIDE, departures, left_training, outside_values, relative_fields
 from ups_server.rollout.plan import Plan

@@ -9,9 +9,8 @@ import numpy as np
 from ups_server.errors import UserError
 from ups_server.language.understanding import terms_of
 from ups_server.pde import Grid, family
-from ups_server.pde.evolution.equation import Equation
-from ups_server.pde.evolution.grammar import parse_equation
-from ups_server.pde.evolution.recognition import recognise
+from ups_server.pde.equation import Equation, recognise
+from ups_server.pde.grammar import parse_equation
 from ups_server.solvers.solver import Frames
 from ups_server.specs import RolloutRequest
 

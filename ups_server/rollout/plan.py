@@ -16,6 +16,7 @@ from ups_server.errors import UserError
 from ups_server.files.equations import model_equation
 from ups_server.files.storage import FileStorage
 from ups_server.pde import BoundaryCondition, Family, Grid, families, family
+from ups_server.pde.resampling import resample
 from ups_server.rollout.ensemble import Ensemble, perturbed
 from ups_server.rollout.equations import ResolvedRequest, WrittenEquation, resolve
 from ups_server.rollout.flags import ended_flag, horizon_flags, known_flags, unresolved_flags
@@ -24,7 +25,6 @@ from ups_server.rollout.super_resolution import Refinement, refinement, true_sta
 from ups_server.rollout.uploaded import from_file
 from ups_server.settings import Settings
 from ups_server.solvers.limits import Ended, state_limits
-from ups_server.solvers.resampling import resample
 from ups_server.solvers.solver import Frames, Problem
 from ups_server.specs import Flag, Placement, RolloutRequest
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ups_server.engine.engine import RolloutSpec
 from ups_server.pde.metrics import ErrorMoments, error_moments, nrmse_trajectory, nrmse_trajectory_per_field
-from ups_server.pde.refinement import refined
+from ups_server.pde.resampling import refined
 from ups_server.rollout.initial import drawn_states
 from ups_server.rollout.plan import Plan
 from ups_server.solvers.solver import Frames

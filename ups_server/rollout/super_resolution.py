@@ -9,8 +9,8 @@ from typing import Any
 from ups_server.catalog import ModelCard, invalid_model, read_document
 from ups_server.errors import UserError
 from ups_server.pde import Family, Grid
+from ups_server.pde.resampling import resample
 from ups_server.rollout.initial import drawn_states
-from ups_server.solvers.resampling import resample
 from ups_server.solvers.solver import Frames
 from ups_server.specs import Method, RolloutRequest, SuperResolution
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from ups_server.errors import UserError
 from ups_server.pde import Family, Grid, family
-from ups_server.pde.solution import Array, Solution
+from ups_server.pde.grid import Array
+from ups_server.pde.solution import Solution
 from ups_server.solvers.solver import Frames, Problem, Session, Solver
 
 CHUNK_VALUES = 2**18

@@ -19,8 +19,8 @@ from ups_server.model.lead import LeadModel, Problems, problems
 from ups_server.model.lead_checkpoint import LeadSystem, load_lead
 from ups_server.model.lead_config import LatentConfig, LeadCard
 from ups_server.pde import Grid
+from ups_server.pde.resampling import resample
 from ups_server.solvers.neural import canonical, off_the_device
-from ups_server.solvers.resampling import resample
 from ups_server.solvers.solver import BatchedSession, Frames, Landing, Problem
 
 TENSORS = 6

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from ups_server.catalog import SeenStates
 from ups_server.pde import Family
 from ups_server.pde.bounds import SLACK, Measure, exceeds, extremes, measured
+from ups_server.pde.grid import Array
 from ups_server.solvers.solver import Frames
 
-Array = NDArray[np.float64]
 Reason = Literal["not_finite", "outside_bounds", "outside_trained_range"]
 
 WIDTHS = 1.0

@@ -20,7 +20,7 @@ from ups_server.model.own import of_family
 from ups_server.model.superspace import lift, lower
 from ups_server.model.ups import Operator
 from ups_server.pde import BoundaryCondition, Grid
-from ups_server.solvers.resampling import resample, subsampled
+from ups_server.pde.resampling import resample, subsampled
 from ups_server.solvers.solver import BatchedSession, Frames, Landing, Problem
 
 STEP_TENSORS = 12

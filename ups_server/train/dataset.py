@@ -25,8 +25,8 @@ from ups_server.model.conditioning import Conditions, conditions
 from ups_server.model.config import CoefficientRange, FamilyCard, UPSConfig
 from ups_server.model.superspace import lift
 from ups_server.pde import family
+from ups_server.pde.resampling import coarser, resample, subsampled
 from ups_server.solvers.neural import as_static, stepped_on
-from ups_server.solvers.resampling import coarser, resample, subsampled
 from ups_server.solvers.solver import Frames
 from ups_server.train.config import FamilyData, TrainConfig
 

@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ups_server.errors import UserError
-from ups_server.pde.boundary import BoundaryCondition
 from ups_server.pde.family import Family
-from ups_server.pde.grid import Grid
+from ups_server.pde.grid import BoundaryCondition, Grid
 
 AXIS_NAMES = ("x", "y", "z")
 

@@ -6,9 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ups_server.errors import UserError
-from ups_server.pde.boundary import BoundaryKind
 from ups_server.pde.family import Family
-from ups_server.pde.grid import Grid
+from ups_server.pde.grid import BoundaryKind, Grid
 
 SPACING_TOLERANCE = 0.02
 """How far a coordinate may lie from its place on the uniform axis, in spacings: float32 rounds coordinates."""

@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
 from ups_server.pde.family import Family
+from ups_server.pde.grid import BoundaryCondition, BoundaryKind
 
 NUMBER = r"([0-9]+\.?[0-9]*(?:e-?[0-9]+)?)"
 """As file names spell numbers: 0.001, 1e-08, 1.e-8."""

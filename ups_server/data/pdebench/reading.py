@@ -15,9 +15,8 @@ from ups_server.data.pdebench.card import Card
 from ups_server.data.rows import RowNumbers, coefficient_faults, trajectory_of
 from ups_server.data.store import Frames, Rows
 from ups_server.errors import UserError
-from ups_server.pde.boundary import BoundaryCondition
 from ups_server.pde.family import Family
-from ups_server.pde.grid import Grid
+from ups_server.pde.grid import BoundaryCondition, Grid
 from ups_server.pde.state import Trajectory
 
 RUN_BYTES = 64 * 2**20

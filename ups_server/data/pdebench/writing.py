@@ -17,9 +17,8 @@ from ups_server.data.pdebench.configuration import CONFIG
 from ups_server.data.pdebench.identify import FAMILY
 from ups_server.data.pdebench.single import BOUNDARY
 from ups_server.errors import UserError
-from ups_server.pde.boundary import BoundaryCondition
 from ups_server.pde.family import Family
-from ups_server.pde.grid import Grid
+from ups_server.pde.grid import BoundaryCondition, Grid
 
 CHUNK_BYTES = 2**20
 GENERATOR = "generator"

@@ -17,11 +17,10 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
 from ups_server.pde.bounds import Bound, between, extremes
-from ups_server.pde.families.multi_sine import SCALAR
-from ups_server.pde.family import Array, Coefficient, Family, Field
-from ups_server.pde.grid import Grid
+from ups_server.pde.family import Coefficient, Family, Field
+from ups_server.pde.grid import Array, BoundaryCondition, BoundaryKind, Grid
+from ups_server.pde.random_fields import SCALAR
 from ups_server.pde.solution import Exact, Solution
 
 

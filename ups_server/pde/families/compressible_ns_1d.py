@@ -10,7 +10,7 @@ eta and zeta multiply the density, as kinematic viscosities do. Sound crosses th
 temperatures and steepens; with eta = zeta = 0.1 it has died out by then, and what remains is a nearly uniform flow at
 uniform pressure that carries the density along. PDEBench has eta = zeta in {1e-8, 0.01, 0.1}.
 
-Initial states ("Rand"): velocity, density and pressure are each one of the sums of sines of `multi_sine`, of three
+Initial states ("Rand"): velocity, density and pressure are each one of the sums of sines of `random_fields`, of three
 terms, every second one in a window (in units of x). The velocity is that sum itself; density and pressure are
 m s + b, where s is the sum mapped onto [0, 1] and m and b are log-uniform, in 1 ... 10 for the density and in
 10 ... 100 for the pressure. So a density varies by up to a factor of 11, and the temperature from 0.5 to 200.
@@ -32,13 +32,12 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
 from ups_server.pde.bounds import Bound, at_most, positive
 from ups_server.pde.compressible import compressible_solution
 from ups_server.pde.euler import GAMMA
-from ups_server.pde.families.multi_sine import MultiSine
-from ups_server.pde.family import Array, Coefficient, Family, Field, InitialKind
-from ups_server.pde.grid import Grid
+from ups_server.pde.family import Coefficient, Family, Field, InitialKind
+from ups_server.pde.grid import Array, BoundaryCondition, BoundaryKind, Grid
+from ups_server.pde.random_fields import MultiSine
 from ups_server.pde.solution import Solution
 
 MIN_POINTS = 512

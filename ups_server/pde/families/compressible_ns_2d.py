@@ -17,7 +17,7 @@ Initial states ("Rand"): each field begins as the sum over all wave vectors (i, 
     d_0, T_0 ~ U(0.1, 10),   a, b ~ U(0.01, 0.2)
 
 and the velocities are scaled together until the mean of |v| is M sqrt(gamma T_0). Every second state is then cut out by
-a window 0.45 wide along both axes (see `multi_sine`), which begins at U(0.1, 0.275) along x and U(0.1, 0.45) along y:
+a window 0.45 wide along both axes (see `random_fields`), which begins at U(0.1, 0.275) along x and U(0.1, 0.45) along y:
 outside of it the gas is at rest, at d_0 and d_0 T_0. A state that is not positive everywhere is drawn again.
 
 "Turb": density 1, mean |v| 1, pressure 1 / (gamma M^2), the velocity such a sum made solenoidal, but for a few percent
@@ -39,7 +39,6 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
 from ups_server.pde.bounds import Bound
 from ups_server.pde.compressible import compressible_solution
 from ups_server.pde.euler import GAMMA
@@ -52,10 +51,9 @@ from ups_server.pde.families.compressible_ns_1d import (
     gas_bounds,
     gas_means,
 )
-from ups_server.pde.families.multi_sine import EDGE_SPAN, FIRST_EDGE, window_mask
-from ups_server.pde.family import Array, Coefficient, Family, Field, InitialKind
-from ups_server.pde.grid import Grid
-from ups_server.pde.random_fields import sum_waves, waves_off_the_axes
+from ups_server.pde.family import Coefficient, Family, Field, InitialKind
+from ups_server.pde.grid import Array, BoundaryCondition, BoundaryKind, Grid
+from ups_server.pde.random_fields import EDGE_SPAN, FIRST_EDGE, sum_waves, waves_off_the_axes, window_mask
 from ups_server.pde.solution import Solution
 
 WEIGHTS = waves_off_the_axes(4)

@@ -25,10 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ups_server.errors import UserError
-from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
 from ups_server.pde.bounds import Bound, between, measured
-from ups_server.pde.family import Array, Coefficient, Family, Field
-from ups_server.pde.grid import Grid
+from ups_server.pde.family import Coefficient, Family, Field
+from ups_server.pde.grid import Array, BoundaryCondition, BoundaryKind, Grid
 from ups_server.pde.random_fields import bell, draw_waves, sum_waves
 from ups_server.pde.solution import Exact, Solution
 

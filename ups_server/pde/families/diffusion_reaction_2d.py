@@ -26,10 +26,9 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from ups_server.errors import UserError
-from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
 from ups_server.pde.bounds import Bound, between
-from ups_server.pde.family import Array, Coefficient, Family, Field
-from ups_server.pde.grid import Grid
+from ups_server.pde.family import Coefficient, Family, Field
+from ups_server.pde.grid import Array, BoundaryCondition, BoundaryKind, Grid
 from ups_server.pde.solution import Grouped, Rows, Solution, Stepped, in_groups
 
 TOLERANCE = 5e-4

@@ -7,7 +7,7 @@ Shapes: states (N, X, 1), trajectories (N, T, X, 1). The solute enters from the 
 sqrt(t), retarded by R ~ 3 to 5, more where u is small; the right end drains. From t ~ 300 on the profile approaches
 the straight line of the steady state. States start constant, so all of them differ only by that one number.
 PDEBench has one set of coefficients (those below), in metres and days. "profiles", which PDEBench does not have, start
-from the sums of sines of `multi_sine`, mapped onto an interval between two numbers U(0, 1).
+from the sums of sines of `random_fields`, mapped onto an interval between two numbers U(0, 1).
 
 The solver is a method of lines on cell centres with PDEBench's boundary treatment: the cell before the first holds
 u = 1, the cell beyond the last D times the last slope, so that at 1024 cells it satisfies PDEBench's own discrete
@@ -24,12 +24,11 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ups_server.pde import rosenbrock
-from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
 from ups_server.pde.bounds import Bound, between, extremes
-from ups_server.pde.families.multi_sine import SCALAR
-from ups_server.pde.family import Array, Family, Field, InitialKind
-from ups_server.pde.grid import Grid
+from ups_server.pde.family import Family, Field, InitialKind
+from ups_server.pde.grid import Array, BoundaryCondition, BoundaryKind, Grid
+from ups_server.pde.integrators import RODAS_GAMMA, rodas_step
+from ups_server.pde.random_fields import SCALAR
 from ups_server.pde.solution import Grouped, Solution, Stepped, in_groups
 
 DIFFUSION = 5e-4
@@ -135,7 +134,7 @@ class _Profiles(Stepped):
             count = math.ceil(remaining / longest * (1.0 - 1e-12))
             # The last two steps before a frame share what is left.
             step = remaining / count if count <= 2 else longest
-            u, error = rosenbrock.advance(self._u, step, self._rate, self._implicit(step))
+            u, error = rodas_step(self._u, step, self._rate, self._implicit(step))
             size = ATOL + RTOL * np.maximum(np.abs(u), np.abs(self._u))
             amount = float(np.sqrt(np.square(error / size).mean(axis=1)).max())
             change = min(GROWTH, max(1.0 / GROWTH, 0.9 * max(amount, 1e-12) ** -0.25))
@@ -165,7 +164,7 @@ class _Profiles(Stepped):
         u = self._u
         factor, slope = _retardation_and_slope(np.maximum(u, 0.0))
         coupling = DIFFUSION / self._dx**2 / factor
-        diagonal = 2.0 * coupling + 1.0 / (rosenbrock.GAMMA * step)
+        diagonal = 2.0 * coupling + 1.0 / (RODAS_GAMMA * step)
         diagonal += np.where(u > 0.0, self._rate(u) * slope / factor, 0.0)
         before, after = -coupling, -coupling
         drained = DIFFUSION / self._dx * coupling[:, -1]

@@ -31,14 +31,12 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
 from ups_server.pde.bounds import Bound, at_most, between, extremes
-from ups_server.pde.family import Array, Coefficient, Family, Field, InitialKind
-from ups_server.pde.grid import Grid
-from ups_server.pde.incompressible import incompressible_solution
+from ups_server.pde.family import Coefficient, Family, Field, InitialKind
+from ups_server.pde.grid import Array, BoundaryCondition, BoundaryKind, Grid
+from ups_server.pde.incompressible import incompressible_solution, to_centres
 from ups_server.pde.random_fields import draw_waves, falling, sum_waves
 from ups_server.pde.solution import Solution
-from ups_server.pde.staggered import to_centres
 
 HIGHEST = 31
 """Largest wave number along an axis: what 64 points resolve."""

@@ -31,10 +31,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ups_server.errors import UserError
-from ups_server.pde.boundary import BoundaryCondition, BoundaryKind
 from ups_server.pde.bounds import Bound, at_most, measured, positive
-from ups_server.pde.family import Array, Family, Field, InitialKind
-from ups_server.pde.grid import Grid
+from ups_server.pde.family import Family, Field, InitialKind
+from ups_server.pde.grid import Array, BoundaryCondition, BoundaryKind, Grid
 from ups_server.pde.solution import Grouped, Solution, Stepped, in_groups, whole_steps
 
 OUTFLOW = BoundaryCondition.uniform(BoundaryKind.OUTFLOW, 2)

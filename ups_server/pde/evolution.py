@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ups_server.errors import UserError
-from ups_server.pde.etdrk4 import ETDRK4, Spectrum
-from ups_server.pde.evolution.terms import TERMS
-from ups_server.pde.solution import Array, Exact, Grouped, Rows, Solution, at_times, in_groups
+from ups_server.pde.equation import TERMS
+from ups_server.pde.grid import Array
+from ups_server.pde.integrators import ETDRK4, Spectrum
+from ups_server.pde.solution import Exact, Grouped, Rows, Solution, at_times, in_groups
 
 MIN_POINTS, MAX_POINTS = 256, 8192
 """Points of the coarsest and the finest computation."""

@@ -17,7 +17,7 @@ Initial states ("Rand"): each field begins as the sum over all wave vectors (i, 
     d_0, T_0 ~ U(0.1, 10),   a, b ~ U(0.01, 0.2)
 
 and the velocities are scaled together until the mean of |v| is M sqrt(gamma T_0). Every second state is then cut out by
-a window 0.45 wide along both axes (see `random_fields`), which begins at U(0.1, 0.275) along x and U(0.1, 0.45) along y:
+a window 0.45 wide along both axes (`random_fields`), which begins at U(0.1, 0.275) along x and U(0.1, 0.45) along y:
 outside of it the gas is at rest, at d_0 and d_0 T_0. A state that is not positive everywhere is drawn again.
 
 "Turb": density 1, mean |v| 1, pressure 1 / (gamma M^2), the velocity such a sum made solenoidal, but for a few percent

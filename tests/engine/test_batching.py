@@ -10,8 +10,8 @@ from torch import Tensor
 
 from tests.small_models import SMALL, card, make
 from ups_server.engine.engine import RolloutSpec
-from ups_server.engine.model_cache import Residents
-from ups_server.engine.scheduler import Limits, Scheduler
+from ups_server.engine.model_cache import ModelCache
+from ups_server.engine.scheduler import Scheduler, StepLimits
 from ups_server.model.conditioning import Conditions
 from ups_server.model.config import FamilyCard
 from ups_server.model.context import Context
@@ -66,8 +66,8 @@ class Wire:
     def __init__(self, solver: Solver, **limits: int) -> None:
         self.frames: dict[int, list[Frames]] = {}
         self.sent: list[dict[str, Any]] = []
-        residents = Residents(lambda model: solver, 1, lambda model, here: None, lambda model: 0)
-        self.scheduler = Scheduler(residents, self.send, Limits(**{"rows": 8, "memory": 2**30, **limits}))
+        models = ModelCache(lambda model: solver, 1, lambda model, here: None, lambda model: 0)
+        self.scheduler = Scheduler(models, self.send, StepLimits(**{"rows": 8, "memory": 2**30, **limits}))
 
     def send(self, header: dict[str, Any], arrays: Sequence[Frames]) -> None:
         self.sent.append(header)

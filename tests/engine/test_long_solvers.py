@@ -10,8 +10,8 @@ import pytest
 
 from tests.engine.test_local import running, spec
 from ups_server.engine import local as engine_local
+from ups_server.engine.admission import check_cost, step_seconds
 from ups_server.engine.engine import Frame, RolloutSpec
-from ups_server.engine.solver_cost import check_cost, step_seconds
 from ups_server.errors import UserError
 from ups_server.pde import families, family
 from ups_server.settings import Settings

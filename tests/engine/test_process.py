@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from ups_server.engine.engine import RolloutSpec
-from ups_server.engine.model_cache import Residents
-from ups_server.engine.scheduler import Limits, Scheduler
+from ups_server.engine.model_cache import ModelCache
+from ups_server.engine.scheduler import Scheduler, StepLimits
 from ups_server.errors import UserError
 from ups_server.pde import Grid, family
 from ups_server.solvers.limits import Ended, StateLimit
@@ -68,8 +68,8 @@ class Wire:
 
     def __init__(self) -> None:
         self.sent: list[tuple[dict[str, Any], list[Frames]]] = []
-        solvers = Residents(load, 1, lambda model, here: self.send({"op": "loaded", "model": model}, ()))
-        self.scheduler = Scheduler(solvers, self.send, Limits(rows=4, memory=1))
+        solvers = ModelCache(load, 1, lambda model, here: self.send({"op": "loaded", "model": model}, ()))
+        self.scheduler = Scheduler(solvers, self.send, StepLimits(rows=4, memory=1))
 
     def send(self, header: dict[str, Any], arrays: Sequence[Frames]) -> None:
         self.sent.append((header, [array.copy() for array in arrays]))

@@ -6,7 +6,7 @@ import socket
 import numpy as np
 import pytest
 
-from ups_server.engine import protocol as protocol
+from ups_server.engine import protocol
 from ups_server.engine.engine import RolloutSpec
 from ups_server.errors import UserError
 from ups_server.pde import Grid, family

@@ -9,8 +9,8 @@ import pytest
 
 from tests.small_models import SMALL, card, make
 from ups_server.engine.engine import RolloutSpec
-from ups_server.engine.model_cache import Residents
-from ups_server.engine.scheduler import Limits, Scheduler
+from ups_server.engine.model_cache import ModelCache
+from ups_server.engine.scheduler import Scheduler, StepLimits
 from ups_server.pde import Grid, family
 from ups_server.solvers.classical import BUILTIN
 from ups_server.solvers.neural import UPSSolver
@@ -34,8 +34,8 @@ class Process:
     def __init__(self, solver: Solver, rows: int = 8) -> None:
         self.frames: dict[int, list[Frames]] = {}
         self.ends: list[str] = []
-        residents = Residents(lambda model: solver, 1, lambda model, here: None, lambda model: 0)
-        self.scheduler = Scheduler(residents, self.send, Limits(rows=rows, memory=2**30))
+        models = ModelCache(lambda model: solver, 1, lambda model, here: None, lambda model: 0)
+        self.scheduler = Scheduler(models, self.send, StepLimits(rows=rows, memory=2**30))
 
     def send(self, header: dict[str, Any], arrays: Sequence[Frames]) -> None:
         if header["op"] == "frame":

@@ -11,8 +11,8 @@ import pytest
 from tests.small_models import SMALL, card_of, make
 from ups_server.catalog import shipped_folder
 from ups_server.engine.engine import RolloutSpec
-from ups_server.engine.model_cache import Residents
-from ups_server.engine.scheduler import Limits, Scheduler
+from ups_server.engine.model_cache import ModelCache
+from ups_server.engine.scheduler import Scheduler, StepLimits
 from ups_server.model.checkpoint import save_pretrained
 from ups_server.pde import Grid, families, family
 from ups_server.solvers.limits import Ended, StateLimit
@@ -36,8 +36,8 @@ class EngineProcess:
         self.saved: dict[int, Frames] = {}
         self.ended: list[Ended] = []
         self.others = 100
-        residents = Residents(lambda model: solver, 1, lambda model, here: None, lambda model: 0)
-        self.scheduler = Scheduler(residents, self.send, Limits(rows=rows, memory=2**40))
+        models = ModelCache(lambda model: solver, 1, lambda model, here: None, lambda model: 0)
+        self.scheduler = Scheduler(models, self.send, StepLimits(rows=rows, memory=2**40))
 
     def send(self, header: dict[str, Any], arrays: Sequence[Frames]) -> None:
         assert header["op"] != "problem", header

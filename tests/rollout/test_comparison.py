@@ -8,9 +8,8 @@ import pytest
 from tests.rollout.planning import planned, write_card
 from ups_server.errors import UserError
 from ups_server.pde.metrics import error_moments, nrmse_trajectory
-from ups_server.rollout.comparison import TrueError, comparison_flags
 from ups_server.rollout.in_process import ObservedHere
-from ups_server.rollout.reference import Solved, reference_spec
+from ups_server.rollout.reference import Solved, TrueError, comparison_flags, reference_spec
 
 
 def solved(reason: str | None, seconds: float | None) -> Solved:

@@ -10,10 +10,9 @@ import pytest
 from tests.rollout.planning import planned, write_card
 from ups_server.catalog import Catalog
 from ups_server.pde import Grid, family
-from ups_server.rollout.comparison import compared, comparison_flags
 from ups_server.rollout.in_process import ObservedHere
 from ups_server.rollout.plan import Plan, plan
-from ups_server.rollout.reference import Level, Reference
+from ups_server.rollout.reference import Level, Reference, compared, comparison_flags
 from ups_server.settings import Settings
 from ups_server.specs import RolloutRequest
 

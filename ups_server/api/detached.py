@@ -15,7 +15,7 @@ from ups_server.api.metering import own_key
 from ups_server.api.quotas import reserved
 from ups_server.api.service import Service
 from ups_server.catalog import Catalog
-from ups_server.engine.solver_cost import check_cost
+from ups_server.engine.admission import check_cost
 from ups_server.files.storage import FileStorage
 from ups_server.jobs.rollout_folder import RolloutFolder
 from ups_server.jobs.rollouts import order, without_waiting

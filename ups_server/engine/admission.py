@@ -1,22 +1,34 @@
 """Who may enter the engine: so many rollouts at a time with so much state, bounded queues, an express lane.
 
+What the numerical solver would compute for too long is refused before (`check_cost`): every family states how fast its
+signals are, and the number of steps of its solver follows from that.
+
 Short rollouts and long ones wait in lines of their own. While both lines have somebody, neither kind takes more than
 its half of the places and of the memory: a crowd of one kind never keeps the other out. What one does not need, the
 other has. (Inside, the scheduler gives every other turn to those that have made no step yet.)
 """
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from ups_server.engine.engine import RolloutSpec
 from ups_server.errors import UserError
+from ups_server.pde import family
+from ups_server.settings import Settings
 
 EXPRESS_STEPS = 8
 """Rollouts of so few steps have places of their own besides the others: they never wait for long ones to end."""
 
 EXPRESS_SHARE = 4
 """One express place for so many ordinary ones, at least one."""
+SOLVER = "numerical"
+POINT_STEPS_PER_S = 1e6
+"""Steps of a point that a core makes in a second; measured with compressible flow on 64 x 64 points."""
+WORKING_COPIES = 30
+"""Of one state in float64, while the solver makes a step."""
 
 
 class Admission:
@@ -145,3 +157,43 @@ class _Kind:
     places: int = 0
     taken: int = 0
     line: dict[object, int] = field(default_factory=dict)
+
+
+def step_seconds(spec: RolloutSpec, rows: int) -> float:
+    """Seconds, roughly, from one state of a rollout to the next, of all its `rows` trajectories."""
+    problem = spec.problem
+    steps = family(problem.family).signal_speed * max(problem.grid.n) * problem.dt
+    return rows * math.prod(problem.grid.n) * max(1.0, steps) / POINT_STEPS_PER_S
+
+
+def check_cost(spec: RolloutSpec, rows: int, settings: Settings, share: float = 1.0) -> None:
+    """Refuses what would take the solver too long or too much memory.
+
+    Args:
+        share: of `max_solver_s` that it may take.
+
+    Raises:
+        UserError: ``too_much_work``, ``grid_too_large``.
+    """
+    if spec.model != SOLVER:
+        return
+    values = math.prod(spec.problem.grid.n) * len(family(spec.problem.family).fields)
+    size = 8 * values * WORKING_COPIES
+    if size > settings.step_memory_bytes:
+        raise UserError(
+            "grid_too_large",
+            "the numerical solver takes more memory on this grid than the engine may use",
+            got=f"about {size} bytes",
+            expected=f"at most {settings.step_memory_bytes} bytes",
+            hint="use a coarser grid, or raise UPS_STEP_MEMORY_BYTES",
+        )
+    seconds = spec.n_steps * step_seconds(spec, rows)
+    allowed = share * settings.max_solver_s
+    if seconds > allowed:
+        raise UserError(
+            "too_much_work",
+            "the numerical solver would take too long for this rollout",
+            got=f"about {seconds:.0f} s",
+            expected=f"at most {allowed:.0f} s",
+            hint="use a coarser grid, fewer states or fewer steps; asynchronous rollouts may take longer",
+        )

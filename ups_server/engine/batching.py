@@ -19,7 +19,7 @@ class Part:
         first: number of its first state in the rollout.
         bucket: parts with equal buckets can share a batch.
         rows, bytes: its states, and the working memory one step of them takes.
-        step, landed: steps begun and finished.
+        step, finished: steps begun and finished.
         served: the turn it last took part in; at first, the one in which it came.
         newcomer: is it the first part of a rollout that has not made a step?
         over: have all its states ended?
@@ -34,7 +34,7 @@ class Part:
     served: int
     newcomer: bool
     step: int = 0
-    landed: int = 0
+    finished: int = 0
     over: bool = False
 
     @property
@@ -97,7 +97,7 @@ class Rollout:
 
     @property
     def over(self) -> bool:
-        return all(part.over or part.landed >= self.last for part in self.parts)
+        return all(part.over or part.finished >= self.last for part in self.parts)
 
     def restore(self, step: int, saved: Frames, ended: Sequence[int]) -> None:
         """Goes to where it stood after `step` steps, instead of a first one; these states had ended by then."""
@@ -107,16 +107,16 @@ class Rollout:
             if not isinstance(part.session, Resumable | BatchedSession):
                 raise TypeError(f"{type(part.session).__name__} cannot go on from a saved place")
             part.session.restore(step, saved[part.first : part.first + part.rows])
-            part.step = part.landed = step
+            part.step = part.finished = step
             part.over = self._has_ended(part)
 
-    def land(self, part: Part, step: int, values: Frames | None, saved: Frames | None) -> list[Ended]:
+    def take(self, part: Part, step: int, values: Frames | None, saved: Frames | None) -> list[Ended]:
         """Takes a part's states after a step, and what going on from there takes, where it was wanted.
 
         Returns:
             The states that ended here. `frames` has what this completes.
         """
-        part.landed = step
+        part.finished = step
         if values is None:
             return []
         ended = self.survivors.check(step, values, part.first)
@@ -159,7 +159,7 @@ def charge(parts: Sequence[Part], seconds: float) -> None:
 
 
 @dataclass(eq=False)
-class Running:
+class RunningBatch:
     """A batch of a bucket, and the turns its members still have before those that wait."""
 
     members: list[Part]
@@ -168,12 +168,12 @@ class Running:
 
 
 @dataclass(eq=False)
-class Flight:
-    """A step under way."""
+class InFlightStep:
+    """A step under way: `states` waits for its states, `saved` for what going on from them takes."""
 
     members: list[Part]
     steps: list[int]
-    landing: Landing
+    states: Landing
     saved: Landing | None
 
 

@@ -5,8 +5,9 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from ups_server.errors import UserError
-from ups_server.pde import BoundaryCondition, Grid
 from ups_server.solvers.limits import Ended, StateLimit
 from ups_server.solvers.solver import Frames, Problem
 
@@ -33,40 +34,16 @@ class RolloutSpec:
     limits: tuple[StateLimit, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        return {
-            "model": self.model,
-            "n_steps": self.n_steps,
-            "save_every": self.save_every,
-            "deterministic": self.deterministic,
-            "durable": self.durable,
-            "limits": [limit.as_json() for limit in self.limits],
-            "problem": {
-                "family": self.problem.family,
-                "coefficients": {name: value for name, value in self.problem.coefficients.items()},
-                "grid": self.problem.grid.as_json(),
-                "boundary": self.problem.boundary.as_names(),
-                "dt": self.problem.dt,
-            },
-        }
+        document: dict[str, Any] = _SPEC.dump_python(self, mode="json")
+        return document
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> "RolloutSpec":
-        problem = document["problem"]
-        return cls(
-            model=document["model"],
-            problem=Problem(
-                family=problem["family"],
-                coefficients=problem["coefficients"],
-                grid=Grid.from_json(problem["grid"]),
-                boundary=BoundaryCondition.from_names(problem["boundary"]),
-                dt=problem["dt"],
-            ),
-            n_steps=document["n_steps"],
-            save_every=document["save_every"],
-            deterministic=document["deterministic"],
-            durable=document["durable"],
-            limits=tuple(StateLimit.from_json(limit) for limit in document["limits"]),
-        )
+        """Reads what `as_json` wrote, after a way as JSON."""
+        return _SPEC.validate_python(document)
+
+
+_SPEC = TypeAdapter(RolloutSpec)
 
 
 @dataclass(frozen=True)

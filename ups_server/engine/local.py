@@ -10,9 +10,9 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from ups_server.catalog import BUILTIN, Catalog
+from ups_server.engine.admission import SOLVER, step_seconds
+from ups_server.engine.connection import LEARNED, SupervisedProcess
 from ups_server.engine.engine import Engine, Event, Frame, Health, LateStep, RolloutSpec, Standing, Started
-from ups_server.engine.solver_cost import SOLVER, step_seconds
-from ups_server.engine.supervised import LEARNED, SupervisedProcess
 from ups_server.errors import UserError
 from ups_server.settings import Settings
 from ups_server.solvers.solver import Frames

@@ -12,7 +12,7 @@ from ups_server.solvers.solver import Solver
 FLOAT = 4
 
 
-class Residents:
+class ModelCache:
     """The solvers an engine process holds.
 
     Args:

@@ -21,10 +21,9 @@ from typing import Any
 import numpy as np
 
 from ups_server import logs
-from ups_server.engine import protocol as protocol
-from ups_server.engine.interruption import Interruption
-from ups_server.engine.model_cache import Residents
-from ups_server.engine.scheduler import Limits, Scheduler
+from ups_server.engine import protocol
+from ups_server.engine.model_cache import ModelCache
+from ups_server.engine.scheduler import Interruption, Scheduler, StepLimits
 from ups_server.logs import LogFormat
 from ups_server.settings import Settings
 from ups_server.solvers.load import choose_device, load
@@ -108,8 +107,8 @@ def run(connection: socket.socket, options: ProcessOptions) -> None:
     def changed(model: str, here: bool) -> None:
         send({"op": "loaded" if here else "unloaded", "model": model}, ())
 
-    solvers = Residents(lambda model: load(model, device=device), options.models_memory_bytes, changed)
-    limits = Limits(options.max_batch_rows, options.step_memory_bytes, ahead=int(device == "cuda"))
+    solvers = ModelCache(lambda model: load(model, device=device), options.models_memory_bytes, changed)
+    limits = StepLimits(options.max_batch_rows, options.step_memory_bytes, ahead=int(device == "cuda"))
     scheduler = Scheduler(solvers, send, limits, interruption)
     with ExitStack() as stack:
         stack.enter_context(np.errstate(all="ignore"))

@@ -7,18 +7,20 @@ frame nor a rollout of one step waits for a step of a full batch; the batch that
 """
 
 import logging
+import signal
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
-from ups_server.engine import protocol as protocol
-from ups_server.engine.batching import Flight, Part, Rollout, Running, batch_of, charge
+from ups_server.engine import protocol
+from ups_server.engine.batching import InFlightStep, Part, Rollout, RunningBatch, batch_of, charge
 from ups_server.engine.engine import RolloutSpec
-from ups_server.engine.interruption import Interruption, StepEnded
-from ups_server.engine.model_cache import Residents
+from ups_server.engine.model_cache import ModelCache
 from ups_server.errors import UserError
 from ups_server.solvers.solver import BatchedSession, Frames, Session
 
@@ -31,13 +33,13 @@ Send = Callable[[dict[str, Any], Sequence[Frames]], None]
 
 
 @dataclass(frozen=True)
-class Limits:
+class StepLimits:
     """What one step may take.
 
     Attributes:
         rows: most states.
         memory: most bytes of working memory, as the sessions estimate it.
-        ahead: steps that may be launched before an earlier one has landed: 1 on an accelerator, where the copy of a
+        ahead: steps that may be launched before an earlier one is finished: 1 on an accelerator, where the copy of a
             frame then overlaps the next step.
     """
 
@@ -55,6 +57,63 @@ class Work:
     seconds: float = 0.0
 
 
+class StepEnded(Exception):
+    """The step in hand was ended. `late`: it took longer than it may here; else nobody waits for it."""
+
+    def __init__(self, late: bool) -> None:
+        super().__init__("late" if late else "cancelled")
+        self.late = late
+
+
+class Interruption:
+    """Of the steps of one process, which are made in its main thread.
+
+    Args:
+        longest: seconds of a step; None: as long as it takes.
+    """
+
+    def __init__(self, longest: float | None) -> None:
+        self._longest = longest
+        self._lock = threading.Lock()
+        self._current: int | None = None
+        self._unwanted: set[int] = set()
+        signal.signal(signal.SIGUSR1, self._cancelled)
+        signal.signal(signal.SIGALRM, self._late)
+
+    def cancel(self, rollout_id: int) -> None:
+        """Nobody waits for this rollout any more; from any thread."""
+        with self._lock:
+            self._unwanted.add(rollout_id)
+            if self._current == rollout_id:
+                signal.raise_signal(signal.SIGUSR1)
+
+    def forget(self, rollout_id: int) -> None:
+        """There will be no more steps of this rollout."""
+        self._unwanted.discard(rollout_id)
+
+    @contextmanager
+    def during(self, rollout_id: int) -> Iterator[None]:
+        """A step of a rollout. Raises `StepEnded`."""
+        try:
+            self._current = rollout_id
+            if rollout_id in self._unwanted:
+                raise StepEnded(late=False)
+            if self._longest is not None:
+                signal.setitimer(signal.ITIMER_REAL, self._longest)
+            yield
+        finally:
+            self._current = None
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+
+    def _cancelled(self, number: int, frame: FrameType | None) -> None:
+        if self._current in self._unwanted:
+            raise StepEnded(late=False)
+
+    def _late(self, number: int, frame: FrameType | None) -> None:
+        if self._current is not None:
+            raise StepEnded(late=True)
+
+
 class Scheduler:
     """Advances all rollouts of an engine process.
 
@@ -63,16 +122,16 @@ class Scheduler:
     """
 
     def __init__(
-        self, solvers: Residents, send: Send, limits: Limits, interruption: Interruption | None = None
+        self, solvers: ModelCache, send: Send, limits: StepLimits, interruption: Interruption | None = None
     ) -> None:
         self._solvers = solvers
         self._send = send
         self._limits = limits
         self._interruption = interruption
         self._rollouts: dict[int, Rollout] = {}
-        self._running: dict[Hashable, Running] = {}
+        self._running: dict[Hashable, RunningBatch] = {}
         self._turn_of: dict[Hashable, int] = {}
-        self._flying: deque[Flight] = deque()
+        self._in_flight: deque[InFlightStep] = deque()
         self._turn = 0
         self.work = Work()
         self._favoured = False
@@ -95,19 +154,19 @@ class Scheduler:
         """One turn. False where there was nothing to do until the next message."""
         ready = [part for rollout in self._rollouts.values() for part in rollout.parts if part.ready]
         if not ready:
-            return self._land_all()
+            return self._finish_all()
         began = time.monotonic()
         self._turn += 1
         bucket = self._next_bucket(ready)
         self._turn_of[bucket] = self._turn
         candidates = [part for part in ready if part.bucket == bucket and (part.newcomer or not self._favoured)]
-        flight = self._launched(bucket, self._chosen(bucket, candidates))
-        if flight is not None:
-            self._flying.append(flight)
+        step = self._launched(bucket, self._chosen(bucket, candidates))
+        if step is not None:
+            self._in_flight.append(step)
             self.work.steps += 1
-            self.work.rows += sum(part.rows for part in flight.members)
-        while len(self._flying) > self._limits.ahead:
-            self._land(self._flying.popleft())
+            self.work.rows += sum(part.rows for part in step.members)
+        while len(self._in_flight) > self._limits.ahead:
+            self._finish(self._in_flight.popleft())
         self.work.seconds += time.monotonic() - began
         return True
 
@@ -179,7 +238,7 @@ class Scheduler:
             chosen.append(part)
         return chosen
 
-    def _launched(self, bucket: Hashable, chosen: list[Part]) -> Flight | None:
+    def _launched(self, bucket: Hashable, chosen: list[Part]) -> InFlightStep | None:
         """Begins a step of these parts. Where it fails for several, they go on alone: the guilty one fails then."""
         for part in chosen:
             part.step += 1
@@ -192,7 +251,7 @@ class Scheduler:
             kept = [part.step % part.rollout.save_every == 0 for part in running.members]
             wanted = [due or part.rollout.watched for due, part in zip(kept, running.members, strict=True)]
             with self._ended_early(chosen[0].rollout.id):
-                landing = running.batch.launch(wanted)
+                states = running.batch.launch(wanted)
             durable = [due and part.rollout.durable for due, part in zip(kept, running.members, strict=True)]
             saved = running.batch.saved(durable) if any(durable) else None
             if running is not self._running.get(bucket):
@@ -201,18 +260,18 @@ class Scheduler:
             self._fall(bucket, chosen, error)
             return None
         charge(running.members, time.perf_counter() - began)
-        return Flight(running.members, [part.step for part in running.members], landing, saved)
+        return InFlightStep(running.members, [part.step for part in running.members], states, saved)
 
-    def _batch(self, bucket: Hashable, chosen: list[Part]) -> Running:
+    def _batch(self, bucket: Hashable, chosen: list[Part]) -> RunningBatch:
         """The batch of these parts: the running one where they are its members, one beside it for newcomers."""
         running = self._running.get(bucket)
         if running is not None and set(chosen) == set(running.members):
             running.turns = running.turns or QUANTUM
             return running
         if running is not None and self._favoured:
-            return Running(chosen, batch_of(chosen), 1)
+            return RunningBatch(chosen, batch_of(chosen), 1)
         self._dissolve(bucket)
-        self._running[bucket] = running = Running(chosen, batch_of(chosen), QUANTUM)
+        self._running[bucket] = running = RunningBatch(chosen, batch_of(chosen), QUANTUM)
         return running
 
     def _dissolve(self, bucket: Hashable) -> None:
@@ -225,34 +284,34 @@ class Scheduler:
             self._running.pop(bucket, None)
             return
         logger.warning("a step of %d rollouts failed (%s); they go on one by one", len(chosen), error)
-        self._land_all()
+        self._finish_all()
         self._dissolve(bucket)
         for part in chosen:
             part.step -= 1
             part.bucket = ("alone", part.rollout.id, part.first)
 
-    def _land_all(self) -> bool:
+    def _finish_all(self) -> bool:
         """Waits for every step under way. Was there one?"""
-        some = bool(self._flying)
-        while self._flying:
-            self._land(self._flying.popleft())
+        some = bool(self._in_flight)
+        while self._in_flight:
+            self._finish(self._in_flight.popleft())
         return some
 
-    def _land(self, flight: Flight) -> None:
+    def _finish(self, step: InFlightStep) -> None:
         began = time.perf_counter()
         try:
-            frames = flight.landing()
-            places = flight.saved() if flight.saved else [None] * len(frames)
+            frames = step.states()
+            places = step.saved() if step.saved else [None] * len(frames)
         except Exception as error:
-            for part in flight.members:
+            for part in step.members:
                 self._fail(part.rollout.id, error)
             return
-        charge(flight.members, time.perf_counter() - began)
-        for part, step, values, saved in zip(flight.members, flight.steps, frames, places, strict=True):
+        charge(step.members, time.perf_counter() - began)
+        for part, number, values, saved in zip(step.members, step.steps, frames, places, strict=True):
             rollout = self._rollouts.get(part.rollout.id)
             if rollout is None:
                 continue
-            for ended in rollout.land(part, step, values, saved):
+            for ended in rollout.take(part, number, values, saved):
                 self._send({"op": "ended", "id": rollout.id, "states_ended": ended.as_json()}, ())
             for kept, frame in rollout.frames():
                 self._send({"op": "frame", "id": rollout.id, "step": kept}, frame)

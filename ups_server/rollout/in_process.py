@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ups_server.errors import UserError
-from ups_server.rollout.comparison import compared, comparison_flags
 from ups_server.rollout.diagnostics import Diagnosis
 from ups_server.rollout.observation import told
 from ups_server.rollout.plan import Plan
-from ups_server.rollout.reference import SOLVER, Level, Reference
+from ups_server.rollout.reference import SOLVER, Level, Reference, compared, comparison_flags
 from ups_server.solvers.limits import Ended, Survivors
 from ups_server.solvers.load import load
 from ups_server.solvers.solver import Frames, Session

@@ -12,10 +12,9 @@ from typing import Any
 
 from ups_server.engine.engine import Engine, EngineFailure, Event, Finished, Frame
 from ups_server.errors import UserError
-from ups_server.rollout.comparison import compared, comparison_flags
 from ups_server.rollout.diagnostics import Diagnosis, Step
 from ups_server.rollout.plan import Plan
-from ups_server.rollout.reference import Level, Reference
+from ups_server.rollout.reference import Level, Reference, compared, comparison_flags
 from ups_server.solvers.limits import Ended
 from ups_server.solvers.solver import Frames
 from ups_server.specs import Comparison, Flag

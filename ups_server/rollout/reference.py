@@ -1,4 +1,4 @@
-"""What a rollout is measured against: the numerical solution on finer and finer grids, until two of them agree.
+"""What a rollout is measured against, the numerical solution on finer and finer grids until two agree, and its errors.
 
 A state that was drawn is drawn again at the points of each grid; one that was given is interpolated. Solutions are
 looked at where the points of the answer are, which every grid has among its own. How far the last two are apart is an
@@ -9,16 +9,29 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from dataclasses import fields as entries
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ups_server.engine.engine import RolloutSpec
-from ups_server.pde.metrics import ErrorMoments, error_moments, nrmse_trajectory, nrmse_trajectory_per_field
+from ups_server.pde.metrics import (
+    ErrorMoments,
+    error_moments,
+    nrmse,
+    nrmse_per_field,
+    nrmse_trajectory,
+    nrmse_trajectory_per_field,
+    rmse,
+)
 from ups_server.pde.resampling import refined
+from ups_server.rollout.diagnostics import plain
+from ups_server.rollout.flags import flag
 from ups_server.rollout.initial import drawn_states
 from ups_server.rollout.plan import Plan
 from ups_server.solvers.solver import Frames
+from ups_server.specs import Comparison, Flag
 
 SOLVER = "numerical"
 SETTLED = 0.01
@@ -277,3 +290,112 @@ def _over_time(frames: Sequence[Frames]) -> Frames:
     if len(frames) < 2:
         return np.empty((len(frames[0]), 0, *frames[0].shape[1:]), dtype=np.float32)
     return np.stack(frames[1:], axis=1)
+
+
+class TrueError:
+    """Takes pairs of frames, the model's and the solver's, in order, the initial states first."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._names = [field.name for field in plan.family.fields]
+        self._moments: list[ErrorMoments] = []
+
+    @property
+    def frames(self) -> int:
+        """Pairs so far."""
+        return len(self._moments)
+
+    def add(self, prediction: Frames, truth: Frames) -> dict[str, Any]:
+        """Errors of the next frame, of states (B, X..., C) in the units of the request's box."""
+        moments = error_moments(prediction[:, None], truth[:, None])
+        self._moments.append(moments)
+        return {
+            "nrmse": self._plain(nrmse(moments)[:, 0]),
+            "nrmse_per_field": self._by_field(nrmse_per_field(moments)[:, 0]),
+            "rmse_per_field": self._by_field(rmse(moments)[:, 0]),
+        }
+
+    def summary(self, solved: Solved, model: float | None) -> Comparison:
+        """All pairs so far.
+
+        Args:
+            solved: how good the solver's frames are.
+            model: seconds of computing, where known.
+        """
+        moments = _joined(self._moments)
+        later = _joined(self._moments[1:]) if self.frames > 1 else None
+        seconds = {"model": model, "solver": solved.seconds}
+        faster = None
+        if solved.reason is None and model is not None and solved.seconds is not None:
+            faster = "solver" if solved.seconds <= model else "model"
+        return Comparison(
+            solver=SOLVER,
+            complete=solved.reason is None,
+            reason=solved.reason,
+            start=solved.start,
+            points=list(solved.points),
+            error=None if solved.error is None else self._plain(solved.error),
+            error_per_field={} if solved.error_per_field is None else self._by_field(solved.error_per_field),
+            settled=solved.settled,
+            accuracy=solved.accuracy,
+            nrmse=self._plain(nrmse(moments)),
+            nrmse_per_field=self._by_field(nrmse_per_field(moments)),
+            rmse_per_field=self._by_field(rmse(moments)),
+            nrmse_trajectory=None if later is None else self._plain(nrmse_trajectory(later)),
+            nrmse_trajectory_per_field={} if later is None else self._by_field(nrmse_trajectory_per_field(later)),
+            seconds=seconds,
+            faster=faster,
+            remark=_remark(self._plan.card.id, seconds, faster),
+        )
+
+    def _by_field(self, values: Any) -> dict[str, Any]:
+        return {name: self._plain(values[..., index]) for index, name in enumerate(self._names)}
+
+    def _plain(self, values: Any) -> Any:
+        return plain(values if self._plan.many else values[0])
+
+
+def compared(
+    plan: Plan, predictions: Sequence[Frames], reference: Reference, model: float | None
+) -> tuple[Comparison, list[dict[str, Any]]]:
+    """All frames that both reached, and the errors of each.
+
+    Args:
+        predictions: states of the rollout, in the units of the request's box.
+        model: seconds of computing, where known.
+    """
+    errors = TrueError(plan)
+    by_frame = [errors.add(*pair) for pair in zip(predictions, reference.frames, strict=False)]
+    return errors.summary(reference.solved(), model), by_frame
+
+
+def comparison_flags(found: Comparison) -> list[Flag]:
+    """Flags where the reference is none, and where the numerical solver is the better choice for such a request."""
+    flags = []
+    if found.settled is False:
+        flags.append(flag("reference_not_settled", f"the reference was {found.accuracy}", error=found.error))
+    if found.faster == "solver" and found.remark is not None:
+        flags.append(flag("numerical_solver_is_faster", found.remark, seconds=found.seconds))
+    return flags
+
+
+def _joined(moments: list[ErrorMoments]) -> ErrorMoments:
+    """Along time."""
+    return ErrorMoments(
+        **{
+            entry.name: np.concatenate([getattr(m, entry.name) for m in moments], axis=1)
+            for entry in entries(ErrorMoments)
+        }
+    )
+
+
+def _remark(model: str, seconds: dict[str, float | None], faster: str | None) -> str | None:
+    own, others = seconds["model"], seconds["solver"]
+    if faster is None or own is None or others is None:
+        return None
+    if faster == "solver":
+        return (
+            f"the numerical solver computed this no worse in {others:.3g} s, {model} in {own:.3g} s: for a request "
+            "like this the solver is faster"
+        )
+    return f"{model} computed this in {own:.3g} s, the numerical solver, no worse, in {others:.3g} s"

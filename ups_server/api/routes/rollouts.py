@@ -18,7 +18,7 @@ from ups_server.api.negotiation import EVENTS, OFFERED, choose
 from ups_server.api.negotiation import JSON as JSON_FORMAT
 from ups_server.api.problems import documented
 from ups_server.api.service import CurrentService, Service
-from ups_server.engine.solver_cost import check_cost
+from ups_server.engine.admission import check_cost
 from ups_server.jobs.spec import Job
 from ups_server.rollout.plan import Plan, plan
 from ups_server.rollout.planning import planning_bytes

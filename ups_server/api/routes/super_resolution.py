@@ -16,9 +16,8 @@ from ups_server.api.problems import documented
 from ups_server.api.routes.rollouts import ANSWERS, BINARY, EXAMPLE, REQUEST_BODY, needed, while_connected
 from ups_server.api.service import CurrentService, Service
 from ups_server.errors import UserError
-from ups_server.rollout.comparison import TrueError
 from ups_server.rollout.plan import Plan, plan
-from ups_server.rollout.reference import Solved
+from ups_server.rollout.reference import Solved, TrueError
 from ups_server.rollout.super_resolution import Refinement
 from ups_server.specs import Comparison, Method, RolloutRequest, SuperResolutionAnswer
 from ups_server.tensors import NPZ, SAFETENSORS, Arrays

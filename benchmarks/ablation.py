@@ -34,14 +34,11 @@ from ups_server.errors import UserError
 from ups_server.model.checkpoint import from_pretrained
 from ups_server.pde import family
 from ups_server.solvers.neural import UPSSolver
-from ups_server.train import RUNS, stop_on_signal
-from ups_server.train.config import TrainConfig
-from ups_server.train.loop import Diverged
-from ups_server.train.overrides import overridden
-from ups_server.train.progress import TerminalListener
-from ups_server.train.run import TrainingRun
-from ups_server.train.state import read_progress
-from ups_server.train.validate import Score, score
+from ups_server.train.config import TrainConfig, overridden
+from ups_server.train.listeners import TerminalListener
+from ups_server.train.loop import Diverged, read_progress
+from ups_server.train.run import RUNS, TrainingRun, stop_on_signal
+from ups_server.train.validation import Score, score
 
 PLAN = Path(__file__).with_suffix(".yaml")
 MOST_MINUTES = 20.0

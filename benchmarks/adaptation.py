@@ -27,24 +27,23 @@ import torch
 from rich.console import Console
 
 from benchmarks.adaptation_tables import FNO_NAME, PLAIN, RESULTS, Record, load, report
-from ups_server.align.registry import ALIGNMENTS
+from ups_server.align import ALIGNMENTS
 from ups_server.data.atomic import replacing
 from ups_server.data.build import build_store
 from ups_server.data.splits import held_out_split
 from ups_server.data.store import Store
 from ups_server.errors import UserError
-from ups_server.model.adapters import digest
 from ups_server.model.checkpoint import WEIGHTS_FILE, create, save_pretrained
 from ups_server.model.config import FNO, UPSConfig
+from ups_server.model.lora import digest
 from ups_server.pde import family
 from ups_server.solvers.load import choose_device, model_folder
-from ups_server.train import RUNS, stop_on_signal
 from ups_server.train.adapt import Adaptation, Interrupted, Place
 from ups_server.train.dataset import held, make_card
-from ups_server.train.few_shot import AdaptationSettings
+from ups_server.train.few_shot import AdaptationSettings, FewShotData
 from ups_server.train.loop import Diverged, StepReport
-from ups_server.train.trajectories import FewShotData
-from ups_server.train.validate import Score
+from ups_server.train.run import RUNS, stop_on_signal
+from ups_server.train.validation import Score
 
 KS = (10, 50, 100)
 METHOD_KS, METHOD_SEEDS = (10, 50), 2

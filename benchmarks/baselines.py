@@ -39,11 +39,11 @@ from ups_server.data.windows import Windows
 from ups_server.evaluation.evaluate import evaluate
 from ups_server.pde import family
 from ups_server.solvers.neural import UPSSolver, load_neural
-from ups_server.train import RUNS
 from ups_server.train.config import TrainConfig
 from ups_server.train.dataset import FamilyWindows, prepare
-from ups_server.train.state import read_progress
-from ups_server.train.validate import score
+from ups_server.train.loop import read_progress
+from ups_server.train.run import RUNS
+from ups_server.train.validation import score
 
 RECIPE = Path(__file__).with_suffix(".yaml")
 SHIPPED, SCRATCH, COMPETITORS = "shipped", "from-scratch", ("fno", "unet", "ups-paper")

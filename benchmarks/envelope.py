@@ -24,8 +24,8 @@ from ups_server.data.store import Store
 from ups_server.errors import UserError
 from ups_server.evaluation.calibrate import Observed, calibrate
 from ups_server.model.config import FamilyCard
+from ups_server.model.deltas import of_family
 from ups_server.model.envelope import FamilyEnvelope, ModelEnvelopes
-from ups_server.model.own import of_family
 from ups_server.pde import Family, Grid, family
 from ups_server.solvers.neural import UPSSolver, load_neural
 

@@ -26,9 +26,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ups_server.catalog import shipped_folder
-from ups_server.language.clauses import clauses
 from ups_server.language.encoder import Encoder, body_weights
-from ups_server.language.reader import HEAD_FILE, NAMED
+from ups_server.language.reader import HEAD_FILE, NAMED, clauses
 from ups_server.pde.equation import TERMS
 
 WORDINGS = Path(__file__).resolve().parent / "wordings"

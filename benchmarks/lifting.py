@@ -21,8 +21,8 @@ from ups_server.model.checkpoint import create
 from ups_server.model.conditioning import conditions
 from ups_server.model.config import UPS_MINI, FamilyCard
 from ups_server.model.context import Context
+from ups_server.model.operator import Operator
 from ups_server.model.superspace import nrmse
-from ups_server.model.ups import Operator
 from ups_server.pde import family
 
 GOAL = 20.0

@@ -21,7 +21,7 @@ from rich.table import Table
 from ups_server.data.generate import generate
 from ups_server.evaluation.evaluate import evaluate
 from ups_server.evaluation.scores import FileScores, PerField
-from ups_server.model.controls import BodyControl
+from ups_server.model.operator import BodyControl
 from ups_server.pde import family
 from ups_server.solvers.neural import UPSSolver, load_neural
 

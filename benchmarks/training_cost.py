@@ -18,14 +18,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from ups_server.align.registry import ALIGNMENTS
+from ups_server.align import ALIGNMENTS
 from ups_server.model.checkpoint import create
-from ups_server.train import RUNS
 from ups_server.train.baseline import BASELINES, baseline_config
 from ups_server.train.config import FamilyData, Stage, TrainConfig
 from ups_server.train.dataset import FamilyWindows, prepare
 from ups_server.train.loop import StageTrainer
-from ups_server.train.run import check_config
+from ups_server.train.run import RUNS, check_config
 
 DATA = Path(__file__).with_name("baselines.yaml")
 STEPS = {

@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from ups_server.align.registry import ALIGNMENTS
+from ups_server.align import ALIGNMENTS
 from ups_server.data.build import build_store
 from ups_server.data.draw import CoefficientDraw
 from ups_server.data.store import Store

@@ -8,7 +8,8 @@ from transformers import BertConfig, BertModel, BertTokenizer
 from ups_server.data.statistics import FamilyStatistics
 from ups_server.model.body import load_tokenizer, pretrained_body
 from ups_server.model.config import UPS_MINI, FamilyCard, UPSConfig
-from ups_server.model.ups import UPSModel, build
+from ups_server.model.operator import UPSModel
+from ups_server.model.ups import build
 from ups_server.pde import Family
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "1d", "2d", "burgers", "advection", "equation", "nu", "beta"]

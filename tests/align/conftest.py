@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.small_models import SMALL, make
-from ups_server.model.ups import UPSModel
+from ups_server.model.operator import UPSModel
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import torch
 
 from tests.align.conftest import FixedTarget
 from tests.small_models import SMALL, make
+from ups_server.align import ALIGNMENTS, MIXING, STAGE_1
 from ups_server.align.mmd import BANDWIDTHS, MMDAlignment, mmd2
-from ups_server.align.registry import ALIGNMENTS, MIXING, STAGE_1
 
 NONE = torch.zeros(0)
 """Outlines, which this method does not ask for."""

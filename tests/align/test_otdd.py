@@ -5,12 +5,10 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from tests.align.conftest import FixedTarget
-from ups_server.align.labels import classify, kmeans, outlines
-from ups_server.align.mmd import squared_distances
+from ups_server.align.labels import SourceTask, classify, kmeans, outlines
 from ups_server.align.otdd import OTDDAlignment, classwise, clouds, label_costs, otdd
-from ups_server.align.source import SourceTask
-from ups_server.align.transport import bures2
-from ups_server.model.ups import UPSModel
+from ups_server.align.transport import bures2, squared_distances
+from ups_server.model.operator import UPSModel
 
 LABELS = torch.tensor([0, 0, 0, 1, 1, 1])
 

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from tests.align.conftest import FixedTarget
 from tests.small_models import SMALL, card, make
 from ups_server.align import pare
+from ups_server.align.labels import passages
 from ups_server.align.pare import Mix, PatchReplacement, replace_tokens, replaced_tokens, top_k
-from ups_server.align.source import passages
 from ups_server.model.conditioning import Conditions, conditions
 from ups_server.model.config import UPS_PAPER, UPSConfig
+from ups_server.model.operator import UPSModel
 from ups_server.model.superspace import nrmse
-from ups_server.model.ups import UPSModel
 from ups_server.pde import BoundaryCondition, BoundaryKind
 
 

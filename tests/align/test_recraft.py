@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from tests.align.conftest import FixedTarget
-from ups_server.align.queue import FeatureQueue, standing_for
+from ups_server.align.base import FeatureQueue, standing_for
+from ups_server.align.labels import SourceTask, source_task
 from ups_server.align.recraft import (
     RecraftAlignment,
     calibrated_head,
@@ -15,8 +16,7 @@ from ups_server.align.recraft import (
     gradient_norms,
     soft_joint,
 )
-from ups_server.align.source import SourceTask, source_task
-from ups_server.model.ups import UPSModel
+from ups_server.model.operator import UPSModel
 
 
 def test_conditional_entropy_by_hand() -> None:

@@ -7,7 +7,7 @@ from tests.align.conftest import FixedTarget
 from ups_server.align.base import Alignment
 from ups_server.align.otdd import OTDDAlignment
 from ups_server.align.recraft import RecraftAlignment
-from ups_server.model.ups import UPSModel
+from ups_server.model.operator import UPSModel
 
 
 @pytest.mark.parametrize("method", [OTDDAlignment, RecraftAlignment])

@@ -8,8 +8,7 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from ups_server.align.mmd import squared_distances
-from ups_server.align.transport import bures2, distances, divergence, entropic_cost, potentials
+from ups_server.align.transport import bures2, distances, divergence, entropic_cost, potentials, squared_distances
 
 
 @pytest.fixture

@@ -8,10 +8,8 @@ import pytest
 from benchmarks.language import sentences
 from ups_server.catalog import shipped_folder
 from ups_server.errors import UserError
-from ups_server.language.clauses import clauses, stated_size
 from ups_server.language.encoder import MAX_TOKENS, Encoder, body_weights
-from ups_server.language.reader import Reader, reader_of
-from ups_server.language.understanding import understood
+from ups_server.language.reader import Reader, clauses, reader_of, stated_size, understood
 from ups_server.pde.equation import TERMS
 from ups_server.pde.grammar import parse_equation
 from ups_server.specs import EquationRequest

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from tests.small_models import SMALL, make
-from ups_server.model.ups import UPSModel
+from ups_server.model.operator import UPSModel
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from ups_server.model.baselines import BASELINES
 from ups_server.model.checkpoint import create, from_pretrained, save_pretrained
 from ups_server.model.conditioning import Conditions, conditions
 from ups_server.model.config import FNO, UNET, UPSConfig
-from ups_server.model.ups import Operator
+from ups_server.model.operator import Operator
 from ups_server.pde.grid import BoundaryCondition, BoundaryKind
 
 CARDS = {"burgers": card(), "other": card("1D Advection", slots=(0,)), "gas": card("2D gas", 2, (0, 1, 2))}

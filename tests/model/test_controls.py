@@ -12,8 +12,7 @@ from ups_server.errors import UserError
 from ups_server.model.checkpoint import create, save_pretrained
 from ups_server.model.conditioning import Conditions, conditions
 from ups_server.model.config import FNO, UPSConfig
-from ups_server.model.controls import control_body, randomise_body
-from ups_server.model.ups import UPSModel
+from ups_server.model.operator import UPSModel, control_body, randomise_body
 from ups_server.pde.grid import BoundaryCondition, BoundaryKind
 from ups_server.solvers.load import load
 from ups_server.solvers.neural import load_neural

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ups_server.errors import UserError
-from ups_server.model.lattice import check_points, fitted, values
+from ups_server.model.latent import check_points, fitted, values
 
 
 def sampled(points: int, offset: float) -> torch.Tensor:

@@ -8,12 +8,13 @@ from torch import Tensor
 from tests.small_models import SMALL, card, make
 from ups_server.errors import UserError
 from ups_server.model.body import load_tokenizer, pretrained_body
-from ups_server.model.characteristics import carried, departure
 from ups_server.model.checkpoint import from_pretrained, save_pretrained
 from ups_server.model.conditioning import RATE_SCALE, Conditions, conditions, value_features
 from ups_server.model.config import UPS_PAPER, FamilyCard, UPSConfig
+from ups_server.model.operator import Operator, UPSModel
 from ups_server.model.superspace import check_card, lift, lower, nrmse
-from ups_server.model.ups import UPS, Operator, UPSModel
+from ups_server.model.transport import carried, departure
+from ups_server.model.ups import UPS
 from ups_server.pde.grid import BoundaryCondition, BoundaryKind
 
 PERIODIC = BoundaryCondition.uniform(BoundaryKind.PERIODIC, 1)

@@ -16,16 +16,14 @@ from ups_server.data.statistics import compute
 from ups_server.data.store import Store
 from ups_server.errors import UserError
 from ups_server.model.checkpoint import from_pretrained
-from ups_server.model.ups import Operator
+from ups_server.model.operator import Operator
 from ups_server.pde import family
 from ups_server.train.adapt import Adaptation, Interrupted, Place, check_output, deliver, ruined
-from ups_server.train.few_shot import AdaptationSettings, recipe
+from ups_server.train.few_shot import AdaptationSettings, FewShotData, recipe
 from ups_server.train.loop import StepReport, schedule
 from ups_server.train.memory import check_memory
-from ups_server.train.outcome import criterion
-from ups_server.train.trajectories import FewShotData
 from ups_server.train.tuning import TUNINGS
-from ups_server.train.validate import Score
+from ups_server.train.validation import Score, criterion
 
 
 class Recorder:

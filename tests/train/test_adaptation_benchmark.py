@@ -10,7 +10,7 @@ import pytest
 from benchmarks import adaptation, adaptation_tables
 from benchmarks.adaptation import BURGERS, DR_1D, DR_2D, TARGETS, Planned, keep, planned, record_of
 from tests.small_models import write_parent
-from ups_server.align.registry import ALIGNMENTS
+from ups_server.align import ALIGNMENTS
 from ups_server.errors import UserError
 
 ALL = tuple(TARGETS.values())

@@ -14,15 +14,13 @@ from tests.train.test_run import SMALL_MODEL, Recorder, recipe, weights
 from ups_server.cli import main
 from ups_server.errors import UserError
 from ups_server.model.checkpoint import from_pretrained
-from ups_server.model.ups import UPSModel
+from ups_server.model.operator import UPSModel
 from ups_server.train.baseline import BASELINES, baseline_config
-from ups_server.train.config import Stage, TrainConfig
+from ups_server.train.config import Stage, TrainConfig, overridden, parse_changes
 from ups_server.train.dataset import store_name
-from ups_server.train.loop import WARMUP_SHARE, schedule
-from ups_server.train.overrides import overridden, parse_changes
+from ups_server.train.loop import WARMUP_SHARE, read_progress, schedule
 from ups_server.train.run import TrainingRun, check_config
-from ups_server.train.state import read_progress
-from ups_server.train.validate import total
+from ups_server.train.validation import total
 
 
 def small(language_model: Path, **changes: Any) -> TrainConfig:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from benchmarks import baselines
 from tests.train.test_run import SMALL_MODEL, recipe
-from ups_server.train import run_baseline
+from ups_server.train.baseline import train_baseline
 
 CHANGES = {
     "fno": ["model.hidden_channels=8"],
@@ -31,7 +31,7 @@ def trained(language_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(baselines, "RESOLUTION", SMALL_MODEL["resolution"])
     monkeypatch.chdir(tmp_path)
     folders = {
-        name: run_baseline(name, path, changes=CHANGES.get(name, ()), device="cpu")
+        name: train_baseline(name, path, changes=CHANGES.get(name, ()), device="cpu")
         for name in (baselines.SCRATCH, *baselines.COMPETITORS)
     }
     return folders[baselines.SCRATCH]

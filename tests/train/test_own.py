@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydantic import ValidationError
-
 from tests.model.test_own import moved
+
 from tests.train.test_adapt import adaptation
 from tests.train.test_run import SMALL_MODEL, recipe, train, weights
 from ups_server.data.build import build_store
 from ups_server.errors import UserError
 from ups_server.model.checkpoint import from_pretrained, save_pretrained
-from ups_server.model.own import deviations, of_family
-from ups_server.model.ups import Operator
+from ups_server.model.deltas import deviations, of_family
+from ups_server.model.operator import Operator
 from ups_server.pde import Grid, family
 from ups_server.solvers.neural import UPSSolver
 from ups_server.solvers.solver import Frames, Problem

@@ -18,10 +18,9 @@ from ups_server.errors import UserError
 from ups_server.model.checkpoint import WEIGHTS_FILE, from_pretrained
 from ups_server.solvers.neural import UPSSolver
 from ups_server.train.config import Stage, TrainConfig
-from ups_server.train.loop import Diverged, StepReport, schedule, scheduled_unroll
+from ups_server.train.loop import Diverged, StepReport, read_progress, schedule, scheduled_unroll
 from ups_server.train.run import TrainingRun
-from ups_server.train.state import read_progress
-from ups_server.train.validate import Score, total
+from ups_server.train.validation import Score, total
 
 SMALL_MODEL = {"hidden_channels": 8, "n_layers": 2, "n_modes": 12, "tokens": 4, "condition_size": 16, "resolution": 32}
 

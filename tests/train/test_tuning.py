@@ -17,18 +17,18 @@ from ups_server.cli.models import export
 from ups_server.data.build import build_store
 from ups_server.data.store import Store
 from ups_server.errors import UserError
-from ups_server.model import adapters
+from ups_server.model import lora as adapters
 from ups_server.model.body import LLMBody
 from ups_server.model.checkpoint import equip, from_pretrained, merge, save_pretrained
 from ups_server.model.config import FNO
-from ups_server.model.ups import UPS, Operator
+from ups_server.model.operator import Operator
+from ups_server.model.ups import UPS
 from ups_server.pde import BoundaryCondition, BoundaryKind, Grid, family
 from ups_server.solvers.neural import UPSSolver
 from ups_server.solvers.solver import Problem
 from ups_server.train.adapt import deliver
 from ups_server.train.few_shot import check_language_model
-from ups_server.train.selection import frozen_language_model
-from ups_server.train.tuning import TUNINGS
+from ups_server.train.tuning import TUNINGS, frozen_language_model
 
 
 @pytest.fixture(scope="module")

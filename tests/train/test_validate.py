@@ -9,7 +9,7 @@ from ups_server.data.build import build_store
 from ups_server.data.windows import Windows
 from ups_server.pde import family
 from ups_server.solvers.solver import Frames, Problem
-from ups_server.train.validate import Score, score, total
+from ups_server.train.validation import Score, score, total
 
 DT = 0.05
 

@@ -1,13 +1,17 @@
-"""The interface of adaptation methods: how an operator is aligned with the language model it works with."""
+"""The interface of adaptation methods: how an operator is aligned with the language model it works with.
+
+A batch is small. `FeatureQueue` keeps the rows of earlier batches, without gradient, beside those of this one.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar, Protocol, final
 
+import torch
 from torch import Tensor, nn
 
 from ups_server.model.conditioning import Conditions
-from ups_server.model.ups import UPSModel
+from ups_server.model.operator import UPSModel
 
 PARTS = 16
 """Parts of the box that an outline holds the mean of; a square number, so that it works in two dimensions too."""
@@ -91,3 +95,37 @@ class NoAlignment(Alignment):
 
     def prepare(self, model: UPSModel, target: Target) -> None:
         pass
+
+
+@final
+class FeatureQueue:
+    """The latest `size` rows of several tensors that belong together, the newest first."""
+
+    def __init__(self, size: int, *names: str) -> None:
+        self.size = size
+        self.names = names
+        self._rows: dict[str, Tensor] = {}
+
+    def push(self, *fresh: Tensor) -> tuple[Tensor, ...]:
+        """The sample with `fresh` (B, ...) in front. Its rows carry their gradient, but not into later samples."""
+        sample = tuple(
+            torch.cat([rows, self._rows[name]])[: self.size] if self._rows else rows[: self.size]
+            for name, rows in zip(self.names, fresh, strict=True)
+        )
+        self._rows = {name: rows.detach() for name, rows in zip(self.names, sample, strict=True)}
+        return sample
+
+    def state(self) -> dict[str, Tensor]:
+        return dict(self._rows)
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        self._rows = dict(state)
+
+
+def standing_for(fresh: Tensor, sample: int) -> Tensor:
+    """Values (B, ...) with a gradient that is `sample` / B times as large.
+
+    In a mean over a sample in which they are B of `sample` rows, they then count in the gradient as if they were all
+    of it: an unbiased estimate of the gradient of the whole.
+    """
+    return fresh.detach() + (fresh - fresh.detach()) * (sample / len(fresh))

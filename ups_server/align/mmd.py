@@ -5,10 +5,10 @@ from typing import final
 import torch
 from torch import Tensor
 
-from ups_server.align.base import Alignment, Target
-from ups_server.align.corpus import sentences
-from ups_server.align.queue import FeatureQueue
-from ups_server.model.ups import UPSModel
+from ups_server.align.base import Alignment, FeatureQueue, Target
+from ups_server.align.labels import sentences
+from ups_server.align.transport import squared_distances
+from ups_server.model.operator import UPSModel
 
 BANDWIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Multiples of the median squared distance."""
@@ -36,14 +36,6 @@ def mmd2(a: Tensor, b: Tensor) -> Tensor:
     within_a = (kernel(aa).sum() - m) / (m * (m - 1))
     within_b = (kernel(bb).sum() - n) / (n * (n - 1))
     return within_a - 2 * kernel(ab).mean() + within_b
-
-
-def squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """(m, n) squared Euclidean distances between rows; zero on the diagonal where a is b."""
-    gram = a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T
-    if a is b:
-        gram = gram.masked_fill(torch.eye(len(a), dtype=torch.bool, device=a.device), 0.0)
-    return gram.clamp_min(0.0)
 
 
 @final

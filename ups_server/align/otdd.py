@@ -9,13 +9,10 @@ from typing import final
 import torch
 from torch import Tensor
 
-from ups_server.align.base import Alignment, Target
-from ups_server.align.labels import SAMPLES, classify, kmeans
-from ups_server.align.mmd import squared_distances
-from ups_server.align.queue import FeatureQueue, standing_for
-from ups_server.align.source import SourceTask, source_task
-from ups_server.align.transport import EPSILON, ITERATIONS, bures2, divergence
-from ups_server.model.ups import UPSModel
+from ups_server.align.base import Alignment, FeatureQueue, Target, standing_for
+from ups_server.align.labels import SAMPLES, SourceTask, classify, kmeans, source_task
+from ups_server.align.transport import EPSILON, ITERATIONS, bures2, divergence, squared_distances
+from ups_server.model.operator import UPSModel
 
 
 def otdd(

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ups_server.align.base import Alignment, Target, Windows
-from ups_server.align.source import passages
+from ups_server.align.labels import passages
+from ups_server.model.operator import UPSModel
 from ups_server.model.superspace import nrmse
-from ups_server.model.ups import UPSModel
 
 GATE_SEED = 0
 TEMPERATURE = 1.0

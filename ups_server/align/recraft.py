@@ -10,12 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ups_server.align.base import Alignment, Target
-from ups_server.align.labels import SAMPLES, classify, kmeans
-from ups_server.align.queue import FeatureQueue, standing_for
-from ups_server.align.source import SourceTask, source_task
+from ups_server.align.base import Alignment, FeatureQueue, Target, standing_for
+from ups_server.align.labels import SAMPLES, SourceTask, classify, kmeans, source_task
 from ups_server.align.transport import distances, divergence
-from ups_server.model.ups import UPSModel
+from ups_server.model.operator import UPSModel
 
 LIPSCHITZ = {1: 0.5, 2: 0.3}
 """tau by dimension: the smallest values that left the paper's source heads as good as they were."""

@@ -16,6 +16,40 @@ TOLERANCE = 1e-4
 CHECK_EVERY = 10
 
 
+def divergence(
+    between: Tensor, within_x: Tensor, within_y: Tensor, epsilon: float = EPSILON, iterations: int = ITERATIONS
+) -> Tensor:
+    """Debiased entropic transport ``S = W(x, y) - W(x, x) / 2 - W(y, y) / 2`` (Feydy et al. 2019, Eq. 3).
+
+    Zero where the clouds are equal, while plain entropic transport shrinks a cloud towards its mean. `epsilon` is in
+    units of the median of `between`.
+
+    Shapes: (..., m, n), (..., m, m), (..., n, n) costs -> (...,).
+    """
+    scale = between.detach().flatten(-2).median(-1).values.clamp_min(torch.finfo(between.dtype).tiny)
+    eps = epsilon * scale
+    return (
+        entropic_cost(between, eps, iterations)
+        - entropic_cost(within_x, eps, iterations) / 2
+        - entropic_cost(within_y, eps, iterations) / 2
+    )
+
+
+def entropic_cost(cost: Tensor, epsilon: Tensor, iterations: int = ITERATIONS) -> Tensor:
+    """``min <P, C> + eps KL(P | a b)`` over plans P between uniform weights: (...,) from costs (..., m, n).
+
+    The gradient with respect to the cost is the plan (envelope theorem), so nothing is kept of the iterations.
+    """
+    m, n = cost.shape[-2:]
+    detached = cost.detach()
+    f, g = potentials(detached, epsilon, iterations)
+    eps = epsilon[..., None, None]
+    plan = ((f[..., :, None] + g[..., None, :] - detached) / eps).exp() / (m * n)
+    value = f.mean(-1) + g.mean(-1)
+    moved = (plan * cost).sum((-2, -1))
+    return value + moved - moved.detach()
+
+
 @torch.no_grad()
 def potentials(cost: Tensor, epsilon: Tensor, iterations: int = ITERATIONS) -> tuple[Tensor, Tensor]:
     """The dual potentials f (..., m), g (..., n) of entropic transport between uniform weights.
@@ -40,45 +74,19 @@ def potentials(cost: Tensor, epsilon: Tensor, iterations: int = ITERATIONS) -> t
     return f * eps, g * eps
 
 
-def entropic_cost(cost: Tensor, epsilon: Tensor, iterations: int = ITERATIONS) -> Tensor:
-    """``min <P, C> + eps KL(P | a b)`` over plans P between uniform weights: (...,) from costs (..., m, n).
-
-    The gradient with respect to the cost is the plan (envelope theorem), so nothing is kept of the iterations.
-    """
-    m, n = cost.shape[-2:]
-    detached = cost.detach()
-    f, g = potentials(detached, epsilon, iterations)
-    eps = epsilon[..., None, None]
-    plan = ((f[..., :, None] + g[..., None, :] - detached) / eps).exp() / (m * n)
-    value = f.mean(-1) + g.mean(-1)
-    moved = (plan * cost).sum((-2, -1))
-    return value + moved - moved.detach()
-
-
-def divergence(
-    between: Tensor, within_x: Tensor, within_y: Tensor, epsilon: float = EPSILON, iterations: int = ITERATIONS
-) -> Tensor:
-    """Debiased entropic transport ``S = W(x, y) - W(x, x) / 2 - W(y, y) / 2`` (Feydy et al. 2019, Eq. 3).
-
-    Zero where the clouds are equal, while plain entropic transport shrinks a cloud towards its mean. `epsilon` is in
-    units of the median of `between`.
-
-    Shapes: (..., m, n), (..., m, m), (..., n, n) costs -> (...,).
-    """
-    scale = between.detach().flatten(-2).median(-1).values.clamp_min(torch.finfo(between.dtype).tiny)
-    eps = epsilon * scale
-    return (
-        entropic_cost(between, eps, iterations)
-        - entropic_cost(within_x, eps, iterations) / 2
-        - entropic_cost(within_y, eps, iterations) / 2
-    )
-
-
 def distances(x: Tensor, y: Tensor) -> Tensor:
     """(..., m, n) Euclidean distances between rows, with a gradient that is zero where two rows are equal."""
     squared = (x.square().sum(-1)[..., :, None] + y.square().sum(-1)[..., None, :] - 2 * x @ y.mT).clamp_min(0.0)
     apart = squared > 1e-12
     return torch.where(apart, torch.where(apart, squared, 1.0).sqrt(), 0.0)
+
+
+def squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """(m, n) squared Euclidean distances between rows; zero on the diagonal where a is b."""
+    gram = a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T
+    if a is b:
+        gram = gram.masked_fill(torch.eye(len(a), dtype=torch.bool, device=a.device), 0.0)
+    return gram.clamp_min(0.0)
 
 
 def bures2(x: Tensor, y: Tensor) -> Tensor:

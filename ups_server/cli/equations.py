@@ -68,7 +68,7 @@ def equation(
     as_json: AsJson = False,
 ) -> None:
     """Say what equation a text names: its canonical form, or a proposal to confirm. Nothing is solved."""
-    from ups_server.language.understanding import understood
+    from ups_server.language.reader import understood
     from ups_server.specs import EquationRequest, ProposedTerm
 
     coefficients = parse_coefficients(coef)

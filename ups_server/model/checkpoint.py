@@ -17,12 +17,14 @@ from safetensors.torch import load_file, save_file
 
 from ups_server.catalog import adapted_already, base_folder
 from ups_server.errors import UserError
-from ups_server.model import adapters, own
+from ups_server.model import deltas as own
+from ups_server.model import lora as adapters
 from ups_server.model.baselines import BASELINES
 from ups_server.model.body import default_folder, empty_body, load_tokenizer, pretrained_body
 from ups_server.model.config import CONFIG_FILE, UPSConfig
-from ups_server.model.levels import in_levels
-from ups_server.model.ups import UPS, Operator, UPSModel, build
+from ups_server.model.deltas import in_levels
+from ups_server.model.operator import Operator, UPSModel
+from ups_server.model.ups import UPS, build
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from ups_server.model import conservation
 from ups_server.model.conditioning import KINDS, VALUE_FEATURES, value_features
-from ups_server.model.latent import LatentOperator
-from ups_server.model.lattice import check_points
+from ups_server.model.latent import LatentOperator, check_points
 from ups_server.model.lead_config import EquationCard, LatentConfig
 from ups_server.model.projection import gradient_part
 from ups_server.model.scales import NUMBERS, Scaled, scales_of

@@ -13,13 +13,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ups_server.errors import UserError
-from ups_server.model.body import empty_body, load_tokenizer
+from ups_server.model.body import empty_body, load_tokenizer, text_features
 from ups_server.model.checkpoint import LANGUAGE_FOLDER, SCALE, WEIGHTS_FILE
 from ups_server.model.config import CONFIG_FILE
+from ups_server.model.deltas import in_levels
 from ups_server.model.lead import LeadModel
 from ups_server.model.lead_config import LeadConfig
-from ups_server.model.levels import in_levels
-from ups_server.model.reading import text_features
 from ups_server.model.scales import NUMBERS
 
 READER = "reader."

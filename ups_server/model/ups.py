@@ -5,119 +5,33 @@ operator puts the language model into the reading; the paper's puts it into ever
 the same interface without a language model. A process that imports this keeps the memory that it frees.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, final
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ups_server.allocation import keep_freed_memory
-from ups_server.model.body import LLMBody, masked_mean
-from ups_server.model.characteristics import carried, departure
+from ups_server.model.body import masked_mean
 from ups_server.model.conditioning import MAX_SHIFT, RATE_SCALE, Conditioner, Conditions, shown
 from ups_server.model.config import UPSConfig
 from ups_server.model.context import Context
-from ups_server.model.embedder import FNOEmbedder
-from ups_server.model.metadata import MetadataEncoder
-from ups_server.model.predictor import CHANNEL_POINTS, MeanPoolPredictor, pooled
+from ups_server.model.embedder import FNOEmbedder, pooled
+from ups_server.model.paper import CHANNEL_POINTS, MeanPoolPredictor
 from ups_server.model.projection import gradient_part
-from ups_server.model.spectral import propagate
 from ups_server.model.superspace import coordinates
+from ups_server.model.transport import carried, departure, propagate
 
 if TYPE_CHECKING:
-    from ups_server.model.adapters import AdapterSettings
-    from ups_server.model.own import OwnWeights
+    pass
+from ups_server.model.operator import TokenMix, UPSModel
+from ups_server.model.paper import UPSPaper
 
 keep_freed_memory()
 
 DEFECT_SCALE = 100.0
 """A front that moves by a hundredth of the box moves the mean by a hundredth of its height."""
-
-
-TokenMix = Callable[[Tensor], Tensor]
-"""State tokens (B, l, E) -> as many tokens, some of them taken from elsewhere."""
-
-
-class Operator(nn.Module, ABC):
-    """One step of a PDE, ``u_{t+1} = G(u_t, metadata)``, on normalised superspace states.
-
-    Attributes:
-        use_body: does the language model take part? Never where there is none.
-        own: of families with weights of their own, how these deviate from the model's (`model.own`).
-        adapters: of a model whose weights are those of another and low-rank adapters.
-        shares: whose weights they are, kept alive for the next model that shares them.
-    """
-
-    def __init__(self, config: UPSConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.use_body = False
-        self.own: dict[str, OwnWeights] = {}
-        self.adapters: AdapterSettings | None = None
-        self.shares: tuple[nn.Module, ...] = ()
-
-    @abstractmethod
-    def read(self, initial: Tensor, given: Conditions) -> Context:
-        """Reads problems once: initial states (B, N, X...) and conditions -> their context."""
-
-    @abstractmethod
-    def forward(self, u: Tensor, context: Context) -> Tensor:
-        """One step: states (B, N, X...) -> next states (B, N, X...)."""
-
-
-class UPSModel(Operator):
-    """Unified PDE solver: an operator around a pretrained language model."""
-
-    def __init__(self, config: UPSConfig, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        super().__init__(config)
-        self.body = LLMBody(encoder)
-        words = encoder.get_input_embeddings()
-        if not isinstance(words, nn.Embedding):
-            raise TypeError(f"{type(encoder).__name__} has no word embeddings")
-        self.metadata = MetadataEncoder(tokenizer, words)
-        self.use_body = config.body
-
-    @abstractmethod
-    def advance(self, u: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-        """One step: states (B, N, X...) -> (next states (B, N, X...), state tokens (B, l, E) for the alignment)."""
-
-    @abstractmethod
-    def mixed_step(
-        self, u: Tensor, initial: Tensor, given: Conditions, windows: int, mix: TokenMix
-    ) -> tuple[Tensor, Tensor]:
-        """One step in which the body reads mixed tokens, and alone says what it read: no path leads around it.
-
-        Args: states u (R W, N, X...) of W windows of each of R trajectories; initial (R, N, X...) and conditions of
-            these. Returns the next states, and the mean (B, E) of what the body made of each mixed sequence.
-        """
-
-    def forward(self, u: Tensor, context: Context) -> Tensor:
-        return self.advance(u, context)[0]
-
-    @final
-    def sequence_features(self, tokens: Tensor, context: Context) -> Tensor:
-        """Sequence-mean features (B, E) of the mixed sequence as it enters the body, metadata tokens excluded.
-
-        These are matched to the features of reference text in stage 1; the metadata tokens are text already and
-        would match trivially.
-        """
-        embedded = self.body.embed(*self.mixed_sequence(tokens, context))
-        return embedded[:, -tokens.shape[1] :].mean(1)
-
-    @final
-    def mixed_sequence(self, tokens: Tensor, context: "Context") -> tuple[Tensor, Tensor]:
-        """Metadata tokens in front of the state tokens (B, l, E), and the mask of the whole."""
-        mask = torch.cat([context["metadata_mask"], tokens.new_ones(tokens.shape[:2])], dim=1)
-        return torch.cat([context["metadata"], tokens], dim=1), mask
-
-    @final
-    def text_features(self, texts: tuple[str, ...]) -> Tensor:
-        """Sequence-mean features (B, E) of texts as they enter the body, padding excluded."""
-        tokens, mask = self.metadata.tokens(texts)
-        return masked_mean(self.body.embed(tokens, mask), mask)
 
 
 class UPS(UPSModel):
@@ -321,72 +235,6 @@ def solenoidal(u: Tensor, context: Context) -> Tensor:
     )
     gradient = gradient_part(u[:, :axes] * std + mean, context.periodic)
     return torch.cat([u[:, :axes] - gradient * per_std, u[:, axes:]], dim=1)
-
-
-class UPSPaper(UPSModel):
-    """The paper's architecture: FNO channels are the tokens, the body runs in every step, a mean-pooled linear
-    predictor gives the absolute next state. A 1-D state is broadcast to n x n; the weights are tied to n, and states
-    on other grids are interpolated to it and back.
-
-    Source: thesis 6.1.3. Metadata in front, positions and layer norm once, padding masked.
-    """
-
-    def __init__(self, config: UPSConfig, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        from neuralop.models import FNO
-
-        super().__init__(config, encoder, tokenizer)
-        ndim, points = config.max_dimensions, config.resolution**config.max_dimensions
-        self.embedder = FNO(
-            n_modes=(2 * config.n_modes,) * ndim,
-            in_channels=config.slots + ndim,
-            out_channels=config.tokens,
-            hidden_channels=config.hidden_channels,
-            n_layers=config.n_layers,
-            positional_embedding=None,
-        )
-        self.tokenise = nn.Linear(points, self.body.size)
-        self.predictor = nn.Linear(self.body.size, config.slots * points)
-
-    def read(self, initial: Tensor, given: Conditions) -> Context:
-        given = shown(given, self.config.metadata)
-        tokens, mask = self.metadata.tokens(given.texts)
-        return Context(
-            {"metadata": tokens, "metadata_mask": mask, "mask": given.mask}, given.periodic, given.offset, given.trained
-        )
-
-    def advance(self, u: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-        step, tokens, _ = self._advance(u, context, None)
-        return step, tokens
-
-    def mixed_step(
-        self, u: Tensor, initial: Tensor, given: Conditions, windows: int, mix: TokenMix
-    ) -> tuple[Tensor, Tensor]:
-        step, _, heard = self._advance(u, self.read(initial, given).repeat(windows), mix)
-        return step, heard
-
-    def _advance(self, u: Tensor, context: Context, mix: TokenMix | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Next states, state tokens, and the mean (B, E) of what the body made of the sequence."""
-        n, ndim = self.config.resolution, self.config.max_dimensions
-        given, missing = tuple(u.shape[2:]), ndim - (u.ndim - 2)
-        u = interpolated(u, (n,) * len(given))
-        square = u[(..., *(None,) * missing)].expand(*u.shape, *(n,) * missing)
-        place = coordinates((n,) * (ndim - missing), (False,) * (ndim - missing), (0.5,) * (ndim - missing), ndim, u)
-        place = place[(..., *(None,) * missing)].expand(ndim, *(n,) * ndim)
-        features = self.embedder(torch.cat([square, place.expand(u.shape[0], *place.shape)], dim=1))
-        tokens = self.tokenise(features.flatten(2))
-        sequence, mask = self.mixed_sequence(tokens if mix is None else mix(tokens), context)
-        hidden = self.body(sequence, mask) if self.use_body else self.body.embed(sequence, mask)
-        heard = masked_mean(hidden, mask)
-        step = self.predictor(heard).reshape(-1, self.config.slots, *(n,) * ndim)
-        step = step[(slice(None), slice(None), *(slice(None),) * (ndim - missing), *(0,) * missing)]
-        return interpolated(step, given) * context["mask"][(..., *(None,) * (step.ndim - 2))], tokens, heard
-
-
-def interpolated(u: Tensor, points: tuple[int, ...]) -> Tensor:
-    """Cell-centred values (B, C, X...) on another grid of the same box, linearly; as they are where it is theirs."""
-    if tuple(u.shape[2:]) == points:
-        return u
-    return F.interpolate(u, points, mode="linear" if len(points) == 1 else "bilinear")
 
 
 OPERATORS: dict[str, type[UPSModel]] = {"conditioned": UPS, "paper": UPSPaper}

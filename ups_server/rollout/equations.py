@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ups_server.errors import UserError
-from ups_server.language.understanding import terms_of
+from ups_server.language.reader import terms_of
 from ups_server.pde import Grid, family
 from ups_server.pde.equation import Equation, recognise
 from ups_server.pde.grammar import parse_equation

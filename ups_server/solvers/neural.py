@@ -15,10 +15,9 @@ from ups_server.model.checkpoint import from_pretrained
 from ups_server.model.conditioning import Conditions, conditions
 from ups_server.model.config import FamilyCard, UPSConfig
 from ups_server.model.context import Context
-from ups_server.model.controls import BodyControl, control_body
-from ups_server.model.own import of_family
+from ups_server.model.deltas import of_family
+from ups_server.model.operator import BodyControl, Operator, control_body
 from ups_server.model.superspace import lift, lower
-from ups_server.model.ups import Operator
 from ups_server.pde import BoundaryCondition, Grid
 from ups_server.pde.resampling import resample, subsampled
 from ups_server.solvers.solver import BatchedSession, Frames, Landing, Problem

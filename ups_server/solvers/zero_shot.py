@@ -12,8 +12,8 @@ import numpy as np
 
 from ups_server.data.statistics import FamilyStatistics
 from ups_server.model.config import FamilyCard, UPSConfig
+from ups_server.model.operator import Operator
 from ups_server.model.superspace import check_card
-from ups_server.model.ups import Operator
 from ups_server.pde import family as find
 from ups_server.solvers.neural import UPSSolver
 from ups_server.solvers.solver import Frames, Problem, Session

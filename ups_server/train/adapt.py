@@ -13,31 +13,45 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ups_server.align.registry import ALIGNMENTS, MIXING
+from ups_server.align import ALIGNMENTS, MIXING
 from ups_server.data.atomic import replacing
 from ups_server.data.selection import SelectedRows
 from ups_server.errors import UserError
 from ups_server.evaluation.evaluate import evaluate_source
 from ups_server.evaluation.scores import FileScores
 from ups_server.model.checkpoint import from_pretrained, merge, place_adapters
-from ups_server.model.own import of_family
+from ups_server.model.deltas import of_family
+from ups_server.model.operator import Operator
 from ups_server.model.superspace import check_card
-from ups_server.model.ups import UPS, Operator
+from ups_server.model.ups import UPS
 from ups_server.pde import family
 from ups_server.solvers.neural import UPSSolver
 from ups_server.solvers.solver import Solver
 from ups_server.solvers.zero_shot import ZeroShotSolver
 from ups_server.train.config import FamilyData, Stage
 from ups_server.train.dataset import FamilyWindows
-from ups_server.train.few_shot import PATIENCE, AdaptationSettings, check_language_model, check_methods, recipe
-from ups_server.train.loop import Select, StageTrainer, StepReport
+from ups_server.train.few_shot import (
+    PATIENCE,
+    AdaptationSettings,
+    FewShotData,
+    check_language_model,
+    check_methods,
+    recipe,
+)
+from ups_server.train.loop import (
+    STATE_FILE,
+    Progress,
+    Select,
+    StageTrainer,
+    StepReport,
+    load_state,
+    read_progress,
+    save_state,
+)
 from ups_server.train.memory import available_bytes, check_memory, training_bytes
-from ups_server.train.outcome import criterion, outcome
 from ups_server.train.run import publish
-from ups_server.train.state import STATE_FILE, Progress, load_state, read_progress, save_state
-from ups_server.train.trajectories import FewShotData
 from ups_server.train.tuning import TUNINGS
-from ups_server.train.validate import Score, validate
+from ups_server.train.validation import Score, criterion, outcome, validate
 
 STEP_EVENTS = 100
 """Reports of single steps in a training of full length."""

@@ -5,11 +5,12 @@ Same families, data, batches and training time; what differs is said by the name
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ups_server.errors import UserError
-from ups_server.train import RUNS
-from ups_server.train.config import TrainConfig
+from ups_server.train.config import TrainConfig, overridden, parse_changes
+from ups_server.train.run import RUNS, train_config
 
 SUPERSPACE = ("resolution", "slots", "max_dimensions", "static_slots")
 """Fields of the recipe's model that another architecture takes over."""
@@ -39,6 +40,32 @@ class Length:
     def part(self, share: float) -> dict[str, Any]:
         """The length of a stage with this share of the whole."""
         return {"minutes": share * self.minutes, "steps": 0 if self.minutes else round(share * self.steps)}
+
+
+def train_baseline(
+    name: str,
+    recipe: Path,
+    *,
+    minutes: float | None = None,
+    families: Sequence[str] = (),
+    changes: Sequence[str] = (),
+    fresh: bool = False,
+    device: str | None = None,
+    workers: int = 1,
+) -> Path:
+    """Trains a baseline or control on the data of `recipe`, and returns its model folder.
+
+    Args:
+        minutes: wall-clock budget; default as long as the recipe.
+        families: only these of the recipe's.
+        changes: further changes, such as ``model.n_modes=24``.
+
+    Raises:
+        UserError: what `train_recipe` and `baseline_config` raise.
+    """
+    config = baseline_config(TrainConfig.load(recipe), name, minutes, families)
+    config = overridden(config, parse_changes(changes))
+    return train_config(config, fresh=fresh, device=device, workers=workers)
 
 
 def baseline_config(

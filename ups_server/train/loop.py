@@ -1,41 +1,43 @@
-"""The training loop: one step, and all that must survive it.
+"""The training loop: one step, and all that must survive it, in memory and on disk.
 
 Everything random in step s is drawn from (seed, stage, s), so that a run resumed from its state on disk is the run that
-was never interrupted.
+was never interrupted. The state is safetensors and JSON, replaced atomically.
 """
 
+import json
 import math
+import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ups_server.align.base import Alignment
 from ups_server.align.labels import outlines
 from ups_server.model.context import Context
+from ups_server.model.operator import Operator, UPSModel
 from ups_server.model.superspace import nrmse
-from ups_server.model.ups import Operator, UPSModel
 from ups_server.train.config import Stage, TrainConfig
 from ups_server.train.dataset import Batch, FamilyWindows, TrainingTarget
 
 MAX_BAD_STEPS = 20
 """Steps in succession with a loss or gradient that is not finite before a run is given up."""
+WARMUP_SHARE = 0.05
+"""Warm-up of a stage of so many minutes ends at this share of them, if it has not ended by its steps."""
+STEP_DECAY, STEPS_DOWN = 0.2, 3
+"""The schedule in steps: three parts of equal length, each with this part of the rate before it (ORCA)."""
+STATE_FILE = "state.safetensors"
 
 
 class Diverged(RuntimeError):
     """Training produced nothing finite for too long."""
-
-
-WARMUP_SHARE = 0.05
-"""Warm-up of a stage of so many minutes ends at this share of them, if it has not ended by its steps."""
-
-
-STEP_DECAY, STEPS_DOWN = 0.2, 3
-"""The schedule in steps: three parts of equal length, each with this part of the rate before it (ORCA)."""
 
 
 class Select(Protocol):
@@ -265,3 +267,69 @@ def schedule(stage: Stage, step: int, done: float) -> float:
 def scheduled_unroll(stage: Stage, done: float) -> int:
     """Steps unrolled where the fraction `done` of the stage is behind."""
     return [steps for start, steps in stage.unroll if start <= done][-1]
+
+
+@dataclass
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        stage: index of the stage in progress; step: optimiser steps done in it.
+        best, best_at: validation score of the model that is kept (lower is better) and where it was reached.
+        seconds: spent in training steps (`loop.clock`), of all stages and of the stage in progress.
+    """
+
+    stage: int = 0
+    step: int = 0
+    best: float = float("inf")
+    best_at: str = ""
+    seconds: float = 0.0
+    stage_seconds: float = 0.0
+
+
+def save_state(folder: Path, trainer: StageTrainer, progress: Progress) -> None:
+    """Writes the whole state; a kill at any moment leaves the old or the new one."""
+    tensors = {f"model.{name}": value for name, value in trainer.model.state_dict().items() if torch.is_tensor(value)}
+    tensors |= {f"average.{name}": value for name, value in trainer.average.items()}
+    tensors |= {f"alignment.{name}": value for name, value in trainer.alignment.state().items()}
+    for index, state in trainer.optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items()}
+    progress.step, progress.stage_seconds = trainer.step, trainer.seconds
+    part = folder / f"{STATE_FILE}.part"
+    contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    save_file(contiguous, part, metadata={"progress": json.dumps(asdict(progress))})
+    with part.open("rb") as handle:
+        os.fsync(handle.fileno())
+    os.replace(part, folder / STATE_FILE)
+
+
+def read_progress(folder: Path) -> Progress | None:
+    """Where the run in `folder` stands, None if it has not started."""
+    path = folder / STATE_FILE
+    if not path.exists():
+        return None
+    with safe_open(path, framework="pt") as handle:
+        return Progress(**json.loads(handle.metadata()["progress"]))
+
+
+def load_state(folder: Path, trainer: StageTrainer) -> None:
+    """Puts a trainer of the same stage exactly where `save_state` left it."""
+    with safe_open(folder / STATE_FILE, framework="pt") as handle:
+        tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+        progress = json.loads(handle.metadata()["progress"])
+    trainer.model.load_state_dict(_part(tensors, "model."), strict=False)
+    for name, value in _part(tensors, "average.").items():
+        trainer.average[name].copy_(value)
+    trainer.alignment.load_state(_part(tensors, "alignment."))
+    optimiser = trainer.optimiser.state_dict()
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in _part(tensors, "optimiser.").items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    trainer.optimiser.load_state_dict({**optimiser, "state": state})
+    trainer.step = progress["step"]
+    trainer.seconds = progress.get("stage_seconds", 0.0)
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

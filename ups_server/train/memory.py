@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ups_server.align.registry import MIXING
+from ups_server.align import MIXING
 from ups_server.errors import UserError
-from ups_server.model.metadata import MAX_TOKENS
-from ups_server.model.ups import Operator, UPSModel
+from ups_server.model.body import MAX_TOKENS
+from ups_server.model.operator import Operator, UPSModel
 from ups_server.train.config import FamilyData, Stage
 
 FLOAT = 4

@@ -1,8 +1,11 @@
 """A training run from start to finish: data, stage 1, stage 2, the model folder; resumable at any moment."""
 
 import shutil
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -10,20 +13,22 @@ import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
 
-from ups_server.align.registry import ALIGNMENTS
+from ups_server.align import ALIGNMENTS
 from ups_server.errors import UserError
 from ups_server.model.checkpoint import create, from_pretrained, save_pretrained
 from ups_server.model.config import PRESETS, UPSConfig
-from ups_server.model.controls import randomise_body
-from ups_server.model.own import deviations, of_family
+from ups_server.model.deltas import deviations, of_family
+from ups_server.model.operator import Operator, randomise_body
 from ups_server.model.superspace import check_card
-from ups_server.model.ups import UPS, Operator
+from ups_server.model.ups import UPS
 from ups_server.train.config import TrainConfig
 from ups_server.train.dataset import prepare
-from ups_server.train.loop import StageTrainer, StepReport
-from ups_server.train.state import STATE_FILE, Progress, load_state, read_progress, save_state
-from ups_server.train.validate import Score, total, validate
+from ups_server.train.listeners import TerminalListener
+from ups_server.train.loop import STATE_FILE, Progress, StageTrainer, StepReport, load_state, read_progress, save_state
+from ups_server.train.validation import Score, total, validate
 
+RUNS = Path("runs")
+"""Training state lives here, one folder a run; git ignores it."""
 LOG_EVERY = 20
 LIFT = "embedder.lift.weight"
 STAGES = 2
@@ -218,3 +223,44 @@ def publish_best(best: Path, out: Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     shutil.copytree(best, out, dirs_exist_ok=True)
     return out
+
+
+def train_recipe(recipe: Path, *, fresh: bool = False, device: str | None = None, workers: int = 1) -> Path:
+    """Trains what the file `recipe` describes, from where its run stands, and returns the finished model folder.
+
+    Ctrl-C saves the state; the same command goes on from there.
+
+    Raises:
+        UserError: ``invalid_config``, ``run_exists``, ``training_interrupted``.
+    """
+    return train_config(TrainConfig.load(recipe), fresh=fresh, device=device, workers=workers)
+
+
+def train_config(config: TrainConfig, *, fresh: bool = False, device: str | None = None, workers: int = 1) -> Path:
+    """Trains what `config` describes (see `train_recipe`). Data are kept in ``runs/data``, for all runs that want
+    the same.
+    """
+    folder = RUNS / config.name
+    if fresh:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with stop_on_signal() as stop, TerminalListener(folder) as listener:
+        training = TrainingRun(config, folder, listener, device, stop.is_set, workers, RUNS / "data")
+        complete = training.train()
+    if not complete:
+        raise UserError(
+            "training_interrupted", "the run was interrupted and its state saved", hint="the same command resumes it"
+        )
+    return publish_best(folder / "best", config.out)
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set, so that a run can save its state and end."""
+    stop = threading.Event()
+    previous = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

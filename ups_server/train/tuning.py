@@ -5,8 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ups_server.errors import UserError
+
 if TYPE_CHECKING:
-    from ups_server.model.ups import Operator
+    from torch import nn
+
+    from ups_server.model.operator import Operator
     from ups_server.train.loop import Select
 
 
@@ -18,7 +22,7 @@ class Tuning:
         select: the parameters that stage 2 trains.
         select_aligned: those that stage 1 trains, where there is one.
         equip: adds what is trained beside the weights of the model in a folder.
-        body: does it change the language model? Where it does not, a silent one is not asked.
+        body: does it change the language model? Where it does not, one that changes nothing is not asked.
         kept: share of a step's activations that the backward pass of stage 2 needs (measured): where weights are
             frozen, the inputs of their layers need not be kept.
     """
@@ -47,7 +51,6 @@ def _full() -> Tuning:
 def _lora() -> Tuning:
     """Low-rank adapters of attention projections and of the operator's linear layers; in stage 1 only the latter."""
     from ups_server.model.checkpoint import equip
-    from ups_server.train.selection import low_rank
 
     return Tuning(low_rank, low_rank, equip)
 
@@ -58,7 +61,6 @@ def _layernorm() -> Tuning:
     Stage 1 aligns all of the operator.
     """
     from ups_server.train.loop import trained_parameters
-    from ups_server.train.selection import frozen_language_model
 
     return Tuning(frozen_language_model, trained_parameters, kept=0.6)
 
@@ -66,15 +68,51 @@ def _layernorm() -> Tuning:
 def _head() -> Tuning:
     """The predictor alone; stage 1 aligns all of the operator."""
     from ups_server.train.loop import trained_parameters
-    from ups_server.train.selection import predictor
 
     return Tuning(predictor, trained_parameters, body=False, kept=0.35)
 
 
-TUNINGS: "dict[str, Callable[[], Tuning]]" = {
+TUNINGS: dict[str, Callable[[], Tuning]] = {
     "operator": _operator,
     "full": _full,
     "lora": _lora,
     "layernorm": _layernorm,
     "head": _head,
 }
+
+
+def low_rank(model: "Operator", *, train_body: bool) -> "dict[str, nn.Parameter]":
+    """Adapters; those of the language model only where it is trained."""
+    from ups_server.model.lora import adapter_parameters
+
+    wanted = adapter_parameters(model)
+    return _only(model, lambda name: name in wanted and (train_body or not name.startswith("body.")), "low-rank layers")
+
+
+def frozen_language_model(model: "Operator", *, train_body: bool) -> "dict[str, nn.Parameter]":
+    """Layer norms, and the linear layers into the language model, out of it and to the next state."""
+    from torch import nn
+
+    norms = {
+        f"{name}.{part}"
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.LayerNorm) and model.use_body and (train_body or not name.startswith("body."))
+        for part, _ in layer.named_parameters(recurse=False)
+    }
+    ports = ("tokenise.", "read_out.", "predictor.") if norms else ()
+    return _only(model, lambda name: name in norms or name.startswith(ports), "layer norms that take part")
+
+
+def predictor(model: "Operator", *, train_body: bool) -> "dict[str, nn.Parameter]":
+    """The layer that gives the next state."""
+    return _only(model, lambda name: name.startswith("predictor."), "linear predictor")
+
+
+def _only(model: "Operator", wanted: Callable[[str], bool], what: str) -> "dict[str, nn.Parameter]":
+    """Raises UserError ``nothing_to_tune``."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(wanted(name))
+    found = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if not found:
+        raise UserError("nothing_to_tune", f"{model.config.name} has no {what}", hint="choose the tuning `full`")
+    return found

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from ups_server.api.body import read_body
 from ups_server.api.problems import documented
 from ups_server.api.service import CurrentService
-from ups_server.language.understanding import understood
+from ups_server.language.reader import understood
 from ups_server.specs import EquationAnswer, EquationRequest, invalid_request
 
 router = APIRouter(prefix="/v1/equations", tags=["equations"])

@@ -15,7 +15,7 @@ from ups_server.jobs.spec import FineTuningSpec, tuned_model_id
 
 if TYPE_CHECKING:
     from ups_server.train.loop import StepReport
-    from ups_server.train.validate import Score
+    from ups_server.train.validation import Score
 
 
 def run(context: JobContext) -> dict[str, Any]:
@@ -37,9 +37,8 @@ def run(context: JobContext) -> dict[str, Any]:
 
     from ups_server.solvers.load import choose_device
     from ups_server.train.adapt import Adaptation, Interrupted, Place, deliver
-    from ups_server.train.few_shot import AdaptationSettings
+    from ups_server.train.few_shot import AdaptationSettings, FewShotData
     from ups_server.train.loop import Diverged
-    from ups_server.train.trajectories import FewShotData
 
     torch.set_num_threads(settings.worker_threads)
     wanted = AdaptationSettings(

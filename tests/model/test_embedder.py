@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.spectral_layer import NeuralopAxes
-from ups_server.model.spectral import MANY, SpectralConv, mixed_modes, propagate, truncated_dft
+from ups_server.model.embedder import MANY, SpectralConv, mixed_modes, truncated_dft
+from ups_server.model.transport import propagate
 
 
 @pytest.mark.parametrize(("points", "modes"), [(32, 12), (32, 17), (33, 17), (48, 8)])

@@ -1,6 +1,6 @@
 from collections import Counter
 
-from ups_server.align.corpus import sentences, subjects
+from ups_server.align.labels import sentences, subjects
 
 
 def test_ten_subjects_with_at_least_forty_sentences_each() -> None:

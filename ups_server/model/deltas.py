@@ -12,9 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from ups_server.errors import UserError
-from ups_server.model.adapters import sharing
-from ups_server.model.levels import in_levels
-from ups_server.model.ups import Operator
+from ups_server.model.lora import sharing
+from ups_server.model.operator import Operator
+
+
+def in_levels(rows: Tensor, levels: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Rows (R, k) as ``levels * scale[:, None]``: (R, k) of the dtype `levels`, and (R,).
+
+    The largest number of a row is the largest there is, so that rounding leaves half of the scale at most.
+    """
+    scale = rows.abs().amax(1) / torch.iinfo(levels).max
+    whole = rows / torch.where(scale > 0, scale, 1.0)[:, None]
+    return whole.round().to(levels), scale
+
 
 PREFIX = "own."
 """Names of stored tensors begin with it; the family, what is stored of the deviation, and the parameter follow."""

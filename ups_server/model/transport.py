@@ -1,14 +1,40 @@
-"""Transport along characteristics: a field is carried to a point from where the flow through it came.
+"""Transport: exactly, where velocities are constant over the box, and else along characteristics.
 
-``u_t + w . grad u = s`` is ``u(t + dt, x) = u(t, x + d(x)) + ...`` with the displacement d back along the
-characteristic. A carried field keeps its fine structure whatever the distance, which a sum of few Fourier modes
-cannot do. This is the semi-Lagrangian method (Staniforth & Cote, Mon. Weather Rev. 119, 1991).
+With constant coefficients the solution operator of transport and diffusion is a factor of every wave number. A flow
+that varies carries a field to a point from where it came: ``u_t + w . grad u = s`` is ``u(t + dt, x) = u(t, x + d(x)) +
+...`` with the displacement d back along the characteristic. A carried field keeps its fine structure whatever the
+distance, which a sum of few Fourier modes cannot do. This is the semi-Lagrangian method (Staniforth & Cote, Mon.
+Weather Rev. 119, 1991).
 """
+
+import math
 
 import torch
 from torch import Tensor
 
 TAPS = (-1, 0, 1, 2)
+
+
+def propagate(u: Tensor, velocity: Tensor, diffusivity: Tensor, periodic: tuple[bool, ...]) -> Tensor:
+    """Exact solution operator of ``u_t = -v . grad u + D : grad grad u`` for a unit of time, on the unit box.
+
+    Multiplies the Fourier coefficient of wave number k along axis a by ``exp(-i k v_a - k^2 D_a)``. Axes that are not
+    periodic are left alone.
+
+    Shapes:
+        u: (B, N, X...); velocity, diffusivity: (B, N, d) in box lengths (squared) per unit of time, D >= 0.
+    """
+    for axis, wraps in enumerate(periodic):
+        if not wraps:
+            continue
+        moved = u.movedim(2 + axis, -1)
+        points = moved.shape[-1]
+        k = 2 * math.pi * torch.arange(points // 2 + 1, device=u.device, dtype=u.dtype)
+        shape = (*u.shape[:2], *(1,) * (moved.ndim - 3), 1)
+        v, d = velocity[..., axis].reshape(shape), diffusivity[..., axis].reshape(shape)
+        gain = torch.polar(torch.exp(-k.square() * d), -k * v)
+        u = torch.fft.irfft(torch.fft.rfft(moved) * gain, n=points).movedim(-1, 2 + axis)
+    return u
 
 
 def departure(displacement: Tensor, periodic: tuple[bool, ...]) -> Tensor:

@@ -20,7 +20,7 @@ from torch.nn.utils import parametrize
 
 from ups_server.catalog import read_document
 from ups_server.errors import UserError
-from ups_server.model.ups import Operator
+from ups_server.model.operator import Operator
 
 ADAPTER_FILE = "adapter.json"
 ADAPTER_WEIGHTS = "adapter.safetensors"

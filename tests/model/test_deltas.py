@@ -11,8 +11,8 @@ from tests.small_models import SMALL, card, make
 from ups_server.engine.model_cache import stored_bytes
 from ups_server.errors import UserError
 from ups_server.model.checkpoint import WEIGHTS_FILE, from_pretrained, save_pretrained
-from ups_server.model.own import Deviation, deviations, of_family, row_length
-from ups_server.model.ups import Operator
+from ups_server.model.deltas import Deviation, deviations, of_family, row_length
+from ups_server.model.operator import Operator
 from ups_server.pde import Grid, family
 from ups_server.solvers.neural import UPSSession, UPSSolver
 from ups_server.solvers.solver import Frames, Problem, rollout

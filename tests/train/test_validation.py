@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from ups_server.errors import UserError
-from ups_server.train.outcome import outcome, overfitted, verdict
+from ups_server.train.validation import outcome, overfitted, verdict
 
 PERSISTENCE = (0.1, 1.0)
 

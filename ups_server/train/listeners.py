@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from ups_server.train.loop import StepReport
-from ups_server.train.validate import Score
+from ups_server.train.validation import Score
 
 STAGE_NAMES = ("stage 1: alignment", "stage 2: multi-task")
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ups_server.model.characteristics import carried, departure
+from ups_server.model.transport import carried, departure
 
 BOX, WALLS = (True, True), (False, False)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydantic import ValidationError
-from tests.model.test_own import moved
 
+from tests.model.test_deltas import moved
 from tests.train.test_adapt import adaptation
 from tests.train.test_run import SMALL_MODEL, recipe, train, weights
 from ups_server.data.build import build_store

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ups_server.access.rates import RateLimiter
+from ups_server.access.usage import RateLimiter
 
 
 class Clock:

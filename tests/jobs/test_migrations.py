@@ -6,9 +6,8 @@ import pytest
 import sqlalchemy as sa
 
 from ups_server.errors import UserError
-from ups_server.jobs.database import Database, open_database, postgresql_engine, sqlite_engine
+from ups_server.jobs.database import MIGRATIONS, Database, migrate, open_database, postgresql_engine, sqlite_engine
 from ups_server.jobs.leases import Leases
-from ups_server.jobs.migrations import MIGRATIONS, migrate
 from ups_server.jobs.spec import JobState
 from ups_server.jobs.store import JobStore
 from ups_server.jobs.tables import metadata

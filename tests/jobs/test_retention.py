@@ -11,8 +11,7 @@ from ups_server.catalog import Catalog
 from ups_server.engine.engine import Frame
 from ups_server.errors import UserError
 from ups_server.jobs.leases import Leases
-from ups_server.jobs.retention import ORPHAN_S, READING_S, Results
-from ups_server.jobs.rollout_folder import RolloutFolder
+from ups_server.jobs.results import ORPHAN_S, READING_S, Results, RolloutFolder
 from ups_server.jobs.rollouts import order, without_waiting
 from ups_server.jobs.spec import ROLLOUT
 from ups_server.jobs.store import JobStore, new_id

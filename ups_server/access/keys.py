@@ -14,9 +14,9 @@ import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, Field
 
 from ups_server.access.scopes import Scope, granted
-from ups_server.access.tables import keys
 from ups_server.errors import UserError
 from ups_server.jobs.database import Database, now
+from ups_server.jobs.tables import metadata
 
 PATTERN = re.compile(r"ups_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 DAY_S = 86_400.0
@@ -51,6 +51,27 @@ class ApiKey(KeyLimits):
         if self.revoked_at is not None:
             return "revoked"
         return "expired" if self.expires_at is not None and self.expires_at <= at else "active"
+
+
+keys = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("hash", sa.Text, nullable=False),
+    sa.Column("scopes", sa.Text, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("expires_at", sa.Double),
+    sa.Column("revoked_at", sa.Double),
+    sa.Column("requests_per_minute", sa.Integer),
+    sa.Column("stored_bytes", sa.BigInteger),
+    sa.Column("compute_seconds", sa.Double),
+)
+"""One row a key. hash: sha256 of the whole key, in hexadecimal; the key itself is stored nowhere.
+
+A key is 256 random bits, so that a fast hash is as good as a slow one: there is no dictionary to try.
+requests_per_minute, stored_bytes, compute_seconds (a day): its limits; null: those of the settings.
+"""
 
 
 class KeyStore:

@@ -1,6 +1,7 @@
-"""What keys have used: which files and jobs are theirs, and how long the engine and the worker computed for them."""
+"""What keys use: how often they ask, which files and jobs are theirs, how long was computed for them."""
 
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 
@@ -8,12 +9,33 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ups_server.access.keys import DAY_S
-from ups_server.access.tables import resources, usage
 from ups_server.jobs.database import Database, now
-from ups_server.jobs.tables import jobs
+from ups_server.jobs.tables import jobs, metadata
 
+MINUTE_S = 60.0
 RESERVED_S = 600.0
 """After so many seconds a reservation belongs to a process that is gone."""
+
+
+resources = sa.Table(
+    "key_resources",
+    metadata,
+    sa.Column("resource", sa.Text, primary_key=True, nullable=False),
+    sa.Column("key", sa.Text, nullable=False),
+    sa.Column("reserved", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("reserved_until", sa.Double, nullable=False, server_default="0"),
+)
+"""Which key made a file or a job. reserved: bytes it is going to take, until it is there or the Unix time comes."""
+
+
+usage = sa.Table(
+    "key_usage",
+    metadata,
+    sa.Column("key", sa.Text, primary_key=True, nullable=False),
+    sa.Column("day", sa.Integer, primary_key=True, nullable=False),
+    sa.Column("compute_seconds", sa.Double, nullable=False),
+)
+"""Seconds that the engine worked for a key; a day is a number of days since 1970, in UTC. Jobs tell their own time."""
 
 
 class Meter:
@@ -36,6 +58,31 @@ class Meter:
         with self._lock:
             gathered, self._seconds = dict(self._seconds), defaultdict(float)
             return gathered
+
+
+class RateLimiter:
+    """Token buckets, one a key, in the memory of one process: as many requests at once as a minute allows, then evenly.
+
+    Args:
+        clock: seconds, never going back.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._buckets: dict[str, tuple[float, float]] = {}
+
+    def take(self, who: str, per_minute: int) -> float:
+        """0 where the request may pass, else the seconds until one may; a refusal costs nothing."""
+        with self._lock:
+            now = self._clock()
+            left, at = self._buckets.get(who, (float(per_minute), now))
+            left = min(float(per_minute), left + (now - at) * per_minute / MINUTE_S)
+            if left >= 1.0:
+                self._buckets[who] = (left - 1.0, now)
+                return 0.0
+            self._buckets[who] = (left, now)
+            return (1.0 - left) * MINUTE_S / per_minute
 
 
 class Usage:

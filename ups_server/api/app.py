@@ -35,7 +35,7 @@ from ups_server.files.limits import Limits
 from ups_server.files.records import UploadRequest
 from ups_server.files.storage import FileStorage
 from ups_server.jobs.local import LocalJobs
-from ups_server.jobs.retention import Results
+from ups_server.jobs.results import Results
 from ups_server.jobs.rollouts import RolloutRunner
 from ups_server.jobs.spec import EvaluationSpec, FineTuningSpec
 from ups_server.settings import Settings

@@ -17,7 +17,7 @@ from ups_server.api.service import Service
 from ups_server.catalog import Catalog
 from ups_server.engine.admission import check_cost
 from ups_server.files.storage import FileStorage
-from ups_server.jobs.rollout_folder import RolloutFolder
+from ups_server.jobs.results import RolloutFolder
 from ups_server.jobs.rollouts import order, without_waiting
 from ups_server.jobs.spec import ROLLOUT, Job
 from ups_server.jobs.store import new_id

@@ -6,15 +6,14 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
-from ups_server.access.rates import RateLimiter
-from ups_server.access.usage import Meter
+from ups_server.access.usage import Meter, RateLimiter
 from ups_server.api.memory import Memory
 from ups_server.catalog import Catalog
 from ups_server.engine.engine import Engine
 from ups_server.files.examiner import Examiner
 from ups_server.files.storage import FileStorage
 from ups_server.jobs.local import LocalJobs
-from ups_server.jobs.retention import Results
+from ups_server.jobs.results import Results
 from ups_server.jobs.rollouts import RolloutRunner
 from ups_server.settings import Settings
 

@@ -57,10 +57,8 @@ def show(job: JobId, data_dir: DataDir = None, as_json: AsJson = False) -> None:
 @app.command("checkpoints")
 def list_checkpoints(job: JobId, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Where a fine-tuning job has saved its state; the best (*) by validation becomes the model."""
-    from ups_server.jobs.checkpoints import checkpoints
-
     with open_store(data_dir) as store:
-        found = checkpoints(store, job)
+        found = store.checkpoints(job)
     if as_json:
         print_json([entry.model_dump(mode="json") for entry in found])
         return
@@ -102,8 +100,7 @@ def result(
     import shutil
 
     from ups_server.data.exporters import format_of
-    from ups_server.jobs.retention import Results
-    from ups_server.jobs.rollout_folder import SUFFIXES
+    from ups_server.jobs.results import SUFFIXES, Results
     from ups_server.jobs.spec import ROLLOUT
 
     check_suffix(output, tuple(SUFFIXES.values()))
@@ -124,7 +121,7 @@ def delete(job: JobId, data_dir: DataDir = None) -> None:
     """Remove a job that has ended, and the result of a rollout."""
     import shutil
 
-    from ups_server.jobs.rollout_folder import RolloutFolder
+    from ups_server.jobs.results import RolloutFolder
     from ups_server.jobs.worker import job_folder
 
     with open_store(data_dir) as store:

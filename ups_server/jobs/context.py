@@ -1,6 +1,7 @@
-"""What a task is given: its spec, its folder, and the ways to say how it goes."""
+"""What a task is given: its spec, its folder, the stored files it reads, and the ways to say how it goes."""
 
 import logging
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from ups_server.errors import UserError
 from ups_server.jobs.leases import Lease, LeaseLost, Leases
 from ups_server.jobs.spec import AnySpec, spec_of
 from ups_server.settings import Settings
@@ -93,3 +95,18 @@ def heartbeats(leases: Leases, lease: Lease) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
+
+
+ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+def stored_file(data_dir: Path, file_id: str) -> Path:
+    """The folder of the transcoded store of an uploaded file that is ready: an id, never a user's path.
+
+    Raises:
+        UserError: ``unknown_file``.
+    """
+    store = data_dir / "files" / file_id / "store"
+    if not ID.fullmatch(file_id) or not (store / "manifest.json").is_file():
+        raise UserError("unknown_file", f"there is no file {file_id!r} that is ready", got=file_id)
+    return store

@@ -19,7 +19,7 @@ from ups_server.engine.engine import Engine, Frame
 from ups_server.errors import UserError
 from ups_server.files.writing import is_full, storage_full
 from ups_server.jobs.leases import Lease, LeaseLost, Leases
-from ups_server.jobs.rollout_folder import RolloutFolder
+from ups_server.jobs.results import RolloutFolder
 from ups_server.jobs.spec import ROLLOUT, Job, RolloutJobSpec
 from ups_server.jobs.store import JobStore
 from ups_server.jobs.worker import plain

@@ -167,6 +167,19 @@ class JobEvent(BaseModel):
     data: dict[str, Any]
 
 
+class Checkpoint(BaseModel):
+    """A step from which a fine-tuning job can go on; with its errors on validation trajectories where it was scored.
+
+    The last one of a job is on disk, and the best one by validation becomes the model.
+    """
+
+    step: int
+    at: float
+    one_step: float | None = None
+    rollout: float | None = None
+    best: bool = False
+
+
 def spec_of(job: Job) -> AnySpec:
     """The spec a job was made from. Raises UserError as `spec_from_json`."""
     return spec_from_json(json.dumps(job.spec))

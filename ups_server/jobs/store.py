@@ -8,9 +8,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from ups_server.errors import UserError
 from ups_server.jobs.database import Database, now
-from ups_server.jobs.history import STATE, append, change, event_of, job_of, state_data
-from ups_server.jobs.spec import ACTIVE, AnySpec, Job, JobEvent, JobState
-from ups_server.jobs.tables import events, jobs
+from ups_server.jobs.spec import ACTIVE, AnySpec, Checkpoint, Job, JobEvent, JobState
+from ups_server.jobs.tables import STATE, append, change, event_of, events, job_of, jobs, state_data
 
 PAGE = 100
 """Most jobs or events in one answer."""
@@ -125,6 +124,17 @@ class JobStore:
             found += page
             if len(page) < PAGE:
                 return found
+
+    def checkpoints(self, job_id: str) -> list[Checkpoint]:
+        """Where a fine-tuning job has saved its state, as its history says, in order.
+
+        Raises:
+            UserError: ``unknown_job``, also where the job is of another kind.
+        """
+        self.get(job_id, "fine_tuning")
+        scored = {event.data["step"]: event.data for event in self.all_events(job_id, "validation")}
+        saved = self.all_events(job_id, "checkpoint")
+        return [Checkpoint(at=event.at, **{**scored.get(event.data["step"], {}), **event.data}) for event in saved]
 
     def cancel(self, job_id: str, kind: str | None = None) -> Job:
         """A waiting job is cancelled at once, a running one as soon as its worker has saved its state.

@@ -8,8 +8,7 @@ from pydantic import BaseModel
 from ups_server.api.jobs import IdempotencyKey, add_job_routes, create, read_spec, request_body
 from ups_server.api.problems import documented
 from ups_server.api.service import CurrentService, Service
-from ups_server.jobs.checkpoints import Checkpoint, checkpoints
-from ups_server.jobs.spec import FineTuningSpec, Job
+from ups_server.jobs.spec import Checkpoint, FineTuningSpec, Job
 from ups_server.jobs.submission import check_fine_tuning
 
 router = APIRouter(prefix="/v1/fine-tuning/jobs", tags=["fine-tuning"])
@@ -49,7 +48,7 @@ async def create_fine_tuning(
 @router.get("/{job_id}/checkpoints", responses=documented(404))
 def list_checkpoints(job_id: str, service: CurrentService) -> CheckpointList:
     """Where a job has saved its state so far."""
-    return CheckpointList(checkpoints=checkpoints(service.jobs.store, job_id))
+    return CheckpointList(checkpoints=service.jobs.store.checkpoints(job_id))
 
 
 def _check(spec: FineTuningSpec, service: Service) -> None:

@@ -18,7 +18,7 @@ from ups_server.api.service import CurrentService, Service
 from ups_server.data.exporters import MEDIA_TYPES
 from ups_server.data.zarr_steps import METADATA
 from ups_server.errors import UserError
-from ups_server.jobs.rollout_folder import SUFFIXES, RolloutFolder
+from ups_server.jobs.results import SUFFIXES, RolloutFolder
 from ups_server.jobs.spec import ROLLOUT, Job
 
 router = APIRouter(prefix="/v1/rollouts", tags=["rollouts"])

@@ -6,8 +6,7 @@ from typing import Any
 from ups_server.catalog import Catalog
 from ups_server.data.store import Store
 from ups_server.files.equations import declare_stored
-from ups_server.jobs.context import JobContext
-from ups_server.jobs.files import stored_file
+from ups_server.jobs.context import JobContext, stored_file
 from ups_server.jobs.spec import EvaluationSpec
 
 

@@ -9,8 +9,7 @@ from ups_server.catalog import Catalog
 from ups_server.data.store import Store
 from ups_server.errors import UserError
 from ups_server.files.equations import EQUATION_FILE, check_one_equation, declare_stored
-from ups_server.jobs.context import JobContext, Stopped
-from ups_server.jobs.files import stored_file
+from ups_server.jobs.context import JobContext, Stopped, stored_file
 from ups_server.jobs.spec import FineTuningSpec, tuned_model_id
 
 if TYPE_CHECKING:

@@ -64,6 +64,10 @@ UNSTABLE = 0.15
 """Share of the sets with self-advection, diffusion and u_xxxx whose diffusion is negative."""
 FASTEST_GROWTH = (3.0, 20.0)
 """Rate of the fastest growing wave there, D^2 / 4 B."""
+STEEPEST_FRONTS = 1.0
+"""Largest rate of a bistable reaction that nothing smooths: its fronts become e^(rate t) times as steep."""
+WIDEST_WAVES = 4e-4
+"""Least dispersion over self-advection where nothing smooths: solitons have a width, which the grid of a state shows."""
 TRIES = 1000
 
 
@@ -111,6 +115,12 @@ def draw_coefficients(rng: np.random.Generator, names: Set) -> dict[str, float]:
         rate = math.exp(rng.uniform(*np.log(FASTEST_GROWTH)))
         found["biharmonic"] = -math.exp(rng.uniform(math.log(1e-6), math.log(1e-5)))
         found["diffusion"] = -math.sqrt(4.0 * rate * -found["biharmonic"])
+    if not names & {"diffusion", "biharmonic"}:
+        if "bistable" in names:
+            found["bistable"] = min(found["bistable"], STEEPEST_FRONTS)
+        if {"self_advection", "dispersion"} <= names:
+            least = WIDEST_WAVES * abs(found["self_advection"])
+            found["dispersion"] = math.copysign(max(abs(found["dispersion"]), least), found["dispersion"])
     return found
 
 

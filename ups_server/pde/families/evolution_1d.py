@@ -67,7 +67,7 @@ FASTEST_GROWTH = (3.0, 20.0)
 STEEPEST_FRONTS = 1.0
 """Largest rate of a bistable reaction that nothing smooths: its fronts become e^(rate t) times as steep."""
 WIDEST_WAVES = 4e-4
-"""Least dispersion over self-advection where nothing smooths: solitons have a width, which the grid of a state shows."""
+"""Least dispersion over self-advection where nothing smooths: solitons are as wide as a grid can show."""
 TRIES = 1000
 
 

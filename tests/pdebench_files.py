@@ -10,18 +10,18 @@ from numpy.typing import NDArray
 from ups_server.data.pdebench.card import CARDS
 from ups_server.data.pdebench.writing import write_pdebench
 from ups_server.pde import Grid
-from ups_server.pde.described import describe, described
+from ups_server.pde.registry import known_families, known_family
 
 COUNT, FRAMES, POINTS = 3, 5, 16
-FAMILIES = [card.family for card in CARDS if card.family in described()]
+FAMILIES = [card.family for card in CARDS if card.family in known_families()]
 
 
 def values_of(name: str, count: int = COUNT) -> NDArray[np.float32]:
-    return numbers(name, (count, len(times_of(name))), len(describe(name).fields))
+    return numbers(name, (count, len(times_of(name))), len(known_family(name).fields))
 
 
 def static_of(name: str, count: int = COUNT) -> NDArray[np.float32] | None:
-    fields = describe(name).static_fields
+    fields = known_family(name).static_fields
     return numbers(name, (count,), len(fields)) if fields else None
 
 
@@ -32,17 +32,17 @@ def numbers(name: str, leading: tuple[int, ...], fields: int) -> NDArray[np.floa
 
 
 def grid_for(name: str) -> Grid:
-    extent = describe(name).extent
+    extent = known_family(name).extent
     return Grid((POINTS, POINTS // 2, POINTS // 4)[: len(extent)], extent)
 
 
 def times_of(name: str) -> NDArray[np.float64]:
-    equation = describe(name)
+    equation = known_family(name)
     return np.arange(FRAMES if equation.t_final else 1, dtype=np.float64) * equation.frame_dt
 
 
 def write(path: Path, name: str, grid: Grid | None = None, **coefficients: Any) -> Path:
-    equation = describe(name)
+    equation = known_family(name)
     values = values_of(name)
     complete = {**equation.complete({}), **coefficients}
     static = static_of(name)

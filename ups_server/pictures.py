@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from ups_server.errors import UserError
 from ups_server.pde import Family, Trajectory
-from ups_server.pde.described import describe
 from ups_server.pde.metrics import power_spectrum
+from ups_server.pde.registry import known_family
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +49,7 @@ def save_picture(trajectory: Trajectory, path: Path) -> None:
 def save_png(trajectory: Trajectory, path: Path) -> None:
     """One row a field. 1-D: curves at several times beside the space-time map; 2-D: maps at several times."""
     draw = _curves_and_map if _ndim(trajectory) == 1 else _maps
-    figure = draw(trajectory, describe(trajectory.family))
+    figure = draw(trajectory, known_family(trajectory.family))
     figure.savefig(path, dpi=DPI)
 
 
@@ -58,7 +58,7 @@ def save_gif(trajectory: Trajectory, path: Path) -> None:
     from matplotlib.animation import PillowWriter
 
     start = _animated_curves if _ndim(trajectory) == 1 else _animated_maps
-    figure, show = start(trajectory, describe(trajectory.family))
+    figure, show = start(trajectory, known_family(trajectory.family))
     show(0)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # the layout of the first frame holds for all: half the time

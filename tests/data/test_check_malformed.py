@@ -10,7 +10,7 @@ import pytest
 from tests.pdebench_files import FAMILIES, write
 from ups_server.cli import main
 from ups_server.data.pdebench.card import GROUPED, SINGLE, Card, card_of
-from ups_server.pde.described import describe
+from ups_server.pde.registry import known_family
 
 Break = Callable[[Path, Card], None]
 
@@ -55,7 +55,7 @@ def static_not_finite(path: Path, card: Card) -> None:
 
 
 def negative(path: Path, card: Card) -> None:
-    equation = describe(card.family)
+    equation = known_family(card.family)
     with h5py.File(path, "a") as file:
         if card.static and any(field.positive for field in equation.static_fields):
             file[card.static[0]][0, 1] = -1.0
@@ -144,7 +144,7 @@ ALWAYS: tuple[Break, ...] = (
 def cases() -> Iterator[tuple[str, Break]]:
     """Every family with every break that its layout can suffer."""
     for name in FAMILIES:
-        card, equation = card_of(name), describe(name)
+        card, equation = card_of(name), known_family(name)
         assert card is not None
         yield from ((name, spoil) for spoil in ALWAYS)
         if not card.steady:

@@ -15,7 +15,7 @@ from ups_server.data.exporters import export
 from ups_server.data.preview import preview
 from ups_server.data.source import TrajectorySource, open_source
 from ups_server.errors import UserError
-from ups_server.pde.described import describe
+from ups_server.pde.registry import known_family
 
 FORMATS = (".h5", ".nc", ".zarr", ".npz")
 
@@ -35,7 +35,7 @@ def same(first: TrajectorySource, second: TrajectorySource) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_there_and_back(tmp_path: Path, name: str, suffix: str) -> None:
-    drawn = {c.name: 1.25 * c.default + 0.01 for c in describe(name).coefficients}
+    drawn = {c.name: 1.25 * c.default + 0.01 for c in known_family(name).coefficients}
     original = open_source(write(tmp_path / "file.h5", name, None, **drawn))
     assert np.allclose(original.coefficients, [list(drawn.values())] * COUNT)
     there = open_source(convert(original, tmp_path / f"there{suffix}"))
@@ -167,7 +167,7 @@ def test_convert_and_show_commands(tmp_path: Path, capsys: pytest.CaptureFixture
     assert (tmp_path / "file.png").stat().st_size > 0
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILIES if describe(name).ndim < 3])
+@pytest.mark.parametrize("name", [name for name in FAMILIES if known_family(name).ndim < 3])
 def test_every_family_can_be_drawn(tmp_path: Path, name: str) -> None:
     from ups_server.pictures import save_picture
 

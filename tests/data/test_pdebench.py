@@ -13,7 +13,7 @@ from ups_server.data.pdebench.writing import Batch, write_pdebench
 from ups_server.data.source import TrajectorySource, blocks, open_source, pieces
 from ups_server.errors import UserError
 from ups_server.pde import Grid, family
-from ups_server.pde.described import describe
+from ups_server.pde.registry import known_family
 
 
 def opened(path: Path, *given: Any) -> Iterator[TrajectorySource]:
@@ -24,7 +24,7 @@ def opened(path: Path, *given: Any) -> Iterator[TrajectorySource]:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_round_trip(tmp_path: Path, name: str) -> None:
-    equation = describe(name)
+    equation = known_family(name)
     for source in opened(write(tmp_path / "file.h5", name)):
         assert source.family == name
         assert source.fields == tuple(field.name for field in equation.fields)
@@ -42,7 +42,7 @@ def test_round_trip(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("rows", [[2, 0], range(1, 3), [1], []])
 @pytest.mark.parametrize("frames", [slice(None), slice(1, None, 2), [-1, 0]])
 def test_reading_is_indexing(tmp_path: Path, name: str, rows: list[int], frames: slice | list[int]) -> None:
-    grid = (slice(1, None, 4),) * describe(name).ndim
+    grid = (slice(1, None, 4),) * known_family(name).ndim
     for source in opened(write(tmp_path / "file.h5", name)):
         expected = values_of(name)[list(rows)][:, frames][slice(None), slice(None), *grid]
         assert np.array_equal(source.read(rows, frames, 4, 1), expected)
@@ -291,5 +291,5 @@ def test_three_dimensions_are_read_and_refused_where_something_must_be_solved(tm
         with pytest.raises(UserError, match="at most 2 dimensions"):
             family(source.family)
     with pytest.raises(UserError) as caught:
-        describe("compressible_ns_3d").sample_initial(np.random.default_rng(), 1, grid_for("compressible_ns_3d"))
+        known_family("compressible_ns_3d").sample_initial(np.random.default_rng(), 1, grid_for("compressible_ns_3d"))
     assert caught.value.code == "no_solver"

@@ -8,7 +8,7 @@ import pytest
 from ups_server.errors import UserError
 from ups_server.files.declaration import Declaration, EquationSpec
 from ups_server.pde import BoundaryKind
-from ups_server.pde.described import declare
+from ups_server.pde.registry import add_user_family
 
 EQUATION: dict[str, Any] = {
     "id": "allen_cahn",
@@ -89,5 +89,5 @@ def test_a_declared_equation_is_a_family() -> None:
 def test_a_declared_equation_takes_no_id_of_ours() -> None:
     spec = EquationSpec.model_validate_json(json.dumps(EQUATION | {"id": "darcy"}))
     with pytest.raises(UserError) as caught:
-        declare(spec.family())
+        add_user_family(spec.family())
     assert caught.value.code == "family_exists"

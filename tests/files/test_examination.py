@@ -17,7 +17,7 @@ from ups_server.data.store import Store
 from ups_server.files.examination import PNG
 from ups_server.files.examination_process import readable
 from ups_server.files.records import FileReport
-from ups_server.pde.described import describe
+from ups_server.pde.registry import known_family
 
 
 def accepted(found: Examined) -> FileReport:
@@ -37,7 +37,7 @@ def test_every_layout(name: str, tmp_path: Path) -> None:
     found = examined(path, tmp_path, family=name)
     report = accepted(found)
     assert (report.check.family, report.rows, report.declared) == (name, 3, ("family",))
-    assert report.slots == {field.name: field.slot for field in describe(name).fields}
+    assert report.slots == {field.name: field.slot for field in known_family(name).fields}
     with Store.open(found.output / "store") as store:
         np.testing.assert_array_equal(store.read(range(3)), values_of(name))
         assert store.manifest.fingerprint == report.fingerprint

@@ -9,7 +9,7 @@ from ups_server.model.lead import LeadModel, Problems, problems
 from ups_server.model.lead_config import LatentConfig
 from ups_server.model.scales import scales_of
 from ups_server.pde import BoundaryCondition, BoundaryKind
-from ups_server.pde.euler import GAMMA
+from ups_server.pde.gas import GAMMA
 
 FLOAT = torch.float64
 TEXT = 8

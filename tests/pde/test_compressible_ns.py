@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from ups_server.errors import UserError
-from ups_server.pde import BoundaryCondition, BoundaryKind, Grid, euler, viscous
+from ups_server.pde import BoundaryCondition, BoundaryKind, Grid, gas
 from ups_server.pde.compressible import compressible_solution
-from ups_server.pde.euler import GAMMA
-from ups_server.pde.families.compressible_ns_1d import CompressibleNs1D
-from ups_server.pde.families.compressible_ns_2d import CompressibleNs2D
+from ups_server.pde.families.compressible_ns import CompressibleNs1D, CompressibleNs2D
+from ups_server.pde.gas import GAMMA
 from ups_server.pde.grid import Array
 from ups_server.pde.solution import at_times
 
@@ -126,17 +125,17 @@ def test_damped_sound() -> None:
 def test_runge_kutta_legendre_is_of_second_order_and_stable_with_few_stages() -> None:
     n = 64
     x = unit(n).axes[0]
-    state = euler.conserved(stack(1.0 + 0.3 * np.cos(2.0 * np.pi * x), np.sin(2.0 * np.pi * x), 5.0).T[..., None])
+    state = gas.conserved(stack(1.0 + 0.3 * np.cos(2.0 * np.pi * x), np.sin(2.0 * np.pi * x), 5.0).T[..., None])
     eta, zeta, spacing = np.array([0.02]), np.array([0.0]), (1.0 / n,)
-    rough = viscous.density_roughness(state[0], (True,))
+    rough = gas.density_roughness(state[0], (True,))
 
     def after(count: int) -> Array:
         step = np.array([0.5 / count])
-        stages = int(viscous.stages(step, eta, zeta, spacing, rough)[0])
+        stages = int(gas.friction_stages(step, eta, zeta, spacing, rough)[0])
         assert stages % 2 == 1
         result = state
         for _ in range(count):
-            result = viscous.advance(result, step, stages, eta, zeta, spacing, (True,))
+            result = gas.advance_friction(result, step, stages, eta, zeta, spacing, (True,))
         return result
 
     exact = after(4096)

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ups_server.pde.euler import GAMMA
-from ups_server.pde.families.compressible_ns_1d import CompressibleNs1D
-from ups_server.pde.families.compressible_ns_2d import CompressibleNs2D
+from ups_server.pde.families.compressible_ns import CompressibleNs1D, CompressibleNs2D
+from ups_server.pde.gas import GAMMA
 
 LINE, SQUARE = CompressibleNs1D(), CompressibleNs2D()
 

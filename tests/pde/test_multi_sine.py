@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from ups_server.pde import Grid
-from ups_server.pde.families.compressible_ns_1d import WAVES
+from ups_server.pde.families.compressible_ns import WAVES
 from ups_server.pde.grid import Array
 from ups_server.pde.random_fields import EDGE_WIDTH, SCALAR, WINDOW, MultiSine
 

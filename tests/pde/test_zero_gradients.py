@@ -6,7 +6,7 @@ from scipy.optimize import brentq
 
 from ups_server.errors import UserError
 from ups_server.pde import BoundaryCondition, BoundaryKind, Grid, family
-from ups_server.pde.euler import GAMMA
+from ups_server.pde.gas import GAMMA
 from ups_server.pde.grid import Array
 
 G = GAMMA

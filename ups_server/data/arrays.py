@@ -19,9 +19,9 @@ from ups_server.data.pdebench.identify import canonical
 from ups_server.data.rows import RowNumbers, coefficient_faults, trajectory_of
 from ups_server.data.store import Frames, Rows
 from ups_server.errors import UserError
-from ups_server.pde.described import describe
 from ups_server.pde.family import Family
 from ups_server.pde.grid import BoundaryCondition, Grid
+from ups_server.pde.registry import known_family
 from ups_server.pde.state import Trajectory
 
 AXES = ("x", "y", "z")
@@ -90,7 +90,7 @@ class Said:
             raise UserError("family_unknown", f"{path.name} does not say which family it holds", hint="name the family")
         if None not in (own, self.family) and own != self.family:
             raise UserError("family_mismatch", f"{path.name} holds another family", got=self.family, expected=own)
-        return describe(self.family or own or "")
+        return known_family(self.family or own or "")
 
 
 class ArraySource(ABC):

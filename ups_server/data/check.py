@@ -14,8 +14,8 @@ from ups_server.data.source import TrajectorySource, matching, open_source
 from ups_server.data.usable import Scan
 from ups_server.data.windows import frame_stride
 from ups_server.errors import UserError
-from ups_server.pde.described import describe
 from ups_server.pde.family import Family
+from ups_server.pde.registry import known_family
 
 __all__ = ["CheckReport", "check_file", "check_source", "report_text"]
 
@@ -57,7 +57,7 @@ def check_source(file: Path, source: TrajectorySource, probe_s: float = 0.0) -> 
     Args:
         probe_s: seconds for the comparison of a few rows with the reference solver; 0: none.
     """
-    scan = Scan(source, describe(source.family))
+    scan = Scan(source, known_family(source.family))
     report = _report(file, source, scan)
     if probe_s and not any(scan.values.warnings()):
         rows = [row for row in range(source.n_trajectories) if row not in scan.unusable]
@@ -66,7 +66,7 @@ def check_source(file: Path, source: TrajectorySource, probe_s: float = 0.0) -> 
 
 
 def _report(file: Path, source: TrajectorySource, scan: Scan) -> CheckReport:
-    family = describe(source.family)
+    family = known_family(source.family)
     left_out = source.row_numbers.chosen(np.arange(source.n_trajectories), scan.unusable).left_out
     dt, doubts = _time_step(source, family)
     layout, datasets = _storage(source)

@@ -18,7 +18,7 @@ from ups_server.data.exporters.base import Header
 from ups_server.data.pdebench.writing import layout_file
 from ups_server.data.source import TrajectorySource, pieces
 from ups_server.errors import UserError
-from ups_server.pde.described import describe
+from ups_server.pde.registry import known_family
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -46,7 +46,7 @@ def convert(source: TrajectorySource, target: str | os.PathLike[str], progress: 
         row, reason = next(iter(sorted(source.row_faults.items())))
         raise UserError("unusable_file", f"trajectory {row} cannot be copied: {reason}", got=len(source.row_faults))
     header = Header(
-        describe(source.family),
+        known_family(source.family),
         source.grid,
         source.times,
         {name: source.coefficients[:, column] for column, name in enumerate(source.coefficient_names)},

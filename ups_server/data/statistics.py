@@ -12,7 +12,7 @@ from ups_server.data.splits import Split, split_rows
 from ups_server.data.store import Store
 from ups_server.data.windows import frame_stride
 from ups_server.errors import UserError
-from ups_server.pde.described import describe
+from ups_server.pde.registry import known_family
 
 INCREMENT_FLOOR = 1e-3
 """Smallest increment scale, relative to the field's std: a field that stands still is not divided by zero."""
@@ -106,7 +106,7 @@ def compute(
     first = group[0]
     if any((store.family, store.fields) != (first.family, first.fields) for store in group):
         raise UserError("mixed_families", "statistics are per family", got=[store.family for store in group])
-    relative = [field.relative for field in describe(first.family).fields]
+    relative = [field.relative for field in known_family(first.family).fields]
     measured, values, increments = (Moments(len(first.fields)) for _ in range(3))
     static = Moments(len(first.manifest.layout.static_fields))
     coefficients = Moments(len(first.coefficient_names))

@@ -12,8 +12,8 @@ from ups_server.data.source import TrajectorySource, block_rows, frame_slices
 from ups_server.data.statistics import Moments
 from ups_server.data.store import Store
 from ups_server.errors import UserError
-from ups_server.pde.described import describe
 from ups_server.pde.family import Family, Field
+from ups_server.pde.registry import known_family
 
 PIECE = 2**20
 STOPPED_FRAMES = 3
@@ -35,7 +35,7 @@ def usable(source: TrajectorySource, at_most: int | None = None) -> SelectedRows
     """
     if isinstance(source, Store):  # was checked when it was made
         return SelectedRows(source, range(min(len(source), at_most or len(source))))
-    scan = Scan(source, describe(source.family), at_most)
+    scan = Scan(source, known_family(source.family), at_most)
     rows = [row for row in range(scan.seen) if row not in scan.unusable][:at_most]
     if not rows:
         reasons = "; ".join(dict.fromkeys(scan.unusable.values()))

@@ -7,7 +7,8 @@ from pydantic import Field, FiniteFloat, ValidationError, model_validator
 from ups_server.errors import UserError
 from ups_server.pde import BoundaryCondition, BoundaryKind, Coefficient, Family
 from ups_server.pde import Field as Quantity
-from ups_server.pde.described import DescribedFamily, described
+from ups_server.pde.family import UnsolvedFamily
+from ups_server.pde.registry import known_families
 from ups_server.specs import Spec, invalid_request
 
 SLOTS = 4
@@ -125,7 +126,7 @@ class EquationSpec(Spec):
             UserError: ``not_mappable`` or ``family_exists``.
         """
         check_mappable(self.id, len(self.extent), [entry.slot for entry in self.fields])
-        if self.id in described():
+        if self.id in known_families():
             raise UserError(
                 "family_exists",
                 f"{self.id} is a family of this installation",
@@ -137,7 +138,7 @@ class EquationSpec(Spec):
         """The equation as a family without a solver; `dt` where neither the user nor the spacing of frames says it."""
         kind = type(
             "DeclaredFamily",
-            (DescribedFamily,),
+            (UnsolvedFamily,),
             {
                 "__doc__": self.equation,
                 "id": self.id,
@@ -204,7 +205,7 @@ class Declaration(Spec):
             self.equation.check()
             self._check_against(self.equation.family())
         elif self.family is not None:
-            known = described()
+            known = known_families()
             if self.family not in known:
                 raise UserError(
                     "unknown_family",

@@ -12,7 +12,7 @@ from ups_server.errors import UserError
 from ups_server.files.declaration import EquationSpec, check_mappable
 from ups_server.files.storage import FileStorage
 from ups_server.pde import Family
-from ups_server.pde.described import declare, reserved
+from ups_server.pde.registry import add_user_family, is_installed
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def declare_stored(data_dir: Path, file_id: str) -> EquationSpec | None:
     """Makes the equation of a stored file known to this process, and returns it where it has one of its own."""
     equation = stored_equation(data_dir, file_id)
     if equation is not None:
-        declare(equation.family())
+        add_user_family(equation.family())
     return equation
 
 
@@ -90,7 +90,7 @@ def model_equation(model: Path) -> EquationSpec | None:
         check_mappable(equation.id, len(equation.extent), [entry.slot for entry in equation.fields])
     except (ValidationError, UserError) as error:
         raise invalid_model(model / EQUATION_FILE, error) from error
-    if reserved(equation.id):
+    if is_installed(equation.id):
         raise invalid_model(model / EQUATION_FILE, ValueError(f"{equation.id} is a family of this installation"))
     return equation
 

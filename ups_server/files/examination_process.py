@@ -38,7 +38,7 @@ from ups_server.files.limits import Limits
 from ups_server.files.reading import open_declared
 from ups_server.files.records import FileReport, ProblemRecord
 from ups_server.files.structure import Structure, check_compressed
-from ups_server.pde.described import describe
+from ups_server.pde.registry import known_family
 
 PACKAGE = Path(__file__).resolve().parent.parent
 DAMAGED = UserError("damaged_file", "the structure of the file is damaged")
@@ -131,7 +131,7 @@ def _accept(job: Job, source: TrajectorySource) -> FileReport:
     provenance: dict[str, Any] = {**job.provenance, "name": job.name, "rows": rows, "refused": len(unusable)}
     with transcode(source, job.output / STORE, provenance, left_out=unusable) as store:
         pictures.save_picture(preview(store, 0), job.output / PREVIEW)
-        family = describe(source.family)
+        family = known_family(source.family)
         return FileReport(
             check=check.model_copy(update={"file": job.name, "bytes": job.content.stat().st_size}),
             declared=said(job.declaration),

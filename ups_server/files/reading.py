@@ -13,7 +13,7 @@ from ups_server.data.windows import frame_stride
 from ups_server.errors import UserError
 from ups_server.files.declaration import Declaration, EquationSpec, check_boundary, check_mappable
 from ups_server.pde import BoundaryCondition
-from ups_server.pde.described import declare, described
+from ups_server.pde.registry import add_user_family, known_families
 
 
 def open_declared(path: Path, neutral: Path, declaration: Declaration) -> PdebenchSource | ArraySource:
@@ -34,7 +34,7 @@ def open_declared(path: Path, neutral: Path, declaration: Declaration) -> Pdeben
     else:
         source = open_content(path, None, declaration.coefficients)
     try:
-        family = described()[source.family]
+        family = known_families()[source.family]
         check_mappable(family.id, family.ndim, [field.slot for field in family.fields])
         if declaration.boundary is not None:
             source.boundary = BoundaryCondition(declaration.boundary)
@@ -66,13 +66,13 @@ def _open(
 
 def _open_equation(path: Path, spec: EquationSpec, declaration: Declaration) -> PdebenchSource | ArraySource:
     """A file of an equation that only the user knows."""
-    declare(spec.family())
+    add_user_family(spec.family())
     told = {entry.name: entry.value for entry in spec.coefficients if entry.value is not None}
     card = equation_card(spec, declaration.axes)
     source = _open(path, declaration, spec.id, {**told, **declaration.coefficients}, card)
     if spec.dt is None and len(source.times) > 1:
         source.equation = spec.family(float(source.times[-1] - source.times[0]) / (len(source.times) - 1))
-        declare(source.equation)
+        add_user_family(source.equation)
     elif spec.dt is not None:
         try:
             frame_stride(source.times, spec.dt)

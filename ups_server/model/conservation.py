@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ups_server.model.scales import mean, spread
-from ups_server.pde.euler import GAMMA
+from ups_server.pde.gas import GAMMA
 
 LEAST_HEAT = 1e-3
 """Of the energy of a gas, that is left as heat however much of it moves."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ups_server.model.lead_config import ScalesCard
-from ups_server.pde.euler import GAMMA
+from ups_server.pde.gas import GAMMA
 
 LEAST = 1e-4
 """Smallest amplitude, in characteristic units: a state at rest is not divided by zero."""

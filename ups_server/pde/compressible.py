@@ -2,7 +2,7 @@
 
 Axes are periodic, or waves leave through both of their ends: gradients across them are zero (PDEBench's `trans`).
 
-Strang splitting of the gas (`euler`: MUSCL, HLLC) and its friction (`viscous`: Runge-Kutta-Legendre). Sound alone
+Strang splitting of the flow (MUSCL, HLLC) and its friction (Runge-Kutta-Legendre), both in `gas`. Sound alone
 limits the steps, one for each trajectory, renewed every few: large viscosities cost the square root of what an
 explicit scheme would pay. Second order in space and time; mass, momentum and energy are conserved to rounding,
 density and pressure stay positive.
@@ -21,7 +21,15 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ups_server.errors import UserError
-from ups_server.pde import euler, viscous
+from ups_server.pde.gas import (
+    advance_flow,
+    advance_friction,
+    conserved,
+    density_roughness,
+    friction_stages,
+    largest_step,
+    primitive,
+)
 from ups_server.pde.grid import Array, BoundaryCondition, Grid
 from ups_server.pde.resampling import as_positive, linear, trigonometric
 from ups_server.pde.solution import Grouped, Solution, Stepped, in_groups
@@ -113,7 +121,7 @@ class _Gas(Stepped):
         self._given = tuple(axis.given for axis in axes)
         self._eta, self._zeta = eta, zeta
         precision: DTypeLike = np.float32 if single else np.float64
-        self._state: Array = euler.conserved(_to_primitive(_refine(initial, axes))).astype(precision)
+        self._state: Array = conserved(_to_primitive(_refine(initial, axes))).astype(precision)
 
     def _carried(self) -> Sequence[Array]:
         return (np.moveaxis(self._state, -1, 0),)
@@ -122,17 +130,17 @@ class _Gas(Stepped):
         """Goes on with the steps that sound allows each trajectory."""
         state, remaining = self._state, np.full(len(self.initial), elapsed - self.elapsed)
         while (remaining > 0.0).any():
-            count = np.ceil(remaining / euler.largest_step(state, self._spacing) * (1.0 - 1e-12))
+            count = np.ceil(remaining / largest_step(state, self._spacing) * (1.0 - 1e-12))
             step = remaining / np.maximum(count, 1.0)
             number = np.minimum(count, RENEWAL)
-            roughness = viscous.density_roughness(state[0], self._wraps)
-            stages = viscous.stages(step, self._eta, self._zeta, self._spacing, roughness)
+            roughness = density_roughness(state[0], self._wraps)
+            stages = friction_stages(step, self._eta, self._zeta, self._spacing, roughness)
             remaining = np.where(count > RENEWAL, step * (count - RENEWAL), 0.0)
             # Trajectories that do the same number of steps go together: none depends on its company.
             for steps in np.unique(number[number > 0.0]):
                 rows = _rows(number == steps)
                 state[..., rows] = self._strang(state[..., rows], step[rows], int(steps), stages[rows], rows)
-        return _from_primitive(euler.primitive(state)[(slice(None), *self._given)]).astype(np.float64)
+        return _from_primitive(primitive(state)[(slice(None), *self._given)]).astype(np.float64)
 
     def _strang(self, state: Array, step: Array, count: int, stages: NDArray[np.int64], rows: Rows) -> Array:
         """`count` steps of some rows, friction at both ends and between them."""
@@ -141,14 +149,14 @@ class _Gas(Stepped):
         def rub(state: Array, step: Array) -> Array:
             for inner in np.unique(stages[stages > 0]):
                 some = _rows(stages == inner)
-                state[..., some] = viscous.advance(
+                state[..., some] = advance_friction(
                     state[..., some], step[some], int(inner), eta[some], zeta[some], self._spacing, self._wraps
                 )
             return state
 
         state = rub(state, 0.5 * step)
         for remaining in range(count, 0, -1):
-            state = euler.advance(state, step, self._spacing, self._wraps)
+            state = advance_flow(state, step, self._spacing, self._wraps)
             state = rub(state, step if remaining > 1 else 0.5 * step)
         return state
 

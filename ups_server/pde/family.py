@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass
-from typing import ClassVar, Self, final
+from typing import ClassVar, NoReturn, Self, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -432,3 +432,28 @@ class Family(ABC):
     def sample_static(self, rng: np.random.Generator, count: int, grid: Grid) -> Array | None:
         """(N, X..., S) static fields such as forcing; None for families without."""
         return None
+
+
+class UnsolvedFamily(Family):
+    """A family without a solver: its files can be read, checked, drawn and converted."""
+
+    @final
+    def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
+        """Raises UserError ``no_solver``."""
+        self._refuse()
+
+    @final
+    def begin(
+        self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None
+    ) -> Solution:
+        """Raises UserError ``no_solver``."""
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise UserError(
+            "no_solver",
+            f"{self.id} has no solver here",
+            got=self.id,
+            expected="a family with a solver",
+            hint="give the initial state; its files can be read, checked and converted",
+        )

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from ups_server.data.pdebench.card import CARDS, Card
 from ups_server.errors import UserError
-from ups_server.pde.described import described
 from ups_server.pde.family import Family
+from ups_server.pde.registry import known_families
 
 FAMILY = "family"
 """Attribute that files of our own carry: the family's id."""
@@ -79,9 +79,9 @@ def family_of(card: Card) -> Family:
     Raises:
         UserError: ``unknown_family``: PDEBench publishes it, this installation does not know it.
     """
-    if card.family not in described():
+    if card.family not in known_families():
         raise UserError("unknown_family", f"{card.family} is not among the families known here", got=card.family)
-    return described()[card.family]
+    return known_families()[card.family]
 
 
 def same_number(first: float, second: float) -> bool:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.api.conftest import wait_until
 from tests.serving import ready
-from ups_server.api.connections import OWN_DESCRIPTORS, shares
+from ups_server.api.server import OWN_DESCRIPTORS, shares
 
 
 @pytest.mark.parametrize("descriptors", [256, 1024, 65536])

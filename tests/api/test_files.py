@@ -15,7 +15,7 @@ import pytest
 
 from tests.api.conftest import DEADLINE_S, RunningService, wait_until
 from tests.pdebench_files import plain, values_of
-from ups_server.api.receiving import PIECE
+from ups_server.api.body import PIECE
 from ups_server.client import Client
 from ups_server.errors import UserError
 

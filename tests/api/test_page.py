@@ -6,8 +6,8 @@ import httpx
 import pytest
 
 from tests.api.conftest import RunningService
+from ups_server.api.middleware import HEADERS
 from ups_server.api.routes.page import FOLDER, page_files
-from ups_server.api.security import HEADERS
 
 MOST_LINES = 400
 

@@ -19,7 +19,7 @@ from tests.api.conftest import RunningService, wait_until
 from ups_server.access.keys import KeyStore
 from ups_server.access.scopes import Scope
 from ups_server.api.app import create_app
-from ups_server.api.jobs import job_events
+from ups_server.api.routes.jobs import job_events
 from ups_server.jobs.database import open_database
 from ups_server.jobs.spec import EvaluationSpec
 from ups_server.jobs.store import JobStore

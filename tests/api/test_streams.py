@@ -17,7 +17,7 @@ import pytest
 from tests.api.conftest import RunningService, running_service, wait_until
 from tests.api.sse import events
 from tests.quiet_engine import QuietEngine
-from ups_server.api.events import with_keep_alive
+from ups_server.api.answers import with_keep_alive
 from ups_server.engine.engine import EngineFailure, Event, Finished, Frame, RolloutSpec, Standing, Started
 from ups_server.settings import Settings
 from ups_server.solvers.solver import Frames

@@ -1,26 +1,43 @@
-"""The door: which right each route needs, and whether whoever asks has it.
+"""Who asks, what they may do and use, and what they used.
 
-A service without keys listens on loopback only and answers whoever reaches it there, but no web page of another site:
-neither by a name that was made to point to loopback, nor by a request from there. From the first key on every request
-shows one, as ``Authorization: Bearer ups_...``.
+Which right each route needs, and whether whoever asks has it: a service without keys listens on loopback only and
+answers whoever reaches it there, but no web page of another site: neither by a name that was made to point to loopback,
+nor by a request from there. From the first key on every request shows one, as ``Authorization: Bearer ups_...``. Its
+limits say how often it asks, how many bytes it stores and how long is computed for it; it goes with the request to the
+engine, and to the files and jobs the request makes.
 """
 
 import asyncio
-from collections.abc import Sequence
+import logging
+import math
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 from fastapi.routing import APIRoute
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Send
+from starlette.types import Scope as Connection
 
-from ups_server.access.keys import ApiKey, KeyStore
+from ups_server.access.keys import DAY_S, ApiKey, KeyLimits, KeyStore
 from ups_server.access.scopes import Scope
-from ups_server.api.metering import KEY
-from ups_server.api.quotas import check_compute, check_rate
+from ups_server.access.usage import Meter, Usage
 from ups_server.api.service import CurrentService, Service
+from ups_server.engine.engine import Engine, Event, Health, RolloutSpec, Started
 from ups_server.errors import UserError
 from ups_server.settings import is_loopback
+
+logger = logging.getLogger(__name__)
+
+KEY: ContextVar[str | None] = ContextVar("key", default=None)
+"""Id of the key of the request in hand."""
 
 SCHEME = "ApiKey"
 """Name of the security scheme in the OpenAPI document."""
@@ -150,3 +167,190 @@ def _host_of(address: str) -> str:
         return urlsplit(address).hostname or ""
     except ValueError:
         return ""
+
+
+COMPUTING = frozenset({"rollouts", "super-resolution", "evaluations", "fine-tuning"})
+"""Tags of routes whose creations make the engine or the worker compute."""
+
+
+class LimitReached(UserError):
+    """429: asking again after `retry_after` seconds helps."""
+
+    def __init__(self, code: str, message: str, retry_after: float, expected: str) -> None:
+        self.retry_after = max(1, math.ceil(retry_after))
+        super().__init__(code, message, expected=expected, hint=f"ask again in {self.retry_after} s")
+
+
+def limits_of(key: ApiKey, service: Service) -> KeyLimits:
+    """A key's own limits, and the settings' where it has none."""
+    settings = service.settings
+    return KeyLimits(
+        requests_per_minute=key.requests_per_minute or settings.key_requests_per_minute,
+        stored_bytes=settings.key_stored_bytes if key.stored_bytes is None else key.stored_bytes,
+        compute_seconds=settings.key_compute_seconds if key.compute_seconds is None else key.compute_seconds,
+    )
+
+
+def check_rate(key: ApiKey, service: Service) -> None:
+    """Raises LimitReached ``rate_limited``."""
+    allowed = limits_of(key, service).requests_per_minute
+    if allowed is None:
+        return
+    wait = service.rates.take(key.id, allowed)
+    if wait > 0:
+        raise LimitReached(
+            "rate_limited", "too many requests with this key", wait, f"at most {allowed} requests a minute"
+        )
+
+
+def check_compute(request: Request, tags: Collection[str], key: ApiKey, service: Service) -> None:
+    """Raises LimitReached ``compute_quota_exceeded`` where something would begin that the key has no time left for."""
+    begins = request.method == "POST" and COMPUTING.intersection(tags) and not request.url.path.endswith("/cancel")
+    allowed = limits_of(key, service).compute_seconds
+    if begins and allowed is not None and computed_today(key, service) >= allowed:
+        tomorrow = DAY_S - time.time() % DAY_S
+        raise LimitReached(
+            "compute_quota_exceeded", "this key has used its time", tomorrow, f"at most {allowed:g} s a day (UTC)"
+        )
+
+
+def computed_today(key: ApiKey, service: Service) -> float:
+    """Seconds that engine and worker computed for a key since midnight, UTC."""
+    return Usage(service.jobs.database).compute_today(key.id) + service.meter.gathered(key.id)
+
+
+@contextmanager
+def reserved(resource: str, size: int, key: ApiKey | None, service: Service) -> Iterator[None]:
+    """While a block makes a file or a job of `size` bytes, they count for its key.
+
+    Raises:
+        UserError: ``quota_exceeded`` where they are more than the key may store.
+    """
+    allowed = None if key is None else limits_of(key, service).stored_bytes
+    if key is None or allowed is None:
+        yield
+        return
+    usage = Usage(service.jobs.database)
+    left = usage.reserve(key.id, resource, size, allowed, partial(sizes_of, service))
+    if size > left:
+        raise UserError(
+            "quota_exceeded",
+            "files and results of this key would exceed its quota",
+            got=size,
+            expected=f"at most {max(left, 0)} bytes, of {allowed} in all",
+            hint="delete files and queued rollouts that are not needed any more",
+        )
+    try:
+        yield
+    finally:
+        usage.settle(resource)
+
+
+def stored_bytes(key: ApiKey, service: Service) -> int:
+    """Bytes of all files that a key uploaded and of the results of its asynchronous rollouts, planned ones included."""
+    return Usage(service.jobs.database).taken(key.id, partial(sizes_of, service))
+
+
+def sizes_of(service: Service, resources: Collection[str]) -> dict[str, int]:
+    """Bytes of those files and results that are there, by id; frames that are still to come included."""
+    files = {record.id: record.size for record in service.files.records() if record.id in resources}
+    return {**files, **service.results.sizes(set(resources) - files.keys())}
+
+
+ACCOUNT_S = 5.0
+"""Seconds between two entries: a service that is killed forgets no more."""
+
+
+Own = Callable[[str, str], Awaitable[None]]
+"""(key, id of what it made) -> written down."""
+
+
+def own_key(idempotency_key: str | None) -> str | None:
+    """The Idempotency-Key of a request as it is stored: what one API key chose says nothing to another."""
+    key = KEY.get()
+    return idempotency_key if key is None or idempotency_key is None else f"{key}:{idempotency_key}"
+
+
+class MeteredEngine(Engine):
+    """An engine that counts for whom it works: from the start of a rollout on, the time it is waited for."""
+
+    def __init__(self, engine: Engine, meter: Meter) -> None:
+        self._engine = engine
+        self._meter = meter
+
+    async def start(self) -> None:
+        await self._engine.start()
+
+    async def rollout(self, spec: RolloutSpec, *arrays: Any, **more: Any) -> AsyncGenerator[Event]:
+        key, began = KEY.get(), None
+        async with aclosing(self._engine.rollout(spec, *arrays, **more)) as events:
+            while True:
+                asked = time.monotonic()
+                try:
+                    event = await anext(events, None)
+                finally:
+                    if key is not None and began is not None:
+                        self._meter.computed(key, time.monotonic() - max(asked, began))
+                if event is None:
+                    return
+                if isinstance(event, Started):
+                    began = time.monotonic()
+                yield event
+
+    def uses(self, model: str) -> bool:
+        return self._engine.uses(model)
+
+    def health(self) -> Health:
+        return self._engine.health()
+
+    async def close(self) -> None:
+        await self._engine.close()
+
+
+class Ownership:
+    """ASGI middleware: what an answer says was made (201 or 202 with a `Location`) belongs to the key that asked."""
+
+    def __init__(self, app: ASGIApp, own: Own) -> None:
+        self.app = app
+        self._own = own
+
+    async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
+        async def watched(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] in (201, 202):
+                location = Headers(raw=message["headers"]).get("location")
+                key = scope.get("state", {}).get("key")
+                if location is not None and key is not None:
+                    try:
+                        await asyncio.shield(asyncio.ensure_future(self._own(key, location.rpartition("/")[2])))
+                    except SQLAlchemyError:  # it was made: whoever asked has to learn its name
+                        logger.exception("%s was not written down as a key's own", location)
+            await send(message)
+
+        await self.app(scope, receive, watched if scope["type"] == "http" else send)
+
+
+async def own(service: Service, key: str, resource: str) -> None:
+    """Writes down that a key made a file or a job."""
+    await asyncio.to_thread(Usage(service.jobs.database).own, key, resource)
+
+
+async def keep_accounts(service: Service) -> None:
+    """Writes the meter down every few seconds, until cancelled."""
+    while True:
+        await asyncio.sleep(ACCOUNT_S)
+        try:
+            await asyncio.to_thread(write_accounts, service)
+        except SQLAlchemyError:
+            logger.exception("the time of the keys could not be written down")
+
+
+def write_accounts(service: Service) -> None:
+    """Moves what the meter gathered into the database."""
+    gathered = service.meter.drain()
+    try:
+        if gathered:
+            Usage(service.jobs.database).add(gathered)
+    except SQLAlchemyError:
+        for key, seconds in gathered.items():
+            service.meter.computed(key, seconds)
+        raise

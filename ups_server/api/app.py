@@ -14,16 +14,14 @@ from starlette.middleware.cors import CORSMiddleware
 
 from ups_server import __version__
 from ups_server.access.usage import Meter
-from ups_server.api.access import admit, keys_required
-from ups_server.api.detached import kept_plan
+from ups_server.api.access import MeteredEngine, Ownership, admit, keep_accounts, keys_required, own, write_accounts
 from ups_server.api.memory import Memory
-from ups_server.api.metering import MeteredEngine, Ownership, keep_accounts, own, write_accounts
 from ups_server.api.metrics import RequestMetrics, ServiceCollector
+from ups_server.api.middleware import RequestLog, SecurityHeaders, cors_options
 from ups_server.api.openapi import complete, demand_keys
 from ups_server.api.problems import Problem, install
-from ups_server.api.request_log import RequestLog
 from ups_server.api.routes import ROUTERS, methods
-from ups_server.api.security import SecurityHeaders, cors_options
+from ups_server.api.routes.stored_rollouts import kept_plan
 from ups_server.api.service import Service
 from ups_server.catalog import Catalog
 from ups_server.engine.engine import Engine

@@ -13,8 +13,8 @@ from pydantic import BaseModel
 from sqlalchemy.exc import DBAPIError, OperationalError
 from starlette.exceptions import HTTPException
 
-from ups_server.api.quotas import LimitReached
-from ups_server.api.security import HEADERS as SECURITY_HEADERS
+from ups_server.api.access import LimitReached
+from ups_server.api.middleware import HEADERS as SECURITY_HEADERS
 from ups_server.errors import UserError
 from ups_server.files.writing import is_full, storage_full
 from ups_server.settings import Settings

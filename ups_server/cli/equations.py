@@ -21,7 +21,7 @@ def list_families(
 
     chosen = list(families().values()) if family is None else [find(family)]
     if as_json:
-        from ups_server.api.routes.families import family_card
+        from ups_server.catalog import family_card
 
         documents = [family_card(entry).model_dump(mode="json") for entry in chosen]
         print_json(documents if family is None else documents[0])

@@ -1,37 +1,21 @@
-"""The resources, one file each. A new resource is a new file and one line here."""
+"""The resources. A new one is a router here."""
 
 from fastapi.routing import APIRoute
 
-from ups_server.api.routes import (
-    equations,
-    evaluations,
-    families,
-    files,
-    fine_tuning,
-    health,
-    keys,
-    metrics,
-    models,
-    page,
-    rollouts,
-    stored_rollouts,
-)
-from ups_server.api.routes import super_resolution as super_resolution_routes
+from ups_server.api.routes import catalogue, files, jobs, page, rollouts, status, stored_rollouts, super_resolution
 
 ROUTERS = (
     page.router,
-    health.router,
-    metrics.router,
-    keys.router,
-    families.router,
-    equations.router,
+    status.router,
+    catalogue.family_routes,
+    catalogue.equation_routes,
     files.router,
-    models.router,
+    catalogue.model_routes,
     rollouts.router,
     stored_rollouts.router,
-    super_resolution_routes.router,
-    evaluations.router,
-    fine_tuning.router,
+    super_resolution.router,
+    jobs.evaluations,
+    jobs.fine_tuning,
 )
 
 

@@ -9,12 +9,9 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
 from ups_server.access.keys import ApiKey
-from ups_server.api.access import Admitted
-from ups_server.api.body import JSON, read_body
-from ups_server.api.metering import own_key
+from ups_server.api.access import Admitted, own_key, reserved
+from ups_server.api.body import HDF5_TYPES, JSON, described_upload, range_start, read_body, receive
 from ups_server.api.problems import documented
-from ups_server.api.quotas import reserved
-from ups_server.api.receiving import HDF5_TYPES, described_upload, range_start, receive
 from ups_server.api.service import CurrentService, Service
 from ups_server.errors import UserError
 from ups_server.files.declaration import Declaration

@@ -9,14 +9,12 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.requests import ClientDisconnect
 
 from ups_server.api.access import Admitted
-from ups_server.api.answers import check_size, collect, encode
+from ups_server.api.answers import EVENTS, OFFERED, Encoding, check_size, choose, collect, encode, stream
+from ups_server.api.answers import JSON as JSON_FORMAT
 from ups_server.api.body import JSON, received
-from ups_server.api.detached import Prefer, accept, respond_async
-from ups_server.api.events import Encoding, stream
-from ups_server.api.jobs import IdempotencyKey
-from ups_server.api.negotiation import EVENTS, OFFERED, choose
-from ups_server.api.negotiation import JSON as JSON_FORMAT
 from ups_server.api.problems import documented
+from ups_server.api.routes.jobs import IdempotencyKey
+from ups_server.api.routes.stored_rollouts import Prefer, accept, respond_async
 from ups_server.api.service import CurrentService, Service
 from ups_server.engine.admission import check_cost
 from ups_server.jobs.spec import Job

@@ -9,9 +9,8 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
-from ups_server.api.answers import Answer, check_size, collect, encode
+from ups_server.api.answers import EVENTS, Answer, check_size, choose, collect, encode
 from ups_server.api.body import JSON, received
-from ups_server.api.negotiation import EVENTS, choose
 from ups_server.api.problems import documented
 from ups_server.api.routes.rollouts import ANSWERS, BINARY, EXAMPLE, REQUEST_BODY, needed, while_connected
 from ups_server.api.service import CurrentService, Service

@@ -1,4 +1,4 @@
-"""What every kind of job offers: create once, look up, follow, cancel, resume."""
+"""Jobs: what every kind of them offers (create once, look up, follow, cancel, resume), evaluations, fine-tunings."""
 
 import asyncio
 import json
@@ -9,14 +9,15 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.sse import format_sse_event
 from pydantic import BaseModel, ValidationError
 
+from ups_server.api.access import own_key
+from ups_server.api.answers import EventStream, with_keep_alive
 from ups_server.api.body import JSON, read_body
-from ups_server.api.events import EventStream, with_keep_alive
-from ups_server.api.metering import own_key
 from ups_server.api.problems import documented
 from ups_server.api.service import CurrentService, Service
 from ups_server.errors import UserError
-from ups_server.jobs.spec import EvaluationSpec, FineTuningSpec, Job, JobEvent
+from ups_server.jobs.spec import Checkpoint, EvaluationSpec, FineTuningSpec, Job, JobEvent
 from ups_server.jobs.store import PAGE, JobStore
+from ups_server.jobs.submission import check_evaluation, check_fine_tuning
 from ups_server.specs import invalid_request
 
 EVENT_STREAM = "text/event-stream"
@@ -152,3 +153,76 @@ def sse(event: JobEvent) -> bytes:
     """`id` is the number, so that a client that comes back misses nothing and sees nothing twice."""
     data = json.dumps({"seq": event.seq, "at": event.at, **event.data}, allow_nan=False, separators=(",", ":"))
     return format_sse_event(data_str=data, event=event.type, id=str(event.seq))
+
+
+evaluations = APIRouter(prefix="/v1/evaluations", tags=["evaluations"])
+
+EVALUATION = {"model": "ups-mini", "file": "file-0123456789abcdef", "resolution": 128}
+
+
+@evaluations.post(
+    "",
+    status_code=201,
+    responses={200: {"model": Job, "description": "The job this key made."}, **documented(400, 404, 409, 413, 422)},
+    openapi_extra=request_body(EvaluationSpec, EVALUATION),
+)
+async def create_evaluation(
+    request: Request, response: Response, service: CurrentService, idempotency_key: IdempotencyKey = None
+) -> Job:
+    """Scores a model on a file: one step ahead and full rollout, with persistence beside both."""
+    spec = await read_spec(request, service, EvaluationSpec)
+    await asyncio.to_thread(_check_evaluation, spec, service)
+    return await create(request, response, service, spec, idempotency_key)
+
+
+def _check_evaluation(spec: EvaluationSpec, service: Service) -> None:
+    check_evaluation(spec, service.catalog.model(spec.model or ""), service.settings.data_dir)
+
+
+add_job_routes(evaluations, "evaluation")
+
+
+fine_tuning = APIRouter(prefix="/v1/fine-tuning/jobs", tags=["fine-tuning"])
+
+FINE_TUNING = {
+    "model": "ups-mini",
+    "training_file": "file-0123456789abcdef",
+    "n_trajectories": 10,
+    "alignment": "none",
+    "tuning": "operator",
+    "suffix": "mine",
+}
+
+
+class CheckpointList(BaseModel):
+    """Checkpoints in order. The last one is on disk, and the best one by validation becomes the model."""
+
+    checkpoints: list[Checkpoint]
+
+
+@fine_tuning.post(
+    "",
+    status_code=201,
+    responses={200: {"model": Job, "description": "The job this key made."}, **documented(400, 404, 409, 413, 422)},
+    openapi_extra=request_body(FineTuningSpec, FINE_TUNING),
+)
+async def create_fine_tuning(
+    request: Request, response: Response, service: CurrentService, idempotency_key: IdempotencyKey = None
+) -> Job:
+    """Tunes a model to trajectories of a file; the result is a new model and an honest report."""
+    spec = await read_spec(request, service, FineTuningSpec)
+    await asyncio.to_thread(_check_fine_tuning, spec, service)
+    return await create(request, response, service, spec, idempotency_key)
+
+
+@fine_tuning.get("/{job_id}/checkpoints", responses=documented(404))
+def list_checkpoints(job_id: str, service: CurrentService) -> CheckpointList:
+    """Where a job has saved its state so far."""
+    return CheckpointList(checkpoints=service.jobs.store.checkpoints(job_id))
+
+
+def _check_fine_tuning(spec: FineTuningSpec, service: Service) -> None:
+    check_fine_tuning(spec, service.catalog.model(spec.model or ""), service.settings.data_dir)
+
+
+add_job_routes(fine_tuning, "fine_tuning")

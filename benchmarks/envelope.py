@@ -24,7 +24,6 @@ from ups_server.data.store import Store
 from ups_server.errors import UserError
 from ups_server.evaluation.calibrate import Observed, calibrate
 from ups_server.model.config import FamilyCard
-from ups_server.model.deltas import of_family
 from ups_server.model.envelope import FamilyEnvelope, ModelEnvelopes
 from ups_server.pde import Family, Grid, family
 from ups_server.solvers.neural import UPSSolver, load_neural
@@ -64,7 +63,7 @@ def observed(stores: dict[str, Store], entry: Family, n: int) -> Iterator[list[O
 def errors_folder(solver: UPSSolver, name: str, n: int) -> Path:
     """Where the errors of the family's rollouts are kept: another one for other weights, statistics or points."""
     found = hashlib.sha256(f"{SEED} {n} {solver.model.config.families[name]}".encode())
-    for key, value in sorted(of_family(solver.model, name).state_dict().items()):
+    for key, value in sorted(solver.checkpoint.of_family(name).operator.state_dict().items()):
         found.update(key.encode())
         found.update(value.cpu().contiguous().numpy().tobytes())
     return STORES / f"{name}-errors-{found.hexdigest()[:12]}"

@@ -121,7 +121,7 @@ def test_checkpoint_has_no_language_model(model: Operator, tmp_path: Path) -> No
     save_pretrained(model, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
     u = state(32)
-    loaded = from_pretrained(tmp_path)
+    loaded = from_pretrained(tmp_path).operator
     torch.testing.assert_close(
         step(loaded, u, given("burgers", 2)), step(model, u, given("burgers", 2)), atol=0, rtol=0
     )

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from tests.small_models import SMALL, card, make
 from ups_server.engine.model_cache import stored_bytes
 from ups_server.errors import UserError
-from ups_server.model.checkpoint import WEIGHTS_FILE, from_pretrained, save_pretrained
-from ups_server.model.deltas import Deviation, deviations, of_family, row_length
+from ups_server.model.checkpoint import WEIGHTS_FILE, Checkpoint, from_pretrained, save_pretrained
+from ups_server.model.deltas import Delta, deltas_between, row_length
 from ups_server.model.operator import Operator
 from ups_server.pde import Grid, family
 from ups_server.solvers.neural import UPSSession, UPSSolver
@@ -35,15 +35,14 @@ def moved(model: Operator, amount: float = 0.3) -> Operator:
 
 
 @pytest.fixture
-def model(language_model: Path) -> Operator:
+def model(language_model: Path) -> Checkpoint:
     """Burgers has weights of its own, advection has not."""
     config = SMALL.model_copy(update={"families": FAMILIES})
     shared = make(config, language_model)
-    shared.own["burgers"] = deviations(shared, moved(make(config, language_model)))
-    return shared
+    return Checkpoint(shared, {"burgers": deltas_between(shared, moved(make(config, language_model)))})
 
 
-def rolled(model: Operator, name: str, steps: int = 4) -> Frames:
+def rolled(model: Checkpoint | Operator, name: str, steps: int = 4) -> Frames:
     return np.stack(list(rollout(session(UPSSolver(model), name), steps)))
 
 
@@ -59,11 +58,11 @@ def session(solver: UPSSolver, name: str) -> UPSSession:
 def test_a_deviation_is_kept_to_a_half_level_of_its_row(shape: tuple[int, ...], levels: torch.dtype) -> None:
     torch.manual_seed(0)
     shared, difference = torch.randn(shape), torch.randn(shape) * 0.01
-    kept = Deviation.of(shared, shared + difference, levels)
+    kept = Delta.of(shared, shared + difference, levels)
     error = (kept.added_to(shared) - shared - difference).abs().reshape(-1, row_length(torch.Size(shape)))
     largest = difference.abs().reshape(error.shape).amax(-1, keepdim=True)
     assert (error <= 0.51 * largest / torch.iinfo(levels).max + 1e-6).all()
-    again = Deviation.of(shared, kept.added_to(shared), levels)
+    again = Delta.of(shared, kept.added_to(shared), levels)
     assert (again.levels.int() - kept.levels.int()).abs().max() <= 1
     torch.testing.assert_close(again.scale, kept.scale, rtol=1e-3, atol=1e-8)
 
@@ -73,20 +72,20 @@ def test_rows_that_hardly_deviate_are_left_out() -> None:
     trained = shared * (1 - 1e-5)
     trained[4, 3] = 1.5
     shared[0], trained[0] = 0.0, 1e-7
-    kept = Deviation.of(shared, trained, torch.int16)
+    kept = Delta.of(shared, trained, torch.int16)
     assert kept.rows.tolist() == [0, 4]
     assert torch.equal(kept.added_to(shared)[[1, 2, 3, 5]], shared[[1, 2, 3, 5]])
     torch.testing.assert_close(kept.added_to(shared)[4, 3], trained[4, 3])
 
 
-def test_only_what_deviates_is_kept(model: Operator) -> None:
-    assert set(model.own["burgers"]) == set(MOVED)
+def test_only_what_deviates_is_kept(model: Checkpoint) -> None:
+    assert set(model.deltas["burgers"]) == set(MOVED)
 
 
-def test_a_family_has_its_own_and_shares_the_rest(model: Operator, language_model: Path) -> None:
-    assert of_family(model, "advection") is model
-    burgers = of_family(model, "burgers")
-    for (name, shared), (_, own) in zip(model.named_parameters(), burgers.named_parameters(), strict=True):
+def test_a_family_has_its_own_and_shares_the_rest(model: Checkpoint, language_model: Path) -> None:
+    assert model.of_family("advection") is model
+    burgers = model.of_family("burgers").operator
+    for (name, shared), (_, own) in zip(model.operator.named_parameters(), burgers.named_parameters(), strict=True):
         assert (shared.data_ptr() == own.data_ptr()) == (name not in MOVED), name
     trained = moved(make(model.config, language_model))
     np.testing.assert_allclose(rolled(model, "burgers"), rolled(trained, "burgers"), atol=2e-3)
@@ -95,41 +94,41 @@ def test_a_family_has_its_own_and_shares_the_rest(model: Operator, language_mode
     assert np.abs(rolled(model, "burgers") - rolled(plain, "burgers")).max() > 1e-2
 
 
-def test_they_do_not_share_a_step_with_other_weights(model: Operator) -> None:
+def test_they_do_not_share_a_step_with_other_weights(model: Checkpoint) -> None:
     solver = UPSSolver(model)
     own, shared = session(solver, "burgers"), session(solver, "advection")
     assert own.bucket != shared.bucket
     assert own.bucket == session(solver, "burgers").bucket
 
 
-def test_a_family_that_is_not_known_has_the_shared_weights(model: Operator) -> None:
+def test_a_family_that_is_not_known_has_the_shared_weights(model: Checkpoint) -> None:
     equation = family("burgers")
     problem = Problem("burgers", {"nu": 0.02}, Grid((32,), equation.extent), equation.boundary, equation.dt)
     x = np.sin(2 * np.pi * problem.grid.axes[0])[None, :, None].astype(np.float32)
     asked = ZeroShotSolver(model).session(problem, x).step()
-    model.own = {}
+    model.deltas = {}
     np.testing.assert_array_equal(asked, ZeroShotSolver(model).session(problem, x).step())
 
 
-def test_they_come_back_from_disk(model: Operator, tmp_path: Path) -> None:
+def test_they_come_back_from_disk(model: Checkpoint, tmp_path: Path) -> None:
     save_pretrained(model, tmp_path)
     loaded = from_pretrained(tmp_path)
-    for name, kept in model.own["burgers"].items():
+    for name, kept in model.deltas["burgers"].items():
         for part in ("rows", "levels", "scale"):
-            assert torch.equal(getattr(loaded.own["burgers"][name], part), getattr(kept, part))
+            assert torch.equal(getattr(loaded.deltas["burgers"][name], part), getattr(kept, part))
     once = rolled(loaded, "burgers")
     save_pretrained(loaded, tmp_path / "again")
     np.testing.assert_array_equal(once, rolled(from_pretrained(tmp_path / "again"), "burgers"))
 
 
-def test_a_model_keeps_only_those_of_its_families(model: Operator, tmp_path: Path) -> None:
+def test_a_model_keeps_only_those_of_its_families(model: Checkpoint, tmp_path: Path) -> None:
     model.config = model.config.model_copy(update={"families": {"advection": FAMILIES["advection"]}})
     save_pretrained(model, tmp_path)
-    assert from_pretrained(tmp_path).own == {}
+    assert from_pretrained(tmp_path).deltas == {}
 
 
 @pytest.mark.parametrize("fault", ["family", "parameter", "rows", "levels", "scale"])
-def test_what_does_not_fit_is_no_model(model: Operator, tmp_path: Path, fault: str) -> None:
+def test_what_does_not_fit_is_no_model(model: Checkpoint, tmp_path: Path, fault: str) -> None:
     save_pretrained(model, tmp_path)
     tensors = load_file(tmp_path / WEIGHTS_FILE)
     rows, levels, scale = (f"own.burgers.{part}.displace.weight" for part in ("rows", "levels", "scale"))
@@ -149,9 +148,9 @@ def test_what_does_not_fit_is_no_model(model: Operator, tmp_path: Path, fault: s
     assert caught.value.code == "not_a_model"
 
 
-def test_the_estimate_of_its_memory_counts_every_number(model: Operator, tmp_path: Path) -> None:
+def test_the_estimate_of_its_memory_counts_every_number(model: Checkpoint, tmp_path: Path) -> None:
     save_pretrained(model, tmp_path)
-    numbers = sum(parameter.numel() for parameter in model.parameters())
-    own = sum(kept.levels.numel() for kept in model.own["burgers"].values())
+    numbers = sum(parameter.numel() for parameter in model.operator.parameters())
+    own = sum(kept.levels.numel() for kept in model.deltas["burgers"].values())
     assert 4 * (numbers + own) <= stored_bytes(str(tmp_path)) <= 1.1 * 4 * (numbers + own)
     assert stored_bytes("classical") == 0

@@ -67,7 +67,7 @@ def test_what_is_not_heard_is_stored_in_eight_bits(silent: UPS, tmp_path: Path) 
     save_pretrained(silent, tmp_path / "heard")
     dtypes = {}
     for folder in ("silent", "heard"):
-        stored, found = load_file(tmp_path / folder / WEIGHTS_FILE), from_pretrained(tmp_path / folder)
+        stored, found = load_file(tmp_path / folder / WEIGHTS_FILE), from_pretrained(tmp_path / folder).operator
         layers = [name for name in stored if UNHEARD.search(name) and stored[name].ndim > 1]
         dtypes[folder] = {stored[name].dtype for name in layers}
         assert len(layers) == 6 * silent.body.encoder.config.num_hidden_layers

@@ -231,12 +231,12 @@ def test_value_features_tell_zero_sign_and_size_apart() -> None:
 
 def test_checkpoint_round_trip(small: UPSModel, tmp_path: Path) -> None:
     save_pretrained(small, tmp_path / "model")
-    loaded = from_pretrained(tmp_path / "model")
+    loaded = from_pretrained(tmp_path / "model").operator
     u = state(2)
     # The language model is kept in half precision.
     torch.testing.assert_close(step(loaded, u, given(2)), step(small, u, given(2)), atol=1e-2, rtol=1e-2)
     save_pretrained(loaded, tmp_path / "again")
-    first, second = (from_pretrained(tmp_path / name) for name in ("model", "again"))
+    first, second = (from_pretrained(tmp_path / name).operator for name in ("model", "again"))
     torch.testing.assert_close(step(first, u, given(2)), step(second, u, given(2)), atol=0, rtol=0)
     assert {path.suffix for path in (tmp_path / "model").rglob("*") if path.is_file()} <= {
         ".json",
@@ -266,7 +266,7 @@ def test_paper_preset(language_model: Path, tmp_path: Path) -> None:
     singles = [step(model, u[i : i + 1], given(1, config=PAPER)) for i in range(2)]
     torch.testing.assert_close(out, torch.cat(singles), atol=1e-5, rtol=1e-4)
     save_pretrained(model, tmp_path)
-    torch.testing.assert_close(step(from_pretrained(tmp_path), u, conditioned), out, atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(step(from_pretrained(tmp_path).operator, u, conditioned), out, atol=1e-2, rtol=1e-2)
 
 
 def test_padding_of_the_text_is_masked(small: UPSModel) -> None:

@@ -15,8 +15,7 @@ from ups_server.data.splits import few_shot_split
 from ups_server.data.statistics import compute
 from ups_server.data.store import Store
 from ups_server.errors import UserError
-from ups_server.model.checkpoint import from_pretrained
-from ups_server.model.operator import Operator
+from ups_server.model.checkpoint import Checkpoint, from_pretrained
 from ups_server.pde import family
 from ups_server.train.adapt import Adaptation, Interrupted, Place, check_output, deliver, ruined
 from ups_server.train.few_shot import AdaptationSettings, FewShotData, recipe
@@ -284,8 +283,8 @@ def test_training_that_leads_nowhere_ends_early(parent: Path, store: Store, tmp_
     assert ruined([{"one_step": error} for error in (0.1, 1.1, None)])
 
 
-def same(one: Operator, other: Operator) -> None:
-    for (name, a), (_, b) in zip(one.named_parameters(), other.named_parameters(), strict=True):
+def same(one: Checkpoint, other: Checkpoint) -> None:
+    for (name, a), (_, b) in zip(one.operator.named_parameters(), other.operator.named_parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6, msg=name)  # stored in half precision
 
 

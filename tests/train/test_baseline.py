@@ -111,7 +111,7 @@ def test_baseline_learns_without_a_language_model(tmp_path: Path, name: str) -> 
     recorder = finished(config, tmp_path)
     assert total(recorder.scores[-1]) < total(recorder.scores[0])
     assert recorder.scores[-1]["advection"].one_step < 0.85 * recorder.scores[-1]["advection"].persistence
-    assert not isinstance(from_pretrained(tmp_path / "best"), UPSModel)
+    assert not isinstance(from_pretrained(tmp_path / "best").operator, UPSModel)
 
 
 @pytest.mark.parametrize("name", ["from-scratch", "no-body", "random-body", "no-metadata", "no-alignment", "ups-paper"])
@@ -120,7 +120,7 @@ def test_every_other_baseline_trains(language_model: Path, tmp_path: Path, name:
     changes = {"model": SMALL_MODEL | {"n_modes": 4}} if name == "ups-paper" else {}
     recorder = finished(overridden(baseline_config(own, name), changes), tmp_path)
     assert total(recorder.scores[-1]) < float("inf")
-    model = from_pretrained(tmp_path / "best")
+    model = from_pretrained(tmp_path / "best").operator
     assert model.use_body == (name != "no-body")
 
 

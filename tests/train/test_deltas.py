@@ -12,9 +12,8 @@ from tests.train.test_adapt import adaptation
 from tests.train.test_run import SMALL_MODEL, recipe, train, weights
 from ups_server.data.build import build_store
 from ups_server.errors import UserError
-from ups_server.model.checkpoint import from_pretrained, save_pretrained
-from ups_server.model.deltas import deviations, of_family
-from ups_server.model.operator import Operator
+from ups_server.model.checkpoint import Checkpoint, from_pretrained, save_pretrained
+from ups_server.model.deltas import deltas_between
 from ups_server.pde import Grid, family
 from ups_server.solvers.neural import UPSSolver
 from ups_server.solvers.solver import Frames, Problem
@@ -45,7 +44,7 @@ def own_recipe(shared: Path, language_model: Path, name: str) -> dict[str, objec
     }
 
 
-def predicted(model: Operator, name: str, values: dict[str, float]) -> Frames:
+def predicted(model: Checkpoint, name: str, values: dict[str, float]) -> Frames:
     equation = family(name)
     grid = Grid((32,), equation.extent)
     x = np.sin(2 * np.pi * grid.axes[0])[None, :, None].astype(np.float32)
@@ -58,8 +57,8 @@ def test_one_family_after_another(shared: Path, language_model: Path, tmp_path: 
     assert set(first.scores[-1]) == {"burgers"}
     assert set(second.scores[-1]) == {"advection"}
     before, one, both = (from_pretrained(folder) for folder in (shared, tmp_path / "a/best", tmp_path / "b/best"))
-    assert set(one.own) == {"burgers"}
-    assert set(both.own) == {"burgers", "advection"}
+    assert set(one.deltas) == {"burgers"}
+    assert set(both.deltas) == {"burgers", "advection"}
     assert set(both.config.families) == {"burgers", "advection"}
     assert both.config.name == "own-advection"
     burgers, advection = ("burgers", {"nu": 0.2}), ("advection", {"beta": 0.7})
@@ -92,7 +91,7 @@ def test_further_training_starts_from_the_family_s_own(shared: Path, language_mo
 def test_shared_training_of_a_model_drops_them(shared: Path, language_model: Path, tmp_path: Path) -> None:
     train(own_recipe(shared, language_model, "burgers"), tmp_path / "a")
     train(recipe(language_model, **STAGES, init=str(tmp_path / "a" / "best")), tmp_path / "b")
-    assert from_pretrained(tmp_path / "b" / "best").own == {}
+    assert from_pretrained(tmp_path / "b" / "best").deltas == {}
 
 
 @pytest.mark.parametrize("change", [{"init": None}, {"stage2": {"steps": 2, "body": True}}, {"families": 2}])
@@ -118,7 +117,7 @@ def test_an_adaptation_starts_from_the_family_s_own(
 ) -> None:
     parent = tmp_path / "models" / "parent"
     model, other = from_pretrained(shared), from_pretrained(shared)
-    model.own["burgers"] = deviations(model, moved(other))
+    model.deltas["burgers"] = deltas_between(model.operator, moved(other.operator))
     fine = model.config.families["burgers"].model_copy(update={"points": 64})
     model.config = model.config.model_copy(update={"families": {**model.config.families, "burgers": fine}})
     save_pretrained(model, parent)
@@ -136,8 +135,8 @@ def test_an_adaptation_starts_from_the_family_s_own(
     found.config = model.config  # the scales of its few trajectories are not the question
     np.testing.assert_allclose(predicted(found, "burgers", values), own, atol=5e-4)
     assert np.abs(own - shared_alone).max() > 2e-3
-    assert found.own == {}
-    assert of_family(found, "burgers") is found
+    assert found.deltas == {}
+    assert found.of_family("burgers") is found
     if tuning == "lora":
         shutil.copytree(tmp_path / "models", tmp_path / "elsewhere")
         again = from_pretrained(tmp_path / "elsewhere" / "tuned")

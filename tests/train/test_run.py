@@ -159,9 +159,12 @@ def test_warm_start_takes_weights_alone(language_model: Path, tmp_path: Path) ->
     init = str(tmp_path / "first" / "best")
     warm = recipe(language_model, init=init, stage1={"steps": 1, "learning_rate": 1e-12, "warmup": 1}, stage2=none)
     train(warm, tmp_path / "second")
-    old, new = from_pretrained(tmp_path / "first" / "best"), from_pretrained(tmp_path / "second" / "best")
+    old, new = (from_pretrained(tmp_path / run / "best").operator for run in ("first", "second"))
     torch.testing.assert_close(
-        new.state_dict()["embedder.lift.weight"], old.state_dict()["embedder.lift.weight"], atol=1e-6, rtol=0
+        new.state_dict()["embedder.lift.weight"],
+        old.state_dict()["embedder.lift.weight"],
+        atol=1e-6,
+        rtol=0,
     )
 
 
@@ -170,7 +173,7 @@ def test_random_body_is_random_after_a_warm_start_too(language_model: Path, tmp_
     once = {"steps": 1, "learning_rate": 1e-12, "warmup": 1}
     warm = recipe(language_model, init=str(tmp_path / "first" / "best"), stage1=once, stage2={"steps": 0})
     train(warm | {"random_body": True, "seed": 1}, tmp_path / "random")  # of seed 0 is the language model itself
-    old, new = (from_pretrained(tmp_path / run / "best").state_dict() for run in ("first", "random"))
+    old, new = (from_pretrained(tmp_path / run / "best").operator.state_dict() for run in ("first", "random"))
     layer, words = "encoder.layer.0.output.dense.weight", "embeddings.word_embeddings.weight"
     assert (new[f"body.encoder.{layer}"] - old[f"body.encoder.{layer}"]).abs().max() > 0.01
     torch.testing.assert_close(new[f"body.encoder.{words}"], old[f"body.encoder.{words}"], atol=1e-3, rtol=0)

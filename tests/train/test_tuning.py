@@ -17,11 +17,10 @@ from ups_server.cli.models import export
 from ups_server.data.build import build_store
 from ups_server.data.store import Store
 from ups_server.errors import UserError
-from ups_server.model import lora as adapters
 from ups_server.model.body import LLMBody
-from ups_server.model.checkpoint import equip, from_pretrained, merge, save_pretrained
+from ups_server.model.checkpoint import Checkpoint, from_pretrained, save_pretrained
 from ups_server.model.config import FNO
-from ups_server.model.operator import Operator
+from ups_server.model.lora import adapter_parameters
 from ups_server.model.ups import UPS
 from ups_server.pde import BoundaryCondition, BoundaryKind, Grid, family
 from ups_server.solvers.neural import UPSSolver
@@ -42,7 +41,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return build_store(family("burgers"), {"nu": 0.1}, 8, 32, 0, folder, frame_dt=0.05, t_final=0.5)
 
 
-def predicted(model: Operator, name: str = "advection") -> np.ndarray:
+def predicted(model: Checkpoint, name: str = "advection") -> np.ndarray:
     solver = UPSSolver(model)
     grid = Grid((32,), ((0.0, 1.0),))
     periodic = BoundaryCondition.uniform(BoundaryKind.PERIODIC, 1)
@@ -54,9 +53,9 @@ def predicted(model: Operator, name: str = "advection") -> np.ndarray:
 def test_new_adapters_change_nothing(parent: Path) -> None:
     model = from_pretrained(parent)
     before = predicted(model)
-    equip(model, parent)
+    model.equip(parent)
     np.testing.assert_array_equal(predicted(model), before)
-    names = adapters.adapter_parameters(model)
+    names = adapter_parameters(model.operator)
     assert any(name.startswith("body.") and "query" in name for name in names)
     assert any("layers.0.mix" in name for name in names)
     assert not any("intermediate" in name for name in names)
@@ -66,7 +65,7 @@ def test_new_adapters_change_nothing(parent: Path) -> None:
                 parameter.normal_(std=0.1)
     changed = predicted(model)
     assert np.abs(changed - before).max() > 1e-3
-    merge(model)
+    model.merge()
     np.testing.assert_allclose(predicted(model), changed, rtol=1e-4, atol=1e-6)
 
 
@@ -84,8 +83,8 @@ def test_only_the_declared_parameters_move(parent: Path, store: Store, tmp_path:
     run, _ = adaptation(parent, store, tmp_path, tuning=tuning, max_steps=3, learning_rate=1e-2)
     before = from_pretrained(parent)
     if tuning == "lora":
-        equip(before, parent)
-    old = {name: value.clone() for name, value in before.state_dict().items() if torch.is_tensor(value)}
+        before.equip(parent)
+    old = {name: value.clone() for name, value in before.operator.state_dict().items() if torch.is_tensor(value)}
     run.run()
     moved = {
         name for name, value in run.model.state_dict().items() if name in old and not torch.equal(value, old[name])
@@ -101,7 +100,7 @@ def test_only_the_declared_parameters_move(parent: Path, store: Store, tmp_path:
 def test_a_silent_language_model_is_not_asked_while_the_operator_is_tuned(
     parent: Path, store: Store, tmp_path: Path, silent: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = from_pretrained(parent)
+    model = from_pretrained(parent).operator
     assert isinstance(model, UPS)
     if silent:
         model.silence_body()
@@ -133,9 +132,11 @@ def test_adapters_go_round_and_share_their_base(parent: Path, store: Store, tmp_
     size = sum(file.stat().st_size for file in (models / "first").glob("*.safetensors"))
     assert size < 0.7 * (models / "tiny" / "model.safetensors").stat().st_size
     first, second = from_pretrained(models / "first"), from_pretrained(models / "second")
-    pairs = list(zip(first.named_parameters(), second.named_parameters(), strict=True))
+    pairs = list(zip(first.operator.named_parameters(), second.operator.named_parameters(), strict=True))
     shared = [name for (name, a), (_, b) in pairs if a.data_ptr() == b.data_ptr()]
-    assert set(shared) == {name for name, _ in first.named_parameters()} - set(adapters.adapter_parameters(first))
+    assert set(shared) == {name for name, _ in first.operator.named_parameters()} - set(
+        adapter_parameters(first.operator)
+    )
 
     catalog = Catalog(tmp_path, shipped=tmp_path / "none")
     assert catalog.model("first").adapters_of == "tiny"
@@ -148,7 +149,7 @@ def test_adapters_go_round_and_share_their_base(parent: Path, store: Store, tmp_
         from_pretrained(moved / "first")
     other = from_pretrained(moved / "gone")
     with torch.no_grad():
-        next(other.parameters()).add_(1.0)
+        next(other.operator.parameters()).add_(1.0)
     save_pretrained(other, moved / "tiny")
     with pytest.raises(UserError) as caught:
         from_pretrained(moved / "first")
@@ -165,7 +166,7 @@ def test_adapters_of_adapters_are_refused_and_full_tuning_of_them_is_not(
         adaptation(best, store, tmp_path / "b", tuning="lora")
     assert caught.value.code == "adapted_already"
     again, _ = adaptation(best, store, tmp_path / "c", max_steps=2)
-    assert not adapters.adapter_parameters(again.model)
+    assert not adapter_parameters(again.model)
 
 
 def test_a_base_with_children_is_not_deleted(parent: Path, store: Store, tmp_path: Path) -> None:
@@ -195,7 +196,7 @@ def test_what_a_model_lacks_is_said(parent: Path) -> None:
         with pytest.raises(UserError, match="no language model"):
             check_language_model(config, alignment)
     check_language_model(without, "mmd")
-    model = from_pretrained(parent)
+    model = from_pretrained(parent).operator
     model.use_body = False
     with pytest.raises(UserError, match="layer norms"):
         frozen_language_model(model, train_body=False)

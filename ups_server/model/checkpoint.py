@@ -1,15 +1,16 @@
-"""Model folders: JSON config, safetensors weights, the language model's config and tokenizer. No pickle.
+"""Checkpoints: an operator, deltas of some of its families, adapters; and the folders that they lie in.
 
-A baseline has no language model, and its folder none of that. Families may have weights of their own (`model.own`),
-which lie beside the shared ones. A folder of adapters refers to the model they belong to, by its id; models made of
-adapters of one base share its weights in memory.
+A folder holds a JSON config, safetensors weights, the language model's config and tokenizer; no pickle. A baseline has
+no language model, and its folder none of that. Deltas (`model.deltas`) lie beside the shared weights. A folder of
+adapters (`model.lora`) refers to the model they belong to, by its id; models made of adapters of one base share its
+weights in memory.
 """
 
 import logging
 import os
 import re
 import weakref
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -17,12 +18,11 @@ from safetensors.torch import load_file, save_file
 
 from ups_server.catalog import adapted_already, base_folder
 from ups_server.errors import UserError
-from ups_server.model import deltas as own
-from ups_server.model import lora as adapters
+from ups_server.model import deltas, lora
 from ups_server.model.baselines import BASELINES
 from ups_server.model.body import default_folder, empty_body, load_tokenizer, pretrained_body
 from ups_server.model.config import CONFIG_FILE, UPSConfig
-from ups_server.model.deltas import in_levels
+from ups_server.model.deltas import Deltas, in_levels
 from ups_server.model.operator import Operator, UPSModel
 from ups_server.model.ups import UPS, build
 
@@ -37,8 +37,68 @@ UNHEARD = re.compile(r"^body\.encoder\.encoder\..*weight$")
 SCALE = ".scale"
 """Follows the name of a matrix that is stored in eight bits; `in_levels`."""
 
-_bases: "weakref.WeakValueDictionary[tuple[str, str], Operator]" = weakref.WeakValueDictionary()
+_bases: "weakref.WeakValueDictionary[tuple[str, str], Checkpoint]" = weakref.WeakValueDictionary()
 """Bases by (checksum, device), for as long as a model lives that shares their weights."""
+
+
+@dataclass(eq=False)
+class Checkpoint:
+    """A trained model.
+
+    Attributes:
+        operator: with the weights that all families share.
+        deltas: of the families that have any, what is added to these.
+        adapters: of an operator whose weights are those of another and low-rank adapters.
+        base: whose weights these are, kept alive for the next model that shares them.
+    """
+
+    operator: Operator
+    deltas: dict[str, Deltas] = field(default_factory=dict)
+    adapters: lora.AdapterSettings | None = None
+    base: "Checkpoint | None" = None
+
+    @classmethod
+    def of(cls, model: "Operator | Checkpoint") -> "Checkpoint":
+        """An operator by itself is a checkpoint without deltas or adapters."""
+        return cls(model) if isinstance(model, Operator) else model
+
+    @property
+    def config(self) -> UPSConfig:
+        return self.operator.config
+
+    @config.setter
+    def config(self, config: UPSConfig) -> None:
+        self.operator.config = config
+
+    def of_family(self, family: str) -> "Checkpoint":
+        """The model of one family: itself where the family has no deltas.
+
+        It shares all other weights with this one, which must not be changed any more.
+        """
+        if family not in self.deltas:
+            return self
+        operator = deltas.with_deltas(self.operator, self.deltas[family])
+        return Checkpoint(operator, adapters=self.adapters, base=self.base)
+
+    def equip(self, base: Path) -> None:
+        """Adds low-rank adapters that change nothing yet; its weights are those of the folder `base`.
+
+        Raises:
+            UserError: ``adapted_already``.
+        """
+        if self.adapters is not None:
+            raise adapted_already(base.name, self.adapters.base.id)
+        found = lora.Base(base.name, lora.digest(base / WEIGHTS_FILE), str(base.resolve()))
+        self.adapters = lora.equip(self.operator, found)
+
+    def merge(self) -> None:
+        """Turns adapters into weights, so that the model is one like any other and shares nothing that changes."""
+        if self.adapters is None:
+            return
+        lora.merge(self.operator)
+        for parameter in self.operator.parameters():
+            parameter.data = parameter.data.clone()
+        self.adapters = self.base = None
 
 
 def create(config: UPSConfig, *, random_body: bool = False, language_model: Path | None = None) -> Operator:
@@ -54,10 +114,12 @@ def create(config: UPSConfig, *, random_body: bool = False, language_model: Path
     return build(config, load(folder, config.body_layers), load_tokenizer(folder))
 
 
-def save_pretrained(model: Operator, folder: Path) -> None:
+def save_pretrained(checkpoint: Checkpoint | Operator, folder: Path) -> None:
     """Writes a self-contained model folder, or adapters alone; the largest weights in fewer bits."""
-    if model.adapters is not None:
-        adapters.save_adapters(model, model.adapters, folder)
+    checkpoint = Checkpoint.of(checkpoint)
+    model = checkpoint.operator
+    if checkpoint.adapters is not None:
+        lora.save_adapters(model, checkpoint.adapters, folder)
         return
     folder.mkdir(parents=True, exist_ok=True)
     model.config.save(folder)
@@ -73,11 +135,11 @@ def save_pretrained(model: Operator, folder: Path) -> None:
         elif isinstance(value, torch.Tensor):
             tensors[name] = value.half() if HALVED.search(name) and value.is_floating_point() else value
     tensors = {name: value.contiguous().cpu() for name, value in tensors.items()}
-    known = {family: weights for family, weights in model.own.items() if family in model.config.families}
-    save_file(tensors | own.as_tensors(known), folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    known = {family: weights for family, weights in checkpoint.deltas.items() if family in model.config.families}
+    save_file(tensors | deltas.as_tensors(known), folder / WEIGHTS_FILE, metadata={"format": "pt"})
 
 
-def from_pretrained(folder: Path, device: str | torch.device = "cpu") -> Operator:
+def from_pretrained(folder: Path, device: str | torch.device = "cpu") -> Checkpoint:
     """Loads a model folder for inference (float32, eval mode).
 
     Raises:
@@ -85,7 +147,7 @@ def from_pretrained(folder: Path, device: str | torch.device = "cpu") -> Operato
             ``unknown_model`` or ``base_changed`` where the base of adapters is not what it was.
     """
     try:
-        if (folder / adapters.ADAPTER_FILE).is_file():
+        if (folder / lora.ADAPTER_FILE).is_file():
             return _from_adapters(folder, device)
         return _whole(folder, device)
     except (UserError, MemoryError, torch.OutOfMemoryError):
@@ -97,7 +159,7 @@ def from_pretrained(folder: Path, device: str | torch.device = "cpu") -> Operato
         ) from error
 
 
-def _whole(folder: Path, device: str | torch.device) -> Operator:
+def _whole(folder: Path, device: str | torch.device) -> Checkpoint:
     """A model with all its weights."""
     if not (folder / CONFIG_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
         raise UserError("not_a_model", "no model here", got=folder.name, expected=f"{CONFIG_FILE} and {WEIGHTS_FILE}")
@@ -106,7 +168,7 @@ def _whole(folder: Path, device: str | torch.device) -> Operator:
     stored = load_file(folder / WEIGHTS_FILE)
     for name in [name for name in stored if name + SCALE in stored]:
         stored[name] = stored[name] * stored.pop(name + SCALE)[:, None]
-    beside = {name: value for name, value in stored.items() if name.startswith(own.PREFIX)}
+    beside = {name: value for name, value in stored.items() if name.startswith(deltas.PREFIX)}
     tensors = {
         name: value.float() if value.is_floating_point() else value
         for name, value in stored.items()
@@ -116,45 +178,24 @@ def _whole(folder: Path, device: str | torch.device) -> Operator:
     if expected != tensors.keys():
         raise UserError("not_a_model", "weights do not match the config", got=sorted(expected ^ tensors.keys())[:5])
     model.load_state_dict(tensors, strict=False)
-    model.own = own.from_tensors(beside, model)
-    return model.to(device).eval()
-
-
-def equip(model: Operator, base: Path) -> None:
-    """Adds low-rank adapters that change nothing yet to the model of the folder `base`.
-
-    Raises:
-        UserError: ``adapted_already``.
-    """
-    if model.adapters is not None:
-        raise adapted_already(base.name, model.adapters.base.id)
-    adapters.equip(model, adapters.Base(base.name, adapters.digest(base / WEIGHTS_FILE), str(base.resolve())))
+    return Checkpoint(model.to(device).eval(), deltas.from_tensors(beside, model))
 
 
 def place_adapters(folder: Path, out: Path) -> None:
     """Has adapters in `folder` say where their base is as seen from `out`, where they will be."""
-    if (folder / adapters.ADAPTER_FILE).is_file():
-        found = adapters.read_settings(folder)
+    if (folder / lora.ADAPTER_FILE).is_file():
+        found = lora.read_settings(folder)
         if found.base.folder is not None:
             base = replace(found.base, folder=os.path.relpath(folder / found.base.folder, out))
-            adapters.write_settings(replace(found, base=base), folder)
+            lora.write_settings(replace(found, base=base), folder)
 
 
-def merge(model: Operator) -> None:
-    """Turns adapters into weights, so that the model is one like any other and shares nothing that changes."""
-    if model.adapters is None:
-        return
-    adapters.merge(model)
-    for parameter in model.parameters():
-        parameter.data = parameter.data.clone()
-    model.shares = ()
-
-
-def _from_adapters(folder: Path, device: str | torch.device) -> Operator:
-    wanted = adapters.read_settings(folder).base
+def _from_adapters(folder: Path, device: str | torch.device) -> Checkpoint:
+    settings = lora.read_settings(folder)
+    wanted = settings.base
     near = None if wanted.folder is None else folder / wanted.folder
     found = base_folder(folder, wanted.id, near)
-    checksum = adapters.digest(found / WEIGHTS_FILE)
+    checksum = lora.digest(found / WEIGHTS_FILE)
     if checksum != wanted.sha256:
         raise UserError(
             "base_changed",
@@ -170,11 +211,9 @@ def _from_adapters(folder: Path, device: str | torch.device) -> Operator:
         _bases[key] = base
     config = UPSConfig.load(folder)
     (family,) = config.families
-    tuned = own.of_family(base, family)
-    model = adapters.restore(tuned, folder)
+    model = lora.restore(base.of_family(family).operator, settings, folder)
     model.config = config
-    model.shares = (base, tuned)
-    return model.eval()
+    return Checkpoint(model.eval(), adapters=settings, base=base)
 
 
 def _empty(config: UPSConfig, language: Path) -> Operator:

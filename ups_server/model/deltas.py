@@ -5,6 +5,7 @@ deviations of the operator beside the shared weights. All others, and families t
 shared weights.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Self
 
@@ -12,19 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ups_server.errors import UserError
-from ups_server.model.lora import sharing
 from ups_server.model.operator import Operator
-
-
-def in_levels(rows: Tensor, levels: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Rows (R, k) as ``levels * scale[:, None]``: (R, k) of the dtype `levels`, and (R,).
-
-    The largest number of a row is the largest there is, so that rounding leaves half of the scale at most.
-    """
-    scale = rows.abs().amax(1) / torch.iinfo(levels).max
-    whole = rows / torch.where(scale > 0, scale, 1.0)[:, None]
-    return whole.round().to(levels), scale
-
 
 PREFIX = "own."
 """Names of stored tensors begin with it; the family, what is stored of the deviation, and the parameter follow."""
@@ -37,7 +26,7 @@ UNSEEN = 2.0**-11
 
 
 @dataclass(frozen=True)
-class Deviation:
+class Delta:
     """``D ~ scale levels`` of the rows (R, k) of a parameter that deviate (`row_length`).
 
     Attributes:
@@ -70,7 +59,7 @@ class Deviation:
         return shapes and self.levels.dtype in (torch.int8, torch.int16) and bool(inside)
 
 
-OwnWeights = dict[str, Deviation]
+Deltas = dict[str, Delta]
 """By name of the parameter; of those that deviate."""
 
 
@@ -85,62 +74,65 @@ def row_length(shape: torch.Size) -> int:
 
 
 @torch.no_grad()
-def deviations(shared: Operator, trained: Operator) -> OwnWeights:
+def deltas_between(shared: nn.Module, trained: nn.Module) -> Deltas:
     """How the parameters of `trained` deviate from those of `shared`, of the same architecture."""
-    before, found = dict(shared.named_parameters()), dict[str, Deviation]()
+    before, found = dict(shared.named_parameters()), dict[str, Delta]()
     for name, parameter in trained.named_parameters():
         if not torch.equal(before[name], parameter):
             levels = torch.int8 if parameter.numel() >= COARSE else torch.int16
-            found[name] = Deviation.of(before[name].cpu(), parameter.cpu(), levels)
-    return {name: deviation for name, deviation in found.items() if len(deviation.rows)}
+            found[name] = Delta.of(before[name].cpu(), parameter.cpu(), levels)
+    return {name: delta for name, delta in found.items() if len(delta.rows)}
 
 
-def of_family(model: Operator, family: str) -> Operator:
-    """The operator of a family: the model itself where the family has no weights of its own.
-
-    It shares all other weights with `model`, which must not be changed any more.
-    """
-    if family not in model.own:
-        return model
-    operator = sharing(model)
-    operator.shares = (model,)
-    for name, deviation in model.own[family].items():
+def with_deltas(shared: Operator, deltas: Deltas) -> Operator:
+    """The operator of a family. It shares all other weights with `shared`, which must not be changed any more."""
+    operator = shared.sharing_weights()
+    for name, delta in deltas.items():
         module, _, last = name.rpartition(".")
-        shared = model.get_parameter(name)
-        own = nn.Parameter(deviation.added_to(shared), shared.requires_grad)
-        setattr(operator.get_submodule(module), last, own)
+        before = shared.get_parameter(name)
+        setattr(operator.get_submodule(module), last, nn.Parameter(delta.added_to(before), before.requires_grad))
     return operator
 
 
-def as_tensors(own: dict[str, OwnWeights]) -> dict[str, Tensor]:
-    """As they are stored in a model's file of weights."""
+def as_tensors(deltas: Mapping[str, Deltas]) -> dict[str, Tensor]:
+    """Those of several families as they are stored in a model's file of weights."""
     return {
-        f"{PREFIX}{family}.{part.name}.{name}": getattr(deviation, part.name).contiguous()
-        for family, weights in own.items()
-        for name, deviation in weights.items()
-        for part in fields(Deviation)
+        f"{PREFIX}{family}.{part.name}.{name}": getattr(delta, part.name).contiguous()
+        for family, weights in deltas.items()
+        for name, delta in weights.items()
+        for part in fields(Delta)
     }
 
 
-def from_tensors(stored: dict[str, Tensor], model: Operator) -> dict[str, OwnWeights]:
-    """The other way round, for a model that has its shared weights.
+def from_tensors(stored: Mapping[str, Tensor], operator: Operator) -> dict[str, Deltas]:
+    """The other way round, for an operator that has its shared weights.
 
     Raises:
-        UserError: ``not_a_model`` where they do not fit the model.
+        UserError: ``not_a_model`` where they do not fit the operator.
     """
     parts = dict[tuple[str, str], dict[str, Tensor]]()
     for key, value in stored.items():
         family, _, rest = key.removeprefix(PREFIX).partition(".")
         part, _, name = rest.partition(".")
         parts.setdefault((family, name), {})[part] = value
-    shared = dict(model.named_parameters())
-    own = dict[str, OwnWeights]()
+    shared = dict(operator.named_parameters())
+    deltas = dict[str, Deltas]()
     for (family, name), found in parts.items():
-        whole = found.keys() == {part.name for part in fields(Deviation)}
-        if not whole or family not in model.config.families or name not in shared:
+        whole = found.keys() == {part.name for part in fields(Delta)}
+        if not whole or family not in operator.config.families or name not in shared:
             raise UserError("not_a_model", "weights of a family's own do not match the config", got=f"{family}.{name}")
-        deviation = Deviation(**found)
-        if not deviation.fits(shared[name]):
+        delta = Delta(**found)
+        if not delta.fits(shared[name]):
             raise UserError("not_a_model", "weights of a family's own do not fit the model", got=f"{family}.{name}")
-        own.setdefault(family, {})[name] = deviation
-    return own
+        deltas.setdefault(family, {})[name] = delta
+    return deltas
+
+
+def in_levels(rows: Tensor, levels: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Rows (R, k) as ``levels * scale[:, None]``: (R, k) of the dtype `levels`, and (R,).
+
+    The largest number of a row is the largest there is, so that rounding leaves half of the scale at most.
+    """
+    scale = rows.abs().amax(1) / torch.iinfo(levels).max
+    whole = rows / torch.where(scale > 0, scale, 1.0)[:, None]
+    return whole.round().to(levels), scale

@@ -5,7 +5,6 @@ weight, and not as a layer in the place of another: Fourier layers use the weigh
 which an exchanged layer (as of the package peft) would not notice.
 """
 
-import copy
 import json
 import math
 from collections.abc import Iterator
@@ -66,23 +65,23 @@ def adapted_layers(model: Operator) -> Iterator[tuple[str, nn.Linear]]:
             yield name, layer
 
 
-def equip(model: Operator, base: Base, rank: int = RANK, alpha: float = ALPHA, seed: int = 0) -> None:
-    """Adds adapters that change nothing yet. `base` is what `save_adapters` will refer to."""
+@dataclass(frozen=True)
+class AdapterSettings:
+    """What a model with adapters remembers of them."""
+
+    base: Base
+    rank: int
+    alpha: float
+
+
+def equip(model: Operator, base: Base, rank: int = RANK, alpha: float = ALPHA, seed: int = 0) -> AdapterSettings:
+    """Adds adapters that change nothing yet. `base` is what a folder of them will refer to."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for _, layer in list(adapted_layers(model)):
             low_rank = LowRank(layer.out_features, layer.in_features, rank, alpha).to(layer.weight.device)
             parametrize.register_parametrization(layer, "weight", low_rank)
-    model.adapters = AdapterSettings(base, rank, alpha)
-
-
-@dataclass(frozen=True)
-class AdapterSettings:
-    """What an equipped model remembers of its adapters."""
-
-    base: Base
-    rank: int
-    alpha: float
+    return AdapterSettings(base, rank, alpha)
 
 
 def adapter_parameters(model: Operator) -> dict[str, nn.Parameter]:
@@ -94,7 +93,6 @@ def merge(model: Operator) -> None:
     for layer in list(model.modules()):
         if parametrize.is_parametrized(layer, "weight"):
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
-    model.adapters = None
 
 
 def save_adapters(model: Operator, settings: AdapterSettings, folder: Path) -> None:
@@ -119,27 +117,19 @@ def read_settings(folder: Path) -> AdapterSettings:
         raise UserError("not_a_model", "the adapters here cannot be read", got=str(error)) from error
 
 
-def restore(base: Operator, folder: Path) -> Operator:
-    """The model of a folder of adapters. It shares the weights of `base`, which must not be changed any more."""
-    settings = read_settings(folder)
-    model = sharing(base)
+def restore(base: Operator, settings: AdapterSettings, folder: Path) -> Operator:
+    """The operator of a folder of adapters. It shares the weights of `base`, which must not be changed any more."""
+    model = base.sharing_weights()
     equip(model, settings.base, settings.rank, settings.alpha)
-    stored, own = load_file(folder / ADAPTER_WEIGHTS), adapter_parameters(model)
-    if stored.keys() != own.keys():
-        raise UserError("not_a_model", "the adapters do not match the base", got=sorted(stored.keys() ^ own.keys())[:5])
+    stored, expected = load_file(folder / ADAPTER_WEIGHTS), adapter_parameters(model)
+    if stored.keys() != expected.keys():
+        raise UserError(
+            "not_a_model", "the adapters do not match the base", got=sorted(stored.keys() ^ expected.keys())[:5]
+        )
     with torch.no_grad():
-        for name, parameter in own.items():
+        for name, parameter in expected.items():
             parameter.copy_(stored[name])
     return model
-
-
-def sharing(base: Operator) -> Operator:
-    """A copy of a model with modules of its own around the same tensors: of its shared weights, no family's own."""
-    memo: dict[int, object] = {id(value): value for value in (*base.parameters(), *base.buffers())}
-    memo |= {id(base.own): {}, id(base.shares): ()}
-    metadata = getattr(base, "metadata", None)  # tokenizer and word embeddings, never changed
-    memo[id(metadata)] = metadata
-    return copy.deepcopy(base, memo)
 
 
 def digest(weights: Path) -> str:

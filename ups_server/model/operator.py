@@ -4,26 +4,20 @@
 the state of one without its language model, or around one of the same shape that has read nothing.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, final
+from typing import Literal, Self, final
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ups_server.errors import UserError
 from ups_server.model.body import LLMBody, MetadataEncoder, masked_mean
 from ups_server.model.conditioning import Conditions
 from ups_server.model.config import UPSConfig
 from ups_server.model.context import Context
-
-if TYPE_CHECKING:
-    from ups_server.model.deltas import OwnWeights
-    from ups_server.model.lora import AdapterSettings
-
-from typing import Literal
-
-from ups_server.errors import UserError
 
 TokenMix = Callable[[Tensor], Tensor]
 """State tokens (B, l, E) -> as many tokens, some of them taken from elsewhere."""
@@ -34,18 +28,12 @@ class Operator(nn.Module, ABC):
 
     Attributes:
         use_body: does the language model take part? Never where there is none.
-        own: of families with weights of their own, how these deviate from the model's (`model.own`).
-        adapters: of a model whose weights are those of another and low-rank adapters.
-        shares: whose weights they are, kept alive for the next model that shares them.
     """
 
     def __init__(self, config: UPSConfig) -> None:
         super().__init__()
         self.config = config
         self.use_body = False
-        self.own: dict[str, OwnWeights] = {}
-        self.adapters: AdapterSettings | None = None
-        self.shares: tuple[nn.Module, ...] = ()
 
     @abstractmethod
     def read(self, initial: Tensor, given: Conditions) -> Context:
@@ -54,6 +42,15 @@ class Operator(nn.Module, ABC):
     @abstractmethod
     def forward(self, u: Tensor, context: Context) -> Tensor:
         """One step: states (B, N, X...) -> next states (B, N, X...)."""
+
+    def sharing_weights(self) -> Self:
+        """A copy with modules of its own around the same tensors, which must not be changed any more."""
+        memo: dict[int, object] = {id(value): value for value in (*self.parameters(), *self.buffers())}
+        return copy.deepcopy(self, memo | {id(value): value for value in self._never_changed()})
+
+    def _never_changed(self) -> tuple[object, ...]:
+        """What copies share besides the weights."""
+        return ()
 
 
 class UPSModel(Operator):
@@ -84,6 +81,9 @@ class UPSModel(Operator):
 
     def forward(self, u: Tensor, context: Context) -> Tensor:
         return self.advance(u, context)[0]
+
+    def _never_changed(self) -> tuple[object, ...]:
+        return (self.metadata,)
 
     @final
     def sequence_features(self, tokens: Tensor, context: Context) -> Tensor:

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from ups_server.errors import UserError
-from ups_server.model.checkpoint import from_pretrained
+from ups_server.model.checkpoint import Checkpoint, from_pretrained
 from ups_server.model.conditioning import Conditions, conditions
 from ups_server.model.config import FamilyCard, UPSConfig
 from ups_server.model.context import Context
-from ups_server.model.deltas import of_family
 from ups_server.model.operator import BodyControl, Operator, control_body
 from ups_server.model.superspace import lift, lower
 from ups_server.pde import BoundaryCondition, Grid
@@ -238,11 +237,12 @@ def step_bytes(config: UPSConfig, points: Sequence[int]) -> int:
 class UPSSolver:
     """A trained model behind the `Solver` interface."""
 
-    def __init__(self, model: Operator) -> None:
-        self.model = model
+    def __init__(self, model: Checkpoint | Operator) -> None:
+        self.checkpoint = Checkpoint.of(model)
+        self.model = self.checkpoint.operator
         self.name = model.config.name
         self._operators = dict[str, Operator]()
-        self._device = next(model.parameters()).device
+        self._device = next(self.model.parameters()).device
 
     def dt(self, family: str) -> float:
         return self._card(family).dt
@@ -259,9 +259,9 @@ class UPSSolver:
             ) from None
 
     def _operator(self, family: str) -> Operator:
-        """With the weights of the family's own, where it has any."""
+        """With the deltas of the family, where it has any."""
         if family not in self._operators:
-            self._operators[family] = of_family(self.model, family)
+            self._operators[family] = self.checkpoint.of_family(family).operator
         return self._operators[family]
 
     def _stepped_on(self, problem: Problem) -> tuple[Problem, int]:

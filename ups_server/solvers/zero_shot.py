@@ -11,6 +11,7 @@ from typing import final
 import numpy as np
 
 from ups_server.data.statistics import FamilyStatistics
+from ups_server.model.checkpoint import Checkpoint
 from ups_server.model.config import FamilyCard, UPSConfig
 from ups_server.model.operator import Operator
 from ups_server.model.superspace import check_card
@@ -26,9 +27,9 @@ STD_FLOOR = 1e-6
 class ZeroShotSolver:
     """The model on any family, every trajectory under statistics of its own."""
 
-    def __init__(self, model: Operator) -> None:
+    def __init__(self, model: Checkpoint | Operator) -> None:
         self.name = model.config.name
-        self._model = model
+        self._model = Checkpoint.of(model).operator
 
     def dt(self, family: str) -> float:
         return find(family).dt
@@ -56,8 +57,7 @@ class ZeroShotSolver:
 
     def _solver(self, problem: Problem, initial: Frames, static: Frames | None) -> UPSSolver:
         card = unseen_card(self._model.config, problem.family, initial, static)
-        model = copy.copy(self._model)  # the shared weights, no family's own
-        model.own = {}
+        model = copy.copy(self._model)  # the weights that all families share
         model.config = self._model.config.model_copy(update={"families": {problem.family: card}})
         return UPSSolver(model)
 

@@ -19,8 +19,7 @@ from ups_server.data.selection import SelectedRows
 from ups_server.errors import UserError
 from ups_server.evaluation.evaluate import evaluate_source
 from ups_server.evaluation.scores import FileScores
-from ups_server.model.checkpoint import from_pretrained, merge, place_adapters
-from ups_server.model.deltas import of_family
+from ups_server.model.checkpoint import from_pretrained, place_adapters
 from ups_server.model.operator import Operator
 from ups_server.model.superspace import check_card
 from ups_server.model.ups import UPS
@@ -115,7 +114,8 @@ class Adaptation:
         store = trajectories.training
         self.family = store.family
         self.split = trajectories.split(settings.n_trajectories)
-        self.model = of_family(from_pretrained(model, place.device), self.family)
+        self.checkpoint = from_pretrained(model, place.device).of_family(self.family)
+        self.model = self.checkpoint.operator
         self.parent = self.model.config
         check_language_model(self.parent, settings.alignment)
         self.tuning = TUNINGS[settings.tuning]()
@@ -123,9 +123,9 @@ class Adaptation:
         body = self.tuning.body or settings.alignment in MIXING or not silent
         self.config = recipe(settings, name, self.family, len(self.split.validation), body)
         if self.tuning.equip is not None:
-            self.tuning.equip(self.model, model)
+            self.tuning.equip(self.checkpoint, model)
         else:
-            merge(self.model)  # adapters of a parent become part of what is tuned
+            self.checkpoint.merge()  # adapters of a parent become part of what is tuned
         self.n = min(self.parent.resolution, store.grid.n[0])
         data = self.config.families[self.family]
         known = self.parent.families.get(self.family)
@@ -268,7 +268,7 @@ class Adaptation:
         )
         base = self.place.folder / BASE
         if not base.exists():
-            publish(model, base)
+            publish(self.checkpoint, base)
         model.train()
         first = 0 if config.stage1.steps else 1
         progress = read_progress(self.place.folder) or Progress(stage=first)
@@ -341,7 +341,7 @@ class Adaptation:
         best = value < progress.best
         if best:
             progress.best, progress.best_at = value, str(step)
-            publish(trainer.model, self.place.folder / BEST)
+            publish(self.checkpoint, self.place.folder / BEST)
         trainer.swap_average()
         point = {"step": step, "one_step": _json(score.one_step), "rollout": _json(score.rollout)}
         _write_json(self.place.folder / "curve.json", {**self._curve(), str(step): point})

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ups_server.data.draw import Draw
 from ups_server.errors import UserError
@@ -117,8 +117,8 @@ class TrainConfig(Section):
         out: the model folder to write, relative to the configuration file.
         init: a model folder to start from, relative to the configuration file: its weights, and its statistics of
             families that are trained on here too; default the pretrained language model and a new operator.
-        own: what is trained become weights of its family's own, beside those of `init`, which stay as they are: of one
-            family, without its language model.
+        deltas: what is trained become deltas of its family, beside the weights of `init`, which stay as they are: of
+            one family, without its language model. (`own` in older recipes.)
         language_model: folder of the Hugging Face encoder to start from; default the pinned package.
         ema: decay of the averaged weights that are validated and shipped.
         keep: the model that validates best, or the last one that was validated, which is the end of a complete run.
@@ -139,13 +139,13 @@ class TrainConfig(Section):
     validate_every: int = 1000
     save_minutes: float = 3.0
     init: Path | None = None
-    own: bool = False
+    deltas: bool = Field(default=False, validation_alias=AliasChoices("deltas", "own"))
     language_model: Path | None = None
     out: Path = Path(".")
 
     @model_validator(mode="after")
-    def _own_of_one_family(self) -> Self:
-        if self.own and (self.init is None or len(self.families) != 1 or self.stage1.body or self.stage2.body):
+    def _deltas_of_one_family(self) -> Self:
+        if self.deltas and (self.init is None or len(self.families) != 1 or self.stage1.body or self.stage2.body):
             raise ValueError("weights of a family's own are those of one family, beside `init`, its body left out")
         return self
 

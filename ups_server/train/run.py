@@ -15,9 +15,9 @@ from pydantic import ValidationError
 
 from ups_server.align import ALIGNMENTS
 from ups_server.errors import UserError
-from ups_server.model.checkpoint import create, from_pretrained, save_pretrained
+from ups_server.model.checkpoint import Checkpoint, create, from_pretrained, save_pretrained
 from ups_server.model.config import PRESETS, UPSConfig
-from ups_server.model.deltas import deviations, of_family
+from ups_server.model.deltas import deltas_between
 from ups_server.model.operator import Operator, randomise_body
 from ups_server.model.superspace import check_card
 from ups_server.model.ups import UPS
@@ -66,7 +66,7 @@ class TrainingRun:
         self._pin_config()
         parent = UPSConfig.load(config.init) if config.init else UPSConfig()
         known = parent.families
-        if config.own and described_by(parent, self.shape) != self.shape.model_copy(update={"families": known}):
+        if config.deltas and described_by(parent, self.shape) != self.shape.model_copy(update={"families": known}):
             raise UserError("shape_mismatch", f"{parent.name} is of another architecture", got=config.name)
         data, n = stores or folder / "data", self.shape.resolution
         self.families = prepare(config, data, n, known, listener.data, workers)
@@ -106,7 +106,7 @@ class TrainingRun:
         torch.manual_seed(self.config.seed)
         model = create(self.shape, language_model=self.config.language_model)
         if self.config.init is not None:
-            warm_start(model, self.config.init, next(iter(self.shape.families)) if self.config.own else None)
+            warm_start(model, self.config.init, next(iter(self.shape.families)) if self.config.deltas else None)
             if self.config.stage1.steps and not self.config.stage1.body and isinstance(model, UPS):
                 model.silence_body()
         if self.config.random_body:
@@ -143,10 +143,10 @@ class TrainingRun:
         best = value < progress.best or self.config.keep == "last"
         if best:
             progress.best, progress.best_at = value, f"stage {trainer.index + 1}, step {trainer.step}"
-            model = trainer.model
-            if self.config.own and self.config.init is not None:
-                model = with_own(from_pretrained(self.config.init, self.device), model)
-            publish(model, self.folder / "best")
+            found = Checkpoint(trainer.model)
+            if self.config.deltas and self.config.init is not None:
+                found = with_deltas_of(from_pretrained(self.config.init, self.device), trainer.model)
+            publish(found, self.folder / "best")
         trainer.swap_average()
         self.listener.validation(trainer.index, trainer.step, scores, best)
 
@@ -177,13 +177,14 @@ def check_config(config: TrainConfig) -> UPSConfig:
 def warm_start(model: Operator, folder: Path, family: str | None = None) -> None:
     """Takes the weights of a model folder, which may lack what this model has more: parts, and inputs of the lifting.
 
-    What it lacks stays as it was initialised; new inputs start at zero. With a `family`, those of its own.
+    What it lacks stays as it was initialised; new inputs start at zero. With a `family`, its deltas are added.
 
     Raises:
         UserError: ``not_a_model``, ``shape_mismatch``.
     """
     found = from_pretrained(folder)
-    new, old = model.state_dict(), (found if family is None else of_family(found, family)).state_dict()
+    old = (found if family is None else found.of_family(family)).operator.state_dict()
+    new = model.state_dict()
     for name, value in old.items():
         if name == LIFT and name in new and new[name].shape[1] > value.shape[1]:
             value = F.pad(value, (0, new[name].shape[1] - value.shape[1]))
@@ -192,12 +193,12 @@ def warm_start(model: Operator, folder: Path, family: str | None = None) -> None
         new[name].copy_(value)
 
 
-def with_own(model: Operator, trained: Operator) -> Operator:
-    """The model with what was trained of one family, from its weights, as weights of that family's own."""
+def with_deltas_of(checkpoint: Checkpoint, trained: Operator) -> Checkpoint:
+    """The checkpoint with what was trained of one family, from its weights, as the deltas of that family."""
     (family,) = trained.config.families
-    model.own[family] = deviations(model, trained)
-    model.config = described_by(model.config, trained.config)
-    return model
+    checkpoint.deltas[family] = deltas_between(checkpoint.operator, trained)
+    checkpoint.config = described_by(checkpoint.config, trained.config)
+    return checkpoint
 
 
 def described_by(config: UPSConfig, trained: UPSConfig) -> UPSConfig:
@@ -206,12 +207,12 @@ def described_by(config: UPSConfig, trained: UPSConfig) -> UPSConfig:
     return config.model_copy(update={"name": trained.name, "version": trained.version, "families": families})
 
 
-def publish(model: Operator, folder: Path) -> None:
+def publish(checkpoint: Checkpoint, folder: Path) -> None:
     """Replaces a model folder as a whole: readers see the old or the new one."""
     part, old = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
     for stale in (part, old):
         shutil.rmtree(stale, ignore_errors=True)
-    save_pretrained(model, part)
+    save_pretrained(checkpoint, part)
     if folder.exists():
         folder.rename(old)
     part.rename(folder)

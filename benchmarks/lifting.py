@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from ups_server.allocation import keep_freed_memory
 from ups_server.data.statistics import FamilyStatistics
 from ups_server.model.checkpoint import create
 from ups_server.model.conditioning import conditions
@@ -61,6 +62,7 @@ def training_step(model: Operator, context: Context, u: Tensor, optimiser: torch
 
 
 def main() -> None:
+    keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=5)

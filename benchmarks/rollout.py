@@ -22,6 +22,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from ups_server.allocation import keep_freed_memory
 from ups_server.catalog import Catalog
 from ups_server.model.checkpoint import create
 from ups_server.model.config import PRESETS
@@ -170,6 +171,7 @@ def paper_solver(ours: UPSSolver) -> UPSSolver:
 
 
 def main() -> None:
+    keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)

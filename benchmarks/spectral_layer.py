@@ -19,6 +19,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from benchmarks.lifting import burgers_card, training_step
+from ups_server.allocation import keep_freed_memory
 from ups_server.model.checkpoint import create
 from ups_server.model.conditioning import conditions
 from ups_server.model.config import UPS_MINI
@@ -89,6 +90,7 @@ def seconds(sides: dict[str, Side], u: Tensor, steps: int, repeats: int) -> dict
 
 
 def main() -> None:
+    keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--repeats", type=int, default=9)
     options = parser.parse_args()

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ups_server.align import ALIGNMENTS
+from ups_server.allocation import keep_freed_memory
 from ups_server.model.checkpoint import create
 from ups_server.train.baseline import BASELINES, baseline_config
 from ups_server.train.config import FamilyData, Stage, TrainConfig
@@ -117,6 +118,7 @@ def parts(stage: Stage, steps: int) -> Iterator[tuple[int, float]]:
 
 
 def main() -> None:
+    keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("model", type=Path)
     parser.add_argument("--beside", action="append", default=[], choices=list(BASELINES))

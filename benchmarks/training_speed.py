@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ups_server.align import ALIGNMENTS
+from ups_server.allocation import keep_freed_memory
 from ups_server.data.build import build_store
 from ups_server.data.draw import CoefficientDraw
 from ups_server.data.store import Store
@@ -112,6 +113,7 @@ def compare(store: Store, stage: int, repeats: int) -> Speed:
 
 
 def main() -> None:
+    keep_freed_memory()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path)

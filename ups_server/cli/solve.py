@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 import typer
 
+from ups_server.allocation import keep_freed_memory
 from ups_server.cli.jobs import open_store
 from ups_server.cli.options import (
     Boundary,
@@ -297,6 +298,7 @@ def _roll_out(todo: "Plan", device: str) -> "tuple[list[Trajectory], dict[str, A
     from ups_server.rollout.in_process import ObservedHere
     from ups_server.settings import Settings
 
+    keep_freed_memory()
     frames = []
     watched = ObservedHere(todo, device, Settings.given().reference_timeout_s)
     with progress(todo.card.id) as advance, np.errstate(all="ignore"):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
+from ups_server.allocation import keep_freed_memory
 from ups_server.cli.options import FileCoefficients, FileFamily, check_file, check_folder, parse_coefficients
 from ups_server.cli.output import Advance, print_json, print_line, print_note, print_table, progress
 from ups_server.errors import UserError
@@ -58,6 +59,7 @@ def train(config: Config, fresh: Fresh = False, device: Device = None, workers: 
     check_file(config)
     from ups_server.train.run import train_recipe
 
+    keep_freed_memory()
     folder = train_recipe(config, fresh=fresh, device=device, workers=workers)
     print_note(f"the best model by validation is in {folder}")
 
@@ -91,6 +93,7 @@ def baseline(
     check_file(config)
     from ups_server.train.baseline import train_baseline
 
+    keep_freed_memory()
     folder = train_baseline(
         name, config, minutes=minutes, families=family or (), changes=changes or (), fresh=fresh, device=device,
         workers=workers,
@@ -177,6 +180,7 @@ def _adapt(
     from ups_server.train.adapt import Adaptation, Interrupted, Place, deliver
     from ups_server.train.few_shot import FewShotData
 
+    keep_freed_memory()
     file, held_out = files
     work = output.with_name(f".{output.name}.adapting")
     folder = model_folder(model)
@@ -321,6 +325,7 @@ def evaluate(
     from ups_server.data.report import rows_text
     from ups_server.evaluation.evaluate import evaluate as score
 
+    keep_freed_memory()
     with progress("evaluating") as advance:
         scores = score(
             model,

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from ups_server import logs
+from ups_server.allocation import keep_freed_memory
 from ups_server.engine import protocol
 from ups_server.engine.model_cache import ModelCache
 from ups_server.engine.scheduler import Interruption, Scheduler, StepLimits
@@ -115,6 +116,7 @@ def run(connection: socket.socket, options: ProcessOptions) -> None:
         if options.learned:
             import torch
 
+            keep_freed_memory()
             torch.set_num_threads(options.threads)
             stack.enter_context(torch.inference_mode())
         else:

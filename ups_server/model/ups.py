@@ -2,7 +2,7 @@
 
 Both read a problem once into a `Context` and then advance normalised superspace states (B, N, X...). The conditioned
 operator puts the language model into the reading; the paper's puts it into every step. `baselines` are operators of
-the same interface without a language model. A process that imports this keeps the memory that it frees.
+the same interface without a language model.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ups_server.allocation import keep_freed_memory
 from ups_server.model.body import masked_mean
 from ups_server.model.conditioning import MAX_SHIFT, RATE_SCALE, Conditioner, Conditions, shown
 from ups_server.model.config import UPSConfig
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     pass
 from ups_server.model.operator import TokenMix, UPSModel
 from ups_server.model.paper import UPSPaper
-
-keep_freed_memory()
 
 DEFECT_SCALE = 100.0
 """A front that moves by a hundredth of the box moves the mean by a hundredth of its height."""

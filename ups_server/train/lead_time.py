@@ -28,6 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from ups_server.allocation import keep_freed_memory
 from ups_server.data.build import build_store
 from ups_server.data.pairs import LeadTimes, Points
 from ups_server.data.splits import Split, split_rows
@@ -425,6 +426,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--workers", type=int, default=0, help="processes that draw batches ahead")
     given = parser.parse_args()
+    keep_freed_memory()
     torch.set_num_threads(1)
     config, data = LeadTraining.load(given.config), given.run.parent / "data"
     LeadRun(config, given.run, data, given.device, given.workers).train(given.minutes)

@@ -3,6 +3,7 @@
 from contextlib import closing
 from typing import Any
 
+from ups_server.allocation import keep_freed_memory
 from ups_server.catalog import Catalog
 from ups_server.data.store import Store
 from ups_server.files.equations import declare_stored
@@ -23,6 +24,7 @@ def run(context: JobContext) -> dict[str, Any]:
     from ups_server.evaluation.evaluate import evaluate_source
     from ups_server.solvers.load import load
 
+    keep_freed_memory()
     torch.set_num_threads(context.settings.worker_threads)
     solver = load(card.source, context.settings.device)
     context.running()

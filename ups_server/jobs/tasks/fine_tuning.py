@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ups_server.allocation import keep_freed_memory
 from ups_server.catalog import Catalog
 from ups_server.data.store import Store
 from ups_server.errors import UserError
@@ -39,6 +40,7 @@ def run(context: JobContext) -> dict[str, Any]:
     from ups_server.train.few_shot import AdaptationSettings, FewShotData
     from ups_server.train.loop import Diverged
 
+    keep_freed_memory()
     torch.set_num_threads(settings.worker_threads)
     wanted = AdaptationSettings(
         n_trajectories=spec.n_trajectories,

@@ -13,7 +13,7 @@ from ups_server.rollout.diagnostics import Diagnosis
 from ups_server.rollout.ensemble import PINNED, Ensemble, perturbed, random_functions
 from ups_server.rollout.in_process import ObservedHere
 from ups_server.rollout.plan import Plan
-from ups_server.rollout.reference import reference_spec
+from ups_server.rollout.reference import reference_spec, states_at
 from ups_server.specs import EnsembleSpec
 
 
@@ -97,7 +97,7 @@ def test_what_is_said_beside_it_is_about_the_control(tmp_path: Path) -> None:
     diagnosis = Diagnosis(todo)
     step = diagnosis.add(todo.initial)
     assert step["energy"]["u"] == pytest.approx(float(np.square(todo.initial[0]).mean()), rel=1e-5)
-    assert todo.reference_initial.shape == (1, 32, 1)
+    assert states_at(todo, 1)[0].shape == (1, 32, 1)
     assert reference_spec(todo).n_steps == 3
     assert todo.attributes([])["ensemble"]["statistics"][:3] == ["control", "mean", "spread"]
 
@@ -108,7 +108,7 @@ def test_it_can_be_on_a_finer_grid(tmp_path: Path) -> None:
             tmp_path, model="persistence", grid={"n": [32]}, output_resolution=[80], method=method, reference=True
         )
         assert todo.answer_values(todo.initial).shape == (6, 80, 1)
-        assert todo.reference_initial.shape == (1, 80, 1)
+        assert states_at(todo, 1)[0].shape == (1, 80, 1)
 
 
 def test_one_state_and_a_bounded_size(tmp_path: Path) -> None:

@@ -241,7 +241,7 @@ async def _events(observation: Observation, encoding: Encoding) -> AsyncGenerato
     if diagnosis is not None:
         ending["diagnostics"] = diagnosis.ending()
     if plan.ensemble is not None:
-        ending["ensemble"] = plan.ensemble.told(observation.flags).model_dump(mode="json")
+        ending["ensemble"] = plan.ensemble.summary(observation.flags).model_dump(mode="json")
     if observation.comparison is not None:
         ending["reference"] = observation.comparison.model_dump(mode="json")
     yield _event("end", ending)

@@ -22,7 +22,7 @@ from ups_server.errors import UserError
 from ups_server.files.records import UploadRequest
 from ups_server.files.writing import ContentWriter
 from ups_server.json_arrays import count_numbers, find_lists, read_lists
-from ups_server.rollout.planning import check_planning
+from ups_server.rollout.resolve import Discretized, check_memory
 from ups_server.specs import RolloutRequest
 from ups_server.tensors import NPZ, SAFETENSORS, Arrays, from_npz, from_safetensors
 
@@ -41,12 +41,12 @@ REQUEST_ENTRY = "request"
 
 @asynccontextmanager
 async def received(
-    request: Request, service: Service, needed: Callable[[RolloutRequest, Arrays | None], int]
-) -> AsyncIterator[tuple[RolloutRequest, Arrays | None]]:
-    """The rollout request of a body, and its arrays. While the block lasts, there is memory for making a plan of it.
+    request: Request, service: Service, outline: Callable[[RolloutRequest, Arrays | None], Discretized]
+) -> AsyncIterator[Discretized]:
+    """The rollout that a body asks for. While the block lasts, there is memory for making a plan of it.
 
     Args:
-        needed: bytes that making a plan takes, from what is asked for.
+        outline: the first half of the plan, which says what the other half takes.
 
     Raises:
         UserError: whatever is wrong with the body; ``queue_full``.
@@ -58,13 +58,13 @@ async def received(
         body = [await read_body(request, limit)]
         # The list gives the only reference away: the bytes are free as soon as the arrays are there.
         wanted, arrays = await asyncio.to_thread(lambda: decode(body.pop(), kind, limit, most))
-        size = await asyncio.to_thread(needed, wanted, arrays)
-        check_planning(size, settings)
+        found = await asyncio.to_thread(outline, wanted, arrays)
+        check_memory(found, settings)
         if arrays is None:
-            await held.change(size)
+            await held.change(found.bytes)
         else:
-            held.raise_to(size)
-        yield wanted, arrays
+            held.raise_to(found.bytes)
+        yield found
 
 
 def announced_size(request: Request, limit: int) -> int | None:

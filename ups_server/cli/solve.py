@@ -262,7 +262,7 @@ def _plan(request: _Request, start: "State | None", catalog: "Catalog") -> "Plan
 def _rollout_request(request: _Request, start: "State | None", catalog: "Catalog") -> "RolloutRequest":
     """What the service would be asked for; an initial state of a file goes beside it."""
     from ups_server.pde import family as find
-    from ups_server.rollout.uploaded import placed
+    from ups_server.rollout.resolve import placed
     from ups_server.specs import GridSpec, RolloutRequest
 
     equation = find(request.family)

@@ -58,9 +58,9 @@ class Diagnosis:
             means = self._family.conserved_means(states)
             power = power_spectrum(states[:, None], plan.spec.problem.boundary)[:, 0]
             energy = np.square(states, dtype=np.float64).mean(tuple(range(1, states.ndim - 1)))
-        own = plan.own_states(values)
+        own = plan.control(values)
         self._notice(own, frame)
-        away = departures(self._seen, self._relative, plan.own_states(plan.initial), own)
+        away = departures(self._seen, self._relative, plan.control(plan.initial), own)
         for name, mean in means.items():
             self._means.setdefault(name, []).append(mean)
         self._energy.append(energy)
@@ -191,9 +191,10 @@ def expected_error(plan: Plan, frames: int) -> ExpectedError:
         return ExpectedError(
             available=False, reason="the calibration does not cover this: " + "; ".join(misfits), valid_for=valid_for
         )
+    given = "valid as far as the given state is like the family's own initial states"
     return ExpectedError(
         available=True,
-        reason=None if _sampled(plan) else "valid as far as the given state is like the family's own initial states",
+        reason=given if plan.request.sample is None else None,
         level=envelope.level,
         bounds=_bounds(plan, envelope, frames),
         coverage={name: coverage.model_dump() for name, coverage in envelope.coverage.items()},
@@ -232,9 +233,9 @@ def _misfits(plan: Plan, envelope: FamilyEnvelope) -> Iterator[str]:
         yield "an answer on a finer grid"
     if [list(sides) for sides in envelope.boundary] != problem.boundary.as_names():
         yield "another boundary condition"
-    initial = plan.request.initial_condition
-    if initial is not None and initial.sample is not None and initial.sample.kind != RAND:
-        yield f"initial states of the kind {initial.sample.kind} instead of {RAND}"
+    sample = plan.request.sample
+    if sample is not None and sample.kind != RAND:
+        yield f"initial states of the kind {sample.kind} instead of {RAND}"
     for name, (low, high) in envelope.coefficients.items():
         value = float(np.asarray(problem.coefficients.get(name, math.nan)).max())
         if not (low <= value <= high or math.isclose(value, low) or math.isclose(value, high)):
@@ -249,14 +250,9 @@ def _shown(offset: Sequence[float | None]) -> str:
     return " x ".join("any" if place is None else f"{place:g}" for place in offset)
 
 
-def _sampled(plan: Plan) -> bool:
-    initial = plan.request.initial_condition
-    return initial is not None and initial.sample is not None
-
-
 def _bounds(plan: Plan, envelope: FamilyEnvelope, frames: int) -> dict[str, list[Any]]:
     """Per frame in the units of the request's box; the initial state is exact."""
-    initial = plan.own_states(plan.initial)
+    initial = plan.control(plan.initial)
     means = initial.mean(tuple(range(1, initial.ndim - 1)), dtype=np.float64)
     names = [field.name for field in plan.family.fields]
     per_state = [envelope.physical(dict(zip(names, row, strict=True))) for row in means.tolist()]

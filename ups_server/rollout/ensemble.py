@@ -29,7 +29,7 @@ PINNED = (BoundaryKind.DIRICHLET, BoundaryKind.NO_SLIP)
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Turns states of control and members into what is told of them."""
+    """Turns states of control and members into statistics of them."""
 
     spec: EnsembleSpec
 
@@ -38,7 +38,7 @@ class Ensemble:
         """Names of the rows of the answer."""
         return ["control", "mean", "spread", *(f"quantile {level:g}" for level in self.spec.quantiles)]
 
-    def told(self, flags: Sequence[Flag]) -> EnsembleAnswer:
+    def summary(self, flags: Sequence[Flag]) -> EnsembleAnswer:
         """Args: flags, of which those of ended states name the members that the statistics leave out from there."""
         ended = {state for flag in flags if flag.code == "blow_up" for state in flag.model_dump()["states"] if state}
         return EnsembleAnswer(

@@ -1,6 +1,7 @@
 """Requests that write their equation out, and those that give times: the same request by family, steps and dt."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,21 +9,13 @@ import numpy as np
 
 from ups_server.errors import UserError
 from ups_server.language.reader import terms_of
-from ups_server.pde import Grid, family
+from ups_server.pde import Grid
 from ups_server.pde.equation import Equation, recognise
 from ups_server.pde.grammar import parse_equation
 from ups_server.solvers.solver import Frames
-from ups_server.specs import RolloutRequest
 
 UNIFORM = 1e-6
 """Largest deviation of a time from an even spacing, in units of the spacing."""
-
-
-class ResolvedRequest(RolloutRequest):
-    """A request whose family and number of steps are known."""
-
-    family: str
-    n_steps: int
 
 
 @dataclass(frozen=True)
@@ -30,6 +23,22 @@ class WrittenEquation:
     """The equation of a request that writes it out, in the units of its box."""
 
     equation: Equation
+
+    @classmethod
+    def of(cls, text: str, coefficients: Mapping[str, float]) -> "WrittenEquation":
+        """Reads an equation in symbols, and values of its names.
+
+        Raises:
+            UserError: those of `parse_equation` and `Equation.check`.
+        """
+        equation = parse_equation(text, dict(coefficients))
+        equation.check()
+        return cls(equation)
+
+    def known(self) -> dict[str, Any]:
+        """The family that solves it, and its coefficients."""
+        found = recognise(self.equation)
+        return {"family": found.family, "coefficients": found.coefficients}
 
     def attributes(self) -> dict[str, Any]:
         """What an answer says about it."""
@@ -57,28 +66,12 @@ class WrittenEquation:
         return np.repeat(values.astype(np.float32)[None, :, None], count, axis=0)
 
 
-def resolve(request: RolloutRequest) -> tuple[ResolvedRequest, WrittenEquation | None]:
-    """The request by family, coefficients, steps and dt; and the equation where it was written out.
+def steps_of(times: tuple[float, ...], longest: float) -> dict[str, Any]:
+    """n_steps, dt and save_every that give these times after the initial condition; a step is at most `longest`.
 
     Raises:
-        UserError: those of `parse_equation` and `Equation.check`, ``times_not_uniform``.
+        UserError: ``times_not_uniform``.
     """
-    found: dict[str, Any] = {}
-    written = None
-    if request.equation is not None:
-        equation = parse_equation(request.equation, request.coefficients)
-        equation.check()
-        written = WrittenEquation(equation)
-        known = recognise(equation)
-        found |= {"family": known.family, "coefficients": known.coefficients}
-    if request.times is not None:
-        found |= _steps(request.times, family(found.get("family") or request.family or "").t_final)
-    fields = {name: getattr(request, name) for name in RolloutRequest.model_fields}
-    return ResolvedRequest.model_construct(**{**fields, **found, "equation": None, "times": None}), written
-
-
-def _steps(times: tuple[float, ...], longest: float) -> dict[str, Any]:
-    """n_steps, dt and save_every that give these times after the initial condition; a step is at most `longest`."""
     later = np.array(times[1:] if times[0] == 0.0 else times)
     spacing = float(later[0]) if len(later) else 0.0
     even = spacing * np.arange(1, len(later) + 1)

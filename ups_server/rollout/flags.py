@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from ups_server.catalog import FamilySupport, ModelCard, Range, SeenStates
 from ups_server.pde import Family, Grid, families
 from ups_server.pde.metrics import error_moments, nrmse_trajectory
-from ups_server.rollout.initial import drawn_states
 from ups_server.solvers.limits import Ended
 from ups_server.solvers.solver import Frames
-from ups_server.specs import Flag, InitialConditionSpec
+from ups_server.specs import Flag
 
 OUTSIDE = (
     "coefficient_outside_trained_range",
@@ -39,15 +38,20 @@ def flag(code: str, message: str, **details: Any) -> Flag:
 
 
 def known_flags(
-    equation: Family, card: ModelCard, support: FamilySupport, own: Mapping[str, float], grid: Grid, initial: Frames
+    equation: Family,
+    card: ModelCard,
+    support: FamilySupport,
+    untrained: Mapping[str, tuple[float, Range]],
+    grid: Grid,
+    initial: Frames,
 ) -> list[Flag]:
-    """What is known before the first step; coefficients `own` and `initial` (B, X..., C) on the family's own box."""
-    flags = [
-        _coefficient_flag(card, name, own[name], trained)
-        for name, trained in support.coefficients.items()
-        if name in own and not trained.contains(own[name])
-    ]
-    trained_at = support.points or card.resolution
+    """What is known before the first step, of `initial` (B, X..., C) on the family's own box.
+
+    Args:
+        untrained: coefficients outside of what the model was trained on, and that.
+    """
+    flags = [_coefficient_flag(card, name, value, trained) for name, (value, trained) in untrained.items()]
+    trained_at = card.resolution if support.statistics is None else support.statistics.n
     if trained_at is not None and any(points != trained_at for points in grid.n):
         flags.append(
             flag(
@@ -67,19 +71,24 @@ def known_flags(
     return flags
 
 
-def unresolved_flags(
-    equation: Family, coefficients: Mapping[str, float], grid: Grid, given: InitialConditionSpec | None, initial: Frames
-) -> list[Flag]:
+def resolving_factor(equation: Family, grid: Grid) -> int:
+    """So many times its points show the states that a numerical solver of the equation is made for."""
+    return 1 if equation.grid_bound else math.ceil(equation.reference_points / min(grid.n))
+
+
+def unresolved_flags(equation: Family, grid: Grid, initial: Frames, whole: Frames | None) -> list[Flag]:
     """A flag where the points of states (B, X..., C) do not show all of them to a solver that is exact at any point.
 
     By how much is measured: for a drawn state against the same at more points; for a given one, from what every second
     of its points would show of it.
+
+    Args:
+        whole: the states drawn at `resolving_factor` times the points; None where they are given.
     """
-    factor = math.ceil(equation.reference_points / min(grid.n))
-    if equation.grid_bound or factor == 1:
+    factor = resolving_factor(equation, grid)
+    if factor == 1:
         return []
-    if given is not None and given.sample is not None:
-        whole, _ = drawn_states(given, equation, grid.refined(factor)[0], coefficients)
+    if whole is not None:
         shown = equation.refine(initial.astype(np.float64), grid, factor)
         what = f"points between the {' x '.join(map(str, grid.n))} of the request would show it"
     elif any(cells % 2 for cells in grid.cells):

@@ -28,7 +28,7 @@ from ups_server.pde.metrics import (
 from ups_server.pde.resampling import refined
 from ups_server.rollout.diagnostics import plain
 from ups_server.rollout.flags import flag
-from ups_server.rollout.initial import drawn_states
+from ups_server.rollout.initial import States, drawn_states
 from ups_server.rollout.plan import Plan
 from ups_server.solvers.solver import Frames
 from ups_server.specs import Comparison, Flag
@@ -49,13 +49,14 @@ class Level:
     """One resolution: what the engine is asked for, and what of it has come.
 
     Attributes:
-        grid: on the family's own box.
+        factor: so many times the points of the answer.
         initial, static: at its points.
         places: where the points of the answer are among them.
         frames: of the answer's points, in the units of the request's box, the initial states first.
         seconds: of computing, once it has ended.
     """
 
+    factor: int
     spec: RolloutSpec
     initial: Frames
     static: Frames | None
@@ -151,7 +152,7 @@ class Reference:
     def frames(self) -> list[Frames]:
         """What the rollout is measured against."""
         if not self.levels:
-            return [self.plan.reference_initial * self.plan.scale]
+            return [states_at(self.plan, 1)[0] * self.plan.scale]
         return self.levels[-1].frames
 
     def solved(self) -> Solved:
@@ -170,16 +171,8 @@ class Reference:
             error_per_field=None if gap is None else nrmse_trajectory_per_field(gap),
             settled=settled,
             accuracy=self._words(points, error, settled),
-            start=self._start(),
+            start=start_in_words(self.plan, self.levels[-1].factor if self.levels else 1),
         )
-
-    def _start(self) -> str:
-        if not self.levels or self.levels[-1].points == self.plan.answer_grid.n:
-            return self.plan.reference_start
-        given = self.plan.request.initial_condition
-        if given is not None and given.sample is not None:
-            return "the same sample at the solver's own points, with the detail that was not observed"
-        return "the given state, interpolated"
 
     def _level(self) -> Level:
         plan = self.plan
@@ -187,16 +180,21 @@ class Reference:
         if plan.family.grid_bound:
             factor = 1
         elif self.levels:
-            factor = 2 * self.levels[-1].spec.problem.grid.cells[0] // base.cells[0]
+            factor = 2 * self.levels[-1].factor
         else:
             factor = max(1, math.ceil(plan.family.reference_points / min(base.n)))
-        initial, static = _states(plan, factor)
+        initial, static = states_at(plan, factor)
+        places = base.refined(factor)[1]
+        shown = initial if factor == 1 else initial[(slice(None), *places)]
+        # Beside a model on the same points, to the last bit what that starts from.
+        first = plan.control(plan.initial) if plan.refined is None else shown
         return Level(
+            factor,
             reference_spec(plan, factor),
             initial,
             static,
-            base.refined(factor)[1],
-            [plan.reference_initial * plan.scale],
+            places,
+            [first * plan.scale],
             time.monotonic(),
         )
 
@@ -264,25 +262,46 @@ def reference_spec(plan: Plan, factor: int = 1) -> RolloutSpec:
     return RolloutSpec(SOLVER, problem, plan.n_frames - 1)
 
 
-def _states(plan: Plan, factor: int) -> tuple[Frames, Frames | None]:
-    """The initial states, and static fields, at so many times the points of the answer."""
-    base = plan.answer_grid
-    if factor == 1:
-        return plan.reference_initial, plan.reference_static
-    initial = plan.request.initial_condition
-    if initial is not None and initial.sample is not None:
+def states_at(plan: Plan, factor: int) -> States:
+    """What the solver starts from, at so many times the points of the answer, on the family's own box.
+
+    A sample is drawn at these points, unless the model's own states are just that.
+    """
+    states, static = _states_at(plan, factor)
+    if plan.written is not None and static is not None:
+        static = plan.written.forcing(plan.grid.refined(factor)[0], len(states))
+    return states, static
+
+
+def _states_at(plan: Plan, factor: int) -> States:
+    base, sample = plan.answer_grid, plan.request.sample
+    if sample is not None and (factor > 1 or plan.refined is not None):
         own = {name: float(values[0]) for name, values in plan.spec.problem.coefficient_arrays(1).items()}
-        states, static = drawn_states(initial, plan.family, base.refined(factor)[0], own)
-        return plan.own_states(states), None if static is None else plan.own_states(static)
-    given = plan.family.refine(plan.reference_initial.astype(np.float64), base, factor).astype(np.float32)
-    fixed = plan.reference_static
+        states, static = drawn_states(sample, plan.family, base.refined(factor)[0], own)
+        return plan.control(states), None if static is None else plan.control(static)
+    shown = plan if plan.refined is None else plan.refined
+    given, fixed = plan.control(shown.initial), None if shown.static is None else plan.control(shown.static)
+    if factor == 1:
+        return given, fixed
+    finer = plan.family.refine(given.astype(np.float64), base, factor).astype(np.float32)
     if fixed is None:
-        return given, None
+        return finer, None
     first = [place.start for place in base.refined(factor)[1]]
     still = refined(
         fixed.astype(np.float64), (factor,) * base.ndim, first, plan.family.boundary, [False] * fixed.shape[-1]
     )
-    return given, still.astype(np.float32)
+    return finer, still.astype(np.float32)
+
+
+def start_in_words(plan: Plan, factor: int) -> str:
+    """The same in words."""
+    if factor == 1 and plan.refined is None:
+        return "the initial state of the model"
+    if plan.request.sample is None:
+        return "the given state, interpolated"
+    if factor == 1:
+        return "the same sample on the fine grid, with the detail that was not observed"
+    return "the same sample at the solver's own points, with the detail that was not observed"
 
 
 def _over_time(frames: Sequence[Frames]) -> Frames:

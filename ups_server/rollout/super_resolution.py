@@ -10,9 +10,8 @@ from ups_server.catalog import ModelCard, invalid_model, read_document
 from ups_server.errors import UserError
 from ups_server.pde import Family, Grid
 from ups_server.pde.resampling import resample
-from ups_server.rollout.initial import drawn_states
 from ups_server.solvers.solver import Frames
-from ups_server.specs import Method, RolloutRequest, SuperResolution
+from ups_server.specs import Method, SuperResolution
 
 TABLE_FILE = "super_resolution.json"
 """In a model folder: what `benchmarks/superres.py --json` measured of it."""
@@ -24,7 +23,7 @@ class Refinement:
 
     Attributes:
         initial, static: on `fine`, what the coarse points show.
-        told: what the answer says about it.
+        summary: what the answer says about it.
     """
 
     method: Method
@@ -32,7 +31,7 @@ class Refinement:
     fine: Grid
     initial: Frames
     static: Frames | None
-    told: SuperResolution
+    summary: SuperResolution
 
     @property
     def interpolates(self) -> bool:
@@ -40,22 +39,20 @@ class Refinement:
 
 
 def refinement(
-    request: RolloutRequest,
+    points: tuple[int, ...],
+    asked: Method | None,
     card: ModelCard,
     equation: Family,
     coefficients: Mapping[str, float],
     coarse: Grid,
     initial: Frames,
     static: Frames | None,
-) -> Refinement | None:
-    """None where the request asks for no finer grid.
+) -> Refinement:
+    """Of states on `coarse` to so many points per axis, by the method that is asked for or the one to choose.
 
     Raises:
         UserError: ``output_resolution_mismatch``.
     """
-    points = request.output_resolution
-    if points is None:
-        return None
     if len(points) != coarse.ndim or any(out < given for out, given in zip(points, coarse.n, strict=True)):
         raise UserError(
             "output_resolution_mismatch",
@@ -64,8 +61,8 @@ def refinement(
             expected=f"{coarse.ndim} number(s), at least {coarse.n}",
         )
     fine = Grid(points, coarse.extent)
-    method, reason = (request.method, "asked for") if request.method else chosen_method(card, equation, coefficients)
-    told = SuperResolution(
+    method, reason = (asked, "asked for") if asked else chosen_method(card, equation, coefficients)
+    summary = SuperResolution(
         method=method,
         reason=reason,
         given=list(coarse.n),
@@ -75,7 +72,7 @@ def refinement(
     )
     boundary = equation.boundary
     fixed = None if static is None else resample(static, coarse, fine, boundary)
-    return Refinement(method, coarse, fine, resample(initial, coarse, fine, boundary), fixed, told)
+    return Refinement(method, coarse, fine, resample(initial, coarse, fine, boundary), fixed, summary)
 
 
 def chosen_method(card: ModelCard, equation: Family, coefficients: Mapping[str, float]) -> tuple[Method, str]:
@@ -148,14 +145,3 @@ def explained(method: Method, model: str, given: Sequence[int], output: Sequence
             "detail of the given state."
         )
     return [lost, own]
-
-
-def true_start(
-    request: RolloutRequest, equation: Family, refined: Refinement, coefficients: dict[str, float]
-) -> tuple[Frames, Frames | None, str]:
-    """What a numerical solver on the fine grid starts from: (initial, static, the same in words)."""
-    initial: Any = request.initial_condition
-    if initial is not None and initial.sample is not None:
-        drawn = drawn_states(initial, equation, refined.fine, coefficients)
-        return *drawn, "the same sample on the fine grid, with the detail that was not observed"
-    return refined.initial, refined.static, "the given state, interpolated"

@@ -18,8 +18,8 @@ from ups_server.api.routes.stored_rollouts import Prefer, accept, respond_async
 from ups_server.api.service import CurrentService, Service
 from ups_server.engine.admission import check_cost
 from ups_server.jobs.spec import Job
-from ups_server.rollout.plan import Plan, plan
-from ups_server.rollout.planning import planning_bytes
+from ups_server.rollout.plan import Plan, completed, outlined
+from ups_server.rollout.resolve import Discretized
 from ups_server.specs import RolloutAnswer, RolloutRequest
 from ups_server.tensors import NPZ, SAFETENSORS, Arrays
 
@@ -83,22 +83,22 @@ async def create_rollout(
     if respond_async(prefer):
         return await accept(request, service, idempotency_key, caller.key if caller else None)
     output, content_type = choose(request.headers.get("accept"))
-    async with received(request, service, partial(needed, service)) as (wanted, arrays):
-        todo = await asyncio.to_thread(_prepare, wanted, arrays, output, service)
-    del arrays
+    async with received(request, service, partial(outline, service)) as found:
+        todo = await asyncio.to_thread(_prepare, found, output, service)
+    del found
     try:
         return await while_connected(request, _answer(todo, output, content_type, encoding, service))
     except ClientDisconnect:
         return Response(status_code=499)
 
 
-def needed(service: Service, wanted: RolloutRequest, arrays: Arrays | None) -> int:
-    """Bytes that making a plan of a request takes."""
-    return planning_bytes(wanted, service.catalog, service.settings, arrays, service.files)
+def outline(service: Service, wanted: RolloutRequest, arrays: Arrays | None) -> Discretized:
+    """What a request asks of this service."""
+    return outlined(wanted, service.catalog, service.settings, arrays, service.files)
 
 
-def _prepare(wanted: RolloutRequest, arrays: Arrays | None, output: str, service: Service) -> Plan:
-    todo = plan(wanted, service.catalog, service.settings, arrays, service.files)
+def _prepare(found: Discretized, output: str, service: Service) -> Plan:
+    todo = completed(found, service.settings)
     check_size(todo, output, service.settings)
     check_cost(todo.spec, len(todo.initial), service.settings)
     return todo

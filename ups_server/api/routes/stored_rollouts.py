@@ -31,8 +31,8 @@ from ups_server.jobs.results import SUFFIXES, RolloutFolder
 from ups_server.jobs.rollouts import order, without_waiting
 from ups_server.jobs.spec import ROLLOUT, Job
 from ups_server.jobs.store import new_id
-from ups_server.rollout.plan import Plan, plan
-from ups_server.rollout.planning import check_planning, planning_bytes
+from ups_server.rollout.plan import Plan, completed, outlined
+from ups_server.rollout.resolve import Discretized, check_memory
 from ups_server.settings import Settings
 from ups_server.specs import RolloutRequest
 from ups_server.tensors import Arrays
@@ -65,8 +65,8 @@ async def accept(request: Request, service: Service, key: str | None, payer: Api
     Raises:
         UserError: everything that can be wrong with a request; ``quota_exceeded``, ``idempotency_conflict``.
     """
-    async with received(request, service, partial(_needed, service)) as (wanted, arrays):
-        job, created = await asyncio.to_thread(_order, wanted, arrays, service, key, payer)
+    async with received(request, service, partial(_outline, service)) as found:
+        job, created = await asyncio.to_thread(_order, found, service, key, payer)
     service.rollouts.wake()
     headers = {"Location": f"{router.prefix}/{job.id}", "Preference-Applied": PREFERENCE}
     return JSONResponse(job.model_dump(mode="json"), 202 if created else 200, headers)
@@ -79,21 +79,20 @@ async def kept_plan(
     allowed = without_waiting(settings)
     async with memory.hold(COPIES * await asyncio.to_thread(folder.request_bytes), patient=True) as held:
         wanted, arrays = await asyncio.to_thread(folder.request)
-        size = await asyncio.to_thread(planning_bytes, wanted, catalog, allowed, arrays, files)
-        check_planning(size, settings)
+        found = await asyncio.to_thread(outlined, wanted, catalog, allowed, arrays, files)
+        check_memory(found, settings)
         if arrays is None:
-            await held.change(size, patient=True)
-        return await asyncio.to_thread(plan, wanted, catalog, allowed, arrays, files)
+            await held.change(found.bytes, patient=True)
+        return await asyncio.to_thread(completed, found, allowed)
 
 
-def _needed(service: Service, wanted: RolloutRequest, arrays: Arrays | None) -> int:
-    return planning_bytes(wanted, service.catalog, without_waiting(service.settings), arrays, service.files)
+def _outline(service: Service, wanted: RolloutRequest, arrays: Arrays | None) -> Discretized:
+    return outlined(wanted, service.catalog, without_waiting(service.settings), arrays, service.files)
 
 
-def _order(
-    request: RolloutRequest, arrays: Arrays | None, service: Service, key: str | None, payer: ApiKey | None
-) -> tuple[Job, bool]:
-    todo = plan(request, service.catalog, without_waiting(service.settings), arrays, service.files)
+def _order(found: Discretized, service: Service, key: str | None, payer: ApiKey | None) -> tuple[Job, bool]:
+    request, arrays = found.resolved.wanted, found.resolved.arrays
+    todo = completed(found, without_waiting(service.settings))
     check_cost(todo.spec, len(todo.initial), service.settings, ASYNC_SHARE)
     store, key, job_id = service.jobs.store, own_key(key), new_id(ROLLOUT)
     if key is not None and store.has_key(key):  # a repetition takes no room

@@ -12,14 +12,15 @@ from starlette.requests import ClientDisconnect
 from ups_server.api.answers import EVENTS, Answer, check_size, choose, collect, encode
 from ups_server.api.body import JSON, received
 from ups_server.api.problems import documented
-from ups_server.api.routes.rollouts import ANSWERS, BINARY, EXAMPLE, REQUEST_BODY, needed, while_connected
+from ups_server.api.routes.rollouts import ANSWERS, BINARY, EXAMPLE, REQUEST_BODY, outline, while_connected
 from ups_server.api.service import CurrentService, Service
 from ups_server.errors import UserError
-from ups_server.rollout.plan import Plan, plan
+from ups_server.rollout.plan import Plan, completed
 from ups_server.rollout.reference import Solved, TrueError
+from ups_server.rollout.resolve import Discretized
 from ups_server.rollout.super_resolution import Refinement
-from ups_server.specs import Comparison, Method, RolloutRequest, SuperResolutionAnswer
-from ups_server.tensors import NPZ, SAFETENSORS, Arrays
+from ups_server.specs import Comparison, Method, SuperResolutionAnswer
+from ups_server.tensors import NPZ, SAFETENSORS
 
 router = APIRouter(prefix="/v1/super-resolution", tags=["rollouts"])
 
@@ -50,22 +51,22 @@ async def create_super_resolution(request: Request, service: CurrentService) -> 
     grid says how far each is off; diagnostics are those of the first of `methods`.
     """
     output, content_type = choose(request.headers.get("accept"))
-    async with received(request, service, partial(needed, service)) as (wanted, arrays):
-        plans = await asyncio.to_thread(_prepare, wanted, arrays, output, service)
-    del arrays
+    async with received(request, service, partial(outline, service)) as found:
+        plans = await asyncio.to_thread(_prepare, found, output, service)
+    del found
     try:
         return await while_connected(request, _answer(*plans, output, content_type, service))
     except ClientDisconnect:
         return Response(status_code=499)
 
 
-def _prepare(wanted: RolloutRequest, arrays: Arrays | None, output: str, service: Service) -> tuple[Plan, Plan]:
+def _prepare(found: Discretized, output: str, service: Service) -> tuple[Plan, Plan]:
     """The rollouts by the method of the request, or the default one, and by the other."""
     if output == EVENTS:
         raise UserError(
             "not_acceptable", "super-resolution is not streamed", hint="stream a rollout with output_resolution"
         )
-    first = plan(wanted, service.catalog, service.settings, arrays, service.files)
+    first = completed(found, service.settings)
     if first.refined is None:
         raise UserError(
             "missing_output_resolution", "super-resolution needs an output_resolution", expected="points per axis"
@@ -73,9 +74,9 @@ def _prepare(wanted: RolloutRequest, arrays: Arrays | None, output: str, service
     if first.batched:
         raise UserError("wrong_shape", "super-resolution takes one state at a time", got=len(first.initial), expected=1)
     other = Method.INTERPOLATION if first.refined.method is Method.RESOLUTION_FREE else Method.RESOLUTION_FREE
-    changed = wanted.model_copy(update={"method": other, "reference": False, "diagnostics": False})
+    changed = found.resolved.wanted.model_copy(update={"method": other, "reference": False, "diagnostics": False})
     check_size(first, output, service.settings)
-    return first, plan(changed, service.catalog, service.settings, arrays, service.files)
+    return first, completed(outline(service, changed, found.resolved.arrays), service.settings)
 
 
 async def _answer(first: Plan, second: Plan, output: str, content_type: str, service: Service) -> Response:
@@ -91,9 +92,9 @@ def _together(one: Answer, two: Answer) -> Answer:
     attributes = {**one.attributes, "batched": True, "methods": [_refined(a).method.value for a in (one, two)]}
     known = {flag["code"] for flag in attributes["flags"]}
     attributes["flags"] = attributes["flags"] + [f for f in two.attributes["flags"] if f["code"] not in known]
-    told = _refined(one).told
-    every = [*told.explained, *(line for line in _refined(two).told.explained if line not in told.explained)]
-    attributes["super_resolution"] = told.model_copy(update={"explained": every}).model_dump(mode="json")
+    summary = _refined(one).summary
+    every = [*summary.explained, *(line for line in _refined(two).summary.explained if line not in summary.explained)]
+    attributes["super_resolution"] = summary.model_copy(update={"explained": every}).model_dump(mode="json")
     attributes["errors"] = {}
     found = attributes.pop("reference", None)
     if found is not None:

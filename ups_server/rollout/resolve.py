@@ -1,0 +1,409 @@
+"""What a request asks for, before anything is drawn, read or computed: its equation and model, then grid and numbers.
+
+`resolve` finds family, model, number of steps and where the states come from. `discretize` takes what that gives and
+places the rollout on its grid, with its coefficients and time step: in the units of the request, and on the family's
+own box, where the engine works. What all the rest takes is known from there (`Discretized.bytes`, `check_size`).
+Imports no torch.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ups_server.catalog import Catalog, FamilySupport, ModelCard, Range
+from ups_server.data.rows import place_of
+from ups_server.errors import UserError
+from ups_server.files.equations import EQUATION_FILE, model_equation
+from ups_server.files.storage import FileStorage
+from ups_server.pde import BoundaryCondition, Family, Grid, families, family
+from ups_server.rollout.equations import WrittenEquation, steps_of
+from ups_server.rollout.initial import Given, Stored, source_of
+from ups_server.settings import Settings
+from ups_server.specs import GridSpec, Placement, RolloutRequest, SampleSpec
+from ups_server.tensors import Arrays
+
+MAX_RESCALING = 1e6
+"""Boxes up to so many times the family's own, or smaller, are rescaled: float32 still holds the values."""
+MADE_BYTES = 64
+"""Most memory a plan takes per value of a state that is perturbed or interpolated."""
+
+
+class ResolvedRequest(RolloutRequest):
+    """A request whose family and number of steps are known."""
+
+    family: str
+    n_steps: int
+
+    @property
+    def sample(self) -> SampleSpec | None:
+        """What its states are drawn from; None where they are given."""
+        return None if self.initial_condition is None else self.initial_condition.sample
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A request whose equation, model and initial states are known.
+
+    Attributes:
+        card, support: the model, and what it knows of the family.
+        family: under the boundary condition of the request.
+        source: what the states come from.
+        written: the equation of a request that wrote it out.
+        wanted, arrays: what all this was made of.
+    """
+
+    request: ResolvedRequest
+    card: ModelCard
+    support: FamilySupport
+    family: Family
+    source: Given | Stored | SampleSpec
+    written: WrittenEquation | None
+    wanted: RolloutRequest
+    arrays: Arrays | None
+
+
+@dataclass(frozen=True)
+class Discretized:
+    """A resolved request on its grid.
+
+    Attributes:
+        grid, coefficients: in the units of the request.
+        own_grid, own_coefficients: on the family's own box.
+        length: of the request's box over that of the family's own.
+        dt: time between two steps of the request, each of which the model makes in `substeps` of its own.
+        stride: steps of the model per frame.
+        n_steps: of the model.
+        count: states that are given or drawn.
+        batched: do they have an axis of their own in the request?
+    """
+
+    resolved: Resolved
+    grid: Grid
+    coefficients: dict[str, float]
+    own_grid: Grid
+    own_coefficients: dict[str, float]
+    length: float
+    dt: float
+    substeps: int
+    stride: int
+    n_steps: int
+    count: int
+    batched: bool
+
+    @property
+    def scale(self) -> NDArray[np.float32]:
+        """(C,) turns values on the family's own box into those of the request's."""
+        fields = self.resolved.family.fields
+        return np.array([self.length**-field.length_power for field in fields], dtype=np.float32)
+
+    @property
+    def untrained(self) -> dict[str, tuple[float, Range]]:
+        """Coefficients, on the family's own box, outside of what the model was trained on, and that."""
+        return {
+            name: (self.own_coefficients[name], trained)
+            for name, trained in self.resolved.support.coefficients.items()
+            if name in self.own_coefficients and not trained.contains(self.own_coefficients[name])
+        }
+
+    @property
+    def output(self) -> int:
+        """Points of the answer."""
+        return math.prod(self.resolved.request.output_resolution or self.grid.n)
+
+    @property
+    def bytes(self) -> int:
+        """Most memory that making a plan takes, beside the arrays there are."""
+        request, equation = self.resolved.request, self.resolved.family
+        fields, source = len(equation.fields), self.resolved.source
+        state = math.prod(self.grid.n) * fields
+        if isinstance(source, SampleSpec):
+            made = self.count * state * equation.sample_bytes
+        else:
+            made = source.bytes(rescaled=request.grid.extent is not None)
+        members = 0 if request.ensemble is None else request.ensemble.members + 1
+        finer = 0 if request.output_resolution is None else self.output * fields * (members + 1)
+        return made + self.count * (state * members + finer) * MADE_BYTES
+
+
+def resolve(
+    wanted: RolloutRequest,
+    catalog: Catalog,
+    settings: Settings,
+    arrays: Arrays | None = None,
+    files: FileStorage | None = None,
+) -> Resolved:
+    """The first stage.
+
+    Args:
+        arrays: the arrays of a binary request: `initial_condition`, and `static` for families with static fields.
+        files: the uploaded files of the service, for requests that start from one.
+
+    Raises:
+        UserError: what is wrong with a request by itself, or for its model.
+    """
+    written = None if wanted.equation is None else WrittenEquation.of(wanted.equation, wanted.coefficients)
+    request = _by_family(wanted, written)
+    card = catalog.model(request.model or settings.default_model)
+    equation = _family(request, card)
+    stored = None
+    if request.initial_condition is not None and request.initial_condition.file is not None:
+        request, stored = _from_file(request, equation, files, arrays)
+    support, equation = card.support(equation.id), _under(request, equation, card)
+    if request.reference:
+        _check_reference(card, equation)
+    source = stored or source_of(request.initial_condition, arrays, equation, request.grid.n)
+    return Resolved(request, card, support, equation, source, written, wanted, arrays)
+
+
+def discretize(found: Resolved) -> Discretized:
+    """The second stage.
+
+    Raises:
+        UserError: ``invalid_grid``, ``points_not_supported``, ``dt_mismatch``, ``extent_not_rescalable``, and those of
+            coefficients that the family does not have.
+    """
+    request, equation, source = found.request, found.family, found.source
+    grid = _grid(found)
+    _check_points(found, grid)
+    dt, substeps = _time_step(found)
+    stride = substeps * request.save_every
+    length = _rescaling(equation, grid)
+    coefficients = equation.complete(request.coefficients)
+    return Discretized(
+        resolved=found,
+        grid=grid,
+        coefficients=coefficients,
+        own_grid=replace(grid, extent=equation.extent),
+        own_coefficients=equation.complete(_rescaled(equation, coefficients, length)),
+        length=length,
+        dt=dt,
+        substeps=substeps,
+        stride=stride,
+        n_steps=request.n_steps // request.save_every * stride,
+        count=source.count or 1,
+        batched=source.count is not None if isinstance(source, SampleSpec) else source.batched,
+    )
+
+
+def check_memory(found: Discretized, settings: Settings) -> None:
+    """Raises UserError ``too_much_memory`` where a plan would take more than requests are given."""
+    if found.bytes > settings.bodies_memory_bytes:
+        raise UserError(
+            "too_much_memory",
+            "making the initial states of this rollout takes more memory than this service gives to requests",
+            got=found.bytes,
+            expected=f"at most {settings.bodies_memory_bytes} bytes",
+            hint="ask for fewer states at a time, or a coarser grid",
+        )
+
+
+def check_size(found: Discretized, settings: Settings) -> None:
+    """Raises UserError ``too_many_steps`` or ``too_many_points`` of what is computed and answered."""
+    if found.n_steps > settings.max_steps:
+        raise UserError(
+            "too_many_steps",
+            "the rollout takes more model steps than this service allows",
+            got=found.n_steps,
+            expected=f"at most {settings.max_steps}",
+        )
+    ensemble = found.resolved.request.ensemble
+    rows = found.count if ensemble is None else max(ensemble.members, len(ensemble.quantiles)) + 3
+    frames = found.n_steps // found.stride + 1
+    values = frames * rows * found.output * len(found.resolved.family.fields)
+    if values > settings.max_points:
+        raise UserError(
+            "too_many_points",
+            "the answer would hold more values than this service allows",
+            got=values,
+            expected=f"at most {settings.max_points}",
+            hint="use a larger save_every, a coarser grid, fewer states or fewer steps",
+        )
+
+
+def placed(asked: GridSpec, own: Grid) -> GridSpec:
+    """What a request says of its grid, with the place of the points of a file.
+
+    Raises:
+        UserError: ``points_mismatch`` where the request says another place.
+    """
+    named = {None: own.offset, Placement.CELLS: (Grid.CENTRE,) * own.ndim, Placement.NODES: (0.0,) * own.ndim}
+    wanted = asked.offset or named[asked.points]
+    if len(wanted) != own.ndim or not np.allclose(wanted, own.offset, atol=1e-6):
+        raise UserError("points_mismatch", "the file itself says where its points lie", got=wanted, expected=own.offset)
+    return asked.model_copy(update={"points": None, "offset": own.offset})
+
+
+def _by_family(request: RolloutRequest, written: WrittenEquation | None) -> ResolvedRequest:
+    """The request by family, coefficients, steps and dt, whatever way it says them."""
+    found = {} if written is None else written.known()
+    if request.times is not None:
+        found |= steps_of(request.times, family(found.get("family") or request.family or "").t_final)
+    fields = {name: getattr(request, name) for name in RolloutRequest.model_fields}
+    return ResolvedRequest.model_construct(**{**fields, **found, "equation": None, "times": None})
+
+
+def _family(request: ResolvedRequest, card: ModelCard) -> Family:
+    """The family of a request: the model's own where it was tuned to an equation of a user's."""
+    folder = Path(card.source)
+    tuned = card.kind == "learned" and (folder / EQUATION_FILE).is_file()
+    own = model_equation(folder) if tuned else None
+    return own.family() if own is not None and own.id == request.family else family(request.family)
+
+
+def _from_file(
+    request: ResolvedRequest, equation: Family, files: FileStorage | None, arrays: Arrays | None
+) -> tuple[ResolvedRequest, Stored]:
+    """The request at the points of a trajectory's first state; its coefficients and boundary are the default.
+
+    Raises:
+        UserError: ``unknown_file``, ``wrong_state``, ``unusable_row``, ``row_out_of_range``, ``family_mismatch``,
+            ``ambiguous_initial_condition``, ``points_mismatch``, and those of `Family.named`.
+    """
+    initial = request.initial_condition
+    if initial is None or initial.file is None or files is None:
+        raise UserError(
+            "unknown_file", "there are no uploaded files here", hint="start from values or a sample, or ask a service"
+        )
+    if arrays:
+        raise UserError("ambiguous_initial_condition", "both the request and the binary body give an initial condition")
+    with files.open_store(initial.file) as store:
+        if store.family != request.family:
+            raise UserError(
+                "family_mismatch", f"{initial.file} holds another family", got=request.family, expected=store.family
+            )
+        row = place_of(store, initial.trajectory or 0, initial.file)
+        own = dict(zip(store.coefficient_names, store.coefficients[row].tolist(), strict=True))
+        size = math.prod(store.grid.n) * len(store.fields)
+        stored = Stored(files, initial.file, row, store.grid.n, request.grid.n, size)
+        changes: dict[str, Any] = {
+            "initial_condition": None,
+            "coefficients": {**own, **equation.named(request.coefficients)},
+            "grid": placed(request.grid, store.grid),
+            "boundary": request.boundary or store.boundary.sides,
+        }
+    return request.model_copy(update=changes), stored
+
+
+def _under(request: ResolvedRequest, equation: Family, card: ModelCard) -> Family:
+    """The equation under the boundary condition of the request."""
+    if request.boundary is None or request.boundary == equation.boundary.sides:
+        return equation
+    trained = card.support(equation.id).boundaries
+    if card.kind == "learned" and request.boundary not in trained:
+        raise UserError(
+            "boundary_not_supported",
+            f"{card.id} was not trained on {equation.id} under this boundary condition",
+            got=BoundaryCondition(request.boundary).as_names(),
+            expected=[equation.boundary.as_names(), *(BoundaryCondition(sides).as_names() for sides in trained)],
+            hint="choose `numerical`, where the family's `boundaries` have it",
+        )
+    return equation.under(BoundaryCondition(request.boundary))
+
+
+def _check_reference(card: ModelCard, equation: Family) -> None:
+    if card.id == "numerical":
+        raise UserError("no_reference", "the numerical solver is the reference itself", hint="choose a trained model")
+    if equation.id not in families():
+        raise UserError(
+            "no_reference",
+            f"{equation.id} has no numerical solver here to compare with",
+            got=equation.id,
+            expected=sorted(families()),
+        )
+
+
+def _grid(found: Resolved) -> Grid:
+    """The request's grid; points default to those of the given states, else to what the model was trained at."""
+    request, equation = found.request, found.family
+    default = found.support.points or found.card.resolution or equation.n
+    given = None if isinstance(found.source, SampleSpec) else found.source.n
+    n = request.grid.n or given or (default,) * equation.ndim
+    extent = request.grid.extent or equation.extent
+    offset = request.grid.offset or (Grid.CENTRE,) * equation.ndim
+    if any(len(entries) != equation.ndim for entries in (n, extent, offset)):
+        raise UserError(
+            "invalid_grid",
+            f"{equation.id} needs a grid of {equation.ndim} dimension(s)",
+            got={"n": n, "extent": extent, "offset": offset},
+            expected=f"{equation.ndim} entries each",
+        )
+    if request.grid.points is Placement.NODES:
+        return Grid.nodes(n, extent, equation.boundary.periodic)
+    return Grid(n, extent, offset)
+
+
+def _check_points(found: Resolved, grid: Grid) -> None:
+    """Refuses points that whatever computes this rollout does not know."""
+    card = found.card
+    if isinstance(found.source, SampleSpec) or found.request.reference or card.id == "numerical":
+        found.family.check_points(grid)
+    if card.kind == "learned" and any(grid.closed):
+        raise UserError(
+            "points_not_supported",
+            f"{card.id} works on cells of a bounded axis, whose ends are no points of it",
+            got="nodes",
+            expected="cells, or an offset",
+        )
+
+
+def _time_step(found: Resolved) -> tuple[float, int]:
+    """(time between two steps of the request, model steps in it). Built-in solvers take any up to the family's time."""
+    request, card, support, longest = found.request, found.card, found.support, found.family.t_final
+    if request.dt is None:
+        return support.dt, 1
+    if card.kind == "builtin":
+        if request.dt > longest:
+            raise UserError(
+                "dt_mismatch", "dt is longer than the family's whole time", got=request.dt, expected=f"≤ {longest:g}"
+            )
+        return request.dt, 1
+    substeps = round(request.dt / support.dt)
+    if substeps < 1 or not math.isclose(substeps * support.dt, request.dt, rel_tol=1e-6):
+        raise UserError(
+            "dt_mismatch",
+            f"dt must be a multiple of the step {card.id} was trained at",
+            got=request.dt,
+            expected=f"a multiple of {support.dt:g}",
+        )
+    # To 12 digits: what is run is the multiple of the model's step, whatever stood behind those in the request.
+    return float(f"{substeps * support.dt:.12g}"), substeps
+
+
+def _rescaling(equation: Family, grid: Grid) -> float:
+    """L: the length of the request's box over that of the family's own."""
+    ratios = [length / (high - low) for length, (low, high) in zip(grid.length, equation.extent, strict=True)]
+    if any(not math.isclose(ratio, ratios[0], rel_tol=1e-9) for ratio in ratios):
+        raise UserError(
+            "extent_not_rescalable",
+            "the box must have the proportions of the family's own",
+            got=grid.extent,
+            expected=equation.extent,
+        )
+    if not 1 / MAX_RESCALING <= ratios[0] <= MAX_RESCALING:
+        raise UserError(
+            "extent_not_rescalable",
+            "the box is too large or too small to be rescaled",
+            got=grid.extent,
+            expected=f"{1 / MAX_RESCALING:g} to {MAX_RESCALING:g} times {equation.extent}",
+        )
+    return 1.0 if math.isclose(ratios[0], 1.0, rel_tol=1e-9) else ratios[0]
+
+
+def _rescaled(equation: Family, coefficients: dict[str, float], length: float) -> dict[str, float]:
+    """The coefficients of the same problem on the family's own box."""
+    if length == 1.0:
+        return coefficients
+    powers = {coefficient.name: coefficient.length_power for coefficient in equation.coefficients}
+    fixed = [name for name, power in powers.items() if power is None]
+    if fixed or not powers:
+        raise UserError(
+            "extent_not_rescalable",
+            f"{equation.id} cannot be rescaled to another box: its numbers do not scale with length",
+            got=length,
+            expected=equation.extent,
+        )
+    return {name: coefficients[name] * length**power for name, power in powers.items() if power is not None}

@@ -305,3 +305,18 @@ def test_solutions_agree_with_pdebench(name: str, pdebench: Path) -> None:
     assert (error < bar).all()
     step = round(family.dt / family.frame_dt)
     assert np.linalg.norm(ours[:, step] - truth[:, step]) < increment_bar * np.linalg.norm(truth[:, step])
+
+
+def test_friction_never_takes_more_heat_than_a_cell_has() -> None:
+    """Windowed waves at Mach 1 with strong friction: at the window's edge the work at faces exceeds a cell's heat."""
+    entry = CompressibleNs2D()
+    grid = Grid((64, 64), entry.extent)
+    rng = np.random.default_rng(0)
+    velocity = np.where(rng.random((1, 64, 64, 2)) < 0.5, -3.0, 3.0)
+    state = np.concatenate([velocity, np.ones((1, 64, 64, 1)), np.full((1, 64, 64, 1), 0.05)], axis=-1)
+    coefficients = {name: np.array([value]) for name, value in {"M": 1.0, "eta": 0.2, "zeta": 0.2}.items()}
+    answer = entry.solve(state, np.array([0.0, 0.01]), grid, coefficients)[0]
+    assert np.isfinite(answer).all()
+    assert answer[..., 3].min() > 0.0
+    means = entry.conserved_means(answer)
+    np.testing.assert_allclose(means["energy"], means["energy"][0], rtol=1e-12)

@@ -33,7 +33,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from ups_server.data.source import open_source
+from ups_server.data.formats import open_source
 from ups_server.data.splits import Split
 from ups_server.data.windows import Windows
 from ups_server.evaluation.evaluate import evaluate

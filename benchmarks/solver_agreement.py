@@ -27,7 +27,8 @@ from rich.table import Table
 from scipy.sparse import coo_array
 from scipy.sparse.linalg import splu
 
-from ups_server.data.source import TrajectorySource, open_source
+from ups_server.data.formats import open_source
+from ups_server.data.source import TrajectorySource
 from ups_server.errors import UserError
 from ups_server.pde import family as family_by_id
 from ups_server.pde.family import Family

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.scorecard import Case, fresh_file
-from ups_server.data.source import open_source
+from ups_server.data.formats import open_source
 from ups_server.evaluation.input import evaluation_input
 from ups_server.model.config import CoefficientRange
 from ups_server.pde.metrics import error_moments, nrmse, nrmse_trajectory

@@ -7,8 +7,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ups_server.data.pdebench.card import CARDS
-from ups_server.data.pdebench.writing import write_pdebench
+from ups_server.data.formats.pdebench.card import CARDS
+from ups_server.data.formats.pdebench.writing import write_pdebench
 from ups_server.pde import Grid
 from ups_server.pde.registry import known_families, known_family
 

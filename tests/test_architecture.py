@@ -72,18 +72,6 @@ TORCH_FREE = (
 HEAVY = ("torch", "transformers", "neuralop", "tensorboard", "wandb")
 
 CIRCULAR = {
-    "ups_server.data.arrays",
-    "ups_server.data.chain",
-    "ups_server.data.manifest",
-    "ups_server.data.pdebench",
-    "ups_server.data.pdebench.batched",
-    "ups_server.data.pdebench.coefficients",
-    "ups_server.data.pdebench.grouped",
-    "ups_server.data.pdebench.reading",
-    "ups_server.data.pdebench.single",
-    "ups_server.data.rows",
-    "ups_server.data.source",
-    "ups_server.data.store",
     "ups_server.model.adapters",
     "ups_server.model.own",
     "ups_server.model.ups",

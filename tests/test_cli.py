@@ -18,7 +18,7 @@ from PIL import Image
 from ups_server.cli import main
 from ups_server.cli.data import parse_draws
 from ups_server.cli.options import parse_coefficients
-from ups_server.data.draw import CoefficientDraw
+from ups_server.data.simulate import CoefficientDraw
 from ups_server.errors import UserError
 from ups_server.pde import families
 

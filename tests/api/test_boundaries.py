@@ -12,7 +12,7 @@ from tests.api.conftest import RunningService
 from tests.api.test_problems import check
 from ups_server.cli.app import app
 from ups_server.cli.options import parse_boundary
-from ups_server.data.source import open_source
+from ups_server.data.formats import open_source
 from ups_server.errors import UserError
 from ups_server.pde import BoundaryCondition, BoundaryKind, family
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.api.conftest import running_service
-from ups_server.data.source import open_source
+from ups_server.data.formats import open_source
 from ups_server.jobs.database import open_database
 from ups_server.settings import Settings
 

@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ups_server.data.agreement import check_agreement, check_disjoint
 from ups_server.data.build import build_store
-from ups_server.data.manifest import GridRecord, Layout
-from ups_server.data.store import Store
+from ups_server.data.splits import check_agreement, check_disjoint
+from ups_server.data.store import GridRecord, Layout, Store
 from ups_server.data.writer import StoreWriter
 from ups_server.errors import UserError
 from ups_server.pde import family

@@ -11,7 +11,7 @@ import pytest
 
 from ups_server.data import build
 from ups_server.data.build import build_store
-from ups_server.data.draw import CoefficientDraw
+from ups_server.data.simulate import CoefficientDraw
 from ups_server.data.store import Store
 from ups_server.errors import UserError
 from ups_server.pde import evolution as solver
@@ -23,7 +23,7 @@ DRAW = {"beta": CoefficientDraw(low=0.1, high=4.0, gaps=((0.6, 0.8),))}
 BUILD = """
 import sys
 from ups_server.data import build
-from ups_server.data.draw import CoefficientDraw
+from ups_server.data.simulate import CoefficientDraw
 from ups_server.pde import family
 
 build.SHARD_BYTES = 1

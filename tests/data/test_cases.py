@@ -11,8 +11,8 @@ import pytest
 from tests.cases import BETA, CASES, FRAMES, POINTS, ROWS, SHARED, Case, expect, moving, single, ups
 from ups_server.cli.train import FileSaid, _store
 from ups_server.data.check import check_file
-from ups_server.data.rows import place_of
-from ups_server.data.source import open_source
+from ups_server.data.formats import open_source
+from ups_server.data.source import place_of
 
 Output = pytest.CaptureFixture[str]
 

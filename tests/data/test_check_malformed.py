@@ -9,7 +9,7 @@ import pytest
 
 from tests.pdebench_files import FAMILIES, write
 from ups_server.cli import main
-from ups_server.data.pdebench.card import GROUPED, SINGLE, Card, card_of
+from ups_server.data.formats.pdebench.card import GROUPED, SINGLE, Card, card_of
 from ups_server.pde.registry import known_family
 
 Break = Callable[[Path, Card], None]

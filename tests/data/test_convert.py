@@ -12,8 +12,8 @@ from tests.pdebench_files import COUNT, FAMILIES, static_of, values_of, write
 from ups_server.cli import main
 from ups_server.data.convert import convert
 from ups_server.data.exporters import export
-from ups_server.data.preview import preview
-from ups_server.data.source import TrajectorySource, open_source
+from ups_server.data.formats import open_source
+from ups_server.data.source import TrajectorySource
 from ups_server.errors import UserError
 from ups_server.pde.registry import known_family
 
@@ -172,7 +172,7 @@ def test_every_family_can_be_drawn(tmp_path: Path, name: str) -> None:
     from ups_server.pictures import save_picture
 
     source = open_source(write(tmp_path / "file.h5", name))
-    save_picture(preview(source, COUNT - 1), tmp_path / "file.png")
+    save_picture(source.preview(COUNT - 1), tmp_path / "file.png")
     assert (tmp_path / "file.png").stat().st_size > 0
     source.close()
 
@@ -180,6 +180,6 @@ def test_every_family_can_be_drawn(tmp_path: Path, name: str) -> None:
 def test_three_dimensions_cannot_be_drawn(tmp_path: Path) -> None:
     source = open_source(write(tmp_path / "file.h5", "compressible_ns_3d"))
     with pytest.raises(UserError) as caught:
-        preview(source, 0)
+        source.preview(0)
     assert caught.value.code == "picture_not_available"
     source.close()

@@ -3,8 +3,15 @@ import pytest
 from pydantic import ValidationError
 from scipy import stats
 
-from ups_server.data.draw import CoefficientDraw, Draw, SameAs, pick_kind
-from ups_server.data.simulate import complete_draws, complete_kinds, draw_table
+from ups_server.data.simulate import (
+    CoefficientDraw,
+    Draw,
+    SameAs,
+    complete_draws,
+    complete_kinds,
+    draw_table,
+    pick_kind,
+)
 from ups_server.errors import UserError
 from ups_server.pde import family
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ups_server.data.exporters import EXPORTERS, FORMATS, Header, encode, export, format_of
 from ups_server.data.exporters.dataset import to_dataset
-from ups_server.data.source import open_source
+from ups_server.data.formats import open_source
 from ups_server.errors import UserError
 from ups_server.pde import Trajectory, family
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from ups_server.data.build import build_store
-from ups_server.data.pairs import LeadTimes, averaged
 from ups_server.data.splits import Split
 from ups_server.data.store import Store
+from ups_server.data.windows import LeadTimes, averaged
 from ups_server.pde import family
 
 

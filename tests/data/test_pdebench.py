@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from tests.pdebench_files import COUNT, FAMILIES, FRAMES, POINTS, grid_for, plain, static_of, times_of, values_of, write
-from ups_server.data.pdebench.writing import Batch, write_pdebench
-from ups_server.data.source import TrajectorySource, blocks, open_source, pieces
+from ups_server.data.formats import open_source
+from ups_server.data.formats.pdebench.writing import Batch, write_pdebench
+from ups_server.data.source import TrajectorySource, blocks, pieces
 from ups_server.errors import UserError
 from ups_server.pde import Grid, family
 from ups_server.pde.registry import known_family
@@ -54,7 +55,7 @@ def test_reading_is_indexing(tmp_path: Path, name: str, rows: list[int], frames:
 def test_reading_does_not_depend_on_the_memory_it_may_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr("ups_server.data.pdebench.reading.RUN_BYTES", 1)
+    monkeypatch.setattr("ups_server.data.formats.pdebench.reading.RUN_BYTES", 1)
     for source in opened(write(tmp_path / "file.h5", name)):
         assert np.array_equal(source.read([2, 0, 1]), values_of(name)[[2, 0, 1]])
         parts = [values for _, _, values in pieces(source, 1)]

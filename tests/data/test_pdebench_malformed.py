@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from tests.pdebench_files import COUNT, FRAMES, POINTS, plain, values_of, write
-from ups_server.data.source import blocks, open_source
+from ups_server.data.formats import open_source
+from ups_server.data.source import blocks
 from ups_server.errors import UserError
 
 AXIS = np.linspace(0.0, 1.0, POINTS)

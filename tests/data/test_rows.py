@@ -10,12 +10,11 @@ import pytest
 
 from tests.pdebench_files import plain, values_of, write
 from ups_server.data.check import check_file
-from ups_server.data.manifest import MANIFEST
-from ups_server.data.rows import RowNumbers, place_of
-from ups_server.data.source import open_source
-from ups_server.data.store import Store
-from ups_server.data.transcode import transcode
-from ups_server.data.usable import usable
+from ups_server.data.formats import open_source
+from ups_server.data.scan import usable
+from ups_server.data.source import RowNumbers, place_of
+from ups_server.data.store import MANIFEST, Store
+from ups_server.data.writer import transcode
 from ups_server.errors import UserError
 from ups_server.evaluation.evaluate import evaluate
 

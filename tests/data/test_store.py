@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ups_server.data.manifest import MANIFEST, GridRecord, Layout
-from ups_server.data.store import Store
+from ups_server.data.store import MANIFEST, GridRecord, Layout, Store
 from ups_server.data.writer import StoreWriter
 from ups_server.errors import UserError
 from ups_server.pde.grid import Grid

@@ -10,7 +10,7 @@ import numpy as np
 from h5py import h5a, h5d, h5g, h5p, h5s, h5t, h5z
 
 from tests.pdebench_files import plain, values_of, write
-from ups_server.data.hdf5 import LZF
+from ups_server.data.formats.hdf5 import LZF
 
 ATTRIBUTES = {"beta": 0.4}
 SHAPE = (3, 5, 16)

@@ -14,7 +14,7 @@ import numpy as np
 
 from tests.pdebench_files import write
 from ups_server.data.convert import convert
-from ups_server.data.source import open_source
+from ups_server.data.formats import open_source
 
 FAMILIES = (
     "advection",

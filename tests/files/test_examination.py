@@ -12,7 +12,7 @@ from tests.files.examined import Examined, examined
 from tests.files.test_declaration import EQUATION
 from tests.pdebench_files import FRAMES, plain, values_of, write
 from ups_server.data.check import check_file
-from ups_server.data.rows import LeftOut
+from ups_server.data.source import LeftOut
 from ups_server.data.store import Store
 from ups_server.files.examination import PNG
 from ups_server.files.examination_process import readable

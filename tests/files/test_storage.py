@@ -10,9 +10,9 @@ import pytest
 
 from tests.pdebench_files import plain, values_of
 from ups_server.data.check import check_source
-from ups_server.data.manifest import MANIFEST
-from ups_server.data.source import open_source
-from ups_server.data.transcode import transcode
+from ups_server.data.formats import open_source
+from ups_server.data.store import MANIFEST
+from ups_server.data.writer import transcode
 from ups_server.errors import UserError
 from ups_server.files.declaration import Declaration
 from ups_server.files.records import FileReport, Outcome, ProblemRecord, UploadRequest

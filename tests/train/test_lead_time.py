@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ups_server.data.draw import CoefficientDraw
+from ups_server.data.simulate import CoefficientDraw
 from ups_server.model.lead_config import LatentConfig
 from ups_server.train.config import FamilyData
 from ups_server.train.lead_time import STATE, LeadFamily, LeadRun, LeadTraining, Samples, StoreData, relative_change

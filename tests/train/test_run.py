@@ -13,7 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from ups_server.data.draw import CoefficientDraw
+from ups_server.data.simulate import CoefficientDraw
 from ups_server.errors import UserError
 from ups_server.model.checkpoint import WEIGHTS_FILE, from_pretrained
 from ups_server.solvers.neural import UPSSolver

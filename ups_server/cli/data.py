@@ -22,7 +22,7 @@ from ups_server.cli.output import print_json, print_line, print_note, progress
 from ups_server.errors import UserError
 
 if TYPE_CHECKING:
-    from ups_server.data.draw import CoefficientDraw
+    from ups_server.data.simulate import CoefficientDraw
 
 app = typer.Typer(
     help="Make, check, draw and convert files of trajectories.", no_args_is_help=True, rich_markup_mode=None
@@ -49,7 +49,7 @@ def generate(
     workers: Annotated[int, typer.Option(min=1, help="Processes that solve.")] = 1,
 ) -> None:
     """Solve trajectories with the reference solver and write them in PDEBench's layout."""
-    from ups_server.data.generate import generate as solve_and_write
+    from ups_server.data.build import generate as solve_and_write
     from ups_server.pde import family as find
 
     check_folder(output)
@@ -110,15 +110,14 @@ def show(
     coef: CoefficientOptions = None,
 ) -> None:
     """Draw one trajectory of a file."""
-    from ups_server.data.preview import preview
-    from ups_server.data.rows import place_of
-    from ups_server.data.source import open_source
+    from ups_server.data.formats import open_source
+    from ups_server.data.source import place_of
     from ups_server.pictures import save_picture
 
     check_suffix(output, (".png", ".gif"))
     source = open_source(file, family, parse_coefficients(coef))
     try:
-        save_picture(preview(source, place_of(source, trajectory, file.name)), output)
+        save_picture(source.preview(place_of(source, trajectory, file.name)), output)
     finally:
         source.close()
     print_note(f"trajectory {trajectory} of {file} drawn to {output}")
@@ -136,7 +135,7 @@ def convert(
     """Copy trajectories into another format: PDEBench HDF5, NetCDF-CF, Zarr or npz."""
     from ups_server.data.convert import SUFFIXES
     from ups_server.data.convert import convert as copy
-    from ups_server.data.source import open_source
+    from ups_server.data.formats import open_source
 
     check_suffix(output, SUFFIXES)
     source = open_source(file, family, parse_coefficients(coef))
@@ -156,7 +155,7 @@ def parse_draws(entries: Sequence[str] | None) -> "dict[str, float | Coefficient
     """
     from pydantic import ValidationError
 
-    from ups_server.data.draw import CoefficientDraw
+    from ups_server.data.simulate import CoefficientDraw
 
     draws: dict[str, float | CoefficientDraw] = {}
     for entry in entries or ():

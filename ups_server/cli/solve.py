@@ -205,8 +205,8 @@ def _find_model(model: str | None, data_dir: Path | None) -> "tuple[Catalog, str
 
 def _read(file: Path, trajectory: int, family: str, coefficients: dict[str, float], resolution: int | None) -> "State":
     """The first frame of one trajectory, thinned to `resolution`."""
-    from ups_server.data.rows import place_of
-    from ups_server.data.source import open_source
+    from ups_server.data.formats import open_source
+    from ups_server.data.source import place_of
     from ups_server.pde import State
 
     check_file(file)

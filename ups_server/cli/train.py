@@ -216,13 +216,12 @@ def _store(file: Path, said: FileSaid, copy: Path, advance: Advance) -> "Store":
     """The file in our own layout, without the rows that cannot be used; copied once, to `copy`."""
     from contextlib import closing
 
-    from ups_server.data.manifest import MANIFEST
+    from ups_server.data.formats import open_source
     from ups_server.data.report import rows_text
-    from ups_server.data.rows import grouped
-    from ups_server.data.source import open_source
-    from ups_server.data.store import Store
-    from ups_server.data.transcode import transcode
-    from ups_server.data.usable import usable
+    from ups_server.data.scan import usable
+    from ups_server.data.source import grouped
+    from ups_server.data.store import MANIFEST, Store
+    from ups_server.data.writer import transcode
 
     if (file / MANIFEST).is_file():
         return Store.open(file)

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ups_server.data.pdebench.reading import PdebenchSource
+from ups_server.data.formats import matching, open_source
 from ups_server.data.probe import probe
 from ups_server.data.report import AxisReport, CheckReport, DatasetReport, report_text
-from ups_server.data.rows import LeftOut, grouped
-from ups_server.data.source import TrajectorySource, matching, open_source
-from ups_server.data.usable import Scan
+from ups_server.data.scan import Scan
+from ups_server.data.source import LeftOut, TrajectorySource, grouped
 from ups_server.data.windows import frame_stride
 from ups_server.errors import UserError
 from ups_server.pde.family import Family
@@ -69,16 +68,15 @@ def _report(file: Path, source: TrajectorySource, scan: Scan) -> CheckReport:
     family = known_family(source.family)
     left_out = source.row_numbers.chosen(np.arange(source.n_trajectories), scan.unusable).left_out
     dt, doubts = _time_step(source, family)
-    layout, datasets = _storage(source)
     offsets = [offset for offset in source.grid.offset if offset != 0.5]
     if offsets:
         doubts.append(f"the grid is an integer-stride subsample: its first point lies {offsets[0]:.4g} spacings inside")
     return CheckReport(
         file=str(file),
         bytes=_bytes(file),
-        layout=layout,
+        layout=source.layout,
         family=family.id,
-        guessed_from=source.guessed_from if isinstance(source, PdebenchSource) else None,
+        guessed_from=source.guessed_from,
         equation=family.equation,
         coefficients=_coefficient_ranges(source),
         axes=tuple(
@@ -91,7 +89,10 @@ def _report(file: Path, source: TrajectorySource, scan: Scan) -> CheckReport:
         t_first=float(source.times[0]),
         t_last=float(source.times[-1]),
         dt=dt,
-        datasets=datasets,
+        datasets=tuple(
+            DatasetReport(name=stored.name, shape=stored.shape, dtype=stored.dtype, chunks=stored.chunks)
+            for stored in source.datasets()
+        ),
         fields=tuple(scan.values.reports()),
         static_fields=tuple(scan.static.reports()),
         trajectories=source.n_trajectories + len(source.row_numbers.left_out),
@@ -107,8 +108,6 @@ def _report(file: Path, source: TrajectorySource, scan: Scan) -> CheckReport:
 
 def _guesses(source: TrajectorySource, family: Family) -> Iterator[str]:
     """What the report takes for granted though nobody says it."""
-    if not isinstance(source, PdebenchSource):
-        return
     if source.guessed_from is not None:
         yield f"the family {family.id} is guessed from {source.guessed_from}; if it is another, name it or its equation"
     for name in source.assumed:
@@ -149,13 +148,3 @@ def _bytes(file: Path) -> int:
         for part in ([whole] if whole.is_file() else whole.rglob("*"))
         if part.is_file()
     )
-
-
-def _storage(source: TrajectorySource) -> tuple[str, tuple[DatasetReport, ...]]:
-    if isinstance(source, PdebenchSource):
-        found = source.datasets()
-        return source.layout, tuple(
-            DatasetReport(name=d.name, shape=d.shape, dtype=str(d.dtype), chunks=d.chunks) for d in found
-        )
-    shape = (source.n_trajectories, len(source.times), *source.grid.n, len(source.fields))
-    return source.layout, (DatasetReport(name="values", shape=shape, dtype="float32"),)

@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ups_server.data.atomic import replacing
-from ups_server.data.build import Progress
 from ups_server.data.exporters.base import Header
-from ups_server.data.pdebench.writing import layout_file
-from ups_server.data.source import TrajectorySource, pieces
+from ups_server.data.formats.pdebench.writing import layout_file
+from ups_server.data.source import Progress, TrajectorySource, pieces
 from ups_server.errors import UserError
 from ups_server.pde.registry import known_family
 

@@ -14,8 +14,7 @@ from types import FrameType
 import numpy as np
 from numpy.typing import NDArray
 
-from ups_server.data.rows import coefficient_faults
-from ups_server.data.source import TrajectorySource
+from ups_server.data.source import TrajectorySource, coefficient_faults
 from ups_server.errors import UserError
 from ups_server.pde.family import Family
 from ups_server.pde.grid import Grid

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
-from ups_server.data.rows import LeftOut
+from ups_server.data.source import LeftOut
 
 SHOWN_ROWS = 8
 FROZEN = ConfigDict(frozen=True, extra="forbid")

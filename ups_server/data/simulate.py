@@ -3,14 +3,103 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ups_server.data.draw import CoefficientDraw, Draw, SameAs, pick_kind
 from ups_server.errors import UserError
 from ups_server.pde.family import RAND, Family
 from ups_server.pde.grid import Grid
+
+
+class CoefficientDraw(BaseModel):
+    """A continuous range with gaps, and a share at given values.
+
+    Attributes:
+        scale: uniform in the value or in its logarithm.
+        gaps: open intervals never drawn from, kept for tests of interpolation.
+        also: values that get `also_share` of the trajectories, equally; PDEBench's own, for example.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    low: float
+    high: float
+    scale: Literal["log", "linear"] = "log"
+    gaps: tuple[tuple[float, float], ...] = ()
+    also: tuple[float, ...] = ()
+    also_share: float = Field(default=0.1, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.low <= self.high or (self.scale == "log" and self.low <= 0):
+            raise ValueError("low must not exceed high, and be positive on a logarithmic scale")
+        if any(low < value < high for low, high in self.gaps for value in self.also):
+            raise ValueError("a value of `also` lies in a gap")
+        if self.low < self.high and not self._intervals():
+            raise ValueError("the gaps leave nothing to draw from")
+        return self
+
+    @classmethod
+    def fixed(cls, value: float) -> "CoefficientDraw":
+        """Always this value."""
+        return cls(low=value, high=value, scale="linear")
+
+    def sample(self, rng: np.random.Generator, count: int) -> NDArray[np.float64]:
+        """(count,) values."""
+        position, special = rng.random(count), rng.random(count)
+        pick = rng.integers(0, max(len(self.also), 1), count)
+        drawn = self._quantile(position)
+        if self.also:
+            drawn = np.where(special < self.also_share, np.asarray(self.also)[pick], drawn)
+        return drawn
+
+    def _intervals(self) -> list[tuple[float, float]]:
+        """What the gaps leave of [low, high], on the scale drawn from."""
+        intervals, start = [], self.low
+        for gap_low, gap_high in sorted(self.gaps):
+            if start < min(gap_low, self.high):
+                intervals.append((start, min(gap_low, self.high)))
+            start = max(start, gap_high)
+        if start < self.high:
+            intervals.append((start, self.high))
+        if self.scale == "linear":
+            return intervals
+        return [(float(np.log(low)), float(np.log(high))) for low, high in intervals]
+
+    def _quantile(self, position: NDArray[np.float64]) -> NDArray[np.float64]:
+        if self.low == self.high:
+            return np.full(position.shape, self.low)
+        intervals = np.asarray(self._intervals())
+        lengths = intervals[:, 1] - intervals[:, 0]
+        edges = np.concatenate([[0.0], np.cumsum(lengths)])
+        along = position * edges[-1]
+        which = np.clip(np.searchsorted(edges, along, side="right") - 1, 0, len(lengths) - 1)
+        drawn: NDArray[np.float64] = intervals[which, 0] + along - edges[which]
+        # exp(log(high)) may round past the end
+        if self.scale == "log":
+            drawn = np.exp(drawn)
+        return np.clip(drawn, self.low, self.high)
+
+
+class SameAs(BaseModel):
+    """The value that another coefficient of the trajectory has drawn, as PDEBench's eta = zeta."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    same_as: str
+
+
+Draw = CoefficientDraw | SameAs
+
+
+def pick_kind(rng: np.random.Generator, shares: Mapping[str, float]) -> str:
+    """One of the kinds, by their shares."""
+    names, weights = list(shares), np.array(list(shares.values()))
+    return names[int(np.searchsorted(np.cumsum(weights), rng.random() * weights.sum(), side="right"))]
+
 
 INITIAL, COEFFICIENTS, STATIC, KIND = range(4)
 """Streams of random numbers: coefficients never change the initial states, which files share row by row."""
@@ -135,3 +224,64 @@ def draw_table(draws: Mapping[str, Draw], seed: int, rows: Sequence[int]) -> NDA
         }
         table.append([drawn[draw.same_as if isinstance(draw, SameAs) else name] for name, draw in draws.items()])
     return np.array(table, dtype=np.float64).reshape(len(rows), len(draws))
+
+
+ATTEMPTS = 10
+"""Draws of a row's coefficients until its solution stays within bounds."""
+LARGEST = 50.0
+"""Of the values of such a solution."""
+
+
+def draws_together(family: Family, draw: Mapping[str, Draw | float]) -> bool:
+    """Is no draw given, and does the family draw its coefficients together?"""
+    return not draw and family.sample_coefficients(np.random.default_rng(0)) is not None
+
+
+def solve_together(family: Family, rows: Sequence[int], seed: int, grid: Grid, times: NDArray[np.float64]) -> Batch:
+    """The trajectories of `rows`, each with coefficients of `Family.sample_coefficients`.
+
+    Raises:
+        UserError: ``solver_diverged`` where `ATTEMPTS` draws of a row came to nothing.
+    """
+    found = [_row(family, row, seed, grid, 0) for row in rows]
+    values = _bounded(family, found, grid, times)
+    for attempt in range(1, ATTEMPTS):
+        bad = np.flatnonzero(~(np.abs(values) < LARGEST).all(axis=tuple(range(1, values.ndim))))
+        if not len(bad):
+            break
+        for index in bad.tolist():
+            found[index] = _row(family, rows[index], seed, grid, attempt)
+        values[bad] = _bounded(family, [found[index] for index in bad.tolist()], grid, times)
+    if not np.isfinite(values).all():
+        raise UserError("solver_diverged", f"no bounded solution of {family.id} was found", got=list(rows))
+    statics = [static for _, _, static in found if static is not None]
+    table = np.stack([coefficients for coefficients, _, _ in found])
+    return Batch(values.astype(np.float32), table, np.concatenate(statics).astype(np.float32) if statics else None)
+
+
+_Row = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64] | None]
+"""Coefficients (K,), initial state (1, X..., C), static fields (1, X..., S)."""
+
+
+def _row(family: Family, row: int, seed: int, grid: Grid, attempt: int) -> _Row:
+    drawn = family.sample_coefficients(np.random.default_rng([seed, COEFFICIENTS, row, attempt])) or {}
+    coefficients = np.array([drawn.get(entry.name, 0.0) for entry in family.coefficients])
+    own = {entry.name: coefficients[[place]] for place, entry in enumerate(family.coefficients)}
+    initial = family.draw_initial(generator(seed, INITIAL, row), 1, grid, own, RAND)
+    return coefficients, initial, family.draw_static(generator(seed, STATIC, row), 1, grid, RAND)
+
+
+def _bounded(family: Family, found: Sequence[_Row], grid: Grid, times: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n, T, X..., C); not a number where the solver refuses, row by row if it has to be."""
+    table = np.stack([coefficients for coefficients, _, _ in found])
+    columns = {entry.name: table[:, place] for place, entry in enumerate(family.coefficients)}
+    statics = [static for _, _, static in found if static is not None]
+    initial = np.concatenate([state for _, state, _ in found])
+    try:
+        return family.solve(initial, times, grid, columns, np.concatenate(statics) if statics else None)
+    except UserError as error:
+        if error.code != "not_resolved":
+            raise
+    if len(found) > 1:
+        return np.concatenate([_bounded(family, [one], grid, times) for one in found])
+    return np.full((1, len(times), *initial.shape[1:]), np.nan)

@@ -1,49 +1,168 @@
-"""Reading a transcoded store: raw float32 shards, mapped one row at a time.
+"""A store of trajectories, in our own layout: raw float32 shards and a manifest. `data/README.md` specifies it.
 
 A row is mapped, copied from and unmapped, so that memory stays constant however large the store is; one descriptor a
 shard stays open, so that no sample costs a file open.
 """
 
+import hashlib
 import json
 import math
 import mmap
 import os
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ups_server.data.manifest import FORMAT_VERSION, MANIFEST, Shard, StoreManifest
-from ups_server.data.rows import RowNumbers, by_row, trajectory_of
+from ups_server.data.source import FrameIndices, LeftOut, RowNumbers, Rows, TrajectorySource, by_row
 from ups_server.errors import UserError
 from ups_server.pde.grid import BoundaryCondition, Grid
-from ups_server.pde.state import Trajectory
+
+FORMAT_VERSION = 1
+MANIFEST, PLAN = "manifest.json", "writing.json"
+"""A folder holds the one when it is a store, the other while it is becoming one."""
+
+
+class GridRecord(BaseModel):
+    """A `Grid` on disk."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n: tuple[int, ...]
+    extent: tuple[tuple[float, float], ...]
+    offset: tuple[float, ...]
+
+    @classmethod
+    def of(cls, grid: Grid) -> "GridRecord":
+        return cls(n=grid.n, extent=grid.extent, offset=grid.offset)
+
+    def grid(self) -> Grid:
+        return Grid(self.n, self.extent, self.offset)
+
+
+class Layout(BaseModel):
+    """What every row of a store has in common.
+
+    Attributes:
+        fields: names of the last axis of the values, in the family's order.
+        times: (T,) in the family's time unit.
+        boundary: [low, high] kinds per axis.
+        coefficients: names of the columns of the coefficient table.
+        static_fields: names of the last axis of the static values; empty for families without.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    family: str
+    fields: tuple[str, ...]
+    grid: GridRecord
+    times: tuple[float, ...]
+    boundary: tuple[tuple[str, str], ...]
+    coefficients: tuple[str, ...] = ()
+    static_fields: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, source: TrajectorySource) -> Self:
+        """What the rows of a source have in common."""
+        return cls(
+            family=source.family,
+            fields=source.fields,
+            grid=GridRecord.of(source.grid),
+            times=tuple(source.times.tolist()),
+            boundary=tuple((low, high) for low, high in source.boundary.as_names()),
+            coefficients=source.coefficient_names,
+            static_fields=source.static_fields,
+        )
+
+    @property
+    def boundary_condition(self) -> BoundaryCondition:
+        return BoundaryCondition.from_names([list(sides) for sides in self.boundary])
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """(T, X..., C)"""
+        return (len(self.times), *self.grid.n, len(self.fields))
+
+    @property
+    def static_shape(self) -> tuple[int, ...]:
+        """(X..., S)"""
+        return (*self.grid.n, len(self.static_fields))
+
+
+class Shard(BaseModel):
+    """Consecutive rows in one set of files; checksums by file name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    values: str
+    coefficients: str
+    static: str | None = None
+    count: int
+    sha256: dict[str, str]
+
+
+class StoreManifest(BaseModel):
+    """The whole store.
+
+    Attributes:
+        left_out: rows of the file that the store was made of which are not in it, by their numbers there; None where
+            nothing was recorded: a store that was not made of a file, or by an earlier version.
+        provenance: where the rows came from; free JSON, not part of the fingerprint.
+        fingerprint: sha256 over layout and shard checksums: equal fingerprints mean equal data.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: int = FORMAT_VERSION
+    layout: Layout
+    count: int
+    shards: tuple[Shard, ...]
+    left_out: tuple[LeftOut, ...] | None = None
+    provenance: dict[str, Any] = {}
+    fingerprint: str
+
+    @property
+    def family(self) -> str:
+        return self.layout.family
+
+
+def fingerprint(layout: Layout, shards: tuple[Shard, ...]) -> str:
+    """sha256 of the canonical JSON of layout and shards."""
+    content = {"layout": layout.model_dump(mode="json"), "shards": [shard.model_dump(mode="json") for shard in shards]}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
 
 MAX_OPEN_SHARDS = 256
 VALUE = np.dtype("<f4")
 COEFFICIENT = np.dtype("<f8")
 
-Rows = Sequence[int] | NDArray[np.integer[Any]]
-Frames = slice | Sequence[int] | NDArray[np.integer[Any]]
 
+class Store(TrajectorySource):
+    """A finished store. Its rows have no faults: they were checked when it was made."""
 
-class Store:
-    """Trajectories of one family on one grid, in our own layout. A `TrajectorySource`."""
-
-    layout: ClassVar[str] = "transcoded store"
+    layout = "transcoded store"
 
     def __init__(self, path: Path, manifest: StoreManifest) -> None:
+        layout = manifest.layout
+        super().__init__(
+            layout.family,
+            layout.fields,
+            layout.static_fields,
+            layout.coefficients,
+            layout.grid.grid(),
+            np.asarray(layout.times, dtype=np.float64),
+            layout.boundary_condition,
+            manifest.count,
+        )
         self.path = path
         self.manifest = manifest
-        self.grid: Grid = manifest.layout.grid.grid()
-        self.times: NDArray[np.float64] = np.asarray(manifest.layout.times, dtype=np.float64)
         self._first_row = list(accumulate((shard.count for shard in manifest.shards), initial=0))
         self._open: OrderedDict[str, int] = OrderedDict()
 
@@ -68,49 +187,12 @@ class Store:
         store._check_sizes()
         return store
 
-    @property
-    def family(self) -> str:
-        return self.manifest.layout.family
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        return self.manifest.layout.fields
-
-    @property
-    def static_fields(self) -> tuple[str, ...]:
-        return self.manifest.layout.static_fields
-
-    @property
-    def coefficient_names(self) -> tuple[str, ...]:
-        return self.manifest.layout.coefficients
-
-    @property
-    def boundary(self) -> BoundaryCondition:
-        return self.manifest.layout.boundary_condition
-
-    @property
-    def n_trajectories(self) -> int:
-        return self.manifest.count
-
-    @property
-    def chunk_rows(self) -> int:
-        return 1
-
-    @property
-    def chunk_frames(self) -> int:
-        return 1
-
     @cached_property
     def row_numbers(self) -> RowNumbers:
         """The numbers of the rows in the file that the store was made of."""
         left_out = by_row(self.manifest.left_out or ())
         refused = self.manifest.provenance.get("refused", 0)
         return RowNumbers.without(left_out, len(self), max(0, int(refused) - len(left_out)))
-
-    @property
-    def row_faults(self) -> dict[int, str]:
-        """None: what a store holds was checked when it was made."""
-        return {}
 
     def __len__(self) -> int:
         return self.manifest.count
@@ -148,43 +230,28 @@ class Store:
         shard, index = self._locate(row)
         return None if shard.static is None else self._map(shard.static, index, self.manifest.layout.static_shape)
 
-    def read(self, rows: Rows, frames: Frames = slice(None), stride: int = 1, first: int = 0) -> NDArray[np.float32]:
-        """(len(rows), len(frames), X..., C), every `stride`-th point from point `first` on; touches no other bytes.
-
-        Raises:
-            UserError: ``row_out_of_range``.
-        """
+    def read(
+        self, rows: Rows, frames: FrameIndices = slice(None), stride: int = 1, first: int = 0
+    ) -> NDArray[np.float32]:
+        """As every source; touches no bytes but those of these points."""
         chosen = np.arange(len(self.times))[frames]
-        index: tuple[Any, ...] = (chosen, *(slice(first, None, stride),) * self.grid.ndim)
-        points = tuple(len(range(first, n, stride)) for n in self.grid.n)
-        out = np.empty((len(rows), len(chosen), *points, len(self.fields)), dtype=np.float32)
+        index: tuple[Any, ...] = (chosen, *self._space(stride, first))
+        out = np.empty((len(rows), len(chosen), *self._points(stride, first), len(self.fields)), dtype=np.float32)
         for target, row in zip(out, rows, strict=True):
             target[...] = self.view(int(row))[index]
         return out
 
     def read_static(self, rows: Rows, stride: int = 1, first: int = 0) -> NDArray[np.float32] | None:
-        """(len(rows), X..., S), None for families without static fields."""
         if not self.static_fields:
             return None
-        space = (slice(first, None, stride),) * self.grid.ndim
+        space = self._space(stride, first)
         views = [view[space] for row in rows if (view := self.static_view(int(row))) is not None]
-        points = tuple(len(range(first, n, stride)) for n in self.grid.n)
-        return np.array(views, np.float32).reshape(len(rows), *points, len(self.static_fields))
-
-    def trajectory(self, index: int) -> Trajectory:
-        """Row `index` with all that is needed to read it."""
-        return trajectory_of(self, index)
+        return np.array(views, np.float32).reshape(len(rows), *self._points(stride, first), len(self.static_fields))
 
     def close(self) -> None:
         """Release the open descriptors; a later read opens them again."""
         while self._open:
             os.close(self._open.popitem()[1])
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
     def __del__(self) -> None:
         if hasattr(self, "_open"):

@@ -1,4 +1,4 @@
-"""Writing a transcoded store, resumable at whole shards.
+"""Writing a store, row by row or as the copy of a source; resumable at whole shards.
 
 A shard is written beside its final name, flushed to disk and renamed, values last: a shard whose values have their
 final name is complete. The manifest is written after all of them, so a store with a manifest is whole.
@@ -15,12 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ups_server.data.atomic import replacing, sync_folder
-from ups_server.data.manifest import MANIFEST, Layout, Shard, StoreManifest, fingerprint
-from ups_server.data.rows import LeftOut
-from ups_server.data.store import COEFFICIENT, VALUE, Store
+from ups_server.data.composed import Subset
+from ups_server.data.source import LeftOut, Progress, TrajectorySource, block_rows, frame_slices, grouped
+from ups_server.data.store import (
+    COEFFICIENT,
+    MANIFEST,
+    PLAN,
+    VALUE,
+    Layout,
+    Shard,
+    Store,
+    StoreManifest,
+    fingerprint,
+)
 from ups_server.errors import UserError
 
-PLAN = "writing.json"
 SHARD_BYTES = 64 * 2**20
 """Size a shard aims at: what an interrupted build loses at most."""
 PARTIAL = ".part"
@@ -275,3 +284,61 @@ def _sha256(file: Path) -> str:
 def _write_atomically(file: Path, text: str) -> None:
     with replacing(file) as partial:
         partial.write_text(text)
+
+
+def transcode(
+    source: TrajectorySource,
+    path: str | os.PathLike[str],
+    provenance: dict[str, Any] | None = None,
+    progress: Progress | None = None,
+    left_out: Mapping[int, str] | None = None,
+) -> Store:
+    """Copy the trajectories of `source` into a store at `path`, in constant memory; the store knows their numbers.
+
+    Trainers read such a copy and never open a user's own file.
+
+    Args:
+        left_out: rows of `source` that are not copied -> why; see `ups_server.data.scan`.
+
+    Raises:
+        UserError: ``non_finite`` where a value is not finite, and those of `StoreWriter`.
+    """
+    layout = Layout.of(source)
+    if left_out:
+        kept = [row for row in range(source.n_trajectories) if row not in left_out]
+        source = Subset(source, kept, left_out)
+    with StoreWriter(path, layout, provenance, left_out=grouped(source.row_numbers.left_out)) as writer:
+        done = writer.written
+        for block in block_rows(source):
+            rows = range(max(done, block.start), block.stop)
+            if not rows:
+                continue
+            static = source.read_static(rows)
+            if static is not None:
+                _refuse_unless_finite(static, rows)
+            coefficients = source.coefficients[rows.start : rows.stop]
+            if len(rows) > 1:
+                values = source.read(rows)
+                _refuse_unless_finite(values, rows)
+                writer.append(values, coefficients, static)
+            else:
+                frames = _frames(source, rows)
+                writer.append_pieces(frames, coefficients[0], None if static is None else static[0])
+            if progress is not None:
+                progress(rows.stop, source.n_trajectories)
+        return writer.close()
+
+
+def _frames(source: TrajectorySource, rows: range) -> Iterator[NDArray[np.float32]]:
+    """The frames of one row in pieces of bounded size."""
+    for frames in frame_slices(source):
+        values = source.read(rows, frames)
+        _refuse_unless_finite(values, rows)
+        yield values[0]
+
+
+def _refuse_unless_finite(values: NDArray[np.float32], rows: range) -> None:
+    finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    if not finite.all():
+        bad = rows[int(np.flatnonzero(~finite)[0])]
+        raise UserError("non_finite", f"trajectory {bad} holds values that are not finite")

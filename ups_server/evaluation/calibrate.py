@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ups_server.data.atomic import replacing
-from ups_server.data.store import Rows, Store
+from ups_server.data.source import Rows
+from ups_server.data.store import Store
 from ups_server.data.windows import frame_stride
 from ups_server.errors import UserError
 from ups_server.model.config import FamilyCard

@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ups_server.data.rows import grouped
-from ups_server.data.source import TrajectorySource, open_source
-from ups_server.data.usable import usable
+from ups_server.data.formats import open_source
+from ups_server.data.scan import usable
+from ups_server.data.source import TrajectorySource, grouped
 from ups_server.errors import UserError
 from ups_server.evaluation.input import EvaluationInput, evaluation_input
 from ups_server.evaluation.predictions import PredictionsGroup, predictions_file

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.table import Table
 from rich.text import Text
 
-from ups_server.data.rows import LeftOut
+from ups_server.data.source import LeftOut
 from ups_server.pde import metrics
 from ups_server.pde.metrics import ErrorMoments
 

@@ -23,13 +23,11 @@ import numpy as np
 from h5py import h5d
 
 from ups_server import pictures
-from ups_server.data import hdf5
 from ups_server.data.check import CheckReport, check_source
-from ups_server.data.formats import Container, container_of
-from ups_server.data.preview import preview
+from ups_server.data.formats import hdf5, is_hdf5
 from ups_server.data.source import TrajectorySource
-from ups_server.data.transcode import transcode
 from ups_server.data.windows import not_learnable
+from ups_server.data.writer import transcode
 from ups_server.errors import UserError
 from ups_server.files import confinement
 from ups_server.files.declaration import Declaration
@@ -108,8 +106,8 @@ def examine(job: Job, named: Path, neutral: Path) -> FileReport:
 def _check_structure(path: Path, limits: Limits) -> int:
     """Decoded bytes of all values, after a look at everything that declares some."""
     with _damage_is_told(h5py_only=True):
-        if container_of(path) is Container.NPZ:
-            return path.stat().st_size  # its arrays are not compressed, or it is not read
+        if not is_hdf5(path):
+            return path.stat().st_size  # what is compressed in it is not read
         with hdf5.open_file(path) as file:
             structure = Structure(file, limits)
             for label in structure.compressed:
@@ -130,7 +128,7 @@ def _accept(job: Job, source: TrajectorySource) -> FileReport:
         )
     provenance: dict[str, Any] = {**job.provenance, "name": job.name, "rows": rows, "refused": len(unusable)}
     with transcode(source, job.output / STORE, provenance, left_out=unusable) as store:
-        pictures.save_picture(preview(store, 0), job.output / PREVIEW)
+        pictures.save_picture(store.preview(0), job.output / PREVIEW)
         family = known_family(source.family)
         return FileReport(
             check=check.model_copy(update={"file": job.name, "bytes": job.content.stat().st_size}),

@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from ups_server.data.arrays import ArraySource
-from ups_server.data.pdebench import open_pdebench
-from ups_server.data.pdebench.card import GROUPED, SINGLE, Card, card_of
-from ups_server.data.pdebench.reading import PdebenchSource
-from ups_server.data.source import is_named_arrays, open_content
+from ups_server.data.formats import Given, format_of, open_content
+from ups_server.data.formats.pdebench import open_pdebench
+from ups_server.data.formats.pdebench.card import GROUPED, SINGLE, Card, card_of
+from ups_server.data.source import TrajectorySource
 from ups_server.data.windows import frame_stride
 from ups_server.errors import UserError
 from ups_server.files.declaration import Declaration, EquationSpec, check_boundary, check_mappable
@@ -16,7 +15,7 @@ from ups_server.pde import BoundaryCondition
 from ups_server.pde.registry import add_user_family, known_families
 
 
-def open_declared(path: Path, neutral: Path, declaration: Declaration) -> PdebenchSource | ArraySource:
+def open_declared(path: Path, neutral: Path, declaration: Declaration) -> TrajectorySource:
     """The trajectories of a file.
 
     Args:
@@ -26,7 +25,7 @@ def open_declared(path: Path, neutral: Path, declaration: Declaration) -> Pdeben
     Raises:
         UserError: what is missing, contradictory or broken.
     """
-    source: PdebenchSource | ArraySource
+    source: TrajectorySource
     if declaration.equation is not None:
         source = _open_equation(neutral, declaration.equation, declaration)
     elif declaration.family is not None:
@@ -55,24 +54,24 @@ def _known_card(declaration: Declaration) -> Card | None:
 
 def _open(
     path: Path, declaration: Declaration, family: str, coefficients: Mapping[str, float], card: Card | None
-) -> PdebenchSource | ArraySource:
+) -> TrajectorySource:
     """A file of a declared family; NetCDF and npz name their variables and axes, which no card has to."""
-    if not is_named_arrays(path):
-        return open_pdebench(path, family, coefficients, card)
+    found = format_of(path)
+    if not found.names_axes:
+        return open_pdebench(path, Given(family, coefficients), card)
     if declaration.axes is not None:
         raise UserError("wrong_axis", f"the axes of {path.name} have names: none are to be declared")
-    return open_content(path, family, coefficients)
+    return found.open(path, Given(family, coefficients))
 
 
-def _open_equation(path: Path, spec: EquationSpec, declaration: Declaration) -> PdebenchSource | ArraySource:
+def _open_equation(path: Path, spec: EquationSpec, declaration: Declaration) -> TrajectorySource:
     """A file of an equation that only the user knows."""
     add_user_family(spec.family())
-    told = {entry.name: entry.value for entry in spec.coefficients if entry.value is not None}
+    known = {entry.name: entry.value for entry in spec.coefficients if entry.value is not None}
     card = equation_card(spec, declaration.axes)
-    source = _open(path, declaration, spec.id, {**told, **declaration.coefficients}, card)
+    source = _open(path, declaration, spec.id, {**known, **declaration.coefficients}, card)
     if spec.dt is None and len(source.times) > 1:
-        source.equation = spec.family(float(source.times[-1] - source.times[0]) / (len(source.times) - 1))
-        add_user_family(source.equation)
+        add_user_family(spec.family(float(source.times[-1] - source.times[0]) / (len(source.times) - 1)))
     elif spec.dt is not None:
         try:
             frame_stride(source.times, spec.dt)

@@ -27,9 +27,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ups_server.data.atomic import replacing, sync_folder
-from ups_server.data.manifest import MANIFEST, StoreManifest
-from ups_server.data.rows import LeftOut
-from ups_server.data.store import Store
+from ups_server.data.source import LeftOut
+from ups_server.data.store import MANIFEST, Store, StoreManifest
 from ups_server.errors import UserError
 from ups_server.files.declaration import Declaration
 from ups_server.files.records import STATES, FileRecord, Outcome, Registration, UploadRequest

@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 from h5py import h5d, h5g, h5o, h5s, h5t, h5z
 
-from ups_server.data.hdf5 import BUILT_IN_FILTERS, LZF
+from ups_server.data.formats.hdf5 import BUILT_IN_FILTERS, LZF
 from ups_server.errors import UserError
 from ups_server.files.limits import Limits
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ups_server.catalog import Catalog, FamilySupport, ModelCard, Range
-from ups_server.data.rows import place_of
+from ups_server.data.source import place_of
 from ups_server.errors import UserError
 from ups_server.files.equations import EQUATION_FILE, model_equation
 from ups_server.files.storage import FileStorage

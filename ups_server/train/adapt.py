@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ups_server.align import ALIGNMENTS, MIXING
 from ups_server.data.atomic import replacing
-from ups_server.data.selection import SelectedRows
+from ups_server.data.composed import Subset
 from ups_server.errors import UserError
 from ups_server.evaluation.evaluate import evaluate_source
 from ups_server.evaluation.scores import FileScores
@@ -255,7 +255,7 @@ class Adaptation:
             if self.place.cancelled():
                 raise Interrupted
 
-        rows = SelectedRows(self.trajectories.held_out, self.split.test.tolist())
+        rows = Subset(self.trajectories.held_out, self.split.test.tolist())
         dt, file = family(self.family).dt, self.trajectories.scored_file
         with torch.inference_mode():
             return evaluate_source(solver, rows, file, dt, self.n, progress=progress)

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ups_server.data.draw import Draw
+from ups_server.data.simulate import Draw
 from ups_server.errors import UserError
 from ups_server.pde import BoundaryCondition, BoundaryKind, Family, family
 

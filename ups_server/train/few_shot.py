@@ -10,9 +10,8 @@ from typing import Any, Self
 from pydantic import Field, FiniteFloat, ValidationError
 
 from ups_server.align import ALIGNMENTS, MIXING, STAGE_1
-from ups_server.data.agreement import check_agreement, check_disjoint
-from ups_server.data.rows import summary
-from ups_server.data.splits import FewShotSplit, few_shot_split, held_out_split
+from ups_server.data.source import summary
+from ups_server.data.splits import FewShotSplit, check_agreement, check_disjoint, few_shot_split, held_out_split
 from ups_server.data.store import Store
 from ups_server.errors import UserError
 from ups_server.model.config import UPSConfig

@@ -30,10 +30,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from ups_server.allocation import keep_freed_memory
 from ups_server.data.build import build_store
-from ups_server.data.pairs import LeadTimes, Points
 from ups_server.data.splits import Split, split_rows
 from ups_server.data.store import Store
-from ups_server.data.windows import frame_stride
+from ups_server.data.windows import LeadTimes, Points, frame_stride
 from ups_server.errors import UserError
 from ups_server.model.body import default_folder, load_tokenizer, pretrained_body, text_features
 from ups_server.model.equations import EQUATIONS

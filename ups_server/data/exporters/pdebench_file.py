@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ups_server.data.exporters.base import LONGEST_ATTRIBUTE, Exporter
-from ups_server.data.pdebench.writing import layout_file
+from ups_server.data.formats.pdebench.writing import layout_file
 
 
 class PdebenchExporter(Exporter):

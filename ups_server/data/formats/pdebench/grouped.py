@@ -12,12 +12,20 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ups_server.data import hdf5
-from ups_server.data.pdebench.axes import grid_of, times_of
-from ups_server.data.pdebench.card import CARDS, GROUPED, Card
-from ups_server.data.pdebench.configuration import config_coefficients, read_config
-from ups_server.data.pdebench.identify import FAMILY, choose_card, family_of, merge_coefficients, not_told
-from ups_server.data.pdebench.reading import NEVER_WRITTEN, Block, PdebenchSource
+from ups_server.data.formats import hdf5
+from ups_server.data.formats.base import Given
+from ups_server.data.formats.description import assumed_coefficients, grid_of, merge_coefficients, times_of
+from ups_server.data.formats.pdebench.card import (
+    CARDS,
+    FAMILY,
+    GROUPED,
+    Card,
+    choose_card,
+    config_coefficients,
+    family_of,
+    read_config,
+)
+from ups_server.data.formats.pdebench.reading import NEVER_WRITTEN, Block, PdebenchSource
 from ups_server.errors import UserError
 
 
@@ -35,13 +43,12 @@ class GroupedFile(PdebenchSource):
         self,
         path: Path,
         file: h5py.File,
-        family: str | None,
-        given: Mapping[str, float] | None,
+        given: Given,
         card: Card | None = None,
     ) -> None:
         self._names = sorted(file, key=lambda name: (len(name), name))
         first = self._group(file, self._names[0])
-        card = card or _choose(path, file, first, family)
+        card = card or _choose(path, file, first, given.family)
         equation = family_of(card)
         self._axes = [f"grid/{axis}" for axis in card.axes]
         coordinates = [hdf5.vector(first, name) for name in self._axes]
@@ -57,8 +64,9 @@ class GroupedFile(PdebenchSource):
         times = times_of(stored_times, data.shape[0], "grid/t")
         grid = grid_of(equation, [coordinates[i] for i in card.order], [self._axes[i] for i in card.order])
         super().__init__(path, file, card, equation, equation.boundary, grid, times, len(self._names))
-        self._given = dict(given or {})
-        self._shape, self._chunks = data.shape, data.chunks
+        self._given = given.coefficients
+        self._shape = data.shape
+        self.chunk_frames = int(data.chunks[0]) if data.chunks else 1
         self._coordinates = dict(zip((*self._axes, "grid/t"), (*coordinates, stored_times), strict=True))
         self._alike: set[int] = set()
         self._row_coefficients(0)
@@ -68,7 +76,7 @@ class GroupedFile(PdebenchSource):
         return self._configured[0]
 
     @cached_property
-    def row_faults(self) -> dict[int, str]:
+    def row_faults(self) -> Mapping[int, str]:
         return self._configured[1]
 
     @cached_property
@@ -83,15 +91,7 @@ class GroupedFile(PdebenchSource):
                 faults[row] = str(error)
         return table, faults
 
-    @property
-    def chunk_rows(self) -> int:
-        return 1
-
-    @property
-    def chunk_frames(self) -> int:
-        return int(self._chunks[0]) if self._chunks else 1
-
-    def datasets(self) -> list[h5py.Dataset]:
+    def _stored(self) -> list[h5py.Dataset]:
         return [self._data(0)]
 
     def _blocks(self, start: int, stop: int, frames: slice) -> Iterator[Block]:
@@ -136,13 +136,13 @@ class GroupedFile(PdebenchSource):
         """Coefficients of one row; its configuration must describe the family's equation."""
         name = self._names[row]
         config = read_config(self._group(self.file, name))
-        told = {
+        claims = {
             "the user": self._given,
             "the configuration": config_coefficients(config.get("sim", {}), self.card, f"group {name}"),
         }
         if row == 0:
-            self.assumed = not_told(self.equation, told.values())
-        return list(merge_coefficients(self.equation, (), told).values())
+            self.assumed = assumed_coefficients(self.equation, claims.values())
+        return list(merge_coefficients(self.equation, (), claims).values())
 
 
 def _choose(path: Path, file: h5py.File, group: h5py.Group, family: str | None) -> Card:
@@ -160,5 +160,5 @@ def _choose(path: Path, file: h5py.File, group: h5py.Group, family: str | None) 
         )
     config = read_config(group)
     named = next((card.family for card in cards if card.config_name == config.get("name")), None)
-    told = {"the user": family, "the configuration": named, "the attributes": hdf5.text(file.attrs, FAMILY)}
-    return choose_card(path.name, candidates, told).card
+    claims = {"the user": family, "the configuration": named, "the attributes": hdf5.text(file.attrs, FAMILY)}
+    return choose_card(path.name, candidates, claims).card

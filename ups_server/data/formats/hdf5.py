@@ -1,4 +1,4 @@
-"""Opening HDF5 files that others wrote: plain local float data or one clear sentence."""
+"""Opening HDF5 files that others wrote: plain local float data, or one clear sentence, also about what is no HDF5."""
 
 import itertools
 from pathlib import Path
@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ups_server.data.formats import Container, container_of, refuse_collections
+from ups_server.data.formats.foreign import refuse_collections, refuse_foreign
 from ups_server.errors import UserError
 
 CHUNK_CACHE_BYTES = 64 * 2**20
@@ -29,8 +29,7 @@ def open_file(path: Path) -> h5py.File:
         UserError: ``not_hdf5`` (empty, truncated or another format), ``unreadable`` (rights), ``file_locked``, or
             ``unknown_layout`` for the layouts of other collections.
     """
-    if container_of(path) is not Container.HDF5:
-        raise UserError("not_hdf5", f"{path.name} is an npz file, not an HDF5 file")
+    refuse_foreign(path)
     try:
         file = h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE_BYTES, rdcc_nslots=CHUNK_CACHE_SLOTS)
     except OSError as error:
@@ -60,9 +59,13 @@ def _not_opened(path: Path, reason: str) -> UserError:
     return UserError("not_hdf5", f"{path.name} {'is truncated' if 'truncated' in reason else 'is not an HDF5 file'}")
 
 
-def is_netcdf(file: h5py.File) -> bool:
-    """Whether a NetCDF library wrote it."""
-    return "_NCProperties" in file.attrs
+def is_netcdf(path: Path) -> bool:
+    """Whether it is HDF5 that a NetCDF library wrote."""
+    try:
+        with h5py.File(path, "r") as file:
+            return "_NCProperties" in file.attrs
+    except OSError:  # not HDF5, or damaged: whoever opens it says so
+        return False
 
 
 def has(group: h5py.Group, name: str, kind: type) -> bool:

@@ -12,10 +12,8 @@ from numpy.typing import NDArray
 
 from ups_server import __version__
 from ups_server.data.atomic import replacing
-from ups_server.data.pdebench.card import BATCHED, GROUPED, SINGLE, Card, card_of
-from ups_server.data.pdebench.configuration import CONFIG
-from ups_server.data.pdebench.identify import FAMILY
-from ups_server.data.pdebench.single import BOUNDARY
+from ups_server.data.formats.pdebench.card import BATCHED, CONFIG, FAMILY, GROUPED, SINGLE, Card, card_of
+from ups_server.data.formats.pdebench.single import BOUNDARY
 from ups_server.errors import UserError
 from ups_server.pde.family import Family
 from ups_server.pde.grid import BoundaryCondition, Grid

@@ -1,11 +1,19 @@
 """What PDEBench publishes, one card a family. A new family of a known layout is one more card."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+import h5py
+import yaml
+
+from ups_server.data.formats import hdf5
+from ups_server.data.formats.description import Stored, by_coefficient, canonical, same_number
+from ups_server.errors import UserError
 from ups_server.pde.family import Family
 from ups_server.pde.grid import BoundaryCondition, BoundaryKind
+from ups_server.pde.registry import known_families
 
 NUMBER = r"([0-9]+\.?[0-9]*(?:e-?[0-9]+)?)"
 """As file names spell numbers: 0.001, 1e-08, 1.e-8."""
@@ -181,3 +189,133 @@ CARDS: tuple[Card, ...] = (
 def card_of(family: str) -> Card | None:
     """The card of a family id, None where PDEBench does not publish it."""
     return next((card for card in CARDS if card.family == family), None)
+
+
+FAMILY = "family"
+"""Attribute that files of our own carry: the family's id."""
+
+
+def named_card(file_name: str, claims: Mapping[str, str | None], cards: Iterable[Card]) -> Card | None:
+    """The card that somebody names, whatever the structure says; None where nobody does."""
+    names = {family for family in claims.values() if family is not None}
+    names |= {card.family for card in CARDS if card.name_coefficients(file_name) is not None}
+    return next((card for card in cards if card.family in names), None)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The card of a file.
+
+    Attributes:
+        guessed_from: what alone suggests it, where nobody says it; None where somebody does.
+    """
+
+    card: Card
+    guessed_from: str | None = None
+
+
+def choose_card(
+    file_name: str, candidates: list[Card], claims: Mapping[str, str | None], keys: Iterable[str] = ()
+) -> Choice:
+    """The one card of `candidates` (those that fit the structure) that all evidence points to.
+
+    Args:
+        claims: who says so (a phrase for the message) -> family id, None where it says nothing; the first is the user.
+        keys: lower-case attribute names; their set decides only where nobody else speaks.
+
+    Raises:
+        UserError: ``family_mismatch`` or ``family_unknown``.
+    """
+    said = {who: family for who, family in claims.items() if family is not None}
+    by_name = [card.family for card in CARDS if card.name_coefficients(file_name) is not None]
+    if len(by_name) == 1:
+        said["the file's name"] = by_name[0]
+    if not said:
+        matching = [c for c in candidates if c.attributes and {a.lower() for a in c.attributes.values()} == set(keys)]
+        if len(matching) == 1:
+            return Choice(
+                matching[0], f"the attribute{'s' if len(set(keys)) > 1 else ''} {', '.join(sorted(keys))} alone"
+            )
+        raise UserError(
+            "family_unknown",
+            f"{file_name} does not say which equation it holds",
+            expected=[card.family for card in candidates],
+            hint="name the family",
+        )
+    if len(set(said.values())) > 1:
+        raise UserError("family_mismatch", f"{file_name} is said to be of several families", got=said)
+    chosen = next(iter(said.values()))
+    for card in candidates:
+        if card.family == chosen:
+            return Choice(card)
+    raise UserError(
+        "family_mismatch",
+        f"{file_name} is not laid out as files of {chosen} are",
+        got=chosen,
+        expected=[card.family for card in candidates],
+    )
+
+
+def family_of(card: Card) -> Family:
+    """The family of a card, solved here or only described.
+
+    Raises:
+        UserError: ``unknown_family``: PDEBench publishes it, this installation does not know it.
+    """
+    if card.family not in known_families():
+        raise UserError("unknown_family", f"{card.family} is not among the families known here", got=card.family)
+    return known_families()[card.family]
+
+
+CONFIG = "config"
+MAX_CONFIG_CHARACTERS = 65536
+
+
+def read_config(group: h5py.Group) -> dict[str, Any]:
+    """The configuration of a group, empty where it has none.
+
+    Raises:
+        UserError: ``wrong_attribute`` where it is no YAML mapping.
+    """
+    content = hdf5.text(group.attrs, CONFIG)
+    if content is None:
+        return {}
+    try:
+        config = yaml.safe_load(content[:MAX_CONFIG_CHARACTERS])
+    except yaml.YAMLError as error:
+        raise UserError("wrong_attribute", f"the configuration of group {group.name} is not YAML") from error
+    if not isinstance(config, dict) or not isinstance(config.get("sim", {}), dict):
+        raise UserError("wrong_attribute", f"the configuration of group {group.name} is no mapping")
+    return config
+
+
+def config_coefficients(settings: Mapping[str, Any], card: Card, where: str) -> dict[str, float]:
+    """The coefficients that a configuration tells.
+
+    Raises:
+        UserError: ``coefficient_mismatch`` where it describes another equation, ``wrong_attribute``.
+    """
+    for key, expected in card.constants.items():
+        if key in settings and not same_number(_number(settings, key), expected):
+            raise UserError(
+                "coefficient_mismatch",
+                f"{where} solves another equation: {key} is fixed in {card.family}",
+                got=settings[key],
+                expected=expected,
+            )
+    return {name: _number(settings, key) for name, key in card.config.items() if key in settings}
+
+
+def _number(settings: Mapping[str, Any], key: str) -> float:
+    try:
+        return float(settings[key])
+    except (TypeError, ValueError):
+        raise UserError("wrong_attribute", f"{key} in the configuration is no number", got=settings[key]) from None
+
+
+def attribute_coefficients(equation: Family, card: Card, attributes: h5py.AttributeManager) -> Stored:
+    """What the attributes of a file say. Raises UserError ``coefficient_mismatch``."""
+    known = {alias.lower(): c.name for c in equation.coefficients for alias in (c.name, *c.aliases)}
+    known |= {attribute.lower(): canonical(equation, name) for name, attribute in card.attributes.items()}
+    found = ((name.lower(), column) for name, column in hdf5.numbers(attributes))
+    return by_coefficient((known[name], column.ravel()) for name, column in found if name in known and column.size)

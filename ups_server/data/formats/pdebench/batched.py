@@ -5,20 +5,28 @@ The file has no coordinates: the grid is cell-centred on the family's box. Files
 `x-coordinate` and `y-coordinate`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ups_server.data import hdf5
-from ups_server.data.pdebench.axes import grid_of, times_of
-from ups_server.data.pdebench.card import BATCHED, CARDS, Card
-from ups_server.data.pdebench.coefficients import attribute_coefficients, coefficient_table
-from ups_server.data.pdebench.configuration import config_coefficients, read_config
-from ups_server.data.pdebench.identify import FAMILY, choose_card, family_of, not_told
-from ups_server.data.pdebench.reading import Block, StackedSource
+from ups_server.data.formats import hdf5
+from ups_server.data.formats.base import Given
+from ups_server.data.formats.description import assumed_coefficients, coefficient_table, grid_of, times_of
+from ups_server.data.formats.pdebench.card import (
+    BATCHED,
+    CARDS,
+    FAMILY,
+    Card,
+    attribute_coefficients,
+    choose_card,
+    config_coefficients,
+    family_of,
+    read_config,
+)
+from ups_server.data.formats.pdebench.reading import Block, StackedSource
 from ups_server.errors import UserError
 from ups_server.pde.family import Family
 from ups_server.pde.grid import Grid
@@ -41,12 +49,11 @@ class BatchedFile(StackedSource):
         self,
         path: Path,
         file: h5py.File,
-        family: str | None,
-        given: Mapping[str, float] | None,
+        given: Given,
         card: Card | None = None,
     ) -> None:
         config = read_config(file)
-        card = card or _choose(path, file, config.get("sim_name"), family)
+        card = card or _choose(path, file, config.get("sim_name"), given.family)
         equation = family_of(card)
         ndim = len(card.axes)
         self._datasets = [hdf5.float_dataset(file, name, ndim + 3) for name in card.datasets]
@@ -60,10 +67,10 @@ class BatchedFile(StackedSource):
         _check_channels(self._static, len(equation.static_fields))
         grid = _grid(file, card, equation, tuple(points))
         super().__init__(path, file, card, equation, equation.boundary, grid, _times(file, count, frames), count)
-        told = {"the user": dict(given or {}), "the configuration": config_coefficients(config, card, path.name)}
+        claims = {"the user": given.coefficients, "the configuration": config_coefficients(config, card, path.name)}
         stored = attribute_coefficients(equation, card, file.attrs)
-        self.assumed = not_told(equation, (*told.values(), stored))
-        self._table = coefficient_table(equation, (), count, stored, told)
+        self.assumed = assumed_coefficients(equation, (*claims.values(), stored))
+        self._table = coefficient_table(equation, (), count, stored, claims)
 
     def _blocks(self, start: int, stop: int, frames: slice) -> Iterator[Block]:
         channel = 0
@@ -91,8 +98,8 @@ def _choose(path: Path, file: h5py.File, config_name: object, family: str | None
             expected=[*card.datasets, *card.static, TIMES],
         )
     named = next((card.family for card in candidates if card.config_name == config_name), None)
-    told = {"the user": family, "the configuration": named, "the attributes": hdf5.text(file.attrs, FAMILY)}
-    return choose_card(path.name, candidates, told).card
+    claims = {"the user": family, "the configuration": named, "the attributes": hdf5.text(file.attrs, FAMILY)}
+    return choose_card(path.name, candidates, claims).card
 
 
 def _check_channels(datasets: list[h5py.Dataset], expected: int) -> None:

@@ -6,8 +6,8 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
+from ups_server.data.composed import Subset
 from ups_server.data.report import FieldReport, rows_text
-from ups_server.data.selection import SelectedRows
 from ups_server.data.source import TrajectorySource, block_rows, frame_slices
 from ups_server.data.statistics import Moments
 from ups_server.data.store import Store
@@ -24,7 +24,7 @@ NEGATIVE = 1e-5
 """How far below zero, relative to its largest value, a positive field may round."""
 
 
-def usable(source: TrajectorySource, at_most: int | None = None) -> SelectedRows:
+def usable(source: TrajectorySource, at_most: int | None = None) -> Subset:
     """The rows of `source` that can be used, the first `at_most` of them; the others before the last are left out.
 
     A row can be used if it was written and can be read whole, holds finite values only, none negative where that is
@@ -34,14 +34,14 @@ def usable(source: TrajectorySource, at_most: int | None = None) -> SelectedRows
         UserError: ``unusable_file`` where there is none.
     """
     if isinstance(source, Store):  # was checked when it was made
-        return SelectedRows(source, range(min(len(source), at_most or len(source))))
+        return Subset(source, range(min(len(source), at_most or len(source))))
     scan = Scan(source, known_family(source.family), at_most)
     rows = [row for row in range(scan.seen) if row not in scan.unusable][:at_most]
     if not rows:
         reasons = "; ".join(dict.fromkeys(scan.unusable.values()))
         raise UserError("unusable_file", f"no trajectory can be used: {reasons}", got=f"0 of {scan.seen} usable")
     last = rows[-1] if at_most == len(rows) else scan.seen
-    return SelectedRows(source, rows, {row: reason for row, reason in scan.unusable.items() if row < last})
+    return Subset(source, rows, {row: reason for row, reason in scan.unusable.items() if row < last})
 
 
 class _Values:

@@ -4,18 +4,27 @@ Coordinates are `x-coordinate`, `y-coordinate`, ... and `t-coordinate`, coeffici
 attribute may also be a list (N,): one number a trajectory. Steady families have one frame and no times.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from ups_server.data import hdf5
-from ups_server.data.pdebench.axes import grid_of, times_of
-from ups_server.data.pdebench.card import CARDS, SINGLE, Card
-from ups_server.data.pdebench.coefficients import attribute_coefficients, coefficient_table
-from ups_server.data.pdebench.identify import FAMILY, Choice, choose_card, family_of, named_card
-from ups_server.data.pdebench.reading import Block, StackedSource
+from ups_server.data.formats import hdf5
+from ups_server.data.formats.base import Given
+from ups_server.data.formats.description import coefficient_table, grid_of, times_of
+from ups_server.data.formats.pdebench.card import (
+    CARDS,
+    FAMILY,
+    SINGLE,
+    Card,
+    Choice,
+    attribute_coefficients,
+    choose_card,
+    family_of,
+    named_card,
+)
+from ups_server.data.formats.pdebench.reading import Block, StackedSource
 from ups_server.errors import UserError
 
 BOUNDARY = "boundary"
@@ -40,11 +49,10 @@ class SingleFile(StackedSource):
         self,
         path: Path,
         file: h5py.File,
-        family: str | None,
-        given: Mapping[str, float] | None,
+        given: Given,
         card: Card | None = None,
     ) -> None:
-        choice = _choose(path, file, family) if card is None else Choice(card)
+        choice = _choose(path, file, given.family) if card is None else Choice(card)
         card = choice.card
         equation = family_of(card)
         names = [f"{axis}-coordinate" for axis in card.axes]
@@ -67,9 +75,9 @@ class SingleFile(StackedSource):
         boundary = card.boundary(equation, path.name, hdf5.text(file.attrs, BOUNDARY))
         super().__init__(path, file, card, equation, boundary, grid, times, shape[0])
         self.guessed_from = choice.guessed_from
-        told = {"the user": dict(given or {}), "the file's name": card.name_coefficients(path.name) or {}}
+        claims = {"the user": given.coefficients, "the file's name": card.name_coefficients(path.name) or {}}
         stored = attribute_coefficients(equation, card, file.attrs)
-        self._table = coefficient_table(equation, card.attributes, shape[0], stored, told)
+        self._table = coefficient_table(equation, card.attributes, shape[0], stored, claims)
 
     def _blocks(self, start: int, stop: int, frames: slice) -> Iterator[Block]:
         for channel, source in enumerate(self._datasets):
@@ -84,10 +92,10 @@ def _choose(path: Path, file: h5py.File, family: str | None) -> Choice:
     stored = {name for name in file if hdf5.has(file, name, h5py.Dataset)}
     space = {name.removesuffix("-coordinate") for name in stored if name.endswith("-coordinate")} - {"t"}
     values = {name for name in stored & VALUES if file[name].ndim > 1}
-    told = {"the user": family, "the attributes": hdf5.text(file.attrs, FAMILY)}
+    claims = {"the user": family, "the attributes": hdf5.text(file.attrs, FAMILY)}
     candidates = [c for c in SINGLE_CARDS if values == {*c.datasets, *c.static} and space == set(c.axes)]
     if not candidates:
-        named = named_card(path.name, told, SINGLE_CARDS)
+        named = named_card(path.name, claims, SINGLE_CARDS)
         likely = named or min(SINGLE_CARDS, key=lambda card: len({*stored, TIMES} ^ _needed(card)))
         missing, surplus = sorted(_needed(likely) - stored), sorted(values - _needed(likely))
         fault = f"lacks {', '.join(missing)}" if missing else f"holds {', '.join(surplus) or 'axes'} not"
@@ -97,7 +105,7 @@ def _choose(path: Path, file: h5py.File, family: str | None) -> Choice:
             got=sorted(stored)[:12],
             expected=sorted(_needed(likely)),
         )
-    return choose_card(path.name, candidates, told, {name.lower() for name, _ in hdf5.numbers(file.attrs)})
+    return choose_card(path.name, candidates, claims, {name.lower() for name, _ in hdf5.numbers(file.attrs)})
 
 
 def _needed(card: Card) -> set[str]:

@@ -1,9 +1,8 @@
-"""What a file is, by its first bytes and the names in it: other formats are named, with how to bring them in."""
+"""Other formats, named by their first bytes or the names in them, with how to bring them in."""
 
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from ups_server.errors import UserError
@@ -14,14 +13,6 @@ LAYOUT = (
     "write its arrays with h5py as PDEBench does: tensor (N, T, X), x-coordinate, t-coordinate, coefficients as "
     "attributes; data/README.md has every layout"
 )
-
-
-class Container(StrEnum):
-    """Formats that are read."""
-
-    HDF5 = "hdf5"
-    """NetCDF-4 too."""
-    NPZ = "npz"
 
 
 @dataclass(frozen=True)
@@ -83,32 +74,28 @@ TORCH = Foreign(_begins(ZIP), "a file of torch.save", f"load it with torch.load(
 OTHER_ZIP = Foreign(_begins(ZIP), "a zip archive, not an npz", "unpack it")
 
 
-def container_of(path: Path) -> Container:
-    """How the file is to be read; what is no known format at all is taken for damaged HDF5, which says so itself.
-
-    Raises:
-        UserError: ``not_hdf5`` where it is empty or another format that is known by its first bytes.
-    """
+def refuse_foreign(path: Path) -> None:
+    """Raises UserError ``not_hdf5`` for a file that is empty or another format, known by its first bytes."""
     with path.open("rb") as stream:
         first = stream.read(FIRST_BYTES)
     if not first:
         raise UserError("not_hdf5", f"{path.name} is empty")
     found = next((foreign for foreign in FOREIGN if foreign.matches(first)), None)
     if first.startswith(ZIP):
-        found = _zip_of(path)
+        found = zip_of(path)
         if found is None:
-            return Container.NPZ
+            raise UserError("not_hdf5", f"{path.name} is an npz file, not an HDF5 file")
     if found is not None:
         raise UserError("not_hdf5", f"{path.name} is {found.name}", hint=found.hint)
-    return Container.HDF5
 
 
-def _zip_of(path: Path) -> Foreign | None:
+def zip_of(path: Path) -> Foreign | None:
+    """What a zip archive is, None for an npz, damaged ones too, which its reader refuses."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError, ValueError, EOFError):
-        return None  # a damaged npz, which its reader refuses
+        return None
     if any(name.endswith("data.pkl") for name in names):
         return TORCH
     return None if all(name.endswith(".npy") for name in names) else OTHER_ZIP

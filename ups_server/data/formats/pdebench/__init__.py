@@ -1,17 +1,18 @@
-"""PDEBench's files: one reader a layout."""
+"""PDEBench's HDF5: three layouts, each with a reader and a writer."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import h5py
 
-from ups_server.data import hdf5
-from ups_server.data.pdebench import batched, grouped, single
-from ups_server.data.pdebench.card import BATCHED, GROUPED, SINGLE, Card
-from ups_server.data.pdebench.reading import PdebenchSource
+from ups_server.data.formats import hdf5
+from ups_server.data.formats.base import Format, Given
+from ups_server.data.formats.pdebench import batched, grouped, single
+from ups_server.data.formats.pdebench.card import BATCHED, GROUPED, SINGLE, Card
+from ups_server.data.formats.pdebench.reading import PdebenchSource
 from ups_server.errors import UserError
 
-Reader = Callable[[Path, h5py.File, str | None, Mapping[str, float] | None, Card | None], PdebenchSource]
+Reader = Callable[[Path, h5py.File, Given, Card | None], PdebenchSource]
 
 LAYOUTS: tuple[tuple[Callable[[h5py.File], bool], Reader], ...] = (
     (batched.matches, batched.BatchedFile),
@@ -27,9 +28,21 @@ READERS: Mapping[str, Reader] = {
 }
 
 
-def open_pdebench(
-    path: Path, family: str | None, coefficients: Mapping[str, float] | None, card: Card | None = None
-) -> PdebenchSource:
+class PdebenchFormat(Format):
+    """Any of the layouts. It takes every file that no other format takes: what is no HDF5 at all says so itself."""
+
+    name = "pdebench"
+    hdf5 = True
+    names_axes = False
+
+    def matches(self, path: Path, first: bytes) -> bool:
+        return path.is_file()
+
+    def open(self, path: Path, given: Given) -> PdebenchSource:
+        return open_pdebench(path, given)
+
+
+def open_pdebench(path: Path, given: Given, card: Card | None = None) -> PdebenchSource:
     """Open a file in any of PDEBench's layouts, recognised by structure.
 
     Args:
@@ -41,7 +54,7 @@ def open_pdebench(
     file = hdf5.open_file(path)
     try:
         reader = _reader(path, file) if card is None else READERS[card.layout]
-        return reader(path, file, family, coefficients, card)
+        return reader(path, file, given, card)
     except BaseException:
         file.close()
         raise

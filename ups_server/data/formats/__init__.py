@@ -1,0 +1,149 @@
+"""Formats of trajectory files: one module each, which reads, writes or does both.
+
+A format is found by what a file is, never by its suffix: the first of `formats()` that matches opens it. Other packages
+add formats by entry points of the group `ups_server.formats`, each of which names a `Format`; theirs are asked first.
+"""
+
+import inspect
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache, partial
+from pathlib import Path
+from typing import TypeVar
+
+from ups_server.data.composed import Concat
+from ups_server.data.formats.base import Format, Given
+from ups_server.data.formats.foreign import FIRST_BYTES
+from ups_server.data.source import TrajectorySource
+from ups_server.data.store import MANIFEST, PLAN, Store
+from ups_server.errors import UserError
+from ups_server.plugins import broken_plugin, load_plugin, plugins
+
+__all__ = ["Format", "Given", "format_of", "formats", "is_hdf5", "matching", "open_content", "open_source"]
+
+
+FORMATS = "ups_server.formats"
+"""The group of entry points."""
+
+Kind = TypeVar("Kind")
+
+logger = logging.getLogger(__name__)
+
+
+class StoreFormat(Format):
+    """A folder that is a store, or is becoming one."""
+
+    name = "store"
+
+    def matches(self, path: Path, first: bytes) -> bool:
+        return any((path / name).is_file() for name in (MANIFEST, PLAN))
+
+    def open(self, path: Path, given: Given) -> Store:
+        store = Store.open(path)
+        if given.family is not None and given.family != store.family:
+            raise UserError(
+                "family_mismatch", f"{path.name} holds another family", got=given.family, expected=store.family
+            )
+        return store
+
+
+@cache
+def formats() -> tuple[Format, ...]:
+    """All formats that are read, in the order in which they are asked; the last takes every other file."""
+    from ups_server.data.formats.netcdf import NetcdfFormat
+    from ups_server.data.formats.npz import NpzFormat
+    from ups_server.data.formats.pdebench import PdebenchFormat
+    from ups_server.data.formats.zarr import ZarrFormat
+
+    built_in: tuple[Format, ...] = (ZarrFormat(), StoreFormat(), NpzFormat(), NetcdfFormat(), PdebenchFormat())
+    return (*_added(FORMATS, Format, [found.name for found in built_in]), *built_in)
+
+
+def _added(group: str, kind: type[Kind], taken: Iterable[str]) -> Iterator[Kind]:
+    """What other packages register; the log says what is wrong with those that cannot be used."""
+    for entry in plugins(group, frozenset(taken)).values():
+        try:
+            found = load_plugin(entry)
+            if not (inspect.isclass(found) and issubclass(found, kind) and not inspect.isabstract(found)):
+                raise broken_plugin(entry, repr(found), f"a complete subclass of {kind.__module__}.{kind.__name__}")
+            yield found()
+        except UserError as error:
+            logger.warning("left out: %s", error)
+
+
+def format_of(path: Path) -> Format:
+    """The format of a file or folder.
+
+    Raises:
+        UserError: ``unknown_layout`` for a folder of something else.
+    """
+    first = _first_bytes(path)
+    for candidate in formats():
+        if candidate.matches(path, first):
+            return candidate
+    raise UserError(
+        "unknown_layout",
+        f"{path.name} is a folder, but neither a store nor Zarr",
+        hint=f'its files are read as one by a pattern, such as "{path.name}/*.h5"',
+    )
+
+
+def is_hdf5(path: Path) -> bool:
+    """Is the file to be read as HDF5? Its structure is not looked at: only first bytes, or a plug-in, say no."""
+    first = _first_bytes(path)
+    return not any(candidate.matches(path, first) for candidate in formats() if not candidate.hdf5)
+
+
+def _first_bytes(path: Path) -> bytes:
+    if path.is_dir():
+        return b""
+    with path.open("rb") as stream:
+        return stream.read(FIRST_BYTES)
+
+
+def open_source(
+    path: str | os.PathLike[str], family: str | None = None, coefficients: Mapping[str, float] | None = None
+) -> TrajectorySource:
+    """Open a file or store of trajectories, or several files as one by a pattern such as `ns_incom_*.h5`.
+
+    The layout is recognised by its structure; the family is what the user, the file's attributes and its name say,
+    which must agree with one another and with the structure.
+
+    Args:
+        family: its id, needed where the file does not say.
+        coefficients: needed where the file does not say.
+
+    Raises:
+        UserError: one clear sentence about what is missing, contradictory or broken.
+    """
+    file = Path(path)
+    if file.exists():
+        return open_content(file, family, coefficients)
+    found = matching(file)
+    if not found:
+        raise UserError("not_found", f"there is no file {file}")
+    return Concat([partial(open_source, part, family, coefficients) for part in found])
+
+
+def open_content(
+    path: Path, family: str | None = None, coefficients: Mapping[str, float] | None = None
+) -> TrajectorySource:
+    """Open one file or folder: its content, not its suffix, says how it is read.
+
+    Raises:
+        UserError: as `open_source`.
+    """
+    return format_of(path).open(path, Given(family, coefficients or {}))
+
+
+def matching(pattern: Path) -> list[Path]:
+    """The files whose name fits a pattern with `*`, in the order of the numbers in their names."""
+    if "*" not in pattern.name or not pattern.parent.is_dir():
+        return []
+    return sorted(pattern.parent.glob(pattern.name), key=_natural)
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    return [(int(part or 0), text) for text, part in re.findall(r"([^0-9]*)([0-9]*)", path.name)]

@@ -2,6 +2,32 @@
 
 from ups_server.client.asynchronous import AsyncClient
 from ups_server.client.blocking import Client
-from ups_server.client.rollouts import Step
+from ups_server.client.messages import (
+    CheckpointDocument,
+    Document,
+    EquationDocument,
+    FamilyDocument,
+    FileDocument,
+    JobDocument,
+    KeyDocument,
+    ModelDocument,
+    ReportDocument,
+    ServerEvent,
+    Step,
+)
 
-__all__ = ["AsyncClient", "Client", "Step"]
+__all__ = [
+    "AsyncClient",
+    "CheckpointDocument",
+    "Client",
+    "Document",
+    "EquationDocument",
+    "FamilyDocument",
+    "FileDocument",
+    "JobDocument",
+    "KeyDocument",
+    "ModelDocument",
+    "ReportDocument",
+    "ServerEvent",
+    "Step",
+]

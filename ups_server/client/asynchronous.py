@@ -8,11 +8,25 @@ from types import TracebackType
 from typing import Any, Concatenate, Self
 
 import httpx
+from httpx_sse import EventSource
 
-from ups_server.client import catalogue, files, jobs, rollouts
-from ups_server.client.connection import DEFAULT_URL, TIMEOUT_S, connection
-from ups_server.client.listening import ItemT, Listening
-from ups_server.client.operation import Ask, Effect, Operation, P, Pause, T, Work, advance, described
+from ups_server.client import operations
+from ups_server.client.exchange import (
+    DEFAULT_URL,
+    TIMEOUT_S,
+    Ask,
+    Effect,
+    EventStream,
+    ItemT,
+    Operation,
+    P,
+    Pause,
+    T,
+    Work,
+    advance,
+    connection,
+    described,
+)
 
 
 def awaiting(
@@ -28,14 +42,14 @@ def awaiting(
 
 
 def iterating(
-    listening: Callable[P, Listening[ItemT]],
+    stream: Callable[P, EventStream[ItemT]],
 ) -> "Callable[Concatenate[AsyncClient, P], AsyncGenerator[ItemT]]":
-    """The method that yields what is heard."""
+    """The method that yields the items of a stream."""
 
     def method(client: "AsyncClient", /, *arguments: P.args, **named: P.kwargs) -> AsyncGenerator[ItemT]:
-        return client._hear(listening(*arguments, **named))
+        return client._iterate(stream(*arguments, **named))
 
-    described(method, listening)
+    described(method, stream)
     return method
 
 
@@ -73,39 +87,39 @@ class AsyncClient:
             self._blocking.close()
         await self._http.aclose()
 
-    families = awaiting(catalogue.families)
-    family = awaiting(catalogue.family)
-    equation = awaiting(catalogue.equation)
-    models = awaiting(catalogue.models)
-    model = awaiting(catalogue.model)
-    delete_model = awaiting(catalogue.delete_model)
-    current_key = awaiting(catalogue.current_key)
+    families = awaiting(operations.families)
+    family = awaiting(operations.family)
+    equation = awaiting(operations.equation)
+    models = awaiting(operations.models)
+    model = awaiting(operations.model)
+    delete_model = awaiting(operations.delete_model)
+    current_key = awaiting(operations.current_key)
 
-    rollout = awaiting(rollouts.rollout)
-    super_resolution = awaiting(rollouts.super_resolution)
-    stream = iterating(rollouts.stream)
-    stream_events = iterating(rollouts.stream_events)
-    submit = awaiting(rollouts.submit)
-    result = awaiting(rollouts.result)
-    download = awaiting(rollouts.download)
-    delete_rollout = awaiting(rollouts.delete_rollout)
+    rollout = awaiting(operations.rollout)
+    super_resolution = awaiting(operations.super_resolution)
+    stream = iterating(operations.stream)
+    stream_events = iterating(operations.stream_events)
+    submit = awaiting(operations.submit)
+    result = awaiting(operations.result)
+    download = awaiting(operations.download)
+    delete_rollout = awaiting(operations.delete_rollout)
 
-    upload = awaiting(files.upload)
-    examined_file = awaiting(files.examined_file)
-    file = awaiting(files.file)
-    preview = awaiting(files.preview)
-    declare = awaiting(files.declare)
-    delete_file = awaiting(files.delete_file)
-    files = awaiting(files.files)
+    upload = awaiting(operations.upload)
+    examined_file = awaiting(operations.examined_file)
+    file = awaiting(operations.file)
+    preview = awaiting(operations.preview)
+    declare = awaiting(operations.declare)
+    delete_file = awaiting(operations.delete_file)
+    files = awaiting(operations.files)
 
-    evaluate = awaiting(jobs.evaluate)
-    fine_tune = awaiting(jobs.fine_tune)
-    job = awaiting(jobs.job)
-    follow = iterating(jobs.follow)
-    checkpoints = awaiting(jobs.checkpoints)
-    cancel = awaiting(jobs.cancel)
-    resume = awaiting(jobs.resume)
-    jobs = awaiting(jobs.jobs)
+    evaluate = awaiting(operations.evaluate)
+    fine_tune = awaiting(operations.fine_tune)
+    job = awaiting(operations.job)
+    follow = iterating(operations.follow)
+    checkpoints = awaiting(operations.checkpoints)
+    cancel = awaiting(operations.cancel)
+    resume = awaiting(operations.resume)
+    jobs = awaiting(operations.jobs)
 
     @cached_property
     def _blocking(self) -> httpx.Client:
@@ -153,19 +167,20 @@ class AsyncClient:
                 await response.aread()
         return response
 
-    async def _hear(self, listening: Listening[ItemT]) -> AsyncGenerator[ItemT]:
-        while not listening.ended:
+    async def _iterate(self, stream: EventStream[ItemT]) -> AsyncGenerator[ItemT]:
+        while not stream.ended:
             broken: httpx.TransportError | None = None
-            async with aclosing(await self._run(listening.connect())) as response:
+            async with aclosing(await self._run(stream.connect())) as response:
                 try:
-                    async for line in response.aiter_lines():
-                        for item in listening.read(line):
-                            yield item
-                        if listening.ended:
-                            return
+                    async with aclosing(EventSource(response).aiter_sse()) as events:
+                        async for event in events:
+                            for item in stream.read(event):
+                                yield item
+                            if stream.ended:
+                                return
                 except httpx.TransportError as error:
                     broken = error
-            await self._run(listening.left(broken))
+            await self._run(stream.disconnected(broken))
 
 
 async def _passed_on(parts: Iterable[bytes]) -> AsyncIterator[bytes]:

@@ -7,11 +7,25 @@ from types import TracebackType
 from typing import Any, Concatenate, Self
 
 import httpx
+from httpx_sse import EventSource
 
-from ups_server.client import catalogue, files, jobs, rollouts
-from ups_server.client.connection import DEFAULT_URL, TIMEOUT_S, connection
-from ups_server.client.listening import ItemT, Listening
-from ups_server.client.operation import Ask, Effect, Operation, P, Pause, T, Work, advance, described
+from ups_server.client import operations
+from ups_server.client.exchange import (
+    DEFAULT_URL,
+    TIMEOUT_S,
+    Ask,
+    Effect,
+    EventStream,
+    ItemT,
+    Operation,
+    P,
+    Pause,
+    T,
+    Work,
+    advance,
+    connection,
+    described,
+)
 
 
 def waiting(operation: Callable[P, Operation[T]]) -> "Callable[Concatenate[Client, P], T]":
@@ -24,13 +38,13 @@ def waiting(operation: Callable[P, Operation[T]]) -> "Callable[Concatenate[Clien
     return method
 
 
-def iterating(listening: Callable[P, Listening[ItemT]]) -> "Callable[Concatenate[Client, P], Generator[ItemT]]":
-    """The method that yields what is heard."""
+def iterating(stream: Callable[P, EventStream[ItemT]]) -> "Callable[Concatenate[Client, P], Generator[ItemT]]":
+    """The method that yields the items of a stream."""
 
     def method(client: "Client", /, *arguments: P.args, **named: P.kwargs) -> Generator[ItemT]:
-        return client._hear(listening(*arguments, **named))
+        return client._iterate(stream(*arguments, **named))
 
-    described(method, listening)
+    described(method, stream)
     return method
 
 
@@ -63,39 +77,39 @@ class Client:
     def close(self) -> None:
         self._http.close()
 
-    families = waiting(catalogue.families)
-    family = waiting(catalogue.family)
-    equation = waiting(catalogue.equation)
-    models = waiting(catalogue.models)
-    model = waiting(catalogue.model)
-    delete_model = waiting(catalogue.delete_model)
-    current_key = waiting(catalogue.current_key)
+    families = waiting(operations.families)
+    family = waiting(operations.family)
+    equation = waiting(operations.equation)
+    models = waiting(operations.models)
+    model = waiting(operations.model)
+    delete_model = waiting(operations.delete_model)
+    current_key = waiting(operations.current_key)
 
-    rollout = waiting(rollouts.rollout)
-    super_resolution = waiting(rollouts.super_resolution)
-    stream = iterating(rollouts.stream)
-    stream_events = iterating(rollouts.stream_events)
-    submit = waiting(rollouts.submit)
-    result = waiting(rollouts.result)
-    download = waiting(rollouts.download)
-    delete_rollout = waiting(rollouts.delete_rollout)
+    rollout = waiting(operations.rollout)
+    super_resolution = waiting(operations.super_resolution)
+    stream = iterating(operations.stream)
+    stream_events = iterating(operations.stream_events)
+    submit = waiting(operations.submit)
+    result = waiting(operations.result)
+    download = waiting(operations.download)
+    delete_rollout = waiting(operations.delete_rollout)
 
-    upload = waiting(files.upload)
-    examined_file = waiting(files.examined_file)
-    file = waiting(files.file)
-    preview = waiting(files.preview)
-    declare = waiting(files.declare)
-    delete_file = waiting(files.delete_file)
-    files = waiting(files.files)
+    upload = waiting(operations.upload)
+    examined_file = waiting(operations.examined_file)
+    file = waiting(operations.file)
+    preview = waiting(operations.preview)
+    declare = waiting(operations.declare)
+    delete_file = waiting(operations.delete_file)
+    files = waiting(operations.files)
 
-    evaluate = waiting(jobs.evaluate)
-    fine_tune = waiting(jobs.fine_tune)
-    job = waiting(jobs.job)
-    follow = iterating(jobs.follow)
-    checkpoints = waiting(jobs.checkpoints)
-    cancel = waiting(jobs.cancel)
-    resume = waiting(jobs.resume)
-    jobs = waiting(jobs.jobs)
+    evaluate = waiting(operations.evaluate)
+    fine_tune = waiting(operations.fine_tune)
+    job = waiting(operations.job)
+    follow = iterating(operations.follow)
+    checkpoints = waiting(operations.checkpoints)
+    cancel = waiting(operations.cancel)
+    resume = waiting(operations.resume)
+    jobs = waiting(operations.jobs)
 
     def _run(self, operation: Operation[T]) -> T:
         outcome: Any = None
@@ -136,15 +150,15 @@ class Client:
                 response.read()
         return response
 
-    def _hear(self, listening: Listening[ItemT]) -> Generator[ItemT]:
-        while not listening.ended:
+    def _iterate(self, stream: EventStream[ItemT]) -> Generator[ItemT]:
+        while not stream.ended:
             broken: httpx.TransportError | None = None
-            with closing(self._run(listening.connect())) as response:
+            with closing(self._run(stream.connect())) as response:
                 try:
-                    for line in response.iter_lines():
-                        yield from listening.read(line)
-                        if listening.ended:
+                    for event in EventSource(response).iter_sse():
+                        yield from stream.read(event)
+                        if stream.ended:
                             return
                 except httpx.TransportError as error:
                     broken = error
-            self._run(listening.left(broken))
+            self._run(stream.disconnected(broken))

@@ -1,23 +1,32 @@
-"""What the clients do, apart from how: an operation is a generator that yields what is to happen and gets its outcome.
+"""How the clients talk to the service: an operation is a generator that yields what is to happen and gets its outcome.
 
-A client, blocking or not, has it happen. Whatever is decided between two requests, repeating one included, stands in
-operations alone.
+A client, blocking or not, has it happen. Whatever is decided between two requests, repeating one included, is written
+in operations alone, and so is where a stream of events goes on after its connection broke.
 """
 
 import inspect
 import json
-from collections.abc import Callable, Generator, Iterable, Mapping
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, get_args
+from typing import Any, Generic, ParamSpec, TypeVar, Unpack, get_args, get_origin, get_type_hints
+from urllib.parse import quote
 
 import httpx
+from httpx_sse import ServerSentEvent
 
-from ups_server.client.problems import check
+from ups_server.client.messages import Document, ServerEvent
+from ups_server.errors import UserError
 
 P = ParamSpec("P")
 T = TypeVar("T")
+ItemT = TypeVar("ItemT")
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+TIMEOUT_S = 600.0
 
 RETRIES = 3
 """Repetitions of a request whose connection fails, or that the service asks to send again."""
@@ -127,15 +136,80 @@ def pause_s(failures: int) -> float:
     return float(min(0.1 * 2**failures, LONGEST_PAUSE_S))
 
 
+class EventStream(ABC, Generic[ItemT]):
+    """Server-sent events as items of type T, over one connection after another, until `ended`."""
+
+    def __init__(self) -> None:
+        self.ended = False
+
+    @abstractmethod
+    def connect(self) -> Operation[httpx.Response]:
+        """Opens a connection; the body of the response is still to be read."""
+
+    @abstractmethod
+    def items(self, event: ServerEvent) -> Iterator[ItemT]:
+        """What an event is to the caller. Sets `ended` with the last one."""
+
+    @abstractmethod
+    def disconnected(self, error: httpx.TransportError | None) -> Operation[None]:
+        """A connection is over, by an error or without. Sets `ended`, raises, or does nothing: then connect again."""
+
+    def read(self, event: ServerSentEvent) -> Iterator[ItemT]:
+        """The items of an event as it came."""
+        if event.data:  # none: a comment that keeps the connection open
+            yield from self.items(ServerEvent(event.event, Document(json.loads(event.data))))
+
+
+def segment(identifier: str) -> str:
+    """An id as one part of a path."""
+    return quote(identifier, safe="")
+
+
+def check(response: httpx.Response) -> None:
+    """Raises the UserError of a problem document, or httpx.HTTPStatusError for anything else that failed."""
+    if not response.is_error:
+        return
+    if response.headers.get("content-type", "").startswith("application/problem+json"):
+        raise user_error(response.json())
+    response.raise_for_status()
+
+
+def user_error(problem: dict[str, Any]) -> UserError:
+    return UserError(
+        problem["code"],
+        problem["detail"],
+        got=problem.get("got"),
+        expected=problem.get("expected"),
+        hint=problem.get("hint"),
+    )
+
+
+def connection(base_url: str, timeout: float, key: str | None) -> dict[str, Any]:
+    """Arguments of httpx's clients; without a key, that of the environment variable UPS_KEY."""
+    key = key or os.environ.get("UPS_KEY")
+    headers = {} if not key else {"Authorization": f"Bearer {key}"}
+    return {"base_url": base_url, "timeout": timeout, "headers": headers}
+
+
 def described(method: Callable[..., Any], source: Callable[..., Any]) -> None:
-    """Gives a client's method the name, the documentation and the arguments of what it does."""
+    """Gives a client's method the name, the documentation and the arguments of what it does, one by one."""
     signature = inspect.signature(source)
     own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     value = get_args(signature.return_annotation)[-1]
     wraps(source)(method)
     method.__dict__["__signature__"] = signature.replace(
-        parameters=[own, *signature.parameters.values()], return_annotation=getattr(value, "__forward_arg__", value)
+        parameters=[own, *(named for given in signature.parameters.values() for named in _spelled_out(given))],
+        return_annotation=getattr(value, "__forward_arg__", value),
     )
+
+
+def _spelled_out(parameter: inspect.Parameter) -> Iterator[inspect.Parameter]:
+    """The parameters that a typed dictionary of options stands for; any other parameter as it is."""
+    if get_origin(parameter.annotation) is not Unpack:
+        yield parameter
+        return
+    for name, kind in get_type_hints(get_args(parameter.annotation)[0]).items():
+        yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
 
 
 def _asked_to_wait_s(response: httpx.Response) -> float | None:

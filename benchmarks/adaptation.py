@@ -37,7 +37,7 @@ from ups_server.model.checkpoint import WEIGHTS_FILE, create, save_pretrained
 from ups_server.model.config import FNO, UPSConfig
 from ups_server.model.lora import digest
 from ups_server.pde import family
-from ups_server.solvers.load import choose_device, model_folder
+from ups_server.solvers.registry import choose_device, model_folder
 from ups_server.train.adapt import Adaptation, Interrupted, Place
 from ups_server.train.dataset import held, make_card
 from ups_server.train.few_shot import AdaptationSettings, FewShotData

@@ -255,7 +255,7 @@ def tree_of(revision: str) -> Iterator[Path]:
 
 def measured(case: Case, model: str, tree: Path | None) -> Row:
     from ups_server.pde import Grid, family
-    from ups_server.solvers.load import load
+    from ups_server.solvers.registry import load
     from ups_server.solvers.solver import Problem
 
     entry, count = family(case.family), case.trajectories

@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from ups_server.allocation import keep_freed_memory
 from ups_server.data.statistics import FamilyStatistics
 from ups_server.model.checkpoint import create
 from ups_server.model.conditioning import conditions
@@ -25,6 +24,7 @@ from ups_server.model.context import Context
 from ups_server.model.operator import Operator
 from ups_server.model.superspace import nrmse
 from ups_server.pde import family
+from ups_server.processes import keep_freed_memory
 
 GOAL = 20.0
 

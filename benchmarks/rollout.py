@@ -22,11 +22,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from ups_server.allocation import keep_freed_memory
 from ups_server.catalog import Catalog
 from ups_server.model.checkpoint import create
 from ups_server.model.config import PRESETS
 from ups_server.pde import Grid, family
+from ups_server.processes import keep_freed_memory
 from ups_server.solvers.classical import Numerical
 from ups_server.solvers.neural import UPSSolver, load_neural
 from ups_server.solvers.solver import Frames, Problem, Session

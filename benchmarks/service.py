@@ -44,7 +44,7 @@ from benchmarks.load import fairness, load_test
 from ups_server.catalog import Catalog
 from ups_server.rollout.plan import Plan, plan
 from ups_server.settings import Settings
-from ups_server.solvers.load import load
+from ups_server.solvers.registry import load
 from ups_server.solvers.solver import BatchedSession, Solver
 from ups_server.specs import RolloutRequest
 from ups_server.tensors import SAFETENSORS

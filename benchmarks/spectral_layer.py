@@ -19,7 +19,6 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from benchmarks.lifting import burgers_card, training_step
-from ups_server.allocation import keep_freed_memory
 from ups_server.model.checkpoint import create
 from ups_server.model.conditioning import conditions
 from ups_server.model.config import UPS_MINI
@@ -27,6 +26,7 @@ from ups_server.model.context import Context
 from ups_server.model.embedder import SpectralConv
 from ups_server.model.operator import Operator
 from ups_server.pde import family
+from ups_server.processes import keep_freed_memory
 
 
 class NeuralopAxes(nn.Module):

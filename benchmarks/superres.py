@@ -15,9 +15,10 @@ The first two are given the fine state; the last two tell what of the error is d
 
 import argparse
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import final
 
 import numpy as np
 from rich.console import Console
@@ -29,8 +30,82 @@ from ups_server.pde import BoundaryCondition, Family, Grid, family
 from ups_server.pde.metrics import error_moments, nrmse, nrmse_per_field, nrmse_trajectory, nrmse_trajectory_per_field
 from ups_server.pde.resampling import coarser, resample, subsampled
 from ups_server.solvers.neural import load_neural
-from ups_server.solvers.resampling import Interpolated, ObservedCoarsely
-from ups_server.solvers.solver import Frames, Problem, Solver, rollout
+from ups_server.solvers.solver import Frames, Problem, Session, Solver, rollout
+
+
+@final
+class Interpolated:
+    """The interpolation path: predicts on every so many-th point, `points` an axis, and interpolates the answer."""
+
+    def __init__(self, solver: Solver, points: Sequence[int]) -> None:
+        self.solver = solver
+        self.points = tuple(points)
+        self.name = f"{solver.name} (interpolated from {'x'.join(map(str, points))})"
+
+    def dt(self, family: str) -> float:
+        return self.solver.dt(family)
+
+    def session(self, problem: Problem, initial: Frames, static: Frames | None = None) -> Session:
+        """A rollout on the coarse grid; every state is interpolated as it is asked for.
+
+        Raises:
+            UserError: ``resolution_mismatch``, and what the solver raises.
+        """
+        coarse, strides = self._coarse(problem)
+        fixed = None if static is None else subsampled(static, strides)
+        return _InterpolatedSession(self.solver.session(coarse, subsampled(initial, strides), fixed), coarse, problem)
+
+    def one_step(self, problem: Problem, truth: Frames, static: Frames | None = None) -> Frames | None:
+        coarse, strides = self._coarse(problem)
+        fixed = None if static is None else subsampled(static, strides)
+        predicted = self.solver.one_step(coarse, subsampled(truth, strides), fixed)
+        if predicted is None:
+            return None
+        flat = predicted.reshape(-1, *predicted.shape[2:])
+        fine = resample(flat, coarse.grid, problem.grid, problem.boundary)
+        return fine.reshape(*predicted.shape[:2], *fine.shape[1:])
+
+    def _coarse(self, problem: Problem) -> tuple[Problem, tuple[int, ...]]:
+        grid, strides = coarser(problem.grid, self.points)
+        return replace(problem, grid=grid), strides
+
+
+class _InterpolatedSession:
+    def __init__(self, session: Session, coarse: Problem, fine: Problem) -> None:
+        self._session, self._coarse, self._fine = session, coarse, fine
+
+    def step(self) -> Frames:
+        return resample(self._session.step(), self._coarse.grid, self._fine.grid, self._fine.boundary)
+
+
+@final
+class ObservedCoarsely:
+    """The resolution-free path where only every so many-th point was observed: those, interpolated, are the input."""
+
+    def __init__(self, solver: Solver, points: Sequence[int]) -> None:
+        self.solver = solver
+        self.points = tuple(points)
+        self.name = f"{solver.name} (observed at {'x'.join(map(str, points))})"
+
+    def dt(self, family: str) -> float:
+        return self.solver.dt(family)
+
+    def session(self, problem: Problem, initial: Frames, static: Frames | None = None) -> Session:
+        """A rollout on the fine grid from what the coarse points show of `initial`.
+
+        Raises:
+            UserError: ``resolution_mismatch``, and what the solver raises.
+        """
+        return self.solver.session(problem, self._seen(problem, initial), static)
+
+    def one_step(self, problem: Problem, truth: Frames, static: Frames | None = None) -> Frames | None:
+        flat = self._seen(problem, truth.reshape(-1, *truth.shape[2:]))
+        return self.solver.one_step(problem, flat.reshape(truth.shape), static)
+
+    def _seen(self, problem: Problem, states: Frames) -> Frames:
+        grid, strides = coarser(problem.grid, self.points)
+        return resample(subsampled(states, strides), grid, problem.grid, problem.boundary)
+
 
 SEED = 7_100_001
 FINEST = {1: 1024, 2: 256}

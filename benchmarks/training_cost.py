@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ups_server.align import ALIGNMENTS
-from ups_server.allocation import keep_freed_memory
 from ups_server.model.checkpoint import create
+from ups_server.processes import keep_freed_memory
 from ups_server.train.baseline import BASELINES, baseline_config
 from ups_server.train.config import FamilyData, Stage, TrainConfig
 from ups_server.train.dataset import FamilyWindows, prepare

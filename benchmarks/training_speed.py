@@ -21,13 +21,13 @@ from rich.console import Console
 from rich.table import Table
 
 from ups_server.align import ALIGNMENTS
-from ups_server.allocation import keep_freed_memory
 from ups_server.data.build import build_store
 from ups_server.data.simulate import CoefficientDraw
 from ups_server.data.store import Store
 from ups_server.model.checkpoint import create
 from ups_server.model.config import PRESETS
 from ups_server.pde import family
+from ups_server.processes import keep_freed_memory
 from ups_server.train.config import FamilyData, Stage, TrainConfig
 from ups_server.train.dataset import FamilyWindows
 from ups_server.train.loop import StageTrainer

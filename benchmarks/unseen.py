@@ -24,12 +24,11 @@ from rich.progress import track
 
 from benchmarks.scorecard import Case, fresh_file
 from ups_server.data.formats import open_source
-from ups_server.evaluation.input import evaluation_input
+from ups_server.evaluation.evaluate import evaluation_input
 from ups_server.model.config import CoefficientRange
 from ups_server.pde.metrics import error_moments, nrmse, nrmse_trajectory
-from ups_server.solvers.neural import UPSSolver, load_neural
+from ups_server.solvers.neural import UPSSolver, ZeroShotSolver, load_neural
 from ups_server.solvers.solver import Frames, Problem, Solver, rollout
-from ups_server.solvers.zero_shot import ZeroShotSolver
 
 SEED = 11_000_001
 CONTEXT = 4

@@ -5,7 +5,7 @@ import logging
 import subprocess
 import sys
 
-from ups_server.logs import REQUEST_ID, JsonLines, RequestIds, TextLines
+from ups_server.processes import REQUEST_ID, JsonLines, RequestIds, TextLines
 
 
 def record(message: str, **extra: object) -> logging.LogRecord:
@@ -50,7 +50,7 @@ def test_a_line_for_a_person() -> None:
 
 def test_configured_once_for_a_process() -> None:
     program = (
-        "import logging; from ups_server import logs; logs.configure('info', 'json', 'engine');"
+        "import logging; from ups_server.processes import configure_logs; configure_logs('info', 'json', 'engine');"
         "logging.getLogger('x').debug('no'); logging.getLogger('x').info('yes')"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

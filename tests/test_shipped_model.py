@@ -10,7 +10,7 @@ import pytest
 from ups_server.catalog import shipped_folder
 from ups_server.evaluation.evaluate import evaluate
 from ups_server.pde import family
-from ups_server.solvers.load import load
+from ups_server.solvers.registry import load
 from ups_server.solvers.solver import Problem, Solver, rollout
 
 BARS = {

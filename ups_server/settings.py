@@ -10,7 +10,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
 from ups_server.errors import UserError
-from ups_server.logs import LogFormat
+
+LogFormat = Literal["text", "json"]
 
 
 def available_cores() -> int:

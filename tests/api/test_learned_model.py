@@ -14,7 +14,7 @@ from ups_server.model.checkpoint import save_pretrained
 from ups_server.model.config import CoefficientRange
 from ups_server.pde import family
 from ups_server.settings import Settings
-from ups_server.solvers.load import load
+from ups_server.solvers.registry import load
 from ups_server.solvers.solver import Problem
 
 

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from ups_server.errors import UserError
-from ups_server.evaluation import input as evaluation_input
+from ups_server.evaluation import evaluate as evaluation_input
 from ups_server.evaluation.evaluate import evaluate
 from ups_server.evaluation.scores import FileScores, render
 from ups_server.pde import family

@@ -6,7 +6,7 @@ import pytest
 from benchmarks import unseen
 from ups_server.model.config import CoefficientRange
 from ups_server.pde import family
-from ups_server.solvers.load import load
+from ups_server.solvers.registry import load
 from ups_server.solvers.solver import Problem
 
 BETAS = [0.3, 1.1]

@@ -14,8 +14,8 @@ from ups_server.model.conditioning import Conditions, conditions
 from ups_server.model.config import FNO, UPSConfig
 from ups_server.model.operator import UPSModel, control_body, randomise_body
 from ups_server.pde.grid import BoundaryCondition, BoundaryKind
-from ups_server.solvers.load import load
 from ups_server.solvers.neural import load_neural
+from ups_server.solvers.registry import load
 
 PERIODIC = BoundaryCondition.uniform(BoundaryKind.PERIODIC, 1)
 

@@ -14,9 +14,8 @@ from ups_server.model.checkpoint import WEIGHTS_FILE, Checkpoint, from_pretraine
 from ups_server.model.deltas import Delta, deltas_between, row_length
 from ups_server.model.operator import Operator
 from ups_server.pde import Grid, family
-from ups_server.solvers.neural import UPSSession, UPSSolver
+from ups_server.solvers.neural import UPSSession, UPSSolver, ZeroShotSolver
 from ups_server.solvers.solver import Frames, Problem, rollout
-from ups_server.solvers.zero_shot import ZeroShotSolver
 
 MOVED = ("embedder.layers.0.spectral.weights.0", "predictor.bias", "displace.weight")
 FAMILIES = {

@@ -16,7 +16,7 @@ from ups_server.engine.scheduler import Scheduler, StepLimits
 from ups_server.model.checkpoint import save_pretrained
 from ups_server.pde import Grid, families, family
 from ups_server.solvers.limits import Ended, StateLimit
-from ups_server.solvers.load import load
+from ups_server.solvers.registry import load
 from ups_server.solvers.solver import Frames, Problem, Solver
 
 STEPS, POINTS = 6, 16

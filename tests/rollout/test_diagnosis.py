@@ -11,7 +11,7 @@ from ups_server.pde import family
 from ups_server.rollout.diagnostics import Diagnosis
 from ups_server.rollout.flags import FAR
 from ups_server.solvers.limits import Ended
-from ups_server.solvers.load import load
+from ups_server.solvers.registry import load
 from ups_server.solvers.solver import Frames, rollout
 
 

@@ -11,7 +11,7 @@ from ups_server.pde.grid import Array
 from ups_server.pde.solution import Exact, Solution
 from ups_server.solvers import classical
 from ups_server.solvers.classical import Numerical, Persistence
-from ups_server.solvers.load import load
+from ups_server.solvers.registry import load
 from ups_server.solvers.solver import Frames, Problem, rollout
 
 

@@ -16,7 +16,7 @@ from ups_server.model.lead_checkpoint import LeadSystem, load_lead, save_lead
 from ups_server.model.lead_config import LatentConfig, LeadCard, LeadConfig
 from ups_server.pde import Grid, family
 from ups_server.solvers.lead import LeadBatch, LeadSession, LeadSolver
-from ups_server.solvers.load import load
+from ups_server.solvers.registry import load
 from ups_server.solvers.solver import Frames, Problem
 
 LINE = LatentConfig(ndim=1, patches=16, channels=16, blocks=1, modes=6, groups=4, local=4, condition=16)

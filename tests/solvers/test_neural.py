@@ -11,8 +11,8 @@ from ups_server.errors import UserError
 from ups_server.model.checkpoint import save_pretrained
 from ups_server.pde import BoundaryCondition, BoundaryKind, Grid
 from ups_server.pde.resampling import resample
-from ups_server.solvers.load import load
 from ups_server.solvers.neural import UPSSolver
+from ups_server.solvers.registry import load
 from ups_server.solvers.solver import Problem, rollout
 
 PERIODIC = BoundaryCondition.uniform(BoundaryKind.PERIODIC, 1)

@@ -9,8 +9,8 @@ from tests.small_models import SMALL, card, make, write_parent
 from ups_server.errors import UserError
 from ups_server.model.checkpoint import from_pretrained
 from ups_server.pde import Grid, family
+from ups_server.solvers.neural import ZeroShotSolver, typical_increment, unseen_card
 from ups_server.solvers.solver import Frames, Problem, rollout
-from ups_server.solvers.zero_shot import ZeroShotSolver, typical_increment, unseen_card
 
 
 @pytest.fixture(scope="module")

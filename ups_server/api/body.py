@@ -21,10 +21,18 @@ from ups_server.api.service import Service
 from ups_server.errors import UserError
 from ups_server.files.records import UploadRequest
 from ups_server.files.writing import ContentWriter
-from ups_server.json_arrays import count_numbers, find_lists, read_lists
 from ups_server.rollout.resolve import Discretized, check_memory
 from ups_server.specs import RolloutRequest
-from ups_server.tensors import NPZ, SAFETENSORS, Arrays, from_npz, from_safetensors
+from ups_server.tensors import (
+    NPZ,
+    SAFETENSORS,
+    Arrays,
+    count_numbers,
+    find_lists,
+    from_npz,
+    from_safetensors,
+    read_lists,
+)
 
 JSON = "application/json"
 SAFETENSORS_TYPES = (SAFETENSORS, "application/x-safetensors")

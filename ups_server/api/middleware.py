@@ -15,7 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ups_server.api.metrics import RequestMetrics
-from ups_server.logs import REQUEST_ID
+from ups_server.processes import REQUEST_ID
 from ups_server.settings import Settings
 
 logger = logging.getLogger("ups_server.requests")

@@ -17,12 +17,11 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ups_server import logs
 from ups_server.access.keys import KeyStore
-from ups_server.allocation import give_back_freed_memory
 from ups_server.api.app import create_app
 from ups_server.errors import UserError
 from ups_server.jobs.database import data_folder_unusable, make_private, open_database
+from ups_server.processes import configure_logs, give_back_freed_memory
 from ups_server.settings import Settings, is_loopback
 
 logger = logging.getLogger(__name__)
@@ -42,7 +41,7 @@ def serve(settings: Settings, announce: Callable[[str], None] | None = None) -> 
     """
     check_storage(settings)
     check_host(settings)
-    logs.configure(settings.log_level, settings.log_format, "api")
+    configure_logs(settings.log_level, settings.log_format, "api")
     give_back_freed_memory()
     app = create_app(settings)
     most, backlog = shares(raise_descriptors())

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 import typer
 
-from ups_server.allocation import keep_freed_memory
 from ups_server.cli.jobs import open_store
 from ups_server.cli.options import (
     Boundary,
@@ -27,6 +26,7 @@ from ups_server.cli.options import (
 )
 from ups_server.cli.output import print_json, print_line, print_note, progress
 from ups_server.errors import UserError
+from ups_server.processes import keep_freed_memory
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

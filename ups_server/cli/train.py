@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from ups_server.allocation import keep_freed_memory
 from ups_server.cli.options import FileCoefficients, FileFamily, check_file, check_folder, parse_coefficients
 from ups_server.cli.output import Advance, print_json, print_line, print_note, print_table, progress
 from ups_server.errors import UserError
 from ups_server.jobs.spec import AlignmentName, TuningName
+from ups_server.processes import keep_freed_memory
 
 if TYPE_CHECKING:
     from ups_server.data.store import Store
@@ -176,7 +176,7 @@ def _adapt(
 ) -> dict[str, Any]:
     import shutil
 
-    from ups_server.solvers.load import choose_device, model_folder
+    from ups_server.solvers.registry import choose_device, model_folder
     from ups_server.train.adapt import Adaptation, Interrupted, Place, deliver
     from ups_server.train.few_shot import FewShotData
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ups_server.data.source import FrameIndices, RowNumbers, Rows, TrajectorySource
 from ups_server.errors import UserError
-from ups_server.pde.state import Trajectory
+from ups_server.pde.grid import Trajectory
 
 MAX_OPEN = 32
 """Files that a `Concat` keeps open at a time."""

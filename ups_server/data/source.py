@@ -13,8 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ups_server.errors import UserError
 from ups_server.pde.family import Family
-from ups_server.pde.grid import BoundaryCondition, Grid
-from ups_server.pde.state import Trajectory
+from ups_server.pde.grid import BoundaryCondition, Grid, Trajectory
 
 Rows = Sequence[int] | NDArray[np.integer[Any]]
 FrameIndices = slice | Sequence[int] | NDArray[np.integer[Any]]

@@ -33,10 +33,10 @@ from ups_server.engine.engine import (
 )
 from ups_server.engine.process import ProcessOptions
 from ups_server.errors import UserError
+from ups_server.processes import keep_alive
 from ups_server.settings import Settings
 from ups_server.solvers.limits import Ended
 from ups_server.solvers.solver import Frames
-from ups_server.supervision import keep_alive
 
 logger = logging.getLogger(__name__)
 

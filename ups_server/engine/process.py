@@ -20,14 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from ups_server import logs
-from ups_server.allocation import keep_freed_memory
 from ups_server.engine import protocol
 from ups_server.engine.model_cache import ModelCache
 from ups_server.engine.scheduler import Interruption, Scheduler, StepLimits
-from ups_server.logs import LogFormat
-from ups_server.settings import Settings
-from ups_server.solvers.load import choose_device, load
+from ups_server.processes import configure_logs, keep_freed_memory
+from ups_server.settings import LogFormat, Settings
+from ups_server.solvers.registry import choose_device, load
 from ups_server.solvers.solver import Frames
 
 logger = logging.getLogger("ups_server.engine")
@@ -139,7 +137,7 @@ def main() -> None:
     descriptor, document = sys.argv[1:]
     options = ProcessOptions(**json.loads(document))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the API's; this process ends when the connection does
-    logs.configure(options.log_level, options.log_format, "engine")
+    configure_logs(options.log_level, options.log_format, "engine")
     try:
         run(socket.socket(fileno=int(descriptor)), options)
     except ConnectionError:

@@ -1,27 +1,245 @@
 """Evaluation of a solver on files: teacher-forced one-step and full rollout, with persistence beside both.
 
-Trajectories are read, predicted and reduced to the moments of their errors in batches; memory does not grow with the
-number of trajectories.
+Trajectories are read (frames dt apart, every so many points, the first so many rows), predicted and reduced to the
+moments of their errors in batches; memory does not grow with the number of trajectories.
+
+The predictions file holds what was predicted beside the truth, so that anyone can recompute the scores. HDF5. With one
+input file the datasets lie at the root, with several each has a group of the file's name: `truth` and `rollout`
+(N, T, X..., C), `one_step` (N, T-1, X..., C; absent where it is not defined), float32 in physical units, and `rows`
+(N), the numbers of the trajectories in their file; `rollout[:, 0]` is the given state, `one_step[:, t]` predicts
+`truth[:, t + 1]` from `truth[:, t]`. Attributes: `fields`, `dt`, `family`, `coefficients` (JSON), `model`, `file`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ups_server.data.formats import open_source
 from ups_server.data.scan import usable
 from ups_server.data.source import TrajectorySource, grouped
 from ups_server.errors import UserError
-from ups_server.evaluation.input import EvaluationInput, evaluation_input
-from ups_server.evaluation.predictions import PredictionsGroup, predictions_file
 from ups_server.evaluation.scores import FileScores, PersistenceScores, one_step_scores, rollout_scores
+from ups_server.pde import Grid, family
 from ups_server.pde.metrics import ErrorMoments, concatenate, error_moments
-from ups_server.solvers.load import load
+from ups_server.solvers.registry import load
 from ups_server.solvers.solver import Frames, Problem, Solver, rollout
+
+PARTIAL = ".part"
+
+
+@dataclass(frozen=True)
+class PredictionsGroup:
+    """The datasets of one input file."""
+
+    group: Any
+    trajectories: int
+
+    def describe(self, attributes: Mapping[str, Any], coefficients: Mapping[str, Any], rows: Sequence[int]) -> None:
+        """Writes the attributes, and the numbers of the trajectories in their file."""
+        self.group["rows"] = list(rows)
+        self.group.attrs.update(attributes)
+        self.group.attrs["coefficients"] = json.dumps(dict(coefficients))
+
+    def write(self, start: int, truth: Frames, rollout: Frames, one_step: Frames | None) -> None:
+        """Writes trajectories `start` … as far as the arrays (B, T, X..., C) go."""
+        for name, values in (("truth", truth), ("rollout", rollout), ("one_step", one_step)):
+            if values is not None:
+                shape = (self.trajectories, *values.shape[1:])
+                dataset = self.group.require_dataset(name, shape, "f4", exact=True)
+                dataset[start : start + len(values)] = values
+
+
+class PredictionsFile:
+    """An open predictions file."""
+
+    def __init__(self, file: Any, paths: Sequence[Path]) -> None:
+        self._file = file
+        self._names = _group_names(paths)
+
+    def group(self, index: int, trajectories: int) -> PredictionsGroup:
+        """The place of the index-th input file."""
+        group = self._file if len(self._names) == 1 else self._file.require_group(self._names[index])
+        return PredictionsGroup(group, trajectories)
+
+
+@contextmanager
+def predictions_file(path: Path | None, inputs: Sequence[Path]) -> Iterator[PredictionsFile | None]:
+    """Opens `path` for writing; the file takes its name only when everything has been written.
+
+    Raises:
+        UserError: ``unwritable_file`` where the folder does not exist or cannot be written.
+    """
+    if path is None:
+        yield None
+        return
+    import h5py
+
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        file = h5py.File(partial, "w")
+    except OSError as error:
+        raise UserError("unwritable_file", f"cannot write {path}", got=str(error)) from error
+    try:
+        with file:
+            yield PredictionsFile(file, inputs)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _group_names(paths: Sequence[Path]) -> list[str]:
+    """One name a file: its own, numbered where several files share it."""
+    names = [path.stem for path in paths]
+    return [name if names.count(name) == 1 else f"{name}-{index}" for index, name in enumerate(names)]
+
+
+BATCH_VALUES = 2**22
+"""Values of the truth read at a time; the scores need about sixty bytes for each."""
+
+DT_TOLERANCE = 1e-3
+"""Relative deviation of dt from whole frames that the rounding of float32 times can explain."""
+
+
+@dataclass(frozen=True)
+class EvaluationInput:
+    """One file as it will be read.
+
+    Attributes:
+        grid: the grid after subsampling by `stride`.
+        frames: the frames dt apart, from the first on.
+        steps: steps of dt from the first frame to the last.
+    """
+
+    path: Path
+    source: TrajectorySource
+    grid: Grid
+    dt: float
+    frames: slice
+    steps: int
+    stride: int
+    trajectories: int
+
+    @property
+    def fields(self) -> list[str]:
+        return list(self.source.fields)
+
+    @property
+    def coefficients(self) -> dict[str, float | list[float]]:
+        """One number where all trajectories share it, else one a trajectory."""
+        table = self.source.coefficients[: self.trajectories]
+        return {
+            name: float(column[0]) if np.all(column == column[0]) else column.tolist()
+            for name, column in zip(self.source.coefficient_names, table.T, strict=True)
+        }
+
+    @property
+    def row_numbers(self) -> list[int]:
+        """The numbers of the trajectories in the file."""
+        numbers: list[int] = self.source.row_numbers.numbers[: self.trajectories].tolist()
+        return numbers
+
+    def batches(self) -> Iterator[range]:
+        """Rows that fit into memory together."""
+        values = (self.steps + 1) * int(np.prod(self.grid.n)) * len(self.fields)
+        size = max(1, BATCH_VALUES // values)
+        for start in range(0, self.trajectories, size):
+            yield range(start, min(start + size, self.trajectories))
+
+    def truth(self, rows: range) -> Frames:
+        """(B, T, X..., C)."""
+        return np.asarray(self.source.read(rows, self.frames, self.stride), dtype=np.float32)
+
+    def static(self, rows: range) -> Frames | None:
+        """(B, X..., S) static fields, None for families without."""
+        if not family(self.source.family).static_fields:
+            return None
+        points = (slice(None, None, self.stride),) * self.grid.ndim
+        fields = (self.source.trajectory(row).static for row in rows)
+        return np.stack([np.asarray(values, dtype=np.float32)[points] for values in fields])
+
+    def problem(self, rows: range) -> Problem:
+        table = self.source.coefficients[rows.start : rows.stop]
+        coefficients = {
+            name: column.tolist() for name, column in zip(self.source.coefficient_names, table.T, strict=True)
+        }
+        return Problem(self.source.family, coefficients, self.grid, self.source.boundary, self.dt)
+
+
+def evaluation_input(
+    source: TrajectorySource,
+    path: Path,
+    solver: Solver,
+    dt: float | None,
+    resolution: int | None,
+    trajectories: int | None,
+) -> EvaluationInput:
+    """Settles what is read of `source`.
+
+    Raises:
+        UserError: ``dt_mismatch``, ``resolution_mismatch``, ``too_few_frames``.
+    """
+    dt = _default_dt(solver, source.family) if dt is None else dt
+    frame_stride = frames_per_step(source.times, dt)
+    stride = 1 if resolution is None else source.grid.stride_to(resolution)
+    return EvaluationInput(
+        path=path,
+        source=source,
+        grid=source.grid.subsample(stride),
+        dt=dt,
+        frames=slice(0, None, frame_stride),
+        steps=(len(source.times) - 1) // frame_stride,
+        stride=stride,
+        trajectories=min(source.n_trajectories, trajectories or source.n_trajectories),
+    )
+
+
+def _default_dt(solver: Solver, family_id: str) -> float:
+    """The solver's step for the family; a family it was not trained on is evaluated at the family's own."""
+    try:
+        return solver.dt(family_id)
+    except UserError as error:
+        if error.code != "family_not_in_model":
+            raise
+        return family(family_id).dt
+
+
+def frames_per_step(times: NDArray[np.float64], dt: float) -> int:
+    """Frames of the file in one step of dt.
+
+    Raises:
+        UserError: ``too_few_frames``, ``dt_mismatch``.
+    """
+    if len(times) < 2:
+        raise UserError("too_few_frames", "an evaluation needs at least two frames", got=len(times))
+    spacing = np.diff(times)
+    frame_dt = float(times[-1] - times[0]) / (len(times) - 1)
+    if not np.allclose(spacing, frame_dt, rtol=DT_TOLERANCE, atol=0):
+        raise UserError(
+            "dt_mismatch",
+            "the frames of the file are not evenly spaced in time",
+            got=f"spacings from {spacing.min():g} to {spacing.max():g}",
+        )
+    stride = round(dt / frame_dt) if np.isfinite(dt) else 0
+    if stride < 1 or abs(dt / frame_dt - stride) > DT_TOLERANCE * stride:
+        raise UserError(
+            "dt_mismatch",
+            "dt is no multiple of the file's frame spacing",
+            got=dt,
+            expected=f"a multiple of {frame_dt:g}",
+        )
+    if stride > len(times) - 1:
+        raise UserError(
+            "too_few_frames", "the file ends before the first step", got=float(times[-1] - times[0]), expected=dt
+        )
+    return stride
+
 
 Progress = Callable[[str, int, int], None]
 """Called with the file's name, the trajectories done and their number."""
@@ -50,7 +268,7 @@ def evaluate(
         body: control of the language model of a model that is loaded here (see `load`).
         family: of the files, where they do not say.
         coefficients: of the files, where they do not say.
-        predictions: HDF5 file to write truth and predictions to (see `solve.predictions`).
+        predictions: HDF5 file to write truth and predictions to, as the module says.
 
     Raises:
         UserError: ``dt_mismatch``, ``resolution_mismatch``, ``too_few_frames``, ``invalid_trajectories``, and what

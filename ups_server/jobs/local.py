@@ -14,8 +14,8 @@ from typing import Any
 from ups_server.jobs.database import PROMPT_S, Database, open_database
 from ups_server.jobs.leases import Leases
 from ups_server.jobs.store import JobStore
+from ups_server.processes import keep_alive
 from ups_server.settings import Settings
-from ups_server.supervision import keep_alive
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from ups_server.catalog import ModelCard, adapted_already
 from ups_server.data.store import Store
 from ups_server.data.windows import frame_stride
 from ups_server.errors import UserError
-from ups_server.evaluation.input import frames_per_step
+from ups_server.evaluation.evaluate import frames_per_step
 from ups_server.files.equations import check_one_equation, model_equation, same_equation, stored_equation
 from ups_server.jobs.context import stored_file
 from ups_server.jobs.spec import EvaluationSpec, FineTuningSpec, TuningName

@@ -15,13 +15,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ups_server import logs
 from ups_server.errors import UserError
 from ups_server.jobs.context import JobContext, Stopped, heartbeats
 from ups_server.jobs.database import open_database
 from ups_server.jobs.leases import Lease, LeaseLost, Leases
 from ups_server.jobs.spec import ROLLOUT
 from ups_server.jobs.tasks import task
+from ups_server.processes import configure_logs
 from ups_server.settings import Settings
 
 logger = logging.getLogger("ups_server.worker")
@@ -117,7 +117,7 @@ def stop_with_input(worker: Worker) -> None:
 def main() -> None:
     (owner,) = sys.argv[1:]
     settings = Settings.model_validate_json(sys.stdin.readline())
-    logs.configure(settings.log_level, settings.log_format, "worker")
+    configure_logs(settings.log_level, settings.log_format, "worker")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     database = open_database(settings.data_dir, settings.database)
     worker = Worker(settings, Leases(database, settings.job_lease_s, settings.job_max_crashes), owner)

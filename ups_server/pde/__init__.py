@@ -3,9 +3,8 @@
 # The first import of a subpackage binds its name here: it comes first, so that `families` ends as the function.
 import ups_server.pde.families  # noqa: F401
 from ups_server.pde.family import Coefficient, Family, Field
-from ups_server.pde.grid import BoundaryCondition, BoundaryKind, Grid
+from ups_server.pde.grid import BoundaryCondition, BoundaryKind, Grid, State, Trajectory
 from ups_server.pde.registry import families, family
-from ups_server.pde.state import State, Trajectory
 
 __all__ = [
     "BoundaryCondition",

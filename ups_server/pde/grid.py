@@ -1,8 +1,8 @@
-"""A box with a uniform grid: where its points lie, and what holds at its sides."""
+"""A box with a uniform grid, what holds at its sides, and states and trajectories that are known at its points."""
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from typing import Any, ClassVar
@@ -216,3 +216,54 @@ class BoundaryCondition:
                 "invalid_boundary", "a boundary is given by axis: KIND, or LOW/HIGH", got=text, expected=known
             )
         return cls.from_names([[axis[0], axis[-1]] for axis in axes])
+
+
+@dataclass(frozen=True)
+class State:
+    """The fields of one family at one time.
+
+    Attributes:
+        values: (X..., C) in physical units, fields in the family's order.
+        static: (X..., S) fields that do not change in time (forcing), or None.
+    """
+
+    family: str
+    values: NDArray[np.floating]
+    time: float
+    grid: Grid
+    boundary: BoundaryCondition
+    coefficients: Mapping[str, float] = field(default_factory=dict)
+    static: NDArray[np.floating] | None = None
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A solution at several times.
+
+    Attributes:
+        values: (T, X..., C) in physical units, fields in the family's order.
+        times: (T,) in the family's time unit.
+        static: (X..., S) or None.
+    """
+
+    family: str
+    values: NDArray[np.floating]
+    times: NDArray[np.float64]
+    grid: Grid
+    boundary: BoundaryCondition
+    coefficients: Mapping[str, float] = field(default_factory=dict)
+    static: NDArray[np.floating] | None = None
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    def __getitem__(self, step: int) -> State:
+        return State(
+            self.family,
+            self.values[step],
+            float(self.times[step]),
+            self.grid,
+            self.boundary,
+            self.coefficients,
+            self.static,
+        )

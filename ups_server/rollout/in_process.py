@@ -12,7 +12,7 @@ from ups_server.rollout.observation import told
 from ups_server.rollout.plan import Plan
 from ups_server.rollout.reference import SOLVER, Level, Reference, compared, comparison_flags
 from ups_server.solvers.limits import Ended, Survivors
-from ups_server.solvers.load import load
+from ups_server.solvers.registry import load
 from ups_server.solvers.solver import Frames, Session
 from ups_server.specs import Comparison, Flag
 

@@ -24,9 +24,8 @@ from ups_server.model.operator import Operator
 from ups_server.model.superspace import check_card
 from ups_server.model.ups import UPS
 from ups_server.pde import family
-from ups_server.solvers.neural import UPSSolver
+from ups_server.solvers.neural import UPSSolver, ZeroShotSolver
 from ups_server.solvers.solver import Solver
-from ups_server.solvers.zero_shot import ZeroShotSolver
 from ups_server.train.config import FamilyData, Stage
 from ups_server.train.dataset import FamilyWindows
 from ups_server.train.few_shot import (

@@ -28,7 +28,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from ups_server.allocation import keep_freed_memory
 from ups_server.data.build import build_store
 from ups_server.data.splits import Split, split_rows
 from ups_server.data.store import Store
@@ -40,6 +39,7 @@ from ups_server.model.lead import LeadModel, Problems, problems
 from ups_server.model.lead_config import LatentConfig
 from ups_server.model.scales import NUMBERS
 from ups_server.pde import Grid, family
+from ups_server.processes import keep_freed_memory
 from ups_server.train.config import FamilyData, Section
 from ups_server.train.dataset import held, store_name
 from ups_server.train.loop import clock

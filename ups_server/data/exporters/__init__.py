@@ -17,9 +17,8 @@ from ups_server.data.exporters.pdebench_file import PdebenchExporter
 from ups_server.data.exporters.safetensors_file import SafetensorsExporter
 from ups_server.errors import UserError
 from ups_server.pde.family import Family
-from ups_server.pde.grid import Grid
+from ups_server.pde.grid import Grid, Trajectory
 from ups_server.pde.registry import family as registered
-from ups_server.pde.state import Trajectory
 
 __all__ = ["EXPORTERS", "FORMATS", "MEDIA_TYPES", "Exporter", "Header", "encode", "export", "format_of"]
 

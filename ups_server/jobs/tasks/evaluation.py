@@ -3,12 +3,12 @@
 from contextlib import closing
 from typing import Any
 
-from ups_server.allocation import keep_freed_memory
 from ups_server.catalog import Catalog
 from ups_server.data.store import Store
 from ups_server.files.equations import declare_stored
 from ups_server.jobs.context import JobContext, stored_file
 from ups_server.jobs.spec import EvaluationSpec
+from ups_server.processes import keep_freed_memory
 
 
 def run(context: JobContext) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def run(context: JobContext) -> dict[str, Any]:
     import torch
 
     from ups_server.evaluation.evaluate import evaluate_source
-    from ups_server.solvers.load import load
+    from ups_server.solvers.registry import load
 
     keep_freed_memory()
     torch.set_num_threads(context.settings.worker_threads)

@@ -5,13 +5,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ups_server.allocation import keep_freed_memory
 from ups_server.catalog import Catalog
 from ups_server.data.store import Store
 from ups_server.errors import UserError
 from ups_server.files.equations import EQUATION_FILE, check_one_equation, declare_stored
 from ups_server.jobs.context import JobContext, Stopped, stored_file
 from ups_server.jobs.spec import FineTuningSpec, tuned_model_id
+from ups_server.processes import keep_freed_memory
 
 if TYPE_CHECKING:
     from ups_server.train.loop import StepReport
@@ -35,7 +35,7 @@ def run(context: JobContext) -> dict[str, Any]:
         check_one_equation(settings.data_dir, spec.training_file, spec.validation_file)
     import torch
 
-    from ups_server.solvers.load import choose_device
+    from ups_server.solvers.registry import choose_device
     from ups_server.train.adapt import Adaptation, Interrupted, Place, deliver
     from ups_server.train.few_shot import AdaptationSettings, FewShotData
     from ups_server.train.loop import Diverged

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from ups_server.allocation import give_back_freed_memory, keep_freed_memory
+from ups_server.processes import give_back_freed_memory, keep_freed_memory
 
 PROGRAM = """
 import resource
@@ -35,13 +35,13 @@ def test_a_process_keeps_what_it_frees_where_it_asks_for_it_and_by_no_import() -
     # 576 MB anew, in pages of 2 MB at most.
     assert faults("") >= 288
     assert faults("import ups_server.model.ups") >= 288
-    assert faults("from ups_server.allocation import keep_freed_memory; keep_freed_memory()") < 50
+    assert faults("from ups_server.processes import keep_freed_memory; keep_freed_memory()") < 50
 
 
 RETAINED = """
 import threading
 import numpy as np
-from ups_server.allocation import give_back_freed_memory
+from ups_server.processes import give_back_freed_memory
 def resident():
     lines = open("/proc/self/status").read().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) // 1024

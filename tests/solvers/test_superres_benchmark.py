@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from benchmarks.superres import Interpolated, ObservedCoarsely
 from ups_server.errors import UserError
 from ups_server.pde import BoundaryCondition, BoundaryKind, Grid
 from ups_server.pde.resampling import coarser, resample, subsampled
 from ups_server.solvers.classical import Numerical, Persistence
-from ups_server.solvers.resampling import Interpolated, ObservedCoarsely
 from ups_server.solvers.solver import Frames, Problem, Solver, rollout
 
 PERIODIC = BoundaryCondition.uniform(BoundaryKind.PERIODIC, 1)

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-import ups_server.json_arrays as reading
+import ups_server.tensors as reading
 from ups_server.errors import UserError
-from ups_server.json_arrays import find_lists, read_lists
+from ups_server.tensors import find_lists, read_lists
 
 SMALL_PIECE = 1000
 

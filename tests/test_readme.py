@@ -1,4 +1,4 @@
-"""The README's blocks do what they say, against a real server."""
+"""The blocks of the README and of the guides do what they say, against a real server."""
 
 import json
 import os
@@ -16,13 +16,27 @@ from tests.serving import serving
 from ups_server.cli.serve import EXAMPLE, curl_line
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 URL = "http://127.0.0.1:8000"
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+MOST_LINES = 150
+"""Of the README: what does not fit is a page of docs/."""
 
 
 def blocks(language: str) -> list[str]:
-    return [text for name, text in BLOCKS if name == language]
+    """Different blocks of all pages, in the order of pages."""
+    found = dict.fromkeys(
+        text
+        for page in PAGES
+        for name, text in re.findall(
+            r"^```(\w+)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+        )
+        if name == language
+    )
+    return list(found)
+
+
+def test_the_readme_is_short() -> None:
+    assert len(PAGES[0].read_text(encoding="utf-8").splitlines()) <= MOST_LINES
 
 
 @pytest.fixture(scope="module")
@@ -68,16 +82,19 @@ def test_python_blocks(block: str, server: str, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", block.replace(URL, server)], check=True, cwd=tmp_path)
 
 
-def test_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (REPOSITORY / target).exists(), target
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
 
 
-def test_named_commands_and_targets_exist() -> None:
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_named_commands_and_targets_exist(page: Path) -> None:
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"`?make ([a-z-]+)`?", README):
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"`make ([a-z-]+)", text):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), f"make {target}"
-    for path in re.findall(r"(?:models|benchmarks|docker)/[\w./-]+\w", README):
+    for path in re.findall(r"(?<![\w/])(?:models|benchmarks|docker)/[\w./-]+\w", text):
         assert (REPOSITORY / path).exists(), path
 
 

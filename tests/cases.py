@@ -17,7 +17,7 @@ from scipy.io import netcdf_file, savemat
 
 from tests.pdebench_files import write
 from ups_server.cli import main
-from ups_server.data.convert import convert
+from ups_server.data.export import convert
 from ups_server.data.formats import open_source
 
 ROWS, FRAMES, POINTS, BETA = 6, 41, 64, 0.4

@@ -7,8 +7,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from ups_server.data.export import write_file
+from ups_server.data.formats.base import Header, InMemory
 from ups_server.data.formats.pdebench.card import CARDS
-from ups_server.data.formats.pdebench.writing import write_pdebench
 from ups_server.pde import Grid
 from ups_server.pde.registry import known_families, known_family
 
@@ -43,11 +44,9 @@ def times_of(name: str) -> NDArray[np.float64]:
 
 def write(path: Path, name: str, grid: Grid | None = None, **coefficients: Any) -> Path:
     equation = known_family(name)
-    values = values_of(name)
     complete = {**equation.complete({}), **coefficients}
-    static = static_of(name)
-    batches = [(values[rows], None if static is None else static[rows]) for rows in (slice(2), slice(2, None))]
-    write_pdebench(path, equation, complete, batches, times_of(name), grid or grid_for(name), COUNT)
+    header = Header(equation, grid or grid_for(name), times_of(name), complete, COUNT)
+    write_file(path, header, InMemory(header, values_of(name), static_of(name)), "hdf5")
     return path
 
 

@@ -10,8 +10,7 @@ import xarray as xr
 
 from tests.pdebench_files import COUNT, FAMILIES, static_of, values_of, write
 from ups_server.cli import main
-from ups_server.data.convert import convert
-from ups_server.data.exporters import export
+from ups_server.data.export import convert, export
 from ups_server.data.formats import open_source
 from ups_server.data.source import TrajectorySource
 from ups_server.errors import UserError

@@ -7,11 +7,13 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tests.pdebench_files import COUNT, FAMILIES, FRAMES, POINTS, grid_for, plain, static_of, times_of, values_of, write
+from ups_server.data.export import write_file
 from ups_server.data.formats import open_source
-from ups_server.data.formats.pdebench.writing import Batch, write_pdebench
-from ups_server.data.source import TrajectorySource, blocks, pieces
+from ups_server.data.formats.base import Header, InMemory
+from ups_server.data.source import FrameIndices, Rows, TrajectorySource, blocks, pieces
 from ups_server.errors import UserError
 from ups_server.pde import Grid, family
 from ups_server.pde.registry import known_family
@@ -150,12 +152,19 @@ def test_rows_of_many_groups_stay_in_order(tmp_path: Path) -> None:
 
 def test_nothing_is_left_of_a_file_that_failed(tmp_path: Path) -> None:
     equation = family("advection")
-    batches: list[Batch] = [(values_of("advection")[:2], None)]
-    grid = equation.default_grid(POINTS)
+    times = np.arange(FRAMES, dtype=np.float64) * 0.01
+    header = Header(equation, equation.default_grid(POINTS), times, {"beta": 1.0}, COUNT)
+
+    class Broken(InMemory):
+        def read(self, rows: Rows, frames: FrameIndices = slice(None)) -> NDArray[np.float32]:
+            raise UserError("unreadable", "the data are damaged")
+
+    for path in ("a.h5", "a.nc", "a.npz", "a.safetensors", "a.json", "a.zarr"):
+        with pytest.raises(UserError) as caught:
+            write_file(tmp_path / path, header, Broken(header, values_of("advection")))
+        assert caught.value.code == "unreadable"
     with pytest.raises(UserError) as caught:
-        write_pdebench(
-            tmp_path / "a.h5", equation, {"beta": 1.0}, batches, np.arange(FRAMES, dtype=np.float64) * 0.01, grid, COUNT
-        )
+        InMemory(header, values_of("advection")[:2])
     assert caught.value.code == "wrong_shape"
     assert not list(tmp_path.iterdir())
 

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from tests.pdebench_files import write
-from ups_server.data.convert import convert
+from ups_server.data.export import convert
 from ups_server.data.formats import open_source
 
 FAMILIES = (

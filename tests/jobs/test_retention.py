@@ -120,7 +120,7 @@ def test_what_nobody_computes_any_more_ends_at_its_last_frame(tmp_path: Path, st
     folder = RolloutFolder(tmp_path, shelf.ordered())
     todo = plan(RolloutRequest.from_json(REQUEST), Catalog(), shelf.settings)
     folder.begin(todo)
-    from ups_server.data.zarr_steps import ZarrSteps
+    from ups_server.data.formats.zarr import ZarrSteps
 
     steps = ZarrSteps(folder.zarr, folder.header())
     for step in (1, 2):

@@ -137,7 +137,7 @@ def test_the_shipped_model_is_calibrated_where_it_is_asked(name: str, tmp_path: 
     for offset in (0.5, 0.5 * 128 / equation.n):
         asked: dict[str, Any] = {"model": "ups-mini", "family": name, "grid": {"offset": [offset] * equation.ndim}}
         todo = planned(tmp_path, catalog, **asked)
-        assert todo.header().document(todo.times())["grid"]["offset"] == [offset] * equation.ndim
+        assert todo.header().document()["grid"]["offset"] == [offset] * equation.ndim
         found = expected_error(todo, todo.n_frames)
         assert found.available is bool(known)
         assert found.reason is None if known else envelopes.withheld[name] in str(found.reason)

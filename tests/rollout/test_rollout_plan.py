@@ -167,7 +167,7 @@ def test_a_sample_is_taken_at_the_points_of_the_request(catalog: Catalog, said: 
     todo = planned(catalog, grid={"n": [128], **said})
     grid = Grid((128,), ((0.0, 1.0),), (offset,))
     assert todo.grid == todo.spec.problem.grid == grid
-    assert todo.header().document(todo.times())["grid"]["offset"] == [offset]
+    assert todo.header().document()["grid"]["offset"] == [offset]
     expected = family("burgers").sample_initial(np.random.default_rng(3), 1, grid)
     np.testing.assert_array_equal(todo.initial, expected.astype(np.float32))
     elsewhere = planned(catalog, grid={"n": [128], "extent": [[1.0, 3.0]], **said})
@@ -178,7 +178,7 @@ def test_nodes_end_on_both_walls(catalog: Catalog) -> None:
     request = {"model": "numerical", "family": "diffusion_sorption", "grid": {"n": [65], "points": "nodes"}}
     todo = planned(catalog, **request)
     np.testing.assert_allclose(todo.grid.axes[0], np.linspace(0.0, 1.0, 65), atol=1e-12)
-    assert todo.header().document(todo.times())["grid"]["closed"] == [True]
+    assert todo.header().document()["grid"]["closed"] == [True]
 
 
 @pytest.mark.parametrize(

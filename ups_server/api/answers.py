@@ -29,9 +29,9 @@ from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 from starlette.types import Receive, Scope, Send
 
 from ups_server.api.problems import problem_document
-from ups_server.data.exporters import MEDIA_TYPES
-from ups_server.data.exporters import encode as export_bytes
-from ups_server.data.exporters.json_text import plain
+from ups_server.data.export import encode as export_bytes
+from ups_server.data.export import media_types
+from ups_server.data.formats.json_text import plain
 from ups_server.engine.engine import Engine, EngineFailure
 from ups_server.errors import UserError
 from ups_server.rollout.observation import Compared, Computed, Observation
@@ -44,7 +44,7 @@ EVENTS = "events"
 
 OFFERED = {
     "application/json": JSON,
-    **{media_type: name for media_type, name in MEDIA_TYPES.items() if name != JSON},
+    **{media_type: name for media_type, name in media_types().items() if name != JSON},
     "application/x-safetensors": "safetensors",
     "application/netcdf": "netcdf",
     "text/event-stream": EVENTS,
@@ -227,7 +227,7 @@ async def _events(observation: Observation, encoding: Encoding) -> AsyncGenerato
                     continue
                 if frames == 0:
                     outline = {} if diagnosis is None else {"diagnostics": diagnosis.outline()}
-                    yield _event("start", {**header.document(header.times), "n_frames": plan.n_frames, **outline})
+                    yield _event("start", {**header.document(), "n_frames": plan.n_frames, **outline})
                 state = await finished(plan, event.values)
                 yield _step(plan, event, state, times[event.index], encoding)
                 frames += 1

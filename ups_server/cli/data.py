@@ -133,11 +133,11 @@ def convert(
     coef: CoefficientOptions = None,
 ) -> None:
     """Copy trajectories into another format: PDEBench HDF5, NetCDF-CF, Zarr or npz."""
-    from ups_server.data.convert import SUFFIXES
-    from ups_server.data.convert import convert as copy
+    from ups_server.data.export import convert as copy
+    from ups_server.data.export import suffixes
     from ups_server.data.formats import open_source
 
-    check_suffix(output, SUFFIXES)
+    check_suffix(output, tuple(suffixes()))
     source = open_source(file, family, parse_coefficients(coef))
     try:
         with progress(source.family) as advance:

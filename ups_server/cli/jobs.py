@@ -99,7 +99,7 @@ def result(
     """Write the result of a rollout that has ended to a file."""
     import shutil
 
-    from ups_server.data.exporters import format_of
+    from ups_server.data.export import exporter_of
     from ups_server.jobs.results import SUFFIXES, Results
     from ups_server.jobs.spec import ROLLOUT
 
@@ -112,7 +112,7 @@ def result(
         )
     with Results(settings_of(data_dir)).reading(job) as folder:
         folder.settle()
-        shutil.copyfile(folder.file(format_of(output)), output)
+        shutil.copyfile(folder.file(exporter_of(output).format), output)
     print_note(f"the result of {job} written to {output}")
 
 

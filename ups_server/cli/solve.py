@@ -101,7 +101,7 @@ def solve(
     as_json: Annotated[bool, typer.Option("--json", help="Print what is said beside the solution as JSON.")] = False,
 ) -> None:
     """Solve one problem and write the trajectory, or a picture of it."""
-    from ups_server.data.exporters import EXPORTERS
+    from ups_server.data.export import suffixes
     from ups_server.pde import family as find
 
     if model is not None and method is not None:
@@ -146,8 +146,7 @@ def solve(
         return
     if output is None:
         raise UserError("invalid_request", "say where the solution goes", expected="--output FILE, or --detach")
-    suffixes = [suffix for exporter in EXPORTERS.values() for suffix in exporter.suffixes]
-    check_suffix(output, (*suffixes, *PICTURES))
+    check_suffix(output, (*suffixes(), *PICTURES))
     catalog, model_id = _find_model(method or model, data_dir)
     own = coefficients if equation is None else {}
     start = None if initial is None else _read(initial, trajectory, chosen, own, resolution)
@@ -333,7 +332,7 @@ def _write(solutions: "list[Trajectory]", output: Path, attributes: Mapping[str,
 
         save_picture(solutions[0], output)
         return
-    from ups_server.data.exporters import export
+    from ups_server.data.export import export
 
     export(solutions if attributes["batched"] else solutions[0], output, attributes=attributes)
 

@@ -212,9 +212,9 @@ def download(job_id: str, path: str | os.PathLike[str]) -> Operation[None]:
     Raises:
         UserError: ``unknown_format``, ``unknown_job``, ``result_not_ready``, ``result_expired``.
     """
-    from ups_server.data.exporters import FORMATS, format_of
+    from ups_server.data.export import media_type_of
 
-    headers = {"Accept": FORMATS[format_of(Path(path))].media_type}
+    headers = {"Accept": media_type_of(Path(path))}
     part = Path(path).with_name(f"{Path(path).name}.part")
     try:
         yield from asked(Ask("GET", f"{_job_path(job_id)}/result", headers=headers, repeatable=True, into=part))
@@ -426,7 +426,7 @@ def delete_file(file_id: str) -> Operation[None]:
 
 
 def _solved(path: str, initial: InitialCondition | None, document: Mapping[str, Any]) -> Operation["xr.Dataset"]:
-    from ups_server.data.exporters.dataset import to_dataset
+    from ups_server.data.formats.netcdf import to_dataset
 
     content, headers = rollout_body(initial, document)
     response = yield from asked(Ask("POST", path, content, {**headers, "Accept": SAFETENSORS}, repeatable=True))

@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ups_server import __version__
+from ups_server.data.export import write_file
+from ups_server.data.formats.base import Header
 from ups_server.data.formats.pdebench.card import card_of
-from ups_server.data.formats.pdebench.writing import boundary_word, write_pdebench
+from ups_server.data.formats.pdebench.writing import PdebenchExporter, boundary_word
 from ups_server.data.simulate import (
-    Batch,
     Draw,
+    Solved,
     complete_draws,
     complete_kinds,
     draws_together,
@@ -26,7 +28,7 @@ from ups_server.data.simulate import (
     solve_rows,
     solve_together,
 )
-from ups_server.data.source import Progress, block_rows
+from ups_server.data.source import Progress
 from ups_server.data.store import MANIFEST, VALUE, GridRecord, Layout, Store
 from ups_server.data.writer import SHARD_BYTES, StoreWriter
 from ups_server.errors import UserError
@@ -126,13 +128,13 @@ def _finished(path: str | os.PathLike[str], layout: Layout, provenance: dict[str
     return store
 
 
-def solved_in_order(solve: Callable[[range], Batch], batches: list[range], workers: int) -> Iterator[Batch]:
+def solved_in_order(solve: Callable[[range], Solved], batches: list[range], workers: int) -> Iterator[Solved]:
     """Solve the batches of rows and yield them in their order; at most one more in flight than there are workers."""
     if workers == 1:
         yield from map(solve, batches)
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        flight: deque[Future[Batch]] = deque()
+        flight: deque[Future[Solved]] = deque()
         for rows in batches:
             flight.append(pool.submit(solve, rows))
             if len(flight) > workers:
@@ -190,11 +192,7 @@ def generate(
         equation, coefficients, count, resolution, seed, rows, batch, progress, frame_dt, t_final, workers, kinds=kinds
     ) as store:
         table = {name: store.coefficients[:, index] for index, name in enumerate(store.coefficient_names)}
-        write_pdebench(path, family, table, _batches(store), times, grid, count, boundary)
+        header = Header(family, grid, times, table, count, boundary=boundary)
+        write_file(path, header, store, PdebenchExporter.format)
     shutil.rmtree(rows)
     return path
-
-
-def _batches(store: Store) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32] | None]]:
-    for rows in block_rows(store):
-        yield store.read(rows), store.read_static(rows)

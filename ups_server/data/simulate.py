@@ -106,7 +106,7 @@ INITIAL, COEFFICIENTS, STATIC, KIND = range(4)
 
 
 @dataclass(frozen=True)
-class Batch:
+class Solved:
     """Solved rows: values (n, T, X..., C), coefficients (n, K) in the family's order, static (n, X..., S) or None."""
 
     values: NDArray[np.float32]
@@ -184,7 +184,7 @@ def solve_rows(
     grid: Grid,
     times: NDArray[np.float64],
     kinds: Mapping[str, float] = MappingProxyType({RAND: 1.0}),
-) -> Batch:
+) -> Solved:
     """Draw and solve the trajectories of `rows` together.
 
     Args:
@@ -211,7 +211,7 @@ def solve_rows(
             f"the reference solution of {family.id} is not finite in row {rows[bad]}",
             got={name: float(column[bad]) for name, column in coefficients.items()},
         )
-    return Batch(values.astype(np.float32), table, None if static is None else static.astype(np.float32))
+    return Solved(values.astype(np.float32), table, None if static is None else static.astype(np.float32))
 
 
 def draw_table(draws: Mapping[str, Draw], seed: int, rows: Sequence[int]) -> NDArray[np.float64]:
@@ -237,7 +237,7 @@ def draws_together(family: Family, draw: Mapping[str, Draw | float]) -> bool:
     return not draw and family.sample_coefficients(np.random.default_rng(0)) is not None
 
 
-def solve_together(family: Family, rows: Sequence[int], seed: int, grid: Grid, times: NDArray[np.float64]) -> Batch:
+def solve_together(family: Family, rows: Sequence[int], seed: int, grid: Grid, times: NDArray[np.float64]) -> Solved:
     """The trajectories of `rows`, each with coefficients of `Family.sample_coefficients`.
 
     Raises:
@@ -256,7 +256,7 @@ def solve_together(family: Family, rows: Sequence[int], seed: int, grid: Grid, t
         raise UserError("solver_diverged", f"no bounded solution of {family.id} was found", got=list(rows))
     statics = [static for _, _, static in found if static is not None]
     table = np.stack([coefficients for coefficients, _, _ in found])
-    return Batch(values.astype(np.float32), table, np.concatenate(statics).astype(np.float32) if statics else None)
+    return Solved(values.astype(np.float32), table, np.concatenate(statics).astype(np.float32) if statics else None)
 
 
 _Row = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64] | None]

@@ -31,6 +31,8 @@ class Readable(Protocol):
     @property
     def fields(self) -> tuple[str, ...]: ...
     @property
+    def static_fields(self) -> tuple[str, ...]: ...
+    @property
     def grid(self) -> Grid: ...
     @property
     def times(self) -> NDArray[np.float64]: ...
@@ -360,7 +362,9 @@ def summary(left_out: Mapping[int, str]) -> list[dict[str, Any]]:
     return [group.model_dump(mode="json") for group in grouped(left_out)]
 
 
-def pieces(source: Readable, bytes_at_most: int = BLOCK_BYTES) -> Iterator[tuple[range, slice, NDArray[np.float32]]]:
+def pieces(
+    source: Readable, bytes_at_most: int = BLOCK_BYTES, progress: Progress | None = None
+) -> Iterator[tuple[range, slice, NDArray[np.float32]]]:
     """All values in order, as (rows, frames, values (n, F, X..., C)) of bounded size, however large a row is.
 
     Rows whole where they fit, else one row in several pieces; both aligned with the file's chunks.
@@ -368,6 +372,16 @@ def pieces(source: Readable, bytes_at_most: int = BLOCK_BYTES) -> Iterator[tuple
     for rows in block_rows(source, bytes_at_most):
         for frames in frame_slices(source, bytes_at_most) if len(rows) == 1 else (slice(0, len(source.times)),):
             yield rows, frames, source.read(rows, frames)
+        if progress is not None:
+            progress(rows.stop, source.n_trajectories)
+
+
+def static_pieces(source: Readable) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """The static fields (X..., S), row by row."""
+    for row in range(source.n_trajectories if source.static_fields else 0):
+        static = source.read_static([row])
+        if static is not None:
+            yield row, static[0]
 
 
 def frame_slices(source: Readable, bytes_at_most: int = BLOCK_BYTES) -> Iterator[slice]:

@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 
 from ups_server.data.atomic import replace_bytes
-from ups_server.data.exporters.base import Header
-from ups_server.data.streamed import write_file
-from ups_server.data.zarr_steps import ZarrSteps
+from ups_server.data.export import write_file
+from ups_server.data.formats.base import Header
+from ups_server.data.formats.zarr import ZarrSteps
 from ups_server.engine.engine import Frame, Standing
 from ups_server.errors import UserError
 from ups_server.files.equations import EQUATION_FILE, model_equation
@@ -157,13 +157,13 @@ class RolloutFolder:
         target = self.path / f"result{SUFFIXES[format]}"
         header = self.header()
         if not target.is_file():
-            write_file(ZarrSteps(self.zarr, header), format, target)
+            write_file(target, header, ZarrSteps(self.zarr, header), format)
         return target
 
     def bytes(self) -> int:
         """Of the values that are there or planned, and of files beside them."""
         header = self.header()
-        values = 4 * len(header.times) * math.prod(header.step_shape)
+        values = 4 * math.prod(header.shape)
         return values + sum(entry.stat().st_size for entry in os.scandir(self.path) if entry.is_file())
 
     def touch(self) -> None:

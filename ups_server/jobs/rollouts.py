@@ -14,7 +14,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ups_server.data.zarr_steps import ZarrSteps
+from ups_server.data.formats.zarr import ZarrSteps
 from ups_server.engine.engine import Engine, Frame
 from ups_server.errors import UserError
 from ups_server.files.writing import is_full, storage_full

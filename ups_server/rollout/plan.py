@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ups_server.catalog import Catalog, ModelCard
-from ups_server.data.exporters.base import Header
+from ups_server.data.formats.base import Header
 from ups_server.engine.engine import RolloutSpec
 from ups_server.files.storage import FileStorage
 from ups_server.pde import Family, Grid

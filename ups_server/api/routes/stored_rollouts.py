@@ -22,8 +22,8 @@ from ups_server.api.problems import documented
 from ups_server.api.routes.jobs import add_job_routes
 from ups_server.api.service import CurrentService, Service
 from ups_server.catalog import Catalog
-from ups_server.data.exporters import MEDIA_TYPES
-from ups_server.data.zarr_steps import METADATA
+from ups_server.data.export import media_types
+from ups_server.data.formats.zarr import METADATA
 from ups_server.engine.admission import check_cost
 from ups_server.errors import UserError
 from ups_server.files.storage import FileStorage
@@ -110,7 +110,7 @@ BINARY = {"schema": {"type": "string", "format": "binary"}}
 RESULT: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The result as a file, whole or the part that `Range` asks for.",
-        "content": {media_type: BINARY for media_type, name in MEDIA_TYPES.items() if name in SUFFIXES},
+        "content": {media_type: BINARY for media_type, name in media_types().items() if name in SUFFIXES},
     },
     206: {"description": "A part."},
     **documented(404, 406, 409, 410),

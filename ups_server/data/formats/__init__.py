@@ -1,7 +1,8 @@
 """Formats of trajectory files: one module each, which reads, writes or does both.
 
 A format is found by what a file is, never by its suffix: the first of `formats()` that matches opens it. Other packages
-add formats by entry points of the group `ups_server.formats`, each of which names a `Format`; theirs are asked first.
+add a `Format` by an entry point of the group `ups_server.formats`, which is asked before those here, and an `Exporter`
+by one of `ups_server.exporters`, which is found by its name, suffixes and media type.
 """
 
 import inspect
@@ -11,23 +12,18 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from ups_server.data.composed import Concat
-from ups_server.data.formats.base import Format, Given
+from ups_server.data.formats.base import Exporter, Format, Given
 from ups_server.data.formats.foreign import FIRST_BYTES
 from ups_server.data.source import TrajectorySource
 from ups_server.data.store import MANIFEST, PLAN, Store
 from ups_server.errors import UserError
 from ups_server.plugins import broken_plugin, load_plugin, plugins
 
-__all__ = ["Format", "Given", "format_of", "formats", "is_hdf5", "matching", "open_content", "open_source"]
-
-
-FORMATS = "ups_server.formats"
-"""The group of entry points."""
-
-Kind = TypeVar("Kind")
+FORMATS, EXPORTERS = "ups_server.formats", "ups_server.exporters"
+"""Groups of entry points."""
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +57,24 @@ def formats() -> tuple[Format, ...]:
     return (*_added(FORMATS, Format, [found.name for found in built_in]), *built_in)
 
 
-def _added(group: str, kind: type[Kind], taken: Iterable[str]) -> Iterator[Kind]:
+@cache
+def exporters() -> dict[str, Exporter]:
+    """All formats that are written, by name; the first is the default of bytes."""
+    from ups_server.data.formats.json_text import JsonExporter
+    from ups_server.data.formats.netcdf import NetcdfExporter
+    from ups_server.data.formats.npz import NpzExporter
+    from ups_server.data.formats.pdebench.writing import PdebenchExporter
+    from ups_server.data.formats.safetensors_file import SafetensorsExporter
+    from ups_server.data.formats.zarr import ZarrExporter
+
+    built_in: tuple[Exporter, ...] = (
+        SafetensorsExporter(), NpzExporter(), NetcdfExporter(), PdebenchExporter(), JsonExporter(), ZarrExporter()
+    )  # fmt: skip
+    added = _added(EXPORTERS, Exporter, [found.format for found in built_in])
+    return {found.format: found for found in (*built_in, *added)}
+
+
+def _added(group: str, kind: type, taken: Iterable[str]) -> Iterator[Any]:
     """What other packages register; the log says what is wrong with those that cannot be used."""
     for entry in plugins(group, frozenset(taken)).values():
         try:

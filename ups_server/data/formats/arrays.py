@@ -8,14 +8,12 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from ups_server.data.formats.base import UNREADABLE
+from ups_server.data.formats.base import AXIS_NAMES, UNREADABLE
 from ups_server.data.formats.description import by_coefficient, canonical, coefficient_table, grid_of
 from ups_server.data.source import FileSource, FrameIndices, Rows
 from ups_server.errors import UserError
 from ups_server.pde.family import Family
 from ups_server.pde.grid import BoundaryCondition
-
-AXES = ("x", "y", "z")
 
 
 class ArraySource(FileSource):
@@ -40,7 +38,7 @@ class ArraySource(FileSource):
         count: int,
         given: Mapping[str, float],
     ) -> None:
-        names = list(AXES[: equation.ndim])
+        names = list(AXIS_NAMES[: equation.ndim])
         missing = [name for name in names if name not in axes]
         if missing or not np.isfinite(times).all() or times.ndim != 1:
             raise UserError("wrong_axis", f"{path.name} lacks {', '.join(missing) or 'finite times'}")

@@ -6,16 +6,18 @@ An npz that is not compressed is read through maps of its bytes: only what is as
 import json
 import math
 import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ups_server.data.formats.arrays import AXES, ArraySource
-from ups_server.data.formats.base import Format, Given, damage_named
+from ups_server.data.formats.arrays import ArraySource
+from ups_server.data.formats.base import AXIS_NAMES, Exporter, Format, Given, Header, damage_named
 from ups_server.data.formats.foreign import ZIP, zip_of
+from ups_server.data.source import Progress, Readable, pieces, static_pieces
 from ups_server.errors import UserError
 
 
@@ -28,6 +30,36 @@ class NpzFormat(Format):
     def open(self, path: Path, given: Given) -> "NpzSource":
         with damage_named(path):
             return NpzSource(path, given)
+
+
+class NpzExporter(Exporter):
+    format = "npz"
+    suffixes = (".npz",)
+    media_type = "application/x-npz"
+
+    def write(
+        self, target: Path | BinaryIO, header: Header, values: Readable, progress: Progress | None = None
+    ) -> None:
+        small = {"header": np.array(json.dumps(header.document())), "times": header.times, **header.axes()}
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+            for name, array in small.items():
+                with archive.open(f"{name}.npy", "w") as stream:
+                    np.lib.format.write_array(stream, array, allow_pickle=False)
+            if values.static_fields:
+                shape = (header.count, *header.grid.n, len(values.static_fields))
+                _write_array(archive, "static", shape, (static for _, static in static_pieces(values)))
+            blocks = (block for _, _, block in pieces(values, progress=progress))
+            _write_array(archive, "data", header.shape, blocks)
+
+
+def _write_array(
+    archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], blocks: Iterable[NDArray[np.float32]]
+) -> None:
+    """An array whose blocks follow one another in C order, and need not fit into memory together."""
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
+        np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        for block in blocks:
+            stream.write(np.ascontiguousarray(block, "<f4").data)
 
 
 class NpzSource(ArraySource):
@@ -47,7 +79,7 @@ class NpzSource(ArraySource):
         self._alone = len(data.shape) == equation.ndim + 2
         count = 1 if self._alone else data.shape[0]
         times = np.asarray(self._small("times"), np.float64)
-        axes = {name: np.asarray(self._small(name), np.float64) for name in AXES if name in self._arrays}
+        axes = {name: np.asarray(self._small(name), np.float64) for name in AXIS_NAMES if name in self._arrays}
         coefficients = {name: np.asarray(value, np.float64) for name, value in entries.get("coefficients", {}).items()}
         super().__init__(path, equation, entries, times, axes, coefficients, count, given.coefficients)
         expected = (count, len(times), *self.grid.n, len(self.fields))

@@ -1,17 +1,168 @@
 """Zarr (version 3): a folder of arrays, one variable a field over (trajectory,) time, x, ..., as in NetCDF."""
 
+import json
+import math
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ups_server.data.formats.base import Format, Given, damage_named
-from ups_server.data.formats.netcdf import XarraySource
+import numpy as np
+from numpy.typing import NDArray
+
+from ups_server.data.atomic import replace_bytes
+from ups_server.data.formats.base import Exporter, Format, Given, Header, damage_named
+from ups_server.data.formats.netcdf import XarraySource, chunk_shape, fill, template
+from ups_server.data.source import FrameIndices, Progress, Readable, Rows
+from ups_server.errors import UserError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+METADATA = "zarr.json"
 
 
 class ZarrFormat(Format):
     name = "zarr"
 
     def matches(self, path: Path, first: bytes) -> bool:
-        return path.is_dir() and (path.suffix.lower() == ".zarr" or (path / "zarr.json").is_file())
+        return path.is_dir() and (path.suffix.lower() == ".zarr" or (path / METADATA).is_file())
 
     def open(self, path: Path, given: Given) -> XarraySource:
         with damage_named(path):
             return XarraySource(path, given)
+
+
+class ZarrExporter(Exporter):
+    format = "zarr"
+    suffixes = (".zarr",)
+    media_type = None
+
+    def write(
+        self, target: Path | BinaryIO, header: Header, values: Readable, progress: Progress | None = None
+    ) -> None:
+        if not isinstance(target, Path):
+            raise UserError("unknown_format", "Zarr is a folder, not bytes", got=self.format)
+        dataset = template(header, bool(values.static_fields))
+        fill(_ZarrFolder(target, dataset), dataset, header, values, progress)
+
+
+class _ZarrFolder:
+    def __init__(self, path: Path, dataset: "xr.Dataset") -> None:
+        import zarr
+
+        attributes = {name: _plain(value) for name, value in dataset.attrs.items()}
+        self.group = zarr.open_group(path, mode="w", zarr_format=3, attributes=attributes)
+
+    def create(self, name: str, variable: "xr.Variable") -> None:
+        self.group.create_array(
+            name,
+            shape=variable.shape,
+            dtype=variable.dtype,
+            chunks=chunk_shape(variable) if variable.ndim else "auto",
+            dimension_names=[str(dimension) for dimension in variable.dims],
+            attributes={**variable.attrs},
+        )
+
+    def put(self, name: str, where: Any, values: NDArray[Any]) -> None:
+        self.group[name][where] = values
+
+
+class ZarrSteps:
+    """A Zarr store that grows step by step: one chunk a field and step, uncompressed, readable while it is written.
+
+    The metadata say from the beginning how many frames are planned: frames that are not there yet read as NaN. They are
+    also in the group's own document (consolidated), so that readers over HTTP, which cannot list folders, find
+    everything. What was written is `Readable`.
+
+    Args:
+        header: of all frames that are planned.
+    """
+
+    static_fields: tuple[str, ...] = ()
+    chunk_rows = chunk_frames = 1
+
+    def __init__(self, folder: Path, header: Header) -> None:
+        self.folder, self.header = folder, header
+        self.fields = tuple(field.name for field in header.family.fields)
+        self.grid, self.times, self.n_trajectories = header.grid, header.times, header.count
+        self._rest = ".0" * header.grid.ndim
+
+    def begin(self) -> None:
+        """Writes what is known before the first frame; frames that are there already stay."""
+        self.describe(self.header)
+        for name, variable in template(self.header).coords.items():
+            suffix = ".0" * variable.ndim
+            replace_bytes(
+                self.folder / str(name) / f"c{suffix}", np.ascontiguousarray(variable.values, "<f8").tobytes()
+            )
+
+    def describe(self, header: Header) -> None:
+        """Writes the metadata of fewer frames, or with other attributes."""
+        dataset, arrays = template(header), dict[str, Any]()
+        for name, variable in dataset.variables.items():
+            arrays[str(name)] = document = self._array(variable, name in dataset.coords)
+            replace_bytes(self.folder / str(name) / METADATA, _json(document))
+        attributes = {name: _plain(value) for name, value in dataset.attrs.items()}
+        group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+        inline = {"kind": "inline", "must_understand": False, "metadata": arrays}
+        replace_bytes(self.folder / METADATA, _json({**group, "consolidated_metadata": inline}))
+
+    def _array(self, variable: Any, whole: bool) -> dict[str, Any]:
+        """Metadata of an array: `whole` in one chunk, as long as what was planned, else one step a chunk."""
+        steps = len(self.header.times) if whole else 1
+        return {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": list(variable.shape),
+            "data_type": "float64" if whole else "float32",
+            "chunk_grid": {
+                "name": "regular",
+                "configuration": {
+                    "chunk_shape": [steps if name == "time" else size for name, size in variable.sizes.items()]
+                },
+            },
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+            "fill_value": "NaN",
+            "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
+            "attributes": {name: _plain(value) for name, value in variable.attrs.items()},
+            "dimension_names": list(variable.dims),
+        }
+
+    def put(self, frame: int, values: NDArray[np.floating[Any]]) -> None:
+        """The states (B, X..., C) of one frame."""
+        for channel, name in enumerate(self.fields):
+            replace_bytes(self._chunk(name, frame), np.ascontiguousarray(values[..., channel], "<f4").tobytes())
+
+    def row(self, frame: int, row: int) -> NDArray[np.float32]:
+        """The state (X..., C) of one trajectory in one frame."""
+        count = math.prod(self.header.grid.n)
+        out = np.empty((*self.header.grid.n, len(self.fields)), np.float32)
+        for channel, name in enumerate(self.fields):
+            flat = np.fromfile(self._chunk(name, frame), "<f4", count, offset=4 * count * row)
+            out[..., channel] = flat.reshape(self.header.grid.n)
+        return out
+
+    def read(self, rows: Rows, frames: FrameIndices = slice(None)) -> NDArray[np.float32]:
+        """(len(rows), len(frames), X..., C)"""
+        chosen = np.arange(len(self.times))[frames].tolist()
+        out = np.empty((len(rows), len(chosen), *self.grid.n, len(self.fields)), np.float32)
+        for target, row in zip(out, rows, strict=True):
+            for place, frame in enumerate(chosen):
+                target[place] = self.row(frame, int(row))
+        return out
+
+    def read_static(self, rows: Rows) -> None:
+        """None: results have no static fields."""
+
+    def _chunk(self, name: str, frame: int) -> str:
+        return f"{self.folder}{os.sep}{name}{os.sep}c{'.0' if self.header.batched else ''}.{frame}{self._rest}"
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+
+def _json(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, allow_nan=False, separators=(",", ":")).encode()

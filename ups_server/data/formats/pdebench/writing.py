@@ -1,7 +1,10 @@
-"""Writing PDEBench's layouts: space for all trajectories at once, filled in any order."""
+"""Writing PDEBench's layouts: space for all trajectories at once, filled in any order.
 
+Attributes whose text is too long for HDF5 are datasets of the group `about`.
+"""
+
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -11,21 +14,16 @@ import yaml
 from numpy.typing import NDArray
 
 from ups_server import __version__
-from ups_server.data.atomic import replacing
+from ups_server.data.formats.base import LONGEST_ATTRIBUTE, Coefficients, Exporter, Header
 from ups_server.data.formats.pdebench.card import BATCHED, CONFIG, FAMILY, GROUPED, SINGLE, Card, card_of
 from ups_server.data.formats.pdebench.single import BOUNDARY
+from ups_server.data.source import Progress, Readable, pieces, static_pieces
 from ups_server.errors import UserError
 from ups_server.pde.family import Family
 from ups_server.pde.grid import BoundaryCondition, Grid
 
 CHUNK_BYTES = 2**20
 GENERATOR = "generator"
-
-Batch = tuple["NDArray[np.floating[Any]]", "NDArray[np.floating[Any]] | None"]
-"""Values (n, T, X..., C) and static fields (n, X..., S), None for families without."""
-
-Coefficients = Mapping[str, "float | NDArray[np.float64]"]
-"""By name: one number, or one a trajectory (N,)."""
 
 
 def boundary_word(card: Card, family: Family, boundary: BoundaryCondition | None) -> str | None:
@@ -46,6 +44,34 @@ def boundary_word(card: Card, family: Family, boundary: BoundaryCondition | None
             expected=type(family).boundary.as_names(),
         )
     return word
+
+
+class PdebenchExporter(Exporter):
+    """HDF5 in the layout that PDEBench publishes the family in; always with a trajectory axis."""
+
+    format = "hdf5"
+    suffixes = (".h5", ".hdf5")
+    media_type = "application/x-hdf5"
+
+    def write(
+        self, target: Path | BinaryIO, header: Header, values: Readable, progress: Progress | None = None
+    ) -> None:
+        layout = layout_file(
+            target, header.family, header.coefficients, header.times, header.grid, header.count, header.boundary
+        )
+        try:
+            for name, value in header.attributes.items():
+                plain = value if isinstance(value, str | int | float) else json.dumps(value)
+                if isinstance(plain, str) and len(plain.encode()) > LONGEST_ATTRIBUTE:
+                    layout.file[f"about/{name}"] = plain
+                else:
+                    layout.file.attrs[name] = plain
+            for rows, frames, block in pieces(values, progress=progress):
+                layout.put(block, slice(rows.start, rows.stop), frames)
+            for row, static in static_pieces(values):
+                layout.put_static(static[None], slice(row, row + 1))
+        finally:
+            layout.close()
 
 
 class LayoutFile(ABC):
@@ -96,10 +122,6 @@ class LayoutFile(ABC):
         raise UserError("no_layout", f"files of {self.family.id} hold no static fields")
 
     @abstractmethod
-    def keep_frames(self, count: int) -> None:
-        """Cut to the first `count` frames, where a solution ended early."""
-
-    @abstractmethod
     def _allocate(self) -> None:
         """Make the datasets."""
 
@@ -141,11 +163,6 @@ class SingleLayout(LayoutFile):
         for channel, name in enumerate(self.card.static):
             self.file[name][rows] = self._stored(static[..., channel], 1)
 
-    def keep_frames(self, count: int) -> None:
-        for name in self.card.datasets:
-            self.file[name].resize(count, axis=1)
-        self._write_times(self.times[:count])
-
     def _allocate(self) -> None:
         for name in self.card.datasets:
             self._values(self.file, name, (self.count,), ())
@@ -175,12 +192,6 @@ class GroupedLayout(LayoutFile):
     def put(self, values: NDArray[np.floating[Any]], rows: slice, frames: slice) -> None:
         for row, trajectory in zip(range(self.count)[rows], values, strict=True):
             self.file[self._name(row)]["data"][frames] = self._stored(trajectory, 1)
-
-    def keep_frames(self, count: int) -> None:
-        for group in self.file.values():
-            group["data"].resize(count, axis=0)
-            del group["grid/t"]
-            group["grid/t"] = self.times[:count].astype(np.float32)
 
     def _name(self, row: int) -> str:
         return f"{row:0{max(4, len(str(self.count - 1)))}d}"
@@ -217,12 +228,6 @@ class BatchedLayout(LayoutFile):
 
     def put_static(self, static: NDArray[np.floating[Any]], rows: slice) -> None:
         self.file[self.card.static[0]][rows] = self._stored(static, 1)
-
-    def keep_frames(self, count: int) -> None:
-        for name in self.card.datasets:
-            self.file[name].resize(count, axis=1)
-        del self.file["t"]
-        self._write_times(self.times[:count])
 
     def _allocate(self) -> None:
         vectors, scalars = self.card.datasets
@@ -262,44 +267,3 @@ def layout_file(
     if card is None:
         raise UserError("no_layout", f"PDEBench has no layout for {family.id}")
     return LAYOUTS[card.layout](target, card, family, coefficients, times, grid, count, boundary)
-
-
-def write_pdebench(
-    path: Path,
-    family: Family,
-    coefficients: Coefficients,
-    batches: Iterable[Batch],
-    times: NDArray[np.float64],
-    grid: Grid,
-    count: int,
-    boundary: BoundaryCondition | None = None,
-) -> None:
-    """Write `count` trajectories that come in batches. The file appears when it is whole.
-
-    Raises:
-        UserError: ``no_layout``, or ``wrong_shape`` where the batches are not `count` trajectories.
-    """
-    with replacing(path) as partial:
-        file = layout_file(partial, family, coefficients, times, grid, count, boundary)
-        try:
-            done = 0
-            for values, static in batches:
-                expected = (len(values), len(times), *grid.n, len(family.fields))
-                if values.shape != expected or done + len(values) > count:
-                    raise UserError("wrong_shape", "a batch does not fit the file", got=values.shape, expected=expected)
-                rows = slice(done, done + len(values))
-                file.put(values, rows, slice(None))
-                if family.static_fields:
-                    file.put_static(_checked(static, (len(values), *grid.n, len(family.static_fields))), rows)
-                done += len(values)
-            if done != count:
-                raise UserError("wrong_shape", "there are fewer trajectories than announced", got=done, expected=count)
-        finally:
-            file.close()
-
-
-def _checked(static: NDArray[np.floating[Any]] | None, expected: tuple[int, ...]) -> NDArray[np.floating[Any]]:
-    if static is None or static.shape != expected:
-        got = None if static is None else static.shape
-        raise UserError("wrong_shape", "the static fields do not fit the file", got=got, expected=expected)
-    return static

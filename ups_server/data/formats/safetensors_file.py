@@ -1,0 +1,60 @@
+"""safetensors: tensors `data`, `times`, `x`, ..., `static`; the header as JSON in the metadata entry `header`.
+
+The library writes what lies in memory whole; this writes the same container piece by piece.
+"""
+
+import json
+import math
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from ups_server.data.formats.base import Exporter, Header
+from ups_server.data.source import Progress, Readable, pieces, static_pieces
+
+ALIGNMENT = 8
+"""Bytes: the header ends at a multiple."""
+
+
+class SafetensorsExporter(Exporter):
+    format = "safetensors"
+    suffixes = (".safetensors",)
+    media_type = "application/vnd.safetensors"
+
+    def write(
+        self, target: Path | BinaryIO, header: Header, values: Readable, progress: Progress | None = None
+    ) -> None:
+        small = {"times": header.times, **header.axes()}
+        shapes = [(name, "F64", array.shape, 8) for name, array in small.items()]
+        if values.static_fields:
+            shapes.append(("static", "F32", (header.count, *header.grid.n, len(values.static_fields)), 4))
+        shapes.append(("data", "F32", header.shape, 4))
+        entries: dict[str, Any] = {"__metadata__": {"header": json.dumps(header.document())}}
+        offset = 0
+        for name, dtype, shape, size in shapes:
+            end = offset + size * math.prod(shape)
+            entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, end]}
+            offset = end
+        text = json.dumps(entries, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % ALIGNMENT)
+        with _stream(target) as stream:
+            stream.write(struct.pack("<Q", len(text)) + text)
+            for array in small.values():
+                stream.write(np.ascontiguousarray(array, "<f8").data)
+            for _, static in static_pieces(values):
+                stream.write(np.ascontiguousarray(static, "<f4").data)
+            for _, _, block in pieces(values, progress=progress):
+                stream.write(np.ascontiguousarray(block, "<f4").data)
+
+
+@contextmanager
+def _stream(target: Path | BinaryIO) -> Iterator[BinaryIO]:
+    if isinstance(target, Path):
+        with target.open("wb") as stream:
+            yield stream
+    else:
+        yield target

@@ -9,6 +9,9 @@ class QuietEngine(Engine):
     async def start(self) -> None:
         pass
 
+    def beside(self, model: str) -> bool:
+        return False
+
     def uses(self, model: str) -> bool:
         return False
 

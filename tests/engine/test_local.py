@@ -200,3 +200,14 @@ async def test_admission_counts_memory() -> None:
         async with admission.place(100, 11):
             pass
     assert refused.value.code == "too_much_memory"
+
+
+@pytest.mark.parametrize(
+    ("cores", "model", "beside"), [(2, "small", True), (1, "small", False), (2, "numerical", False)]
+)
+async def test_the_solver_works_beside_trained_models_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int, model: str, beside: bool
+) -> None:
+    monkeypatch.setattr("ups_server.engine.local.available_cores", lambda: cores)
+    settings = Settings(default_model="persistence", data_dir=tmp_path, device="cpu", threads=1)
+    assert LocalEngine(settings, Catalog(tmp_path)).beside(model) is beside

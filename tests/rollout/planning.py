@@ -1,13 +1,17 @@
 """Plans for tests: a catalog with one model that knows Burgers, and the built-in solvers."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from ups_server.catalog import Catalog
+from ups_server.engine.in_process import InProcess
 from ups_server.pde import family
+from ups_server.rollout.observation import Computed, Observation
 from ups_server.rollout.plan import Plan, plan
 from ups_server.settings import Settings
+from ups_server.solvers.solver import Frames
 from ups_server.specs import RolloutRequest
 
 
@@ -38,3 +42,9 @@ def planned(data_dir: Path, catalog: Catalog | None = None, **changes: Any) -> P
     }
     known = Catalog(data_dir, data_dir / "none") if catalog is None else catalog
     return plan(RolloutRequest.from_json(json.dumps(document)), known, Settings())
+
+
+def observed(todo: Plan) -> tuple[list[Frames], Observation]:
+    """The engine's states of every frame, computed in this process, and what is known at the end."""
+    observation = Observation(todo, InProcess("cpu"), math.inf)
+    return [event.values for event in observation.run() if isinstance(event, Computed)], observation

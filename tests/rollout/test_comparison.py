@@ -5,10 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.rollout.planning import planned, write_card
+from tests.rollout.planning import observed, planned, write_card
 from ups_server.errors import UserError
 from ups_server.pde.metrics import error_moments, nrmse_trajectory
-from ups_server.rollout.in_process import ObservedHere
 from ups_server.rollout.reference import Solved, TrueError, comparison_flags, reference_spec
 
 
@@ -24,9 +23,9 @@ def test_persistence_of_a_wave_that_travels(tmp_path: Path) -> None:
         tmp_path, model="persistence", family="advection", coefficients={"beta": 1.0}, initial_condition=wave,
         n_steps=4, reference=True,
     )  # fmt: skip
-    watched = ObservedHere(todo, "cpu")
-    assert len(list(watched.frames())) == 5
-    found = watched.attributes()["reference"]
+    frames, observation = observed(todo)
+    assert len(frames) == 5
+    found = observation.attributes()["reference"]
     phases = 2 * np.pi * 0.05 * np.arange(5)
     expected = 2 * np.abs(np.sin(phases / 2))
     np.testing.assert_allclose(found["nrmse"], expected, atol=2e-4)
@@ -84,9 +83,9 @@ def test_who_is_faster_is_measured_or_not_said(
 
 def test_a_shock_too_thin_for_the_solver_is_a_reason_and_no_failure(tmp_path: Path) -> None:
     todo = planned(tmp_path, model="persistence", coefficients={"nu": 1e-12}, grid={"n": [32]}, reference=True)
-    watched = ObservedHere(todo, "cpu")
-    assert len(list(watched.frames())) == 4
-    found = watched.attributes()["reference"]
+    frames, observation = observed(todo)
+    assert len(frames) == 4
+    found = observation.attributes()["reference"]
     assert not found["complete"]
     assert "too thin" in found["reason"]
     assert found["nrmse"] == [0.0]

@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.rollout.planning import planned, write_card
+from tests.rollout.planning import observed, planned, write_card
 from ups_server.errors import UserError
 from ups_server.pde import families, family
 from ups_server.rollout.diagnostics import Diagnosis
 from ups_server.rollout.ensemble import PINNED, Ensemble, perturbed, random_functions
-from ups_server.rollout.in_process import ObservedHere
 from ups_server.rollout.plan import Plan
 from ups_server.rollout.reference import reference_spec, states_at
 from ups_server.specs import EnsembleSpec
@@ -84,7 +83,7 @@ def test_members_are_rows_of_one_rollout_that_the_equation_moves(tmp_path: Path)
     todo = ensemble_of(tmp_path, coefficients={"beta": 1.0}, grid={"n": [64]}, n_steps=5)
     assert todo.initial.shape == (6, 64, 1)
     assert todo.shape == (6, 6, 64, 1)
-    answer = np.stack([todo.answer_values(values) for values in ObservedHere(todo, "cpu").frames()], axis=1)
+    answer = np.stack([todo.answer_values(values) for values in observed(todo)[0]], axis=1)
     spread = answer[2]
     np.testing.assert_allclose(np.square(spread).mean((1, 2)), np.square(spread[0]).mean(), rtol=2e-3)
     # Five steps of 0.05 at speed 1 are 16 of 64 cells.

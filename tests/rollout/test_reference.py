@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.rollout.planning import planned, write_card
+from tests.rollout.planning import observed, planned, write_card
 from ups_server.catalog import Catalog
 from ups_server.pde import Grid, family
-from ups_server.rollout.in_process import ObservedHere
 from ups_server.rollout.plan import Plan, plan
 from ups_server.rollout.reference import Level, Reference, compared, comparison_flags
 from ups_server.settings import Settings
@@ -31,9 +30,7 @@ def independent(todo: Plan, factor: int, seed: int) -> np.ndarray:
 
 def told(todo: Plan) -> dict[str, Any]:
     """What an answer by persistence says of its reference."""
-    watched = ObservedHere(todo, "cpu")
-    list(watched.frames())
-    found: dict[str, Any] = watched.attributes()["reference"]
+    found: dict[str, Any] = observed(todo)[1].attributes()["reference"]
     return found
 
 
@@ -44,11 +41,8 @@ def first_level(todo: Plan) -> Level:
 
 
 def reference_frames(todo: Plan) -> np.ndarray:
-    watched = ObservedHere(todo, "cpu")
-    kept = [todo.states(values) for values in watched.frames()]
-    reference = Reference(todo, kept, 1e9)
-    while (level := reference.next_level()) is not None:
-        watched._solve(reference, level)
+    reference = observed(todo)[1].reference
+    assert reference is not None
     return np.stack(reference.frames, axis=1)
 
 
@@ -98,10 +92,10 @@ def test_the_true_error_of_the_shipped_model_is_true(seed: int, nu: float) -> No
         "initial_condition": {"sample": {"seed": seed}}, "reference": True,
     }  # fmt: skip
     todo = plan(RolloutRequest.from_json(json.dumps(document)), Catalog(), Settings())
-    watched = ObservedHere(todo, "cpu")
-    predicted = np.stack(list(watched.frames()), axis=1)
+    frames, observation = observed(todo)
+    predicted = np.stack(frames, axis=1)
     true = distance(predicted, independent(todo, 9, seed))
-    assert 0.95 < watched.attributes()["reference"]["nrmse_trajectory"] / true < 1.05
+    assert 0.95 < observation.attributes()["reference"]["nrmse_trajectory"] / true < 1.05
 
 
 def test_a_state_that_was_given_is_interpolated(tmp_path: Path) -> None:
@@ -176,10 +170,46 @@ def test_it_goes_no_further_than_the_rollout(tmp_path: Path) -> None:
     write_card(tmp_path)
     todo = planned(tmp_path, reference=True, n_steps=9)
     alone = Reference(todo, [todo.states(todo.initial)], budget=1e9)
+    alone.end()
     assert alone.next_level() is None
     assert compared(todo, alone.predictions, alone, 1.0)[0].nrmse == [0.0]
     reference = Reference(todo, [todo.states(todo.initial)] * 3, budget=1e9)
+    reference.end()
     level = reference.next_level()
     assert level is not None
     assert reference.add(level.initial)
     assert not reference.add(level.initial)
+
+
+def test_beside_a_rollout_two_resolutions_need_no_errors_of_it(tmp_path: Path) -> None:
+    write_card(tmp_path)
+    todo = planned(tmp_path, reference=True, n_steps=2)
+    frames = [todo.states(todo.initial)]
+    reference = Reference(todo, frames, budget=1e9)
+    for _ in range(2):
+        assert not reference.undecided
+        level = reference.next_level()
+        assert level is not None
+        assert reference.add(level.initial)
+        assert not reference.add(level.initial), "as many frames as were planned"
+        level.close()
+    assert reference.undecided
+    frames += frames
+    reference.end()
+    found = compared(todo, frames, reference, 1.0)[0]
+    assert (found.complete, found.error, len(found.nrmse)) == (True, pytest.approx(0.0, abs=1e-6), 2)
+    assert reference.levels[-1].seconds is None, "it was measured over more frames than there are"
+
+
+def test_what_it_waits_for_is_not_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_card(tmp_path)
+    todo = planned(tmp_path, reference=True, n_steps=2)
+    clock = [0.0]
+    monkeypatch.setattr("ups_server.rollout.reference.time.monotonic", lambda: clock[0])
+    reference = Reference(todo, [todo.states(todo.initial)] * 3, budget=60.0)
+    level = reference.next_level()
+    assert level is not None
+    clock[0] = 2.0
+    level.close()
+    clock[0] = 1000.0
+    assert reference.remaining == 58.0

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.rollout.planning import planned, write_card
+from tests.rollout.planning import observed, planned, write_card
 from ups_server.errors import UserError
 from ups_server.pde import Grid, family
-from ups_server.rollout.in_process import ObservedHere
 from ups_server.rollout.plan import Plan
 from ups_server.rollout.reference import reference_spec, start_in_words, states_at
 from ups_server.rollout.super_resolution import TABLE_FILE
@@ -67,8 +66,7 @@ def test_methods_agree_where_the_solver_is_exact(tmp_path: Path) -> None:
             tmp_path, model="numerical", family="advection", initial_condition={"values": wave(64).tolist()},
             output_resolution=[150], method=method, n_steps=4,
         )  # fmt: skip
-        watched = ObservedHere(todo, "cpu")
-        answers.append(np.stack([todo.answer_values(values) for values in watched.frames()]))
+        answers.append(np.stack([todo.answer_values(values) for values in observed(todo)[0]]))
     assert answers[0].shape == (5, 1, 150, 1)
     np.testing.assert_allclose(answers[0], answers[1], atol=2e-3)
 

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.rollout.planning import write_card
+from tests.rollout.planning import observed, write_card
 from ups_server.catalog import Catalog
 from ups_server.errors import UserError
-from ups_server.rollout.in_process import ObservedHere
 from ups_server.rollout.plan import Plan, plan
 from ups_server.settings import Settings
 from ups_server.solvers.solver import Frames
@@ -34,7 +33,7 @@ def planned(data_dir: Path, **changes: Any) -> Plan:
 
 def solved(todo: Plan) -> Frames:
     """(T, X) of the first state."""
-    return np.stack([todo.answer_values(values)[0, ..., 0] for values in ObservedHere(todo, "cpu").frames()])
+    return np.stack([todo.answer_values(values)[0, ..., 0] for values in observed(todo)[0]])
 
 
 def refused(data_dir: Path, **changes: Any) -> UserError:

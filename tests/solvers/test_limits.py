@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.rollout.planning import planned, write_card
+from tests.rollout.planning import observed, planned, write_card
 from ups_server.catalog import Catalog, shipped_folder
 from ups_server.pde.bounds import SLACK
-from ups_server.rollout.in_process import ObservedHere
 from ups_server.rollout.plan import Plan, plan
 from ups_server.settings import Settings
 from ups_server.solvers.limits import SMALLEST, Ended, StateLimit, Survivors
@@ -57,18 +56,18 @@ def test_a_rollout_in_this_process_ends_state_by_state(tmp_path: Path, monkeypat
         def session(self, problem: object, initial: Frames, static: object) -> Growing:
             return Growing(initial)
 
-    monkeypatch.setattr("ups_server.rollout.in_process.load", lambda source, device: Solver())
+    monkeypatch.setattr("ups_server.engine.in_process.load", lambda source, device: Solver())
     write_card(tmp_path)
     todo = planned(tmp_path, initial_condition={"values": [[-1.0, 1.0] * 16] * 3}, n_steps=6)
-    watched = ObservedHere(todo, "cpu")
-    frames = np.stack(list(watched.frames()))
+    states, observation = observed(todo)
+    frames = np.stack(states)
     assert frames.shape == (7, 3, 32, 1)
     assert np.isfinite(frames[:, 0]).all()
     assert np.isfinite(frames[:1, 1]).all()
     assert np.isnan(frames[1:, 1]).all()
     assert np.isnan(frames[4:, 2]).all(), "1.1^4 is beyond 1.4"
     assert np.isfinite(frames[:4, 2]).all()
-    told = watched.attributes()
+    told = observation.attributes()
     flags = [flag for flag in told["flags"] if flag["code"] == "blow_up"]
     assert [(flag["step"], flag["states"], flag["reason"]) for flag in flags] == [
         (1, [1], "outside_bounds"),
@@ -109,10 +108,9 @@ def ended(family: str, n_steps: int, **changes: object) -> tuple[Plan, Frames, l
     """Plan and frames of a default request to the shipped model, and the flags that say where its states end."""
     document = {"family": family, "n_steps": n_steps, "initial_condition": {"sample": {"seed": 0}}, **changes}
     todo = plan(RolloutRequest.model_validate(document, strict=False), Catalog(shipped=shipped_folder()), Settings())
-    watched = ObservedHere(todo, "cpu")
     with np.errstate(all="ignore"):
-        frames = np.stack(list(watched.frames()))
-    return todo, frames, [flag for flag in watched.attributes()["flags"] if flag["code"] == "blow_up"]
+        frames, observation = observed(todo)
+    return todo, np.stack(frames), [flag for flag in observation.attributes()["flags"] if flag["code"] == "blow_up"]
 
 
 @pytest.mark.slow

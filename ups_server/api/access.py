@@ -297,6 +297,9 @@ class MeteredEngine(Engine):
                     began = time.monotonic()
                 yield event
 
+    def beside(self, model: str) -> bool:
+        return self._engine.beside(model)
+
     def uses(self, model: str) -> bool:
         return self._engine.uses(model)
 

@@ -293,17 +293,19 @@ def _rollout_request(request: _Request, start: "State | None", catalog: "Catalog
 
 def _roll_out(todo: "Plan", device: str) -> "tuple[list[Trajectory], dict[str, Any]]":
     """The trajectory, or one for each statistic of an ensemble, and what belongs to them; ends before a blow-up."""
+    from ups_server.engine.in_process import InProcess
     from ups_server.pde import Trajectory
-    from ups_server.rollout.in_process import ObservedHere
+    from ups_server.rollout.observation import Computed, Observation
     from ups_server.settings import Settings
 
     keep_freed_memory()
     frames = []
-    watched = ObservedHere(todo, device, Settings.given().reference_timeout_s)
+    observation = Observation(todo, InProcess(device), Settings.given().reference_timeout_s)
     with progress(todo.card.id) as advance, np.errstate(all="ignore"):
-        for values in watched.frames():
-            frames.append(todo.answer_values(values))
-            advance(len(frames) - 1, todo.n_frames - 1)
+        for event in observation.run():
+            if isinstance(event, Computed):
+                frames.append(todo.answer_values(event.values))
+                advance(len(frames) - 1, todo.n_frames - 1)
     solutions = [
         Trajectory(
             todo.family.id,
@@ -316,7 +318,7 @@ def _roll_out(todo: "Plan", device: str) -> "tuple[list[Trajectory], dict[str, A
         )
         for row in range(todo.rows)
     ]
-    return solutions, watched.attributes()
+    return solutions, observation.attributes()
 
 
 def _static(todo: "Plan") -> "NDArray[Any] | None":

@@ -145,6 +145,10 @@ class Engine(ABC):
         """
 
     @abstractmethod
+    def beside(self, model: str) -> bool:
+        """Is there another worker for the numerical solver, that a rollout of this model would share no step with?"""
+
+    @abstractmethod
     def uses(self, model: str) -> bool:
         """Is a rollout of this model (`RolloutSpec.model`) waiting or in progress?"""
 

@@ -14,7 +14,7 @@ from ups_server.engine.admission import SOLVER, step_seconds
 from ups_server.engine.connection import LEARNED, SupervisedProcess
 from ups_server.engine.engine import Engine, Event, Frame, Health, LateStep, RolloutSpec, Standing, Started
 from ups_server.errors import UserError
-from ups_server.settings import Settings
+from ups_server.settings import Settings, available_cores
 from ups_server.solvers.solver import Frames
 
 logger = logging.getLogger(__name__)
@@ -84,6 +84,10 @@ class LocalEngine(Engine):
                 return
             except LateStep:
                 logger.info("a step of %s took more than %g s; it goes on apart", spec.problem.family, SHORT_STEP_S)
+
+    def beside(self, model: str) -> bool:
+        """Trained models have a process of their own; on a single core it would still wait for the solver's."""
+        return model not in BUILTIN and available_cores() > 1
 
     def uses(self, model: str) -> bool:
         return self._used[model] > 0

@@ -53,7 +53,8 @@ class Level:
         initial, static: at its points.
         places: where the points of the answer are among them.
         frames: of the answer's points, in the units of the request's box, the initial states first.
-        seconds: of computing, once it has ended.
+        began, ended: when it was asked for, and when it had come.
+        seconds: of computing, where that was measured.
     """
 
     factor: int
@@ -63,7 +64,17 @@ class Level:
     places: tuple[slice, ...]
     frames: list[Frames]
     began: float
+    ended: float | None = None
     seconds: float | None = None
+
+    def close(self) -> None:
+        """There is nothing more to come."""
+        self.ended = time.monotonic()
+
+    @property
+    def taken(self) -> float:
+        """Seconds that it was waited for."""
+        return (time.monotonic() if self.ended is None else self.ended) - self.began
 
     @property
     def points(self) -> tuple[int, ...]:
@@ -99,9 +110,14 @@ class Solved:
 class Reference:
     """The solutions beside the frames of a rollout, each of states (B, X..., C), the initial ones first.
 
+    The first two may be solved while the rollout is under way (`undecided`): that they are needed is known before.
+
     Args:
-        predictions: what is measured, as far as it goes, in the units of the request's box.
+        predictions: what is measured, as far as it has come, in the units of the request's box.
         budget: seconds for all of it.
+
+    Attributes:
+        reason: why not all frames were reached, after `conclude`.
     """
 
     plan: Plan
@@ -109,8 +125,23 @@ class Reference:
     budget: float
     reason: str | None = None
     levels: list[Level] = field(default_factory=list)
-    _began: float = field(default_factory=time.monotonic)
+    _rollout_ended: bool = False
+    _gave_up: str | None = None
     _unaffordable: str | None = None
+
+    @property
+    def undecided(self) -> bool:
+        """Does what comes next depend on the errors of the whole rollout?"""
+        return len(self.levels) > 1 and self._gave_up is None
+
+    def end(self) -> None:
+        """There are no more predictions to come."""
+        self._rollout_ended = True
+
+    @property
+    def _wanted(self) -> int:
+        """Frames."""
+        return len(self.predictions) if self._rollout_ended else self.plan.n_frames
 
     def next_level(self) -> Level | None:
         """What to solve next; None at the end.
@@ -118,7 +149,7 @@ class Reference:
         Raises:
             UserError: what drawing the states raises.
         """
-        if len(self.predictions) < 2 or self.reason is not None:
+        if self._wanted < 2 or self._gave_up is not None:
             return None
         if self.levels and (self.plan.family.grid_bound or self._settled() or not self._affordable()):
             return None
@@ -128,7 +159,7 @@ class Reference:
     @property
     def remaining(self) -> float:
         """Seconds."""
-        return self.budget - (time.monotonic() - self._began)
+        return self.budget - sum(level.taken for level in self.levels)
 
     def add(self, values: Frames) -> bool:
         """Takes the next frame of the last level. False where there is no more to come."""
@@ -137,16 +168,25 @@ class Reference:
             self.give_up(f"the solver stopped being finite at frame {len(level.frames)}")
             return False
         level.frames.append(self._seen(values, level.places))
-        return len(level.frames) < len(self.predictions)
+        return len(level.frames) < self._wanted
 
     def give_up(self, reason: str) -> None:
         """The last level does not get any further."""
-        complete = [level for level in self.levels if len(level.frames) == len(self.predictions)]
-        if complete:
-            self._unaffordable = reason
-            self.levels = complete
-        else:
-            self.reason = reason
+        self._gave_up = self._gave_up or reason
+
+    def conclude(self) -> None:
+        """Once both have ended: keeps what is complete, and no frames that the rollout did not reach."""
+        self.end()
+        for level in self.levels:
+            if len(level.frames) > self._wanted:
+                del level.frames[self._wanted :]
+                level.seconds = None
+        if self._wanted < 2:
+            self.levels = []
+        elif self._gave_up is not None:
+            complete = [level for level in self.levels if len(level.frames) == self._wanted]
+            self.levels = complete or self.levels
+            self._unaffordable, self.reason = (self._gave_up, None) if complete else (None, self._gave_up)
 
     @property
     def frames(self) -> list[Frames]:
@@ -156,7 +196,7 @@ class Reference:
         return self.levels[-1].frames
 
     def solved(self) -> Solved:
-        """After the last level."""
+        """After `conclude`."""
         points = self.levels[-1].points if self.levels else self.plan.answer_grid.n
         gap = self._gap()
         error = None if gap is None else nrmse_trajectory(gap)
@@ -225,7 +265,7 @@ class Reference:
         if 2**last.spec.problem.grid.ndim * last.initial.size > MAX_VALUES:
             self._unaffordable = "a finer grid has more points than the solver is asked for"
             return False
-        needed = (time.monotonic() - last.began) * 2 ** (last.spec.problem.grid.ndim + 1)
+        needed = last.taken * 2 ** (last.spec.problem.grid.ndim + 1)
         if needed > self.remaining:
             self._unaffordable = f"a finer grid would have taken about {needed:.0f} s more than it had"
             return False
@@ -383,6 +423,7 @@ def compared(
         predictions: states of the rollout, in the units of the request's box.
         model: seconds of computing, where known.
     """
+    reference.conclude()
     errors = TrueError(plan)
     by_frame = [errors.add(*pair) for pair in zip(predictions, reference.frames, strict=False)]
     return errors.summary(reference.solved(), model), by_frame

@@ -172,7 +172,7 @@ def fresh_fno(run: Planned, training: Store, held_out: int, folder: Path) -> Pat
     split = held_out_split(len(training), run.k, held_out)
     card = make_card(run.target.family, training, run.resolution, split.training)
     torch.manual_seed(run.seed)
-    config = FNO.model_copy(update={"resolution": run.resolution, "families": {training.family: card}})
+    config = FNO.changed(resolution=run.resolution, families={training.family: card})
     save_pretrained(create(config), folder)
     return folder
 

@@ -57,7 +57,7 @@ def burgers_card() -> FamilyCard:
 
 def training_step(model: Operator, context: Context, u: Tensor, optimiser: torch.optim.Optimizer) -> None:
     optimiser.zero_grad(set_to_none=True)
-    nrmse(model(u, context), u, context["mask"]).backward()
+    nrmse(model(u, context), u, context.mask).backward()
     optimiser.step()
 
 
@@ -71,7 +71,7 @@ def main() -> None:
     model = create(UPS_MINI)
     model.use_body = False
     n, equation, count = UPS_MINI.resolution, family("burgers"), options.batch
-    strip = torch.nn.functional.pad(torch.randn(count, 1, n), (0, 0, 0, UPS_MINI.slots - 1))
+    strip = torch.nn.functional.pad(torch.randn(count, 1, n), (0, 0, 0, UPS_MINI.superspace.slots - 1))
     physical = strip[:, :1].movedim(1, -1)
     given = conditions(UPS_MINI, burgers_card(), {"nu": [0.01] * count}, equation.boundary, (0.5,), physical)
     square = strip[..., None].expand(-1, -1, -1, n).contiguous()

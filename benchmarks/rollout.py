@@ -167,7 +167,7 @@ def measure(case: Case, batch: int, ours: UPSSolver, paper: UPSSolver, repeats: 
 def paper_solver(ours: UPSSolver) -> UPSSolver:
     """`ups-paper` around the same language model, with weights of no training: only its time is looked at."""
     torch.manual_seed(0)
-    return UPSSolver(create(PRESETS["ups-paper"].model_copy(update={"families": ours.model.config.families})).eval())
+    return UPSSolver(create(PRESETS["ups-paper"].changed(families=ours.model.config.families)).eval())
 
 
 def main() -> None:

@@ -68,7 +68,7 @@ def controls(folder: Path) -> dict[str, UPSSolver]:
     """The model with one part changed."""
     found = {name: load_neural(folder, "cpu", body) for name, body in BODIES.items()}
     plain = load_neural(folder, "cpu")
-    plain.model.config = plain.model.config.model_copy(update={"averaged": False})
+    plain.model.config = plain.model.config.changed(averaged=False)
     return found | {NOT_AVERAGED: plain}
 
 

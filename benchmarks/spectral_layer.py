@@ -96,7 +96,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     # neuraloperator has no layer of few joint modes beside many along the axes.
-    config = UPS_MINI.model_copy(update={"joint_modes": 0})
+    config = UPS_MINI.changed(joint_modes=0)
     ours = create(config)
     with torch.no_grad():
         for name, parameter in ours.named_parameters():
@@ -106,7 +106,7 @@ def main() -> None:
     theirs.load_state_dict(ours.state_dict())
     for layer in theirs.get_submodule("embedder.layers").children():
         layer.add_module("spectral", NeuralopAxes(cast(SpectralConv, layer.get_submodule("spectral"))))
-    n, slots = UPS_MINI.resolution, UPS_MINI.slots
+    n, slots = UPS_MINI.resolution, UPS_MINI.superspace.slots
     table = Table("state", "batch", "ours, ms", "neuraloperator, ms", "ratio", "difference", title="training step")
     ratios = []
     for batch, shape, steps in ((48, (n,), 4), (2, (n, n), 1)):

@@ -84,7 +84,7 @@ def step_seconds(
 ) -> float:
     """Seconds of a step of a stage, the mean over its parts, from a few of each; `made`: its steps, default all."""
     families = {"families": {entry.id: entry.card for entry in entries}}
-    model = create(check_config(config).model_copy(update=(lacked or {}) | families))
+    model = create(check_config(config).with_settings((lacked or {}) | families))
     stage, seconds = (config.stage1, config.stage2)[index], 0.0
     stage = stage.model_copy(update={"minutes": 0.0, "steps": stage.steps or 1})
     for unroll, share in parts(stage, made or stage.steps):

@@ -93,7 +93,7 @@ def trainer(preset: str, stage: int, store: Store) -> tuple[StageTrainer, int]:
     first, second = STAGES[preset]
     config = TrainConfig(name=preset, families={store.family: data}, stage1=first, stage2=second)
     torch.manual_seed(0)
-    model = create(PRESETS[preset].model_copy(update={"families": {store.family: entry.card}}))
+    model = create(PRESETS[preset].changed(families={store.family: entry.card}))
     method = (first, second)[stage - 1].alignment
     return StageTrainer(model, [entry], config, stage - 1, ALIGNMENTS[method]()), trajectories * windows
 

@@ -7,9 +7,9 @@ from transformers import BertConfig, BertModel, BertTokenizer
 
 from ups_server.data.statistics import FamilyStatistics
 from ups_server.model.body import load_tokenizer, pretrained_body
+from ups_server.model.checkpoint import around
 from ups_server.model.config import UPS_MINI, FamilyCard, UPSConfig
 from ups_server.model.operator import UPSModel
-from ups_server.model.ups import build
 from ups_server.pde import Family
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "1d", "2d", "burgers", "advection", "equation", "nu", "beta"]
@@ -72,7 +72,7 @@ def write_language_model(folder: Path) -> Path:
 def make(config: UPSConfig, language_model: Path) -> UPSModel:
     """A model whose zero-initialised layers are filled, so that every path is heard."""
     torch.manual_seed(1)
-    model = build(config, pretrained_body(language_model), load_tokenizer(language_model))
+    model = around(config, pretrained_body(language_model), load_tokenizer(language_model))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if not name.startswith("body.") and parameter.abs().max() == 0:
@@ -80,9 +80,7 @@ def make(config: UPSConfig, language_model: Path) -> UPSModel:
     return model.eval()
 
 
-SMALL = UPS_MINI.model_copy(
-    update={"hidden_channels": 8, "n_layers": 2, "n_modes": 12, "tokens": 4, "condition_size": 16, "resolution": 32}
-)
+SMALL = UPS_MINI.changed(hidden_channels=8, n_layers=2, n_modes=12, tokens=4, condition_size=16, resolution=32)
 
 
 def write_parent(folder: Path, language_model: Path) -> Path:
@@ -90,6 +88,6 @@ def write_parent(folder: Path, language_model: Path) -> Path:
     from ups_server.model.checkpoint import save_pretrained
 
     known = card("1D Advection Equation").model_copy(update={"fields": ("u",), "symbols": {"beta": "Beta"}})
-    config = SMALL.model_copy(update={"name": folder.name, "families": {"advection": known}})
+    config = SMALL.changed(name=folder.name, families={"advection": known})
     save_pretrained(make(config, language_model), folder)
     return folder

@@ -33,9 +33,9 @@ def batch(config: UPSConfig, trajectories: int = 3, windows: int = 2) -> Batch:
     first = torch.randn(trajectories, 32, 1, generator=generator)
     periodic = BoundaryCondition.uniform(BoundaryKind.PERIODIC, 1)
     given = conditions(config, card(), {"nu": [0.1] * trajectories}, periodic, (0.5,), first)
-    frames = torch.zeros(trajectories * windows, 2, config.slots, 32)
+    frames = torch.zeros(trajectories * windows, 2, config.superspace.slots, 32)
     frames[:, :, 0] = torch.randn(trajectories * windows, 2, 32, generator=generator)
-    context = torch.zeros(trajectories, config.slots, 32)
+    context = torch.zeros(trajectories, config.superspace.slots, 32)
     context[:, 0] = first[..., 0]
     return Batch(frames, context, given, windows)
 
@@ -140,18 +140,19 @@ def test_mixed_loss_is_eq_1(model: UPSModel, target: FixedTarget, done: float) -
     loss = method.mixed_loss(model, data, done)
     hook.remove()
     context = model.read(data.context, data.conditions)
-    words = int(context["metadata"].shape[1])
-    assert torch.equal(heard[0][:, :words], context["metadata"])
+    assert context.metadata is not None
+    words = int(context.metadata.shape[1])
+    assert torch.equal(heard[0][:, :words], context.metadata)
     share = {0.0: 1.0, 0.5: 0.5, 0.75: 0.25}[done]
     replaced = sum(
         bool((torch.cdist(token[None], model.metadata.embeddings.weight) < 1e-4).any()) for token in heard[0][0, words:]
     )
-    assert replaced == share * SMALL.tokens
+    assert replaced == share * SMALL.reading.tokens
     state = method.state()
-    k = replaced_tokens(SMALL.tokens, done)
+    k = replaced_tokens(SMALL.reading.tokens, done)
     gate = torch.nn.Linear(model.body.size, 1)
     gate.load_state_dict({name: state[f"gate.{name}"] for name in ("weight", "bias")})
-    mix = Mix(gate, *passages(model, SMALL.tokens), k)
+    mix = Mix(gate, *passages(model, SMALL.reading.tokens), k)
     torch.manual_seed(0)
     step, pooled = model.mixed_step(data.frames[:, 0], data.context, data.conditions, 2, mix)
     on_source = F.cross_entropy(F.linear(pooled, state["head.weight"], state["head.bias"]), mix.labels)
@@ -162,7 +163,7 @@ def test_mixed_loss_is_eq_1(model: UPSModel, target: FixedTarget, done: float) -
 def test_gradient_reaches_gate_source_head_and_model(language_model: Path, target: FixedTarget) -> None:
     for config in (
         SMALL,
-        UPS_PAPER.model_copy(update={"resolution": 16, "hidden_channels": 8, "n_modes": 4, "tokens": 4}),
+        UPS_PAPER.changed(resolution=16, hidden_channels=8, n_modes=4, tokens=4),
     ):
         model = make(config, language_model)
         method = PatchReplacement()
@@ -182,7 +183,7 @@ def test_gradient_reaches_gate_source_head_and_model(language_model: Path, targe
 def test_the_mix_is_visible_and_alone(model: UPSModel) -> None:
     """The prediction depends on the mixed tokens, and equal tokens make the conditioner's numbers invisible."""
     data = batch(SMALL)
-    same = torch.ones(3, SMALL.tokens, model.body.size)
+    same = torch.ones(3, SMALL.reading.tokens, model.body.size)
     first, _ = model.mixed_step(data.frames[:, 0], data.context, data.conditions, 2, lambda tokens: same)
     other, _ = model.mixed_step(data.frames[:, 0], data.context, data.conditions, 2, lambda tokens: tokens)
     assert float((first - other).detach().abs().max()) > 1e-5

@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, language_model: Path) -> Pa
     """A data folder with one small model."""
     data_dir = tmp_path_factory.mktemp("learned")
     burgers = card().model_copy(update={"coefficients": {"nu": CoefficientRange(low=0.001, high=0.5)}})
-    model = make(SMALL.model_copy(update={"families": {"burgers": burgers}}), language_model)
+    model = make(SMALL.changed(families={"burgers": burgers}), language_model)
     save_pretrained(model, data_dir / "models" / "small")
     return data_dir
 

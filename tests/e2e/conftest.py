@@ -53,7 +53,7 @@ def site(language_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     burgers = card().model_copy(
         update={"fields": ("u",), "coefficients": {"nu": CoefficientRange(low=0.001, high=0.5)}}
     )
-    model = make(SMALL.model_copy(update={"name": "small", "families": {"burgers": burgers}}), language_model)
+    model = make(SMALL.changed(name="small", families={"burgers": burgers}), language_model)
     save_pretrained(model, data_dir / "models" / "small")
     write_parent(data_dir / "models" / "tiny", language_model)
     settings = Settings(

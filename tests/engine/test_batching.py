@@ -43,7 +43,7 @@ def statics(entry: FamilyCard) -> FamilyCard:
 @pytest.fixture(scope="module")
 def solver(language_model: Path) -> UPSSolver:
     cards = {name: statics(entry) for name, (entry, _) in FAMILIES.items()}
-    return UPSSolver(make(SMALL.model_copy(update={"families": cards}), language_model))
+    return UPSSolver(make(SMALL.changed(families=cards), language_model))
 
 
 def problem(name: str, n: int = 16, boundary: BoundaryCondition | None = None) -> Problem:

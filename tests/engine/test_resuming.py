@@ -25,7 +25,7 @@ def language(language_model: Path) -> Path:
 
 
 def trained(language: Path, refresh: int) -> Solver:
-    return UPSSolver(make(SMALL.model_copy(update={"families": {"burgers": card()}, "refresh": refresh}), language))
+    return UPSSolver(make(SMALL.changed(families={"burgers": card()}, refresh=refresh), language))
 
 
 class Process:

@@ -16,7 +16,7 @@ from ups_server.solvers.solver import Problem
 @pytest.fixture
 def solver(language_model: Path) -> UPSSolver:
     entry = card_of(family("burgers"))
-    return UPSSolver(make(SMALL.model_copy(update={"families": {"burgers": entry}}), language_model))
+    return UPSSolver(make(SMALL.changed(families={"burgers": entry}), language_model))
 
 
 def test_errors_are_those_of_rollouts_in_units_of_the_spread(solver: UPSSolver, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def data_dir(tmp_path: Path) -> Path:
     for name, config in models.items():
         folder = tmp_path / "models" / name
         folder.mkdir(parents=True)
-        config.model_copy(update={"name": name}).save(folder)
+        config.changed(name=name).save(folder)
     (tmp_path / "models" / "adapters" / "adapter.json").write_text(json.dumps({"base": {"id": "knows"}}))
     return tmp_path
 

@@ -17,7 +17,7 @@ from ups_server.pde.grid import BoundaryCondition, BoundaryKind
 
 CARDS = {"burgers": card(), "other": card("1D Advection", slots=(0,)), "gas": card("2D gas", 2, (0, 1, 2))}
 SMALL = {"hidden_channels": 8, "n_layers": 3, "n_modes": 6, "resolution": 32, "families": CARDS}
-CONFIGS = {"fno": FNO.model_copy(update=SMALL), "unet": UNET.model_copy(update=SMALL)}
+CONFIGS = {"fno": FNO.changed(**SMALL), "unet": UNET.changed(**SMALL)}
 
 
 def made(config: UPSConfig) -> Operator:
@@ -83,7 +83,7 @@ def test_coefficient_family_and_boundary_are_heard(model: Operator) -> None:
 
 @pytest.mark.parametrize("operator", sorted(BASELINES))
 def test_withheld_metadata_change_nothing(operator: str) -> None:
-    model, u = made(CONFIGS[operator].model_copy(update={"metadata": "none"})), state(32)
+    model, u = made(CONFIGS[operator].changed(metadata="none")), state(32)
     base = step(model, u, given("burgers", 2))
     for told in (given("burgers", 2, nu=0.3), given("other", 2)):
         torch.testing.assert_close(step(model, u, told), base, atol=0, rtol=0)
@@ -102,7 +102,7 @@ def test_equivariant_under_shifts_of_a_periodic_box_only(model: Operator) -> Non
 def test_a_silent_network_is_zero_or_with_increments_persistence(operator: str) -> None:
     u, told = state(32), given("burgers", 2)
     for increment in (False, True):
-        model = made(CONFIGS[operator].model_copy(update={"increment": increment}))
+        model = made(CONFIGS[operator].changed(increment=increment))
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.zero_()

@@ -17,7 +17,7 @@ from ups_server.pde import Grid, family
 from ups_server.solvers.neural import UPSSession, UPSSolver, ZeroShotSolver
 from ups_server.solvers.solver import Frames, Problem, rollout
 
-MOVED = ("embedder.layers.0.spectral.weights.0", "predictor.bias", "displace.weight")
+MOVED = ("embedder.layers.0.spectral.weights.0", "predictor.bias", "transport.of_features.weight")
 FAMILIES = {
     "burgers": card(),
     "advection": card("1D Advection Equation").model_copy(update={"symbols": {"beta": "Beta"}}),
@@ -36,7 +36,7 @@ def moved(model: Operator, amount: float = 0.3) -> Operator:
 @pytest.fixture
 def model(language_model: Path) -> Checkpoint:
     """Burgers has weights of its own, advection has not."""
-    config = SMALL.model_copy(update={"families": FAMILIES})
+    config = SMALL.changed(families=FAMILIES)
     shared = make(config, language_model)
     return Checkpoint(shared, {"burgers": deltas_between(shared, moved(make(config, language_model)))})
 
@@ -121,7 +121,7 @@ def test_they_come_back_from_disk(model: Checkpoint, tmp_path: Path) -> None:
 
 
 def test_a_model_keeps_only_those_of_its_families(model: Checkpoint, tmp_path: Path) -> None:
-    model.config = model.config.model_copy(update={"families": {"advection": FAMILIES["advection"]}})
+    model.config = model.config.changed(families={"advection": FAMILIES["advection"]})
     save_pretrained(model, tmp_path)
     assert from_pretrained(tmp_path).deltas == {}
 
@@ -130,9 +130,9 @@ def test_a_model_keeps_only_those_of_its_families(model: Checkpoint, tmp_path: P
 def test_what_does_not_fit_is_no_model(model: Checkpoint, tmp_path: Path, fault: str) -> None:
     save_pretrained(model, tmp_path)
     tensors = load_file(tmp_path / WEIGHTS_FILE)
-    rows, levels, scale = (f"own.burgers.{part}.displace.weight" for part in ("rows", "levels", "scale"))
+    rows, levels, scale = (f"own.burgers.{part}.transport.of_features.weight" for part in ("rows", "levels", "scale"))
     if fault in ("family", "parameter"):
-        old, new = ("burgers", "heat") if fault == "family" else ("displace", "misplace")
+        old, new = ("burgers", "heat") if fault == "family" else ("of_features", "of_nothing")
         for key in (rows, levels, scale):
             tensors[key.replace(old, new)] = tensors.pop(key)
     elif fault == "rows":

@@ -27,7 +27,7 @@ def bits(model: UPS, count: int) -> dict[str, torch.Tensor]:
         context = model.read(u, conditioned)
         for _ in range(10):
             u = model(u, context)
-        return {**context.rows, "u": u}
+        return {**context.tensors(), "u": u}
 
 
 def test_the_answer_is_the_same_to_the_bit(silent: UPS, monkeypatch: pytest.MonkeyPatch) -> None:

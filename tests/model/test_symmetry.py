@@ -82,9 +82,12 @@ def test_a_step_is_the_mean_of_the_steps_of_both(small: UPSModel) -> None:
     given = told(MIRRORED, fields, LINE)
     u = lift(fields, MIRRORED, given)
     context = small.read(u, given)
-    plain = replace(context, rows={name: rows for name, rows in context.rows.items() if name != "turn"})
-    image = replace(plain, rows={**plain.rows, "initial_means": context.turned(context["initial_means"])})
-    mean = (small(u, plain) + context.turned(small(context.turned(u), image))) / 2
+    symmetry = context.symmetry
+    assert symmetry is not None
+    assert context.coefficients is not None
+    plain = replace(context, symmetry=None)
+    image = replace(plain, coefficients=context.coefficients.turned(symmetry))
+    mean = (small(u, plain) + symmetry.of(small(symmetry.of(u), image))) / 2
     torch.testing.assert_close(small(u, context), mean, atol=1e-6, rtol=1e-5)
 
 
@@ -93,7 +96,7 @@ def test_training_steps_are_not_averaged(small: UPSModel) -> None:
     given = told(MIRRORED, fields, LINE)
     small.train()
     try:
-        assert not small.read(lift(fields, MIRRORED, given), given).averages
+        assert small.read(lift(fields, MIRRORED, given), given).symmetry is None
     finally:
         small.eval()
 
@@ -112,11 +115,13 @@ def test_a_box_that_does_not_map_onto_itself_is_left_alone(
     boundary: BoundaryCondition, offset: float, averaged: bool
 ) -> None:
     fields = torch.ones(1, 8, 1)
-    assert (conditions(SMALL, MIRRORED, {"nu": [0.1]}, boundary, (offset,), fields).turn is not None) is averaged
-    assert conditions(SMALL, ODD, {"nu": [0.1]}, boundary, (offset,), fields).turn is not None
-    assert conditions(SMALL, card(), {"nu": [0.1]}, boundary, (offset,), fields).turn is None
+    assert (conditions(SMALL, MIRRORED, {"nu": [0.1]}, boundary, (offset,), fields).symmetry is not None) is averaged
+    assert conditions(SMALL, ODD, {"nu": [0.1]}, boundary, (offset,), fields).symmetry is not None
+    assert conditions(SMALL, card(), {"nu": [0.1]}, boundary, (offset,), fields).symmetry is None
     both = MIRRORED.model_copy(update={"odd": True})
-    assert conditions(SMALL, both, {"nu": [0.1]}, boundary, (offset,), fields).mirrors is averaged
+    found = conditions(SMALL, both, {"nu": [0.1]}, boundary, (offset,), fields).symmetry
+    assert found is not None
+    assert found.mirrors is averaged
 
 
 @torch.no_grad()
@@ -136,12 +141,13 @@ def test_turning_twice_changes_nothing() -> None:
     entry = flow()
     _, fields, static = problem(entry)
     given = told(entry, fields, WALLS, static)
-    assert given.turn is not None
-    assert given.static_turn is not None
+    assert given.symmetry is not None
+    turn, static_turn = given.symmetry.turn, given.symmetry.static_turn
+    assert static_turn is not None
     assert given.static is not None
     u = lift(fields, entry, given)
-    torch.testing.assert_close(turned(turned(u, given.turn, True), given.turn, True), u)
-    again = turned(turned(given.static, given.static_turn, True), given.static_turn, True)
+    torch.testing.assert_close(turned(turned(u, turn, True), turn, True), u)
+    again = turned(turned(given.static, static_turn, True), static_turn, True)
     torch.testing.assert_close(again, given.static)
 
 

@@ -9,18 +9,18 @@ from tests.small_models import SMALL, card, make
 from ups_server.errors import UserError
 from ups_server.model.body import load_tokenizer, pretrained_body
 from ups_server.model.checkpoint import from_pretrained, save_pretrained
-from ups_server.model.conditioning import RATE_SCALE, Conditions, conditions, value_features
+from ups_server.model.conditioning import Conditions, conditions, value_features
 from ups_server.model.config import UPS_PAPER, FamilyCard, UPSConfig
 from ups_server.model.operator import Operator, UPSModel
 from ups_server.model.superspace import check_card, lift, lower, nrmse
-from ups_server.model.transport import carried, departure
-from ups_server.model.ups import UPS
+from ups_server.model.transport import RATE_SCALE, carried, departure
+from ups_server.model.ups import UPS, StepCoefficients
 from ups_server.pde.grid import BoundaryCondition, BoundaryKind
 
 PERIODIC = BoundaryCondition.uniform(BoundaryKind.PERIODIC, 1)
 WALLS = BoundaryCondition(((BoundaryKind.DIRICHLET, BoundaryKind.CAUCHY),))
 PLANE = BoundaryCondition.uniform(BoundaryKind.PERIODIC, 2)
-PAPER = UPS_PAPER.model_copy(update={"hidden_channels": 8, "n_layers": 2, "n_modes": 4, "tokens": 6, "resolution": 32})
+PAPER = UPS_PAPER.changed(hidden_channels=8, n_layers=2, n_modes=4, tokens=6, resolution=32)
 
 
 def given(
@@ -76,11 +76,11 @@ def test_walls_break_the_symmetry(small: UPSModel) -> None:
 def test_a_mean_that_is_retained_whole_does_not_drift(language_model: Path) -> None:
     model = make(SMALL, language_model)
     assert isinstance(model, UPS)
-    assert model.conditioner.retain is not None
-    torch.nn.init.zeros_(model.conditioner.retain.weight)
+    assert model.mean_correction is not None
+    torch.nn.init.zeros_(model.mean_correction.of_problem.weight)
     drifts = []
     for share in (0.0, 0.5, 1.0):
-        torch.nn.init.constant_(model.conditioner.retain.bias, share)
+        torch.nn.init.constant_(model.mean_correction.of_problem.bias, share)
         u = state(2)
         drifts.append((step(model, u, given(2)) - u)[:, 0].mean(-1))
     assert drifts[0].abs().min() > 1e-3
@@ -167,17 +167,20 @@ def test_the_defect_of_the_mean_is_heard(small: UPSModel) -> None:
     u = state(1)
     with torch.no_grad():
         context = small.read(u, given(1))
-        moved = replace(context, rows={**context.rows, "initial_means": context["initial_means"] + 0.01})
+        known = context.coefficients
+        assert isinstance(known, StepCoefficients)
+        assert known.initial_means is not None
+        moved = replace(context, coefficients=replace(known, initial_means=known.initial_means + 0.01))
         assert (small(u, context) - small(u, moved)).abs().max() > 1e-6
 
 
 def test_the_state_is_carried_by_its_own_velocity(language_model: Path) -> None:
-    config = SMALL.model_copy(update={"propagator": False})
+    config = SMALL.changed(propagator=False)
     model = UPS(config, pretrained_body(language_model), load_tokenizer(language_model))
-    assert model.conditioner.carry is not None
+    assert model.transport is not None
     with torch.no_grad():
         # Slot 0 of the state before the step, along the first axis: a unit carries by 1.5 boxes times RATE_SCALE.
-        model.conditioner.carry.bias[0] = -1.5
+        model.transport.of_problem.bias[0] = -1.5
     u = state(2)
     u[:, 1] = torch.randn(2, 32)
     conditioned = given(2, entry=card(slots=(0, 1)))
@@ -249,7 +252,7 @@ def test_foreign_weights_are_refused(small: UPSModel, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no model"):
         from_pretrained(tmp_path)
     save_pretrained(small, tmp_path)
-    SMALL.model_copy(update={"n_layers": 1}).save(tmp_path)
+    SMALL.changed(n_layers=1).save(tmp_path)
     with pytest.raises(UserError, match="weights"):
         from_pretrained(tmp_path)
 
@@ -262,7 +265,7 @@ def test_paper_preset(language_model: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         context = model.read(u, conditioned)
         _, tokens = model.advance(u, context)
-    assert tokens.shape == (2, PAPER.tokens, 32)
+    assert tokens.shape == (2, PAPER.reading.tokens, 32)
     singles = [step(model, u[i : i + 1], given(1, config=PAPER)) for i in range(2)]
     torch.testing.assert_close(out, torch.cat(singles), atol=1e-5, rtol=1e-4)
     save_pretrained(model, tmp_path)
@@ -292,7 +295,7 @@ def test_channel_tokens_one_per_channel_at_any_resolution(language_model: Path) 
     ):
         with torch.no_grad():
             _, tokens = model.advance(u, model.read(u, conditioned))
-        assert tokens.shape == (2, SMALL.hidden_channels, 32)
+        assert tokens.shape == (2, SMALL.embedder.hidden_channels, 32)
         assert step(model, u, conditioned).isfinite().all()
 
 

@@ -105,7 +105,7 @@ def small(language_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     """The same model twice, loaded from its folder as two engines do."""
     folder = tmp_path_factory.mktemp("small")
     cards = {name: card_of(family(name)) for name in FAMILIES}
-    save_pretrained(make(SMALL.model_copy(update={"families": cards}), language_model), folder)
+    save_pretrained(make(SMALL.changed(families=cards), language_model), folder)
     return load(folder, device="cpu"), load(folder, device="cpu")
 
 

@@ -20,14 +20,14 @@ PERIODIC = BoundaryCondition.uniform(BoundaryKind.PERIODIC, 1)
 
 @pytest.fixture(scope="module")
 def solver(language_model: Path) -> UPSSolver:
-    return UPSSolver(make(SMALL.model_copy(update={"families": {"burgers": card()}}), language_model))
+    return UPSSolver(make(SMALL.changed(families={"burgers": card()}), language_model))
 
 
 @pytest.fixture(scope="module")
 def finer(language_model: Path) -> UPSSolver:
     """The same weights; what has fewer than 60 points is stepped on more."""
     entry = card().model_copy(update={"points": 60})
-    return UPSSolver(make(SMALL.model_copy(update={"families": {"burgers": entry}}), language_model))
+    return UPSSolver(make(SMALL.changed(families={"burgers": entry}), language_model))
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def trained_fine(language_model: Path) -> UPSSolver:
     """The same weights, trained on 60 points: on what `finer` steps on."""
     entry = card()
     entry = entry.model_copy(update={"statistics": entry.statistics.model_copy(update={"n": 60})})
-    return UPSSolver(make(SMALL.model_copy(update={"families": {"burgers": entry}}), language_model))
+    return UPSSolver(make(SMALL.changed(families={"burgers": entry}), language_model))
 
 
 def problem(nu: float | list[float] = 0.01, dt: float = 0.05, n: int = 32) -> Problem:
@@ -78,8 +78,8 @@ def test_loads_from_a_folder(solver: UPSSolver, tmp_path: Path) -> None:
 
 
 def test_a_model_that_reads_again_reads_the_state_it_reached(language_model: Path) -> None:
-    config = SMALL.model_copy(update={"families": {"burgers": card()}})
-    once, again = (UPSSolver(make(config.model_copy(update={"refresh": k}), language_model)) for k in (0, 2))
+    config = SMALL.changed(families={"burgers": card()})
+    once, again = (UPSSolver(make(config.changed(refresh=k), language_model)) for k in (0, 2))
     initial = states(2)
     rolled = [np.stack(list(rollout(s.session(problem(), initial), 4)), axis=1) for s in (once, again)]
     np.testing.assert_array_equal(rolled[0][:, :2], rolled[1][:, :2])

@@ -64,7 +64,7 @@ def test_a_constant_state_stays_finite(solver: ZeroShotSolver) -> None:
 
 
 def test_what_does_not_fit_is_refused(language_model: Path) -> None:
-    config = SMALL.model_copy(update={"max_dimensions": 1, "joint_modes": 0, "families": {"burgers": card()}})
+    config = SMALL.changed(max_dimensions=1, joint_modes=0, families={"burgers": card()})
     solver = ZeroShotSolver(make(config, language_model))
     shallow = family("shallow_water")
     flat = Problem("shallow_water", {}, Grid((32, 32), shallow.extent), shallow.boundary, shallow.dt)
@@ -73,7 +73,7 @@ def test_what_does_not_fit_is_refused(language_model: Path) -> None:
 
 
 def test_the_increment_is_typical_of_what_the_model_knows() -> None:
-    config = SMALL.model_copy(update={"families": {"burgers": card()}})
+    config = SMALL.changed(families={"burgers": card()})
     assert typical_increment(config) == pytest.approx(0.25)
     state = np.array([[0.0], [2.0]], dtype=np.float32)
     statistics = unseen_card(config, "burgers", state).statistics

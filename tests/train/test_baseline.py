@@ -66,11 +66,11 @@ def test_controls_change_what_they_name_and_nothing_else(language_model: Path) -
     )
     assert check_config(scratch) == check_config(own)
     assert (scratch.stage1, scratch.stage2, scratch.families) == (own.stage1, own.stage2, own.families)
-    assert not check_config(bare).body
+    assert not check_config(bare).reading.body
     assert not bare.stage2.body
     assert random.random_body
     assert random.stage2 == own.stage2
-    assert check_config(untold).metadata == "none"
+    assert check_config(untold).conditioner.metadata == "none"
     assert untold.stage1 == own.stage1
     assert unaligned.stage1 == own.stage1.model_copy(update={"alignment": "none"})
     assert check_config(unaligned) == check_config(own)
@@ -195,5 +195,5 @@ def test_from_the_command_line(
         main([*words, "--minutes", "0.01", "--device", "cpu"])
     assert not ended.value.code, capsys.readouterr().err
     config = from_pretrained(Path("runs/small-fno-burgers/model")).config
-    assert (config.operator, config.n_modes, list(config.families)) == ("fno", 4, ["burgers"])
+    assert (config.operator, config.embedder.n_modes, list(config.families)) == ("fno", 4, ["burgers"])
     assert [path.name.split("-")[0] for path in Path("runs/data").iterdir() if path.is_dir()] == ["burgers"]

@@ -119,7 +119,7 @@ def test_an_adaptation_starts_from_the_family_s_own(
     model, other = from_pretrained(shared), from_pretrained(shared)
     model.deltas["burgers"] = deltas_between(model.operator, moved(other.operator))
     fine = model.config.families["burgers"].model_copy(update={"points": 64})
-    model.config = model.config.model_copy(update={"families": {**model.config.families, "burgers": fine}})
+    model.config = model.config.changed(families={**model.config.families, "burgers": fine})
     save_pretrained(model, parent)
     store = build_store(family("burgers"), {"nu": 0.2}, 8, 32, 0, tmp_path / "data", frame_dt=0.05, t_final=0.5)
     run, _ = adaptation(parent, store, tmp_path / "work", tuning=tuning, max_steps=2, learning_rate=1e-9)

@@ -30,7 +30,7 @@ def parent(language_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     known = card("1D Advection Equation").model_copy(update={"fields": ("u",), "symbols": {"beta": "Beta"}})
     shape = {"hidden_channels": 48, "n_layers": 3, "n_modes": 32, "families": {"advection": known}}
     folder = tmp_path_factory.mktemp("models") / "wider"
-    save_pretrained(make(SMALL.model_copy(update=shape), language_model), folder)
+    save_pretrained(make(SMALL.changed(**shape), language_model), folder)
     return folder
 
 

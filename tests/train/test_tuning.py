@@ -191,7 +191,7 @@ def test_a_base_with_children_is_not_deleted(parent: Path, store: Store, tmp_pat
 
 
 def test_what_a_model_lacks_is_said(parent: Path) -> None:
-    without = SMALL.model_copy(update={"body": False})
+    without = SMALL.changed(body=False)
     for config, alignment in ((FNO, "otdd"), (without, "pare")):
         with pytest.raises(UserError, match="no language model"):
             check_language_model(config, alignment)

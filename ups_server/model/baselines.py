@@ -13,6 +13,7 @@ absolute next state, as in PDEBench, or with `increment` the change in units of 
 
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, final
 
@@ -20,18 +21,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ups_server.model.conditioning import KINDS, VALUE_FEATURES, Conditions, shown, value_features
+from ups_server.model.conditioning import KINDS, VALUE_FEATURES, Conditions, value_features, with_metadata
 from ups_server.model.config import UPSConfig
-from ups_server.model.context import Context
+from ups_server.model.context import Coefficients, Context
 from ups_server.model.operator import Operator
-from ups_server.model.superspace import coordinates
+from ups_server.model.superspace import given_channels
 
 GROUP = 8
 """Channels that are normalised together: several, so that channels constant in space are not normalised away."""
 
 
+@dataclass(frozen=True)
+class Constants(Coefficients):
+    """Values (B, K) of the constant channels."""
+
+    values: Tensor
+
+
 class ChannelOperator(Operator):
-    """An operator that is told its conditions as constant input channels."""
+    """An operator that is given its conditions as constant input channels."""
 
     def __init__(self, config: UPSConfig) -> None:
         super().__init__(config)
@@ -39,8 +47,9 @@ class ChannelOperator(Operator):
         self.symbols = tuple(dict.fromkeys(symbol for card in cards for symbol in card.symbols.values()))
         self.names = tuple(card.name for card in cards)
         constants = len(self.symbols) * VALUE_FEATURES + len(self.names)
-        constants += config.max_dimensions * 2 * len(KINDS) + config.slots
-        inputs = config.slots + config.static_slots + config.max_dimensions + constants
+        space = config.superspace
+        constants += space.max_dimensions * 2 * len(KINDS) + space.slots
+        inputs = space.slots + space.static_slots + space.max_dimensions + constants
         self.networks = nn.ModuleDict(
             {str(ndim): self._network(inputs, ndim) for ndim in sorted({ndim for _, ndim in config.grids})}
         )
@@ -56,11 +65,16 @@ class ChannelOperator(Operator):
     @final
     def read(self, initial: Tensor, given: Conditions) -> Context:
         """The state is not read: a baseline sees one frame at a time."""
-        given = shown(given, self.config.metadata)
-        rows = {"mask": given.mask, "increment": given.increment, "constants": self._constants(given)}
-        if given.static is not None:
-            rows["static"] = given.static
-        return Context(rows, given.periodic, given.offset, given.trained)
+        given = with_metadata(given, self.config.conditioner.metadata)
+        return Context(
+            given.mask,
+            given.periodic,
+            given.offset,
+            given.trained,
+            increment=given.increment,
+            static=given.static,
+            coefficients=Constants(self._constants(given)),
+        )
 
     def _constants(self, given: Conditions) -> Tensor:
         batch = len(given.mask)
@@ -72,18 +86,16 @@ class ChannelOperator(Operator):
         return torch.cat([numbers.flatten(1), family, given.boundary, given.mask], dim=1)
 
     def forward(self, u: Tensor, context: Context) -> Tensor:
+        if not isinstance(context.coefficients, Constants) or context.increment is None:
+            raise TypeError("the context was read by another operator")
         points = tuple(u.shape[2:])
         spread = (..., *(None,) * len(points))
-        static = u.new_zeros(u.shape[0], self.config.static_slots, *points)
-        if "static" in context.rows:
-            static[:, : context["static"].shape[1]] = context["static"]
-        place = coordinates(points, context.periodic, context.offset, self.config.max_dimensions, u)
-        constants = context["constants"][spread].expand(-1, -1, *points)
-        inputs = torch.cat([u, static, place.expand(u.shape[0], *place.shape), constants], dim=1)
+        constants = context.coefficients.values[spread].expand(-1, -1, *points)
+        inputs = torch.cat([*given_channels(u, context, self.config.superspace), constants], dim=1)
         step = self._predict(self.networks[str(len(points))], inputs, context.periodic)
-        if self.config.increment:
-            step = u + step * context["increment"][spread]
-        return step * context["mask"][spread]
+        if self.config.step.increment:
+            step = u + step * context.increment[spread]
+        return step * context.mask[spread]
 
 
 @final
@@ -101,18 +113,19 @@ class FNOBaseline(ChannelOperator):
                 return weights
 
         network: nn.Module = PlainFNO(
-            n_modes=(2 * self.config.n_modes,) * ndim,
+            n_modes=(2 * self.config.embedder.n_modes,) * ndim,
             in_channels=inputs,
-            out_channels=self.config.slots,
-            hidden_channels=self.config.hidden_channels,
-            n_layers=self.config.n_layers,
+            out_channels=self.config.superspace.slots,
+            hidden_channels=self.config.embedder.hidden_channels,
+            n_layers=self.config.embedder.n_layers,
             positional_embedding=None,
         )
         return network
 
     def _predict(self, network: nn.Module, inputs: Tensor, periodic: tuple[bool, ...]) -> Tensor:
         points = inputs.shape[2:]
-        extra = [0 if wraps else round(n * self.config.padding) for n, wraps in zip(points, periodic, strict=True)]
+        share = self.config.embedder.padding
+        extra = [0 if wraps else round(n * share) for n, wraps in zip(points, periodic, strict=True)]
         padding = [cells for high in reversed(extra) for cells in (0, high)]
         step: Tensor = network(F.pad(inputs, padding))[(..., *(slice(n) for n in points))]
         return step
@@ -123,7 +136,8 @@ class UNetBaseline(ChannelOperator):
     """A plain U-Net of `n_layers` levels, convolutions padded by the boundary: circular or by the edge's value."""
 
     def _network(self, inputs: int, ndim: int) -> nn.Module:
-        return UNet(inputs, self.config.slots, self.config.hidden_channels, self.config.n_layers, ndim)
+        layers = self.config.embedder
+        return UNet(inputs, self.config.superspace.slots, layers.hidden_channels, layers.n_layers, ndim)
 
     def _predict(self, network: nn.Module, inputs: Tensor, periodic: tuple[bool, ...]) -> Tensor:
         step: Tensor = network(inputs, periodic)

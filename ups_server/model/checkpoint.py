@@ -15,6 +15,8 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ups_server.catalog import adapted_already, base_folder
 from ups_server.errors import UserError
@@ -24,7 +26,8 @@ from ups_server.model.body import default_folder, empty_body, load_tokenizer, pr
 from ups_server.model.config import CONFIG_FILE, UPSConfig
 from ups_server.model.deltas import Deltas, in_levels
 from ups_server.model.operator import Operator, UPSModel
-from ups_server.model.ups import UPS, build
+from ups_server.model.paper import UPSPaper
+from ups_server.model.ups import UPS
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +37,15 @@ HALVED = re.compile(r"^body\.|\.spectral\.")
 """Stored in half precision: the language model, and the matrices of wave numbers."""
 UNHEARD = re.compile(r"^body\.encoder\.encoder\..*weight$")
 """Stored in eight bits, row by row, where the language model is silent: the matrices of its layers."""
+EARLIER = {
+    "conditioner.rate_of_value.": "propagator.of_value.",
+    "conditioner.rate.": "propagator.of_problem.",
+    "conditioner.drift.": "propagator.of_means.",
+    "conditioner.carry.": "transport.of_problem.",
+    "displace.": "transport.of_features.",
+    "conditioner.retain.": "mean_correction.of_problem.",
+}
+"""What parts of a model were called in the checkpoints of version 6 and before, and what they are called now."""
 SCALE = ".scale"
 """Follows the name of a matrix that is stored in eight bits; `in_levels`."""
 
@@ -111,7 +123,13 @@ def create(config: UPSConfig, *, random_body: bool = False, language_model: Path
         return BASELINES[config.operator](config)
     folder = language_model or default_folder()
     load = empty_body if random_body else pretrained_body
-    return build(config, load(folder, config.body_layers), load_tokenizer(folder))
+    return around(config, load(folder, config.reading.layers), load_tokenizer(folder))
+
+
+def around(config: UPSConfig, body: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> UPSModel:
+    """The operator that a config describes, around a language model."""
+    operators: dict[str, type[UPSModel]] = {"conditioned": UPS, "paper": UPSPaper}
+    return operators[config.operator](config, body, tokenizer)
 
 
 def save_pretrained(checkpoint: Checkpoint | Operator, folder: Path) -> None:
@@ -165,7 +183,9 @@ def _whole(folder: Path, device: str | torch.device) -> Checkpoint:
         raise UserError("not_a_model", "no model here", got=folder.name, expected=f"{CONFIG_FILE} and {WEIGHTS_FILE}")
     config = UPSConfig.load(folder)
     model = _empty(config, folder / LANGUAGE_FOLDER)
-    stored = load_file(folder / WEIGHTS_FILE)
+    stored = with_names_of_today(load_file(folder / WEIGHTS_FILE))
+    if not config.step.propagator:  # it had weights all the same
+        stored = {name: value for name, value in stored.items() if not name.startswith("propagator.")}
     for name in [name for name in stored if name + SCALE in stored]:
         stored[name] = stored[name] * stored.pop(name + SCALE)[:, None]
     beside = {name: value for name, value in stored.items() if name.startswith(deltas.PREFIX)}
@@ -179,6 +199,12 @@ def _whole(folder: Path, device: str | torch.device) -> Checkpoint:
         raise UserError("not_a_model", "weights do not match the config", got=sorted(expected ^ tensors.keys())[:5])
     model.load_state_dict(tensors, strict=False)
     return Checkpoint(model.to(device).eval(), deltas.from_tensors(beside, model))
+
+
+def with_names_of_today(stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights, or what is stored of deltas and adapters of them, by the names that a model gives them now."""
+    pattern = re.compile(rf"(?<![^.])({'|'.join(map(re.escape, EARLIER))})")
+    return {pattern.sub(lambda found: EARLIER[found[0]], name): value for name, value in stored.items()}
 
 
 def place_adapters(folder: Path, out: Path) -> None:
@@ -211,7 +237,8 @@ def _from_adapters(folder: Path, device: str | torch.device) -> Checkpoint:
         _bases[key] = base
     config = UPSConfig.load(folder)
     (family,) = config.families
-    model = lora.restore(base.of_family(family).operator, settings, folder)
+    stored = with_names_of_today(load_file(folder / lora.ADAPTER_WEIGHTS))
+    model = lora.restore(base.of_family(family).operator, settings, stored)
     model.config = config
     return Checkpoint(model.eval(), adapters=settings, base=base)
 
@@ -229,4 +256,4 @@ def _empty(config: UPSConfig, language: Path) -> Operator:
             got=len(tokenizer),
             expected=words,
         )
-    return build(config, body, tokenizer)
+    return around(config, body, tokenizer)

@@ -1,10 +1,11 @@
-"""What a checkpoint says about itself: the architecture, the families it was trained on, their statistics.
+"""What a checkpoint says about itself: the parts of its architecture, the families it was trained on, their statistics.
 
 Imports no torch: the catalog and the API read it too.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -69,38 +70,122 @@ class FamilyCard(Frozen):
         return self
 
 
-class UPSConfig(Frozen):
-    """Architecture. The presets below are the two points that matter; each field is an axis of the ablation.
+class SuperspaceConfig(Frozen):
+    """The state that all families share (`model.superspace`).
 
     Attributes:
-        operator: "conditioned" (the body reads once, a conditioned FNO steps), "paper" (the body in every step), or a
-            baseline without a language model: "fno", "unet".
-        slots: physical quantities of the superspace (N). Dimensions: d_max.
+        slots: physical quantities (N).
+        max_dimensions: axes of a box at most (d_max).
+        static_slots: fields that do not change in time (S).
+    """
+
+    slots: int = Field(default=4, ge=1, le=64)
+    max_dimensions: int = Field(default=2, ge=1, le=3)
+    static_slots: Count = 2
+
+
+class ConditionerConfig(Frozen):
+    """What an operator knows of its equation (`model.conditioning`).
+
+    Attributes:
+        size: width of the vector that conditions every Fourier layer.
+        metadata: what is given of the equation: its text, its coefficients as numbers, both.
+        levels: condition on the levels of fields that are measured relative to their mean.
+    """
+
+    size: Count = 128
+    metadata: Literal["both", "text", "numbers", "none"] = "both"
+    levels: bool = False
+
+
+class EmbedderConfig(Frozen):
+    """The Fourier layers, or those of a baseline (`model.embedder`).
+
+    Attributes:
+        hidden_channels: at every point. n_layers: how many.
         n_modes: Fourier modes per axis that a spectral layer keeps (positive ones).
         joint_modes: wave numbers below this are mixed over both axes jointly (0: along each axis only).
-        defect: feed, per slot, how far the mean over the grid has moved from the initial state's. Where the integral
-            is conserved, this is the part of a front inside a cell, which the samples do not tell.
-        levels: condition on the levels of fields that are measured relative to their mean.
         local_width: points of the local convolution beside the spectral one (1 is the plain FNO).
         padding: cells added along a non-periodic axis, as a fraction of n.
-        propagator: the linear, exactly integrated part of the step (constant-coefficient transport and diffusion).
+        defect: feed, per slot, how far the mean over the grid has moved from the initial state's. Where the integral
+            is conserved, this is the part of a front inside a cell, which the samples do not tell.
+    """
+
+    hidden_channels: Count = 48
+    n_layers: int = Field(default=4, ge=0, le=256)
+    n_modes: Count = 40
+    joint_modes: Count = 0
+    local_width: Count = 3
+    padding: float = Field(default=0.25, ge=0, le=4)
+    defect: bool = False
+
+
+class ReadingConfig(Frozen):
+    """How the language model reads a problem (`model.body`).
+
+    Attributes:
+        body: does the LLM body take part? (stage 1 of the conditioned operator runs without it).
+        layers: of the LLM that are kept (0: all).
+        tokens: state tokens that the body reads (paper: one per channel; else one per patch of the box).
+        token_kind: of the conditioned operator: a token per patch of the box, or per FNO channel as in the paper.
+        refresh: steps after which the problem is read again from the state reached; 0 reads once, 1 at every step.
+    """
+
+    body: bool = True
+    layers: Count = 0
+    tokens: Count = 16
+    token_kind: Literal["patch", "channel"] = "patch"
+    refresh: int = Field(default=0, ge=0)
+
+
+class StepConfig(Frozen):
+    """What a step is made of (`model.transport`, `projection`, `conservation`, `symmetry`).
+
+    Attributes:
+        propagator: the linear, exactly integrated part (constant-coefficient transport and diffusion).
         transport: carry the state along characteristics of velocities that are linear in the state, corrected by the
             features.
         projection: where the velocity of a family is free of divergence, take its gradient part away before and after
             a step.
-        retention: move the mean of every slot back towards the initial state's by a learned share at every step: whole
-            where it is conserved, none where it is not.
-        averaged: outside of training, average a step over a symmetry of the family, where it has one
-            (`model.symmetry`); training draws windows turned by it.
+        mean_correction: move the mean of every slot back towards the initial state's by a learned share at every step:
+            whole where it is conserved, none where it is not.
+        averaged: outside of training, average a step over a symmetry of the family, where it has one; training draws
+            windows turned by it.
         increment: predict u(t + dt) - u(t) instead of u(t + dt).
-        tokens: state tokens that the body reads (paper: one per channel; else one per patch of the box).
-        token_kind: of the conditioned operator: a token per patch of the box, or per FNO channel as in the paper.
         predictor: of the conditioned operator: linear at every point, or the paper's mean over the sequence.
-        metadata: what is shown of the equation (`conditioning.shown`): its text, its coefficients as numbers, both.
-        refresh: steps after which the problem is read again from the state reached; 0 reads once, 1 at every step.
-        condition_size: width of the vector that conditions every Fourier layer.
-        body: does the LLM body take part? (stage 1 of the conditioned operator runs without it).
-        body_layers: layers of the LLM that are kept (0: all).
+    """
+
+    propagator: bool = True
+    transport: bool = False
+    projection: bool = False
+    mean_correction: bool = False
+    averaged: bool = False
+    increment: bool = True
+    predictor: Literal["local", "mean_pool"] = "local"
+
+
+PARTS: dict[str, type[Frozen]] = {
+    "superspace": SuperspaceConfig,
+    "conditioner": ConditionerConfig,
+    "embedder": EmbedderConfig,
+    "reading": ReadingConfig,
+    "step": StepConfig,
+}
+PLACES = {name: (part, name) for part, fields in PARTS.items() for name in fields.model_fields} | {
+    "condition_size": ("conditioner", "size"),
+    "body_layers": ("reading", "layers"),
+    "retention": ("step", "mean_correction"),
+}
+"""Where a setting is that is named without its part, as in recipes, and in the checkpoints of earlier versions."""
+
+
+class UPSConfig(Frozen):
+    """An architecture. The presets below are the points that matter; each field of a part is an axis of the ablation.
+
+    Attributes:
+        operator: "conditioned" (the body reads once, a conditioned FNO steps), "paper" (the body in every step), or a
+            baseline without a language model: "fno", "unet".
+        resolution: points per axis it is trained at, unless data say otherwise.
     """
 
     model_type: Literal["ups"] = "ups"
@@ -108,39 +193,51 @@ class UPSConfig(Frozen):
     version: int = 1
     operator: Literal["conditioned", "paper", "fno", "unet"] = "conditioned"
     resolution: Count = 128
-    slots: int = Field(default=4, ge=1, le=64)
-    max_dimensions: int = Field(default=2, ge=1, le=3)
-    static_slots: Count = 2
-    hidden_channels: Count = 48
-    n_layers: int = Field(default=4, ge=0, le=256)
-    n_modes: Count = 40
-    joint_modes: Count = 0
-    defect: bool = False
-    levels: bool = False
-    local_width: Count = 3
-    padding: float = Field(default=0.25, ge=0, le=4)
-    propagator: bool = True
-    transport: bool = False
-    projection: bool = False
-    retention: bool = False
-    averaged: bool = False
-    increment: bool = True
-    tokens: Count = 16
-    token_kind: Literal["patch", "channel"] = "patch"
-    predictor: Literal["local", "mean_pool"] = "local"
-    metadata: Literal["both", "text", "numbers", "none"] = "both"
-    refresh: int = Field(default=0, ge=0)
-    condition_size: Count = 128
-    body: bool = True
-    body_layers: Count = 0
+    superspace: SuperspaceConfig = SuperspaceConfig()
+    conditioner: ConditionerConfig = ConditionerConfig()
+    embedder: EmbedderConfig = EmbedderConfig()
+    reading: ReadingConfig = ReadingConfig()
+    step: StepConfig = StepConfig()
     families: dict[str, FamilyCard] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _settings_in_their_parts(cls, document: Any) -> Any:
+        """`{"n_modes": 24}` is `{"embedder": {"n_modes": 24}}`."""
+        if not isinstance(document, dict):
+            return document
+        whole = {name: value for name, value in document.items() if name not in PLACES}
+        for name, value in document.items():
+            if name in PLACES:
+                part, setting = PLACES[name]
+                given = whole.get(part, {})
+                whole[part] = (given.model_dump() if isinstance(given, BaseModel) else dict(given)) | {setting: value}
+        return whole
 
     @model_validator(mode="after")
     def _place_for_its_families(self) -> Self:
         for name, card in self.families.items():
-            if max(card.slots) >= self.slots or card.ndim > self.max_dimensions:
-                raise ValueError(f"{name} has no place in {self.slots} slots and {self.max_dimensions} dimensions")
+            if not self.has_place_for(card):
+                space = self.superspace
+                raise ValueError(f"{name} has no place in {space.slots} slots and {space.max_dimensions} dimensions")
         return self
+
+    def has_place_for(self, card: FamilyCard) -> bool:
+        """Are there slots and axes for the fields of a family?"""
+        return max(card.slots) < self.superspace.slots and card.ndim <= self.superspace.max_dimensions
+
+    def changed(self, **settings: object) -> Self:
+        """With other settings, named with or without their part: ``changed(n_modes=24, name="finer")``."""
+        return self.with_settings(settings)
+
+    def with_settings(self, settings: Mapping[str, object]) -> Self:
+        """As `changed`; of a part, only some may be given. Raises ValidationError."""
+        parts = {
+            part: {**dict(getattr(self, part)), **given}
+            for part in PARTS
+            if isinstance(given := settings.get(part), Mapping)
+        }
+        return type(self).model_validate({**dict(self), **settings, **parts})
 
     @property
     def has_language_model(self) -> bool:
@@ -150,14 +247,14 @@ class UPSConfig(Frozen):
     @property
     def state_tokens(self) -> int:
         """l, the tokens that a state becomes."""
-        channels = self.operator == "conditioned" and self.token_kind == "channel"
-        return self.hidden_channels if channels else self.tokens
+        channels = self.operator == "conditioned" and self.reading.token_kind == "channel"
+        return self.embedder.hidden_channels if channels else self.reading.tokens
 
     @property
     def grids(self) -> list[tuple[int, int]]:
         """(points per axis, dimensions) of the grids its families are trained on; without families, of any."""
         known = {(card.statistics.n, card.ndim) for card in self.families.values()}
-        return sorted(known or {(self.resolution, ndim) for ndim in range(1, self.max_dimensions + 1)})
+        return sorted(known or {(self.resolution, ndim) for ndim in range(1, self.superspace.max_dimensions + 1)})
 
     def save(self, folder: Path) -> None:
         (folder / CONFIG_FILE).write_text(self.model_dump_json(indent=2) + "\n")
@@ -173,34 +270,38 @@ class UPSConfig(Frozen):
 
 
 UPS_MINI = UPSConfig(
-    version=6, padding=0.125, joint_modes=8, defect=True, levels=True, transport=True, projection=True, retention=True,
-    averaged=True,
-)  # fmt: skip
+    version=6,
+    conditioner=ConditionerConfig(levels=True),
+    embedder=EmbedderConfig(padding=0.125, joint_modes=8, defect=True),
+    step=StepConfig(transport=True, projection=True, mean_correction=True, averaged=True),
+)
 """The default: read once, step many."""
 
 UPS_PAPER = UPSConfig(
     name="ups-paper",
     operator="paper",
-    hidden_channels=32,
-    n_modes=12,
-    local_width=1,
-    padding=0.0,
-    propagator=False,
-    increment=False,
-    tokens=32,
+    embedder=EmbedderConfig(hidden_channels=32, n_modes=12, local_width=1, padding=0.0),
+    reading=ReadingConfig(tokens=32),
+    step=StepConfig(propagator=False, increment=False),
 )
 """Exactly the paper: channel tokens, the body in every step, mean-pool predictor, 1-D broadcast to n x n."""
 
 FNO = UPSConfig(
-    name="fno", operator="fno", hidden_channels=20, n_modes=12, local_width=1, propagator=False, increment=False,
-    body=False,
-)  # fmt: skip
+    name="fno",
+    operator="fno",
+    embedder=EmbedderConfig(hidden_channels=20, n_modes=12, local_width=1),
+    reading=ReadingConfig(body=False),
+    step=StepConfig(propagator=False, increment=False),
+)
 """The FNO of PDEBench: width 20, 12 modes, 4 layers, the absolute next state."""
 
 UNET = UPSConfig(
-    name="unet", operator="unet", hidden_channels=32, n_layers=5, padding=0.0, propagator=False, increment=False,
-    body=False,
-)  # fmt: skip
+    name="unet",
+    operator="unet",
+    embedder=EmbedderConfig(hidden_channels=32, n_layers=5, padding=0.0),
+    reading=ReadingConfig(body=False),
+    step=StepConfig(propagator=False, increment=False),
+)
 """A U-Net of PDEBench's size: 32 channels at the finest of 5 levels, doubled on the way down; absolute next state."""
 
 PRESETS = {config.name: config for config in (UPS_MINI, UPS_PAPER, FNO, UNET)}

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ups_server.model.config import UPSConfig
+from ups_server.model.config import EmbedderConfig, SuperspaceConfig
 
 MANY = 32
 """Rows of amplitudes a wave number, beyond which its complex matrix is worth building as a real one."""
@@ -25,11 +25,11 @@ class FNOEmbedder(nn.Module):
     the first, so that what the spectral layers see is continuous and periodic; the continuation is cut off at the end.
     """
 
-    def __init__(self, config: UPSConfig) -> None:
+    def __init__(self, config: EmbedderConfig, space: SuperspaceConfig) -> None:
         super().__init__()
         self.padding = config.padding
-        self.lift = nn.Linear(input_channels(config), config.hidden_channels)
-        self.layers = nn.ModuleList(FourierLayer(config) for _ in range(config.n_layers))
+        self.lift = nn.Linear(input_channels(config, space), config.hidden_channels)
+        self.layers = nn.ModuleList(FourierLayer(config, space.max_dimensions) for _ in range(config.n_layers))
 
     def forward(self, inputs: Tensor, modulation: Tensor, periodic: tuple[bool, ...], trained: int) -> Tensor:
         """Args: inputs (B, I, X...); modulation (B, L, 2, C); periodic: per axis; trained: points per axis then."""
@@ -45,9 +45,9 @@ class FNOEmbedder(nn.Module):
         return unpadded
 
 
-def input_channels(config: UPSConfig) -> int:
+def input_channels(config: EmbedderConfig, space: SuperspaceConfig) -> int:
     """I: the state, static fields, coordinates, and the defect of each slot where the config has it."""
-    return config.slots * (2 if config.defect else 1) + config.static_slots + config.max_dimensions
+    return space.slots * (2 if config.defect else 1) + space.static_slots + space.max_dimensions
 
 
 def crossfade(h: Tensor, axis: int, cells: int) -> Tensor:
@@ -64,9 +64,9 @@ def crossfade(h: Tensor, axis: int, cells: int) -> Tensor:
 class FourierLayer(nn.Module):
     """``h + W gelu((1 + scale) (spectral(h) + local(h)) + shift)``, scale and shift from the conditioning vector."""
 
-    def __init__(self, config: UPSConfig) -> None:
+    def __init__(self, config: EmbedderConfig, ndim: int) -> None:
         super().__init__()
-        channels, ndim = config.hidden_channels, config.max_dimensions
+        channels = config.hidden_channels
         self.spectral = SpectralConv(channels, config.n_modes, ndim, config.joint_modes)
         self.local = LocalConv(channels, config.local_width, ndim)
         self.bias = nn.Parameter(torch.zeros(channels))

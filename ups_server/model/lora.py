@@ -7,13 +7,13 @@ which an exchanged layer (as of the package peft) would not notice.
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -117,11 +117,11 @@ def read_settings(folder: Path) -> AdapterSettings:
         raise UserError("not_a_model", "the adapters here cannot be read", got=str(error)) from error
 
 
-def restore(base: Operator, settings: AdapterSettings, folder: Path) -> Operator:
-    """The operator of a folder of adapters. It shares the weights of `base`, which must not be changed any more."""
+def restore(base: Operator, settings: AdapterSettings, stored: Mapping[str, Tensor]) -> Operator:
+    """The operator of stored adapters. It shares the weights of `base`, which must not be changed any more."""
     model = base.sharing_weights()
     equip(model, settings.base, settings.rank, settings.alpha)
-    stored, expected = load_file(folder / ADAPTER_WEIGHTS), adapter_parameters(model)
+    expected = adapter_parameters(model)
     if stored.keys() != expected.keys():
         raise UserError(
             "not_a_model", "the adapters do not match the base", got=sorted(stored.keys() ^ expected.keys())[:5]

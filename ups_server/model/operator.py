@@ -63,7 +63,7 @@ class UPSModel(Operator):
         if not isinstance(words, nn.Embedding):
             raise TypeError(f"{type(encoder).__name__} has no word embeddings")
         self.metadata = MetadataEncoder(tokenizer, words)
-        self.use_body = config.body
+        self.use_body = config.reading.body
 
     @abstractmethod
     def advance(self, u: Tensor, context: Context) -> tuple[Tensor, Tensor]:
@@ -96,10 +96,12 @@ class UPSModel(Operator):
         return embedded[:, -tokens.shape[1] :].mean(1)
 
     @final
-    def mixed_sequence(self, tokens: Tensor, context: "Context") -> tuple[Tensor, Tensor]:
+    def mixed_sequence(self, tokens: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """Metadata tokens in front of the state tokens (B, l, E), and the mask of the whole."""
-        mask = torch.cat([context["metadata_mask"], tokens.new_ones(tokens.shape[:2])], dim=1)
-        return torch.cat([context["metadata"], tokens], dim=1), mask
+        if context.metadata is None or context.metadata_mask is None:
+            raise TypeError("the context has no text")
+        mask = torch.cat([context.metadata_mask, tokens.new_ones(tokens.shape[:2])], dim=1)
+        return torch.cat([context.metadata, tokens], dim=1), mask
 
     @final
     def text_features(self, texts: tuple[str, ...]) -> Tensor:

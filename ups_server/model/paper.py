@@ -1,25 +1,17 @@
 """The paper's architecture, and its tokens and its predictor by themselves, as alternatives to ours (thesis 6.1.3)."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ups_server.errors import UserError
 from ups_server.model.body import masked_mean
-from ups_server.model.conditioning import Conditions, shown
+from ups_server.model.conditioning import Conditions, with_metadata, zero
 from ups_server.model.config import UPSConfig
 from ups_server.model.context import Context
-from ups_server.model.superspace import coordinates
-
-if TYPE_CHECKING:
-    pass
-
-
-from ups_server.errors import UserError
 from ups_server.model.operator import TokenMix, UPSModel
+from ups_server.model.superspace import coordinates
 
 CHANNEL_POINTS = 64
 """Parts of the box that a channel token holds; a square number, so that it works in two dimensions too."""
@@ -37,24 +29,23 @@ class UPSPaper(UPSModel):
         from neuralop.models import FNO
 
         super().__init__(config, encoder, tokenizer)
-        ndim, points = config.max_dimensions, config.resolution**config.max_dimensions
+        ndim, layers = config.superspace.max_dimensions, config.embedder
+        points = config.resolution**ndim
         self.embedder = FNO(
-            n_modes=(2 * config.n_modes,) * ndim,
-            in_channels=config.slots + ndim,
-            out_channels=config.tokens,
-            hidden_channels=config.hidden_channels,
-            n_layers=config.n_layers,
+            n_modes=(2 * layers.n_modes,) * ndim,
+            in_channels=config.superspace.slots + ndim,
+            out_channels=config.reading.tokens,
+            hidden_channels=layers.hidden_channels,
+            n_layers=layers.n_layers,
             positional_embedding=None,
         )
         self.tokenise = nn.Linear(points, self.body.size)
-        self.predictor = nn.Linear(self.body.size, config.slots * points)
+        self.predictor = nn.Linear(self.body.size, config.superspace.slots * points)
 
     def read(self, initial: Tensor, given: Conditions) -> Context:
-        given = shown(given, self.config.metadata)
+        given = with_metadata(given, self.config.conditioner.metadata)
         tokens, mask = self.metadata.tokens(given.texts)
-        return Context(
-            {"metadata": tokens, "metadata_mask": mask, "mask": given.mask}, given.periodic, given.offset, given.trained
-        )
+        return Context(given.mask, given.periodic, given.offset, given.trained, metadata=tokens, metadata_mask=mask)
 
     def advance(self, u: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         step, tokens, _ = self._advance(u, context, None)
@@ -63,12 +54,12 @@ class UPSPaper(UPSModel):
     def mixed_step(
         self, u: Tensor, initial: Tensor, given: Conditions, windows: int, mix: TokenMix
     ) -> tuple[Tensor, Tensor]:
-        step, _, heard = self._advance(u, self.read(initial, given).repeat(windows), mix)
-        return step, heard
+        step, _, read = self._advance(u, self.read(initial, given).repeat(windows), mix)
+        return step, read
 
     def _advance(self, u: Tensor, context: Context, mix: TokenMix | None) -> tuple[Tensor, Tensor, Tensor]:
         """Next states, state tokens, and the mean (B, E) of what the body made of the sequence."""
-        n, ndim = self.config.resolution, self.config.max_dimensions
+        n, ndim = self.config.resolution, self.config.superspace.max_dimensions
         given, missing = tuple(u.shape[2:]), ndim - (u.ndim - 2)
         u = interpolated(u, (n,) * len(given))
         square = u[(..., *(None,) * missing)].expand(*u.shape, *(n,) * missing)
@@ -78,10 +69,10 @@ class UPSPaper(UPSModel):
         tokens = self.tokenise(features.flatten(2))
         sequence, mask = self.mixed_sequence(tokens if mix is None else mix(tokens), context)
         hidden = self.body(sequence, mask) if self.use_body else self.body.embed(sequence, mask)
-        heard = masked_mean(hidden, mask)
-        step = self.predictor(heard).reshape(-1, self.config.slots, *(n,) * ndim)
+        read = masked_mean(hidden, mask)
+        step = self.predictor(read).reshape(-1, self.config.superspace.slots, *(n,) * ndim)
         step = step[(slice(None), slice(None), *(slice(None),) * (ndim - missing), *(0,) * missing)]
-        return interpolated(step, given) * context["mask"][(..., *(None,) * (step.ndim - 2))], tokens, heard
+        return interpolated(step, given) * context.mask[(..., *(None,) * (step.ndim - 2))], tokens, read
 
 
 def interpolated(u: Tensor, points: tuple[int, ...]) -> Tensor:
@@ -102,16 +93,12 @@ class MeanPoolPredictor(nn.Module):
 
     def __init__(self, config: UPSConfig, size: int) -> None:
         super().__init__()
-        self.slots = config.slots
+        self.slots = config.superspace.slots
         self.tokenise = nn.ModuleDict()
         self.expand = nn.ModuleDict()
         for n, ndim in config.grids:
             self.tokenise[_key((n,) * ndim)] = nn.Linear(n**ndim, size)
-            self.expand[_key((n,) * ndim)] = nn.Linear(size, config.slots * n**ndim)
-
-    def last_layers(self) -> Iterator[nn.Linear]:
-        """The layers that give the step."""
-        yield from (layer for layer in self.expand.values() if isinstance(layer, nn.Linear))
+            self.expand[_key((n,) * ndim)] = zero(nn.Linear(size, self.slots * n**ndim))
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, C, X...) -> step (B, N, X...).

@@ -5,9 +5,34 @@ sum of few Fourier modes along each axis cannot imitate it.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from ups_server.model.rows import Rows
+
+
+@dataclass(frozen=True)
+class Projection(Rows):
+    """Of the normalised states of B problems whose velocity, in the first slots, is free of divergence.
+
+    Attributes:
+        mean, std, per_std: (B, N) statistics of the slots, and one over the spread; all zero for other problems.
+    """
+
+    mean: Tensor
+    std: Tensor
+    per_std: Tensor
+
+    def of(self, u: Tensor, periodic: tuple[bool, ...]) -> Tensor:
+        """The states (B, N, X...) without the gradient part of their velocity."""
+        axes = u.ndim - 2
+        mean, std, per_std = (
+            rows[(slice(None), slice(axes), *(None,) * axes)] for rows in (self.mean, self.std, self.per_std)
+        )
+        gradient = gradient_part(u[:, :axes] * std + mean, periodic)
+        return torch.cat([u[:, :axes] - gradient * per_std, u[:, axes:]], dim=1)
 
 
 def gradient_part(v: Tensor, periodic: tuple[bool, ...]) -> Tensor:

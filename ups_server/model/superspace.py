@@ -5,19 +5,21 @@ from torch import Tensor
 
 from ups_server.errors import UserError
 from ups_server.model.conditioning import Conditions
-from ups_server.model.config import FamilyCard, UPSConfig
+from ups_server.model.config import FamilyCard, SuperspaceConfig, UPSConfig
+from ups_server.model.context import Context
 
 
 def check_card(config: UPSConfig, card: FamilyCard) -> None:
     """Raises UserError ``superspace_too_small`` where a family does not fit."""
-    if max(card.slots) >= config.slots or card.ndim > config.max_dimensions:
+    space = config.superspace
+    if not config.has_place_for(card):
         raise UserError(
             "superspace_too_small",
             f"{card.name} does not fit this model's superspace",
             got=f"{card.ndim} dimensions, slots {card.slots}",
-            expected=f"at most {config.max_dimensions} dimensions, slots below {config.slots}",
+            expected=f"at most {space.max_dimensions} dimensions, slots below {space.slots}",
         )
-    if len(card.static_fields) > config.static_slots:
+    if len(card.static_fields) > space.static_slots:
         raise UserError("superspace_too_small", "too many static fields", got=card.static_fields)
 
 
@@ -34,6 +36,16 @@ def lower(u: Tensor, card: FamilyCard, given: Conditions) -> Tensor:
     spread = (..., *(None,) * card.ndim)
     physical = u * given.std[spread] + given.mean[spread]
     return physical[:, list(card.slots)].movedim(1, -1)
+
+
+def given_channels(u: Tensor, context: Context, space: SuperspaceConfig) -> list[Tensor]:
+    """What every operator sees at the points: the states u (B, N, X...), static fields, coordinates; alike in shape."""
+    points = tuple(u.shape[2:])
+    static = u.new_zeros(u.shape[0], space.static_slots, *points)
+    if context.static is not None:
+        static[:, : context.static.shape[1]] = context.static
+    place = coordinates(points, context.periodic, context.offset, space.max_dimensions, u)
+    return [u, static, place.expand(u.shape[0], *place.shape)]
 
 
 def coordinates(

@@ -8,11 +8,96 @@ Weather Rev. 119, 1991).
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ups_server.model.conditioning import MAX_VALUE, SYMBOL, Description, zero
+from ups_server.model.config import SuperspaceConfig
+from ups_server.model.rows import Rows
+
+RATE_SCALE = 0.01
+"""Boxes per step: the unit of learned rates. Small, because a shift by whole boxes is invisible to the loss and a large
+step of the optimiser would end there."""
+MAX_SHIFT = 0.5
+"""Boxes per step; beyond half a box a shift cannot be told from its complement."""
 TAPS = (-1, 0, 1, 2)
+
+
+@dataclass(frozen=True)
+class Rates(Rows):
+    """Coefficients of transport and diffusion per step, on the unit box.
+
+    Attributes:
+        velocity: (B, N, d). diffusivity: (B, N, d) >= 0.
+        drift: (B, N, d, N) velocity per unit of the mean of each slot (Galilean shift).
+    """
+
+    velocity: Tensor
+    diffusivity: Tensor
+    drift: Tensor
+
+    def half_a_step(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Velocity and diffusivity (B, N, d) of half a step from the states u (B, N, X...)."""
+        means = u.mean(tuple(range(2, u.ndim)))
+        velocity = self.velocity + torch.einsum("bndm,bm->bnd", self.drift, means)
+        return velocity.clamp(-MAX_SHIFT, MAX_SHIFT) / 2, self.diffusivity / 2
+
+
+class Propagator(nn.Module):
+    """Problems -> the rates of their linear part, which `propagate` integrates.
+
+    Velocity and diffusivity are linear in the coefficients (a transport speed is), with a factor learned per
+    coefficient and family, plus a part from the conditioning vector; the velocity also follows the mean of the state.
+    """
+
+    def __init__(self, space: SuperspaceConfig, size: int) -> None:
+        super().__init__()
+        self.slots, self.ndim = space.slots, space.max_dimensions
+        rates = self.slots * self.ndim * 2
+        self.of_value = zero(nn.Linear(SYMBOL + size, rates))
+        self.of_problem = zero(nn.Linear(size, rates))
+        self.of_means = zero(nn.Linear(size, self.slots * self.ndim * self.slots))
+
+    def forward(self, problem: Description) -> Rates:
+        shape = (-1, self.slots, self.ndim)
+        total = self.of_problem(problem.vector)
+        if problem.symbols is not None and problem.values is not None:
+            family = problem.family[:, None].expand(-1, problem.symbols.shape[1], -1)
+            factors = self.of_value(torch.cat([problem.symbols, family], dim=-1))
+            total = total + (problem.values.clamp(-MAX_VALUE, MAX_VALUE)[..., None] * factors).sum(1)
+        velocity, diffusivity = (RATE_SCALE * total).chunk(2, dim=-1)
+        drift = RATE_SCALE * self.of_means(problem.vector).reshape(*shape, self.slots)
+        return Rates(velocity.reshape(shape), diffusivity.reshape(shape).abs(), drift)
+
+
+class Transport(nn.Module):
+    """Carries a step along a flow that the states before and after it tell, corrected by the features.
+
+    The advection velocity is linear in the slots, by factors that belong to the problem.
+    """
+
+    def __init__(self, space: SuperspaceConfig, size: int, channels: int) -> None:
+        super().__init__()
+        self.slots, self.ndim = space.slots, space.max_dimensions
+        self.of_problem = zero(nn.Linear(size, 2 * self.ndim * self.slots))
+        self.of_features = zero(nn.Linear(channels, self.ndim))
+
+    def advection(self, vector: Tensor) -> Tensor:
+        """Box lengths a step that a unit of each slot carries the state (B, 2, d, N): before the step, and after."""
+        factors: Tensor = RATE_SCALE * self.of_problem(vector)
+        return factors.reshape(-1, 2, self.ndim, self.slots)
+
+    def forward(
+        self, before: Tensor, after: Tensor, features: Tensor, advection: Tensor, periodic: tuple[bool, ...]
+    ) -> Tensor:
+        """Args: states (B, N, X...) before and after the step, features (B, X..., C). Returns the latter carried."""
+        axes = before.ndim - 2
+        linear = torch.einsum("btan,btn...->ba...", advection[:, :, :axes], torch.stack([before, after], dim=1))
+        learned = RATE_SCALE * self.of_features(features).movedim(-1, 1)
+        displacement = (linear + learned[:, :axes]).clamp(-MAX_SHIFT, MAX_SHIFT)
+        return carried(after, departure(displacement, periodic), periodic)
 
 
 def propagate(u: Tensor, velocity: Tensor, diffusivity: Tensor, periodic: tuple[bool, ...]) -> Tensor:

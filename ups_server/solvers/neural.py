@@ -43,7 +43,7 @@ def as_static(static: Frames | None, card: FamilyCard) -> Tensor | None:
 
 def reads_again(model: Operator, step: int) -> bool:
     """Is the problem read again before this step of a rollout?"""
-    return step > 0 and model.config.refresh > 0 and step % model.config.refresh == 0
+    return step > 0 and (every := model.config.reading.refresh) > 0 and step % every == 0
 
 
 @final
@@ -65,12 +65,12 @@ class UPSSession(BatchedSession):
         self.model, self.card, self.given, self.u, self.every = model, card, given, canonical(u), every
         self.context: Context | None = None
         self.steps = 0
-        self.origin = self.u if model.config.refresh else None
+        self.origin = self.u if model.config.reading.refresh else None
         self.rows = len(u)
         points = tuple(u.shape[2:])
-        averaged = given.turn is not None
+        averaged = given.symmetry is not None
         self.row_bytes = step_bytes(model.config, points) * (2 if averaged else 1)
-        symmetry = (averaged, given.mirrors)
+        symmetry = None if given.symmetry is None else given.symmetry.mirrors
         self.bucket = (id(model), points, given.periodic, given.offset, given.trained, symmetry, u.dtype)
         self._own: UPSBatch | None = None
 
@@ -237,9 +237,9 @@ def step_bytes(config: UPSConfig, points: Sequence[int]) -> int:
     square grid.
     """
     if config.operator == "paper":
-        points = (config.resolution,) * config.max_dimensions
-    padded = math.prod(round(n * (1 + config.padding)) for n in points)
-    return 4 * STEP_TENSORS * config.hidden_channels * padded
+        points = (config.resolution,) * config.superspace.max_dimensions
+    padded = math.prod(round(n * (1 + config.embedder.padding)) for n in points)
+    return 4 * STEP_TENSORS * config.embedder.hidden_channels * padded
 
 
 class UPSSolver:

@@ -131,7 +131,7 @@ def check_methods(alignment: str, tuning: str) -> None:
 
 def check_language_model(config: UPSConfig, alignment: str) -> None:
     """Raises UserError ``no_language_model`` where a method needs one that is not there, or does not take part."""
-    if (alignment in STAGE_1 and not config.has_language_model) or (alignment in MIXING and not config.body):
+    if (alignment in STAGE_1 and not config.has_language_model) or (alignment in MIXING and not config.reading.body):
         raise UserError(
             "no_language_model", f"{config.name} has no language model for {alignment}", hint="choose `none`"
         )

@@ -88,7 +88,7 @@ class StageTrainer:
         self.step = 0
         self.seconds = 0.0
         self._bad = 0
-        model.use_body = self.stage.body and model.config.body
+        model.use_body = self.stage.body and model.config.reading.body
         train_body = model.use_body and self.stage.body_learning_rate > 0
         self.trained = (select or trained_parameters)(model, train_body=train_body)
         if isinstance(model, UPSModel):
@@ -175,7 +175,7 @@ class StageTrainer:
 
     def _losses(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Task loss of a batch, averaged over unrolled steps, and, to be aligned, the features of its first step."""
-        refresh = self.model.config.refresh
+        refresh = self.model.config.reading.refresh
         u = batch.frames[:, 0]
         if refresh:
             # What is read again along a rollout is read of a state on the way, not of the first.
@@ -186,7 +186,7 @@ class StageTrainer:
         if self.stage.noise:
             spread = (..., *(None,) * (u.ndim - 2))
             scale = self.stage.noise * batch.conditions.increment.repeat_interleave(batch.windows, 0)
-            u = u + torch.randn_like(u) * (scale * context["mask"])[spread]
+            u = u + torch.randn_like(u) * (scale * context.mask)[spread]
         task, features = u.new_zeros(()), None
         steps = batch.frames.shape[1] - 1
         for step in range(steps):
@@ -196,7 +196,7 @@ class StageTrainer:
                 u, features = self._aligned_step(u, context)
             else:
                 u = self.model(u, context)
-            task = task + nrmse(u, batch.frames[:, step + 1], context["mask"]) / steps
+            task = task + nrmse(u, batch.frames[:, step + 1], context.mask) / steps
         return task, features
 
     def _aligned_step(self, u: Tensor, context: Context) -> tuple[Tensor, Tensor]:

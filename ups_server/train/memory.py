@@ -46,14 +46,14 @@ def activation_bytes(model: Operator, stage: Stage, data: FamilyData, points: in
     rows = data.trajectories * data.windows
     steps = rows * min(max(steps for _, steps in stage.unroll), data.unroll)
     readings = 0
-    if isinstance(model, UPSModel) and config.body and stage.body:
+    if isinstance(model, UPSModel) and config.reading.body and stage.body:
         readings = data.trajectories
         if stage.alignment in MIXING:  # a step and a reading of mixed tokens beside the others
             steps, readings = steps + rows, 2 * readings
         steps += readings  # a reading begins with a step
-    layers = config.n_layers * LAYER_TENSORS + 4
+    layers = config.embedder.n_layers * LAYER_TENSORS + 4
     body = body_bytes(model) * readings if isinstance(model, UPSModel) else 0
-    return steps * layers * config.hidden_channels * points * FLOAT + body
+    return steps * layers * config.embedder.hidden_channels * points * FLOAT + body
 
 
 def size(tensors: Iterable[Tensor]) -> int:
@@ -64,7 +64,7 @@ def size(tensors: Iterable[Tensor]) -> int:
 def body_bytes(model: UPSModel) -> int:
     """Activations that the language model keeps for the backward pass of one reading."""
     shape = model.body.encoder.config
-    length = model.config.tokens + MAX_TOKENS
+    length = model.config.reading.tokens + MAX_TOKENS
     hidden = BODY_TENSORS * model.body.size + 2 * length * int(shape.num_attention_heads)
     return int(shape.num_hidden_layers) * length * hidden * FLOAT
 

@@ -159,9 +159,8 @@ def check_config(config: TrainConfig) -> UPSConfig:
     """
     if config.preset not in PRESETS:
         raise UserError("invalid_config", "no such preset", got=config.preset, expected=sorted(PRESETS))
-    fields = {**PRESETS[config.preset].model_dump(), "name": config.name, **config.model}
     try:
-        shape = UPSConfig.model_validate(fields)
+        shape = PRESETS[config.preset].with_settings({"name": config.name, **config.model})
     except ValidationError as error:
         raise UserError("invalid_config", f"the model of {config.name} cannot be built: {error}") from error
     stages = (config.stage1, config.stage2)

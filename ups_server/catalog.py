@@ -59,6 +59,12 @@ class FamilySupport(BaseModel):
 
     model_config = CARD
     dt: float = Field(gt=0, description="Time between two states of the model.")
+    shortest: float | None = Field(
+        default=None, gt=0, description="Of a model of lead times: the shortest time that it goes ahead at once."
+    )
+    horizon: float | None = Field(
+        default=None, gt=0, description="Of a model of lead times: the longest; any time between takes one call."
+    )
     coefficients: dict[str, Range] = Field(default_factory=dict, description="Trained range of each coefficient.")
     boundaries: tuple[tuple[tuple[BoundaryKind, BoundaryKind], ...], ...] = Field(
         default=(), description="Boundary conditions it was trained on beside the family's own."

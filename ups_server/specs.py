@@ -162,13 +162,18 @@ class RolloutRequest(Spec):
     initial_condition: InitialConditionSpec | None = Field(
         default=None, description="Required, unless a binary body carries the array `initial_condition`."
     )
-    n_steps: int | None = Field(default=None, ge=1, le=10**9, description="Steps of `dt`; or give `times`.")
+    n_steps: int | None = Field(
+        default=None, ge=1, le=10**9, description="Steps of `dt`; or give `times` or `t_final`."
+    )
     times: tuple[FiniteFloat, ...] | None = Field(
         default=None,
         min_length=1,
         max_length=10**6,
         description="Instead of `n_steps`, `dt` and `save_every`: the times of the answer, evenly spaced. The initial "
         "condition at 0 is always part of it.",
+    )
+    t_final: FiniteFloat | None = Field(
+        default=None, gt=0, description="Instead of those: the one time that is asked for beside the initial condition."
     )
     dt: FiniteFloat | None = Field(
         default=None, gt=0, description="Time between two steps: a multiple of the model's; default: the model's."
@@ -212,9 +217,9 @@ class RolloutRequest(Spec):
     def _one_way_to_say_it(self) -> "RolloutRequest":
         if (self.family is None) == (self.equation is None):
             raise ValueError("give a family or an equation, and not both")
-        if (self.n_steps is None) == (self.times is None):
-            raise ValueError("give n_steps or times, and not both")
-        if self.times is not None and (self.dt is not None or self.save_every != 1):
+        if sum(each is not None for each in (self.n_steps, self.times, self.t_final)) != 1:
+            raise ValueError("give n_steps, times or t_final, and not two of them")
+        if self.n_steps is None and (self.dt is not None or self.save_every != 1):
             raise ValueError("times already say what dt and save_every would")
         if self.n_steps is not None and self.save_every > self.n_steps:
             raise ValueError("save_every must be at most n_steps")

@@ -240,10 +240,11 @@ def placed(asked: GridSpec, own: Grid) -> GridSpec:
 def _by_family(request: RolloutRequest, written: WrittenEquation | None) -> ResolvedRequest:
     """The request by family, coefficients, steps and dt, whatever way it says them."""
     found = {} if written is None else written.known()
-    if request.times is not None:
-        found |= steps_of(request.times, family(found.get("family") or request.family or "").t_final)
+    times = request.times if request.t_final is None else (request.t_final,)
+    if times is not None:
+        found |= steps_of(times, family(found.get("family") or request.family or "").t_final)
     fields = {name: getattr(request, name) for name in RolloutRequest.model_fields}
-    return ResolvedRequest.model_construct(**{**fields, **found, "equation": None, "times": None})
+    return ResolvedRequest.model_construct(**{**fields, **found, "equation": None, "times": None, "t_final": None})
 
 
 def _family(request: ResolvedRequest, card: ModelCard) -> Family:
@@ -361,6 +362,8 @@ def _time_step(found: Resolved) -> tuple[float, int]:
                 "dt_mismatch", "dt is longer than the family's whole time", got=request.dt, expected=f"≤ {longest:g}"
             )
         return request.dt, 1
+    if support.shortest is not None and support.horizon is not None:
+        return request.dt, _calls(request.dt, support.shortest, support.horizon, card)
     substeps = round(request.dt / support.dt)
     if substeps < 1 or not math.isclose(substeps * support.dt, request.dt, rel_tol=1e-6):
         raise UserError(
@@ -371,6 +374,18 @@ def _time_step(found: Resolved) -> tuple[float, int]:
         )
     # To 12 digits: what is run is the multiple of the model's step, whatever stood behind those in the request.
     return float(f"{substeps * support.dt:.12g}"), substeps
+
+
+def _calls(dt: float, shortest: float, horizon: float, card: ModelCard) -> int:
+    """Equal lead times that make a step of a model that goes ahead by any time between two."""
+    if dt < shortest * (1.0 - 1e-9):
+        raise UserError(
+            "dt_mismatch",
+            f"dt is shorter than any lead time {card.id} was trained on",
+            got=dt,
+            expected=f"at least {shortest:g}",
+        )
+    return max(1, math.ceil(dt / horizon - 1e-9))
 
 
 def _rescaling(equation: Family, grid: Grid) -> float:

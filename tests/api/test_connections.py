@@ -1,5 +1,6 @@
 """More connections than descriptors: the service says so to those that come too late, and its log stays short."""
 
+import asyncio
 import os
 import re
 import socket
@@ -9,9 +10,13 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+from uvicorn.server import ServerState
 
 from tests.api.conftest import wait_until
 from tests.serving import ready
+from ups_server.api import server
 from ups_server.api.server import OWN_DESCRIPTORS, shares
 
 
@@ -28,6 +33,41 @@ def asked(connection: socket.socket, request: bytes) -> bytes:
     if request:
         connection.sendall(request)
     return connection.recv(1000)
+
+
+@pytest.mark.parametrize("beginning", [b"", b"GET / HTTP/1.1\r\nHost:"])
+def test_a_connection_whose_request_does_not_come_is_closed(beginning: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "HEAD_S", 0.2)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0.4)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def scenario() -> None:
+        config = uvicorn.Config(app, log_config=None, timeout_keep_alive=60)
+        config.load()
+        protocol, state = server.protocol_of(8), ServerState()
+        listening = await asyncio.get_running_loop().create_server(lambda: protocol(config, state, {}), "127.0.0.1", 0)
+        async with listening:
+            address = listening.sockets[0].getsockname()[:2]
+            reader, writer = await asyncio.open_connection(*address)
+            async with asyncio.timeout(30):
+                writer.write(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
+                assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 204"), "an answer takes its time"
+                writer.write(beginning or b"G")
+                assert (await reader.read()).startswith(b"HTTP/1.1 408"), "another head does not come"
+            writer.close()
+            await writer.wait_closed()
+            reader, writer = await asyncio.open_connection(*address)
+            async with asyncio.timeout(30):
+                writer.write(beginning)
+                assert (await reader.read()).startswith(b"HTTP/1.1 408"), "no head comes"
+            writer.close()
+            await writer.wait_closed()
+        assert not state.connections
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.slow

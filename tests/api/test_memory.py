@@ -2,13 +2,16 @@
 
 import asyncio
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.api.conftest import running_service, wait_until
 from ups_server.api.memory import SMALL, Memory
 from ups_server.errors import UserError
 from ups_server.pde import Family, families
+from ups_server.settings import Settings
 
 MIB = 2**20
 
@@ -99,3 +102,21 @@ def test_drawing_takes_no_more_than_a_family_says(equation: Family) -> None:
     finally:
         tracemalloc.stop()
     assert peak <= equation.sample_bytes * kept[0].size + MIB
+
+
+def test_an_answer_waits_for_its_memory(settings: Settings) -> None:
+    """While others hold it all, what is small is answered, and what is not is told to come again."""
+    small = settings.model_copy(update={"queue_timeout_s": 0.5})
+    request: dict[str, Any] = {"family": "advection", "grid": {"n": [1024]}, "initial_condition": {"sample": {}}}
+    with running_service(small) as service:
+        memory = service.memory
+        binary = {"Accept": "application/vnd.safetensors"}
+        memory.taken += memory.total
+        try:
+            assert service.post({**request, "n_steps": 2}, **binary).status_code == 200
+            refused = service.post({**request, "n_steps": 100}, **binary)
+            assert (refused.status_code, refused.json()["code"]) == (429, "queue_full")
+        finally:
+            memory.taken -= memory.total
+        assert service.post({**request, "n_steps": 100}, **binary).status_code == 200
+        wait_until(lambda: memory.taken == 0, "the memory is given back")

@@ -143,13 +143,40 @@ def test_json_beside_the_numbers_is_short() -> None:
         assert caught.value.code == "body_too_large"
 
 
-def test_values_are_the_last_ones_given() -> None:
-    """As JSON has it: of two entries of one name the last counts."""
-    text = b'{"family": "burgers", "n_steps": 1, "initial_condition": {"values": [1, 2], "values": [3]}}'
-    request, arrays = decode(text, "application/json", 2**20, 2**20)
-    assert arrays is None
-    assert request.initial_condition is not None
-    assert request.initial_condition.values == [3]
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"family": "burgers", "n_steps": 1, "n_steps": 2}',
+        b'{"family": "burgers", "n_steps": 1, "initial_condition": {"values": [1, 2], "values": [3]}}',
+        b'{"family": "burgers", "n_steps": 1, "coefficients": {"nu": 1, "n\\u0075": 2}}',
+    ],
+)
+def test_a_name_given_twice_is_refused(text: bytes) -> None:
+    bodies = (("application/json", text), ("application/vnd.safetensors", save({}, {"request": text.decode()})))
+    for kind, body in bodies:
+        with pytest.raises(UserError) as caught:
+            decode(body, kind, 2**20, 2**20)
+        assert (caught.value.code, caught.value.expected) == ("invalid_json", "each name once")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/v1/rollouts", b'{"model": "numerical", "model": "persistence"}'),
+        ("POST", "/v1/evaluations", b'{"file": "a", "file": "b"}'),
+        ("POST", "/v1/fine-tuning/jobs", b'{"training_file": "a", "seed": 1, "seed": 2}'),
+        ("POST", "/v1/equations", b'{"equation": "u_t = u_xx", "equation": "u_t = 0"}'),
+        ("POST", "/v1/files", b'{"name": "a.h5", "size": 8, "size": 9}'),
+        ("PUT", "/v1/files/file-0/declaration", b'{"family": "burgers", "family": "advection"}'),
+    ],
+)
+def test_every_route_refuses_a_name_given_twice(service: RunningService, method: str, path: str, body: bytes) -> None:
+    headers = {"Content-Type": "application/json"}
+    answer = httpx.request(method, service.url + path, content=body, headers=headers)
+    check(answer, "invalid_json", 400)
+
+
+def test_values_elsewhere_are_no_initial_condition() -> None:
     elsewhere = b'{"family": "burgers", "n_steps": 1, "coefficients": {"values": [1, 2]}}'
     with pytest.raises(UserError) as caught:
         decode(elsewhere, "application/json", 2**20, 2**20)

@@ -73,6 +73,13 @@ def test_trajectories_that_are_trained_on_are_not_held_out(training: Store, tmp_
     check_disjoint(training, [0, 2], stored(tmp_path / "third", start=2.0, nu=0.2))
 
 
+def test_so_many_bytes_are_compared(training: Store, tmp_path: Path) -> None:
+    one_row = 4 * 8 * len(training.fields)
+    check_disjoint(training, [1, 2], training, most_bytes=one_row)
+    with pytest.raises(UserError, match="trained on"):
+        check_disjoint(training, [1, 2], training, most_bytes=2 * one_row)
+
+
 def test_a_forcing_of_its_own_makes_another_trajectory(tmp_path: Path) -> None:
     flow = family("incompressible_ns_2d")
     forced = build_store(flow, {}, 2, 8, 0, tmp_path / "flow", frame_dt=0.05, t_final=0.05)

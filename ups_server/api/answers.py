@@ -41,6 +41,10 @@ from ups_server.solvers.solver import Frames
 
 JSON = "json"
 EVENTS = "events"
+JSON_VALUE = 96
+"""Bytes of one value while it becomes JSON: as float32, as a number of Python's, as text."""
+BINARY_COPIES = 3
+"""Of the values, while they become a binary format."""
 
 OFFERED = {
     "application/json": JSON,
@@ -145,6 +149,11 @@ def check_size(plan: Plan, output: str, settings: Settings) -> None:
             expected=f"at most {settings.max_json_values} values",
             hint="send Accept: application/vnd.safetensors, application/x-npz or application/x-netcdf",
         )
+
+
+def answer_bytes(plan: Plan, output: str) -> int:
+    """Bytes of memory that a finished answer takes, at most: its values, and what they are written as."""
+    return math.prod(plan.shape) * (JSON_VALUE if output == JSON else 4 * BINARY_COPIES)
 
 
 def encode(answer: Answer, output: str) -> bytes:

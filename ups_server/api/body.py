@@ -10,7 +10,7 @@ import binascii
 import json
 import re
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import Request
@@ -89,6 +89,17 @@ def announced_size(request: Request, limit: int) -> int | None:
     return int(announced)
 
 
+async def read_json(request: Request, limit: int) -> bytes:
+    """A body of JSON, which is short.
+
+    Raises:
+        UserError: ``invalid_json``, ``body_too_large``, ``body_stalled``.
+    """
+    body = await read_body(request, min(limit, MAX_TEXT))
+    await asyncio.to_thread(check_names, body)
+    return body
+
+
 async def read_body(request: Request, limit: int) -> bytes:
     """The whole body, never more than `limit` bytes of it.
 
@@ -145,6 +156,7 @@ def decode(body: bytes, kind: str, limit: int, most_values: int) -> tuple[Rollou
             got=sorted(texts),
             expected=f"the JSON request as text: metadata key {REQUEST_ENTRY!r} of safetensors, entry of npz",
         )
+    check_names(texts[REQUEST_ENTRY])
     return RolloutRequest.from_json(texts[REQUEST_ENTRY]), arrays
 
 
@@ -171,8 +183,33 @@ def _from_json(body: bytes, most_values: int) -> tuple[RolloutRequest, Arrays | 
     return request.model_copy(update={"initial_condition": None}), {"initial_condition": values}
 
 
+def check_names(text: str | bytes) -> None:
+    """Refuses JSON in which an object has a name twice: nobody knows which of both is meant.
+
+    Raises:
+        UserError: ``invalid_json``.
+    """
+
+    def check(entries: list[tuple[str, Any]]) -> None:
+        seen = set[str]()
+        for name, _ in entries:
+            if name in seen:
+                raise UserError(
+                    "invalid_json", "an object of the JSON has a name twice", got=name[:128], expected="each name once"
+                )
+            seen.add(name)
+
+    # What is no JSON at all is refused, and explained, where it is read.
+    with suppress(ValueError, RecursionError):
+        json.loads(text, object_pairs_hook=check)
+
+
 def _short(text: bytes) -> bytes:
-    """Raises UserError ``body_too_large`` for JSON that would take a multiple of its size when it is read."""
+    """JSON that may be read although that takes a multiple of its size.
+
+    Raises:
+        UserError: ``body_too_large``, ``invalid_json``.
+    """
     if len(text) > MAX_TEXT:
         raise UserError(
             "body_too_large",
@@ -181,6 +218,7 @@ def _short(text: bytes) -> bytes:
             expected=f"at most {MAX_TEXT} bytes",
             hint="send large states as safetensors or npz",
         )
+    check_names(text)
     return text
 
 
@@ -211,6 +249,7 @@ def described_upload(request: Request, name: str, declaration: str | None) -> Up
         )
     document: dict[str, Any] = {"name": name, "size": int(length), "sha256": digest_of(request)}
     if declaration is not None:
+        check_names(declaration)
         try:
             document["declaration"] = json.loads(declaration)
         except ValueError as error:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -149,6 +150,9 @@ OWN_DESCRIPTORS = 96
 """For the database, files, the engine and the other processes."""
 MOST_BACKLOG = 512
 MOST_DESCRIPTORS = 2**16
+HEAD_S = 30.0
+"""Longest time from a connection, or the first byte of a later request, to the end of a request's head."""
+TOO_LATE = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -167,22 +171,53 @@ def shares(descriptors: int) -> tuple[int, int]:
     return max(8, descriptors - OWN_DESCRIPTORS - backlog), backlog
 
 
-class BoundedProtocol(H11Protocol):
-    """Refuses connections beyond `most`."""
+class ServiceProtocol(H11Protocol):
+    """Refuses connections beyond `most`, and those whose request does not come.
+
+    A connection may be silent, or send the head of a request bit by bit, for at most `HEAD_S` seconds; between two
+    requests uvicorn's keep-alive is shorter.
+    """
 
     most: int
+    _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         if len(self.connections) < self.most:
             super().connection_made(transport)
+            self._await_head()
             return
         transport.set_protocol(asyncio.Protocol())
         transport.write(REFUSAL)
         transport.close()
 
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._await_head()
 
-def protocol_of(most: int) -> type[BoundedProtocol]:
-    return type("ServiceProtocol", (BoundedProtocol,), {"most": most})
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget_deadline()
+        super().connection_lost(exc)
+
+    def _await_head(self) -> None:
+        """Sets the deadline where the head of a request is missing or not whole, and forgets it where it came."""
+        if self.conn.their_state is not h11.IDLE:
+            self._forget_deadline()
+        elif self._deadline is None:
+            self._deadline = self.loop.call_later(HEAD_S, self._too_late)
+
+    def _forget_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _too_late(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(TOO_LATE)
+            self.transport.close()
+
+
+def protocol_of(most: int) -> type[ServiceProtocol]:
+    return type("BoundedProtocol", (ServiceProtocol,), {"most": most})
 
 
 def without_tracebacks(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

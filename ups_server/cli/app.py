@@ -39,7 +39,7 @@ app.add_typer(keys.app, name="keys")
 
 
 EXTRAS = {
-    **dict.fromkeys(("torch", "neuralop", "transformers"), "model"),
+    **dict.fromkeys(("torch", "neuralop", "tokenizers", "transformers"), "model"),
     **dict.fromkeys(("fastapi", "starlette", "uvicorn", "prometheus_client", "sqlalchemy"), "serve"),
     "tensorboard": "train",
 }

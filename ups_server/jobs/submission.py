@@ -16,6 +16,9 @@ from ups_server.model.config import UPSConfig
 from ups_server.pde import families, family
 from ups_server.train.few_shot import FewShotData, check_language_model, check_methods
 
+COMPARED_BYTES = 2**26
+"""Of each file, to find trajectories in both while whoever orders a job waits; the job itself compares all."""
+
 
 def check_evaluation(spec: EvaluationSpec, card: ModelCard, data_dir: Path) -> None:
     """Raises UserError ``unknown_file``, ``family_not_in_model``, ``dt_mismatch``, ``resolution_mismatch``, …"""
@@ -50,7 +53,8 @@ def check_fine_tuning(spec: FineTuningSpec, card: ModelCard, data_dir: Path) -> 
         if spec.validation_file is not None:
             held_out = opened.enter_context(Store.open(stored_file(data_dir, spec.validation_file)))
             check_one_equation(data_dir, spec.training_file, spec.validation_file)
-        FewShotData(training, spec.training_file, held_out, spec.validation_file).split(spec.n_trajectories)
+        data = FewShotData(training, spec.training_file, held_out, spec.validation_file)
+        data.split(spec.n_trajectories, COMPARED_BYTES)
         _check_step(_own_step(data_dir, spec.training_file, training), config, training)
         _check_family(spec, card, config, training, data_dir)
         training.grid.stride_to(min(config.resolution, training.grid.n[0]))

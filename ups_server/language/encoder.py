@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
-from tokenizers import Tokenizer
 
 from ups_server.errors import UserError
 
@@ -31,6 +30,8 @@ class Encoder:
     """
 
     def __init__(self, folder: Path, weights: Mapping[str, NDArray[Any]]) -> None:
+        from tokenizers import Tokenizer  # not needed for equations in symbols
+
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         self.size = int(config["hidden_size"])
         self._layers = int(config["num_hidden_layers"])

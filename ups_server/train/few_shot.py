@@ -62,13 +62,20 @@ class FewShotData:
         """What scores call the data of the test."""
         return self.validation_file or self.file
 
-    def split(self, k: int) -> FewShotSplit:
-        """Raises UserError ``too_few_trajectories``, ``validation_file_mismatch``, ``validation_file_overlaps``."""
+    def split(self, k: int, most_bytes: int | None = None) -> FewShotSplit:
+        """Which rows are for training, validation and test; a file of its own for these shares none with the other.
+
+        Args:
+            most_bytes: of each file, to read for that.
+
+        Raises:
+            UserError: ``too_few_trajectories``, ``validation_file_mismatch``, ``validation_file_overlaps``.
+        """
         if self.validation is None:
             return few_shot_split(len(self.training), k)
         check_agreement(self.training, self.validation)
         split = held_out_split(len(self.training), k, len(self.validation))
-        check_disjoint(self.training, split.training, self.validation)
+        check_disjoint(self.training, split.training, self.validation, most_bytes)
         return split
 
     def fingerprints(self) -> dict[str, str]:

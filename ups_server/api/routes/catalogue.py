@@ -6,7 +6,7 @@ from pathlib import Path
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field, ValidationError
 
-from ups_server.api.body import read_body
+from ups_server.api.body import read_json
 from ups_server.api.problems import documented
 from ups_server.api.service import CurrentService, Service
 from ups_server.catalog import FamilyCard, ModelCard, family_card
@@ -67,7 +67,7 @@ DESCRIPTION = {"description": "a dye carried to the right that slowly spreads an
 )
 async def read_equation(request: Request, service: CurrentService) -> EquationAnswer:
     """The canonical form of an equation in symbols; of a description in words, a proposal to be confirmed."""
-    body = await read_body(request, service.settings.max_body_bytes)
+    body = await read_json(request, service.settings.max_body_bytes)
     try:
         wanted = EquationRequest.model_validate_json(body)
     except ValidationError as error:

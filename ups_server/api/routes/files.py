@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect
 
 from ups_server.access.keys import ApiKey
 from ups_server.api.access import Admitted, own_key, reserved
-from ups_server.api.body import HDF5_TYPES, JSON, described_upload, range_start, read_body, receive
+from ups_server.api.body import HDF5_TYPES, JSON, described_upload, range_start, read_json, receive
 from ups_server.api.problems import documented
 from ups_server.api.service import CurrentService, Service
 from ups_server.errors import UserError
@@ -92,7 +92,7 @@ async def create_file(
     """Takes a file, or makes a place for one that comes in parts; it is then examined."""
     essence = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
     if essence == JSON:
-        body = await read_body(request, MAX_REQUEST_BYTES)
+        body = await read_json(request, MAX_REQUEST_BYTES)
         wanted = await asyncio.to_thread(UploadRequest.from_json, body)
     elif essence in HDF5_TYPES:
         wanted = described_upload(request, name or "file.h5", declaration)
@@ -171,7 +171,7 @@ async def put_content(
 )
 async def put_declaration(file_id: str, request: Request, service: CurrentService) -> FileRecord:
     """Says something else about a refused file, which is examined again."""
-    body = await read_body(request, MAX_REQUEST_BYTES)
+    body = await read_json(request, MAX_REQUEST_BYTES)
     declaration = await asyncio.to_thread(Declaration.from_json, body)
     record = await asyncio.to_thread(service.files.redeclare, file_id, declaration)
     service.examiner.submit(file_id)

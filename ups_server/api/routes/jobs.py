@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from ups_server.api.access import own_key
 from ups_server.api.answers import EventStream, with_keep_alive
-from ups_server.api.body import JSON, read_body
+from ups_server.api.body import JSON, read_json
 from ups_server.api.problems import documented
 from ups_server.api.service import CurrentService, Service
 from ups_server.errors import UserError
@@ -55,7 +55,7 @@ async def read_spec(request: Request, service: Service, spec: type[SpecT]) -> Sp
     Raises:
         UserError: ``invalid_json``, ``invalid_request``, ``body_too_large``.
     """
-    body = await read_body(request, service.settings.max_body_bytes)
+    body = await read_json(request, service.settings.max_body_bytes)
     try:
         found = spec.model_validate_json(body)
     except ValidationError as error:

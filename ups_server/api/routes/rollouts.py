@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.requests import ClientDisconnect
 
 from ups_server.api.access import Admitted
-from ups_server.api.answers import EVENTS, OFFERED, Encoding, check_size, choose, collect, encode, stream
+from ups_server.api.answers import EVENTS, OFFERED, Encoding, answer_bytes, check_size, choose, collect, encode, stream
 from ups_server.api.answers import JSON as JSON_FORMAT
 from ups_server.api.body import JSON, received
 from ups_server.api.problems import documented
@@ -107,8 +107,9 @@ def _prepare(found: Discretized, output: str, service: Service) -> Plan:
 async def _answer(todo: Plan, output: str, content_type: str, encoding: Encoding, service: Service) -> Response:
     if output == EVENTS:
         return await stream(todo, service.engine, encoding, service.settings)
-    answer = await collect(todo, service.engine, service.settings)
-    return Response(await asyncio.to_thread(encode, answer, output), media_type=content_type)
+    async with service.memory.hold(answer_bytes(todo, output)):
+        answer = await collect(todo, service.engine, service.settings)
+        return Response(await asyncio.to_thread(encode, answer, output), media_type=content_type)
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, Response]) -> Response:

@@ -9,7 +9,7 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
-from ups_server.api.answers import EVENTS, Answer, check_size, choose, collect, encode
+from ups_server.api.answers import EVENTS, Answer, answer_bytes, check_size, choose, collect, encode
 from ups_server.api.body import JSON, received
 from ups_server.api.problems import documented
 from ups_server.api.routes.rollouts import ANSWERS, BINARY, EXAMPLE, REQUEST_BODY, outline, while_connected
@@ -24,6 +24,8 @@ from ups_server.tensors import NPZ, SAFETENSORS
 
 router = APIRouter(prefix="/v1/super-resolution", tags=["rollouts"])
 
+ANSWERS_AT_ONCE = 3
+"""Answers that the memory of one request holds: by both methods, and the frames of the reference."""
 SCHEMA = {"$ref": "#/components/schemas/RolloutRequest"}
 CONTENT = {
     JSON: {"schema": SCHEMA, "example": {**EXAMPLE, "output_resolution": [512]}},
@@ -80,10 +82,11 @@ def _prepare(found: Discretized, output: str, service: Service) -> tuple[Plan, P
 
 
 async def _answer(first: Plan, second: Plan, output: str, content_type: str, service: Service) -> Response:
-    one = await collect(first, service.engine, service.settings, keep_truths=True)
-    two = await collect(second, service.engine, service.settings)
-    both = await asyncio.to_thread(_together, one, two)
-    return Response(await asyncio.to_thread(encode, both, output), media_type=content_type)
+    async with service.memory.hold(ANSWERS_AT_ONCE * answer_bytes(first, output)):
+        one = await collect(first, service.engine, service.settings, keep_truths=True)
+        two = await collect(second, service.engine, service.settings)
+        both = await asyncio.to_thread(_together, one, two)
+        return Response(await asyncio.to_thread(encode, both, output), media_type=content_type)
 
 
 def _together(one: Answer, two: Answer) -> Answer:

@@ -32,16 +32,16 @@ def test_seconds_add_up_by_key(database: Database) -> None:  # noqa: F811
 
 def test_the_first_owner_keeps_it(database: Database) -> None:  # noqa: F811
     account = Usage(database)
-    account.own("a", "file-1")
-    account.own("b", "file-1")
-    account.own("b", "file-2")
+    account.record_owner("a", "file-1")
+    account.record_owner("b", "file-1")
+    account.record_owner("b", "file-2")
     assert (account.owned("a"), account.owned("b")) == ({"file-1"}, {"file-2"})
 
 
 def test_jobs_tell_their_own_time(database: Database) -> None:  # noqa: F811
     account, store, leases = Usage(database), JobStore(database), Leases(database)
     job, _ = store.create(EvaluationSpec(model="persistence", file="burgers"))
-    account.own("a", job.id)
+    account.record_owner("a", job.id)
     assert account.compute_today("a") == 0.0, "it has not begun"
     lease = leases.claim("worker")
     assert lease is not None

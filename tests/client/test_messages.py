@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from ups_server.client import FileDocument, JobDocument, Step
-from ups_server.client.messages import Document, rollout_body, shown
+from ups_server.client.messages import Document, brief, rollout_body
 
 JOB = {
     "id": "ft-0123456789abcdef",
@@ -71,9 +71,9 @@ def test_a_step_says_its_shape_and_not_its_values() -> None:
 
 
 def test_long_values_are_shown_by_their_size() -> None:
-    assert shown(dict.fromkeys("abcde", 1)) == "{5}"
-    assert shown([{"a": 1}]) == "[1]"
-    assert len(shown("x" * 100)) == 80
+    assert brief(dict.fromkeys("abcde", 1)) == "{5}"
+    assert brief([{"a": 1}]) == "[1]"
+    assert len(brief("x" * 100)) == 80
     assert repr(Document(a=None, b=0.1234567)) == "Document(b=0.123457)"
 
 

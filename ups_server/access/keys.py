@@ -83,7 +83,7 @@ class KeyStore:
     def create(
         self, name: str, scopes: Iterable[Scope], days: float | None, limits: KeyLimits | None = None
     ) -> tuple[ApiKey, str]:
-        """(what is known of the new key, the key itself, which nobody can tell again).
+        """(what is known of the new key, the key itself, which is stored nowhere).
 
         Args:
             days: until it expires; None: never.

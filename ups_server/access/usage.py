@@ -35,7 +35,7 @@ usage = sa.Table(
     sa.Column("day", sa.Integer, primary_key=True, nullable=False),
     sa.Column("compute_seconds", sa.Double, nullable=False),
 )
-"""Seconds that the engine worked for a key; a day is a number of days since 1970, in UTC. Jobs tell their own time."""
+"""Seconds that the engine worked for a key; a day is a number of days since 1970, in UTC."""
 
 
 class Meter:
@@ -92,11 +92,11 @@ class Usage:
         self._database = database
 
     def _insert(self, table: sa.Table) -> "postgresql.Insert | sqlite.Insert":
-        """An insertion that can say what to do about a conflict, which is the dialects' own."""
+        """An insertion that can say what to do about a conflict, which each dialect says in its way."""
         postgres = self._database.engine.dialect.name == "postgresql"
         return postgresql.insert(table) if postgres else sqlite.insert(table)
 
-    def own(self, key: str, resource: str) -> None:
+    def record_owner(self, key: str, resource: str) -> None:
         """A key has made a file or a job; the first one it belongs to keeps it."""
         row = self._insert(resources).values(resource=resource, key=key)
         with self._database.write() as connection:

@@ -98,15 +98,15 @@ async def admit(request: Request, service: CurrentService) -> Caller | None:
 
 def _caller(request: Request, service: Service, scope: Scope, tags: list[str]) -> Caller:
     store = KeyStore(service.jobs.database)
-    shown = shown_key(request)
-    if shown is None and not store.any():
+    given = bearer_key(request)
+    if given is None and not store.any():
         check_local(request)
         return Caller(None)
-    if shown is None:
+    if given is None:
         raise UserError(
             "missing_key", "this service asks for an API key", expected="Authorization: Bearer ups_...", hint=HINT
         )
-    key = store.find(shown)
+    key = store.find(given)
     check_rate(key, service)
     if not key.allows(scope):
         raise UserError(
@@ -126,7 +126,7 @@ Admitted = Annotated[Caller | None, Depends(admit)]
 """Who asks, as a parameter of a route."""
 
 
-def shown_key(request: Request) -> str | None:
+def bearer_key(request: Request) -> str | None:
     """The key of a request. Raises UserError ``invalid_key`` for another way to say who one is."""
     header = request.headers.get("authorization")
     if header is None:
@@ -261,11 +261,11 @@ ACCOUNT_S = 5.0
 """Seconds between two entries: a service that is killed forgets no more."""
 
 
-Own = Callable[[str, str], Awaitable[None]]
+Record = Callable[[str, str], Awaitable[None]]
 """(key, id of what it made) -> written down."""
 
 
-def own_key(idempotency_key: str | None) -> str | None:
+def scoped_key(idempotency_key: str | None) -> str | None:
     """The Idempotency-Key of a request as it is stored: what one API key chose says nothing to another."""
     key = KEY.get()
     return idempotency_key if key is None or idempotency_key is None else f"{key}:{idempotency_key}"
@@ -313,9 +313,9 @@ class MeteredEngine(Engine):
 class Ownership:
     """ASGI middleware: what an answer says was made (201 or 202 with a `Location`) belongs to the key that asked."""
 
-    def __init__(self, app: ASGIApp, own: Own) -> None:
+    def __init__(self, app: ASGIApp, record: Record) -> None:
         self.app = app
-        self._own = own
+        self._record = record
 
     async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
         async def watched(message: Message) -> None:
@@ -324,17 +324,17 @@ class Ownership:
                 key = scope.get("state", {}).get("key")
                 if location is not None and key is not None:
                     try:
-                        await asyncio.shield(asyncio.ensure_future(self._own(key, location.rpartition("/")[2])))
+                        await asyncio.shield(asyncio.ensure_future(self._record(key, location.rpartition("/")[2])))
                     except SQLAlchemyError:  # it was made: whoever asked has to learn its name
-                        logger.exception("%s was not written down as a key's own", location)
+                        logger.exception("%s was not written down as a key's", location)
             await send(message)
 
         await self.app(scope, receive, watched if scope["type"] == "http" else send)
 
 
-async def own(service: Service, key: str, resource: str) -> None:
+async def record_owner(service: Service, key: str, resource: str) -> None:
     """Writes down that a key made a file or a job."""
-    await asyncio.to_thread(Usage(service.jobs.database).own, key, resource)
+    await asyncio.to_thread(Usage(service.jobs.database).record_owner, key, resource)
 
 
 async def keep_accounts(service: Service) -> None:

@@ -206,7 +206,7 @@ async def stream(plan: Plan, engine: Engine, encoding: Encoding, settings: Setti
 
 
 async def with_keep_alive(events: AsyncGenerator[bytes], interval: float) -> AsyncGenerator[bytes]:
-    """The events, and a comment after each `interval` seconds of silence."""
+    """The events, and a comment after each `interval` seconds without one."""
     coming: asyncio.Future[bytes] | None = None
     try:
         while True:

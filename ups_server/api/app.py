@@ -14,7 +14,15 @@ from starlette.middleware.cors import CORSMiddleware
 
 from ups_server import __version__
 from ups_server.access.usage import Meter
-from ups_server.api.access import MeteredEngine, Ownership, admit, keep_accounts, keys_required, own, write_accounts
+from ups_server.api.access import (
+    MeteredEngine,
+    Ownership,
+    admit,
+    keep_accounts,
+    keys_required,
+    record_owner,
+    write_accounts,
+)
 from ups_server.api.memory import Memory
 from ups_server.api.metrics import RequestMetrics, ServiceCollector
 from ups_server.api.middleware import RequestLog, SecurityHeaders, cors_options
@@ -93,7 +101,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     app.state.service = service
     app.state.methods = methods
     install(app, settings)
-    app.add_middleware(Ownership, own=partial(own, service))
+    app.add_middleware(Ownership, record=partial(record_owner, service))
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, **cors_options(settings))
     app.add_middleware(SecurityHeaders)

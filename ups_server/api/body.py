@@ -38,7 +38,7 @@ JSON = "application/json"
 SAFETENSORS_TYPES = (SAFETENSORS, "application/x-safetensors")
 MEDIA_TYPES = (JSON, *SAFETENSORS_TYPES, NPZ)
 STALL_S = 30.0
-"""Longest silence of a client that is sending a body: what it keeps of the memory others wait for."""
+"""Longest pause of a client that is sending a body: what it keeps of the memory others wait for."""
 MAX_TEXT = 2**20
 """Bytes of the JSON beside an array."""
 VALUES = re.compile(rb'"values"[ \t\r\n]*:[ \t\r\n]*\[(?=[ \t\r\n]*[\[0-9IN-])')

@@ -63,13 +63,13 @@ class Memory:
             raise busy() from None
         finally:
             self._line.remove(ticket)
-            self._tell()
+            self._wake()
 
     def give(self, size: int) -> None:
         self.taken -= size
-        self._tell()
+        self._wake()
 
-    def _tell(self) -> None:
+    def _wake(self) -> None:
         # Never lost, even to a cancelled task: those that wait look at the counts, which are right already.
         asyncio.get_running_loop().create_task(self._notify())
 

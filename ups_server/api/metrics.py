@@ -1,4 +1,4 @@
-"""What Prometheus is told: requests as they are counted, and the state of engine, jobs and files when it asks."""
+"""What Prometheus reads: requests as they are counted, and the state of engine, jobs and files when it asks."""
 
 import os
 from collections.abc import Iterable, Iterator

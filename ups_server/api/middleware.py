@@ -57,9 +57,9 @@ class RequestLog:
             status = 500 if status == BROKEN else status
             raise
         finally:
-            self._tell(scope, status, time.monotonic() - began)
+            self._write(scope, status, time.monotonic() - began)
 
-    def _tell(self, scope: Scope, status: int, seconds: float) -> None:
+    def _write(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "none")
         self._metrics.count(scope["method"], route, status, seconds)
         path = quote(scope["path"][:256])

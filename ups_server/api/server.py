@@ -1,6 +1,6 @@
 """Runs the service: checks its folder and address, listens, and ends in order.
 
-It takes no more connections than there are descriptors for: the others are told to come again, in one line of HTTP.
+It takes no more connections than there are descriptors for: the others are answered 503, in one line of HTTP.
 """
 
 import asyncio
@@ -174,7 +174,7 @@ def shares(descriptors: int) -> tuple[int, int]:
 class ServiceProtocol(H11Protocol):
     """Refuses connections beyond `most`, and those whose request does not come.
 
-    A connection may be silent, or send the head of a request bit by bit, for at most `HEAD_S` seconds; between two
+    A connection may send nothing, or the head of a request bit by bit, for at most `HEAD_S` seconds; between two
     requests uvicorn's keep-alive is shorter.
     """
 

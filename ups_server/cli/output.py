@@ -57,7 +57,7 @@ def print_facts(facts: Mapping[str, str]) -> None:
 
 @contextmanager
 def progress(what: str) -> Iterator[Advance]:
-    """A progress bar on stderr; plain silence where stderr is no terminal."""
+    """A progress bar on stderr; nothing where stderr is no terminal."""
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),

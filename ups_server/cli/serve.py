@@ -220,4 +220,4 @@ def port(settings: "Settings") -> Finding:
 
 
 CHECKS: tuple[Callable[["Settings"], Finding], ...] = (python, torch, models, data, database, sandbox, port)
-"""In the order they are told."""
+"""In the order they are made."""

@@ -148,8 +148,8 @@ def solve(
         raise UserError("invalid_request", "say where the solution goes", expected="--output FILE, or --detach")
     check_suffix(output, (*suffixes(), *PICTURES))
     catalog, model_id = _find_model(method or model, data_dir)
-    own = coefficients if equation is None else {}
-    start = None if initial is None else _read(initial, trajectory, chosen, own, resolution)
+    given = coefficients if equation is None else {}
+    start = None if initial is None else _read(initial, trajectory, chosen, given, resolution)
     request = replace(wanted, model=model_id)
     todo = _plan(request, start, catalog)
     solutions, attributes = _roll_out(todo, device)
@@ -268,8 +268,8 @@ def _rollout_request(request: _Request, start: "State | None", catalog: "Catalog
     dt = request.dt or catalog.model(request.model).support(equation.id).dt
     problem: dict[str, Any] = {"equation": request.equation, "coefficients": request.coefficients}
     if request.equation is None:
-        own = {**(start.coefficients if start else {}), **equation.named(request.coefficients)}
-        problem = {"family": equation.id, "coefficients": own}
+        given = {**(start.coefficients if start else {}), **equation.named(request.coefficients)}
+        problem = {"family": equation.id, "coefficients": given}
     document: dict[str, Any] = {
         "model": request.model,
         **problem,

@@ -194,11 +194,11 @@ def connection(base_url: str, timeout: float, key: str | None) -> dict[str, Any]
 def described(method: Callable[..., Any], source: Callable[..., Any]) -> None:
     """Gives a client's method the name, the documentation and the arguments of what it does, one by one."""
     signature = inspect.signature(source)
-    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    first = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     value = get_args(signature.return_annotation)[-1]
     wraps(source)(method)
     method.__dict__["__signature__"] = signature.replace(
-        parameters=[own, *(named for given in signature.parameters.values() for named in _spelled_out(given))],
+        parameters=[first, *(named for given in signature.parameters.values() for named in _spelled_out(given))],
         return_annotation=getattr(value, "__forward_arg__", value),
     )
 

@@ -85,8 +85,8 @@ class Document(dict[str, Any]):
     """A JSON document of the service: a dict whose usual entries are attributes too, and a table in notebooks."""
 
     def facts(self) -> dict[str, str]:
-        """What is shown of it."""
-        return {name: shown(value) for name, value in self.items() if value is not None}
+        """What a line or a table says of it."""
+        return {name: brief(value) for name, value in self.items() if value is not None}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in self.facts().items())})"
@@ -100,14 +100,14 @@ class Document(dict[str, Any]):
         return f"<table><caption>{type(self).__name__.removesuffix('Document')}</caption>{''.join(rows)}</table>"
 
 
-def shown(value: object) -> str:
+def brief(value: object) -> str:
     """A value in a few characters; of what is longer, its size."""
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, Mapping) and len(value) > 4:
         return f"{{{len(value)}}}"
     if isinstance(value, Mapping):
-        return "; ".join(f"{name} {shown(entry)}" for name, entry in value.items())
+        return "; ".join(f"{name} {brief(entry)}" for name, entry in value.items())
     if isinstance(value, list) and (len(value) > 4 or any(isinstance(entry, dict | list) for entry in value)):
         return f"[{len(value)}]"
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
@@ -126,10 +126,10 @@ class ReportDocument(Document):
             if isinstance(value, Mapping):
                 parts = {f"{name}, {part}": value[part] for part in ERRORS if isinstance(value.get(part), Mapping)}
                 for part, errors in (parts or {name: value}).items():
-                    numbers = [f"{key} {shown(entry)}" for key, entry in errors.items() if isinstance(entry, float)]
+                    numbers = [f"{key} {brief(entry)}" for key, entry in errors.items() if isinstance(entry, float)]
                     found |= {part.replace("_", "-"): ", ".join(numbers)} if numbers else {}
             elif value is not None:
-                found[name] = shown(value)
+                found[name] = brief(value)
         return found
 
 
@@ -156,11 +156,11 @@ class JobDocument(Document):
         return None if self["error"] is None else Document(self["error"])
 
     def facts(self) -> dict[str, str]:
-        found = {name: shown(self[name]) for name in ("id", "kind", "state", "model", "attempt") if self.get(name)}
+        found = {name: brief(self[name]) for name in ("id", "kind", "state", "model", "attempt") if self.get(name)}
         if self.get("error") is not None:
-            found["error"] = shown(self["error"]["detail"])
+            found["error"] = brief(self["error"]["detail"])
         if self.get("result") is not None and "verdict" in self["result"]:
-            found["verdict"] = shown(self["result"]["verdict"])
+            found["verdict"] = brief(self["result"]["verdict"])
         return found
 
 
@@ -193,12 +193,12 @@ class FileDocument(Document):
         return None if self.get("problem") is None else Document(self["problem"])
 
     def facts(self) -> dict[str, str]:
-        found = {name: shown(self[name]) for name in ("id", "name", "state", "size") if name in self}
+        found = {name: brief(self[name]) for name in ("id", "name", "state", "size") if name in self}
         if self.problem is not None:
-            found["problem"] = shown(self.problem["detail"])
+            found["problem"] = brief(self.problem["detail"])
         if self.report is not None:
             check = self.report["check"]
-            found |= {name: shown(check[name]) for name in ("family", "trajectories", "frames", "coefficients")}
+            found |= {name: brief(check[name]) for name in ("family", "trajectories", "frames", "coefficients")}
         return found
 
 
@@ -215,7 +215,7 @@ class ModelDocument(Document):
     def facts(self) -> dict[str, str]:
         names = ("id", "kind", "version", "description", "resolution")
         return {
-            **{name: shown(self[name]) for name in names if self.get(name) is not None},
+            **{name: brief(self[name]) for name in names if self.get(name) is not None},
             "families": ", ".join(self.get("families", ())),
         }
 
@@ -232,7 +232,7 @@ class FamilyDocument(Document):
 
     def facts(self) -> dict[str, str]:
         return {
-            **{name: shown(self[name]) for name in ("id", "name", "equation", "dimensions", "n", "dt")},
+            **{name: brief(self[name]) for name in ("id", "name", "equation", "dimensions", "n", "dt")},
             "fields": ", ".join(field["name"] for field in self["fields"]),
             "coefficients": ", ".join(f"{entry['name']} = {entry['default']:g}" for entry in self["coefficients"]),
         }

@@ -62,9 +62,9 @@ class RolloutFolder:
         self.path.mkdir(parents=True)
         content = to_safetensors(arrays or {}, {"request": request.model_dump_json()})
         replace_bytes(self.path / REQUEST, content)
-        own = Path(plan.card.source) / EQUATION_FILE
-        if plan.card.kind == "learned" and own.is_file():
-            shutil.copyfile(own, self.path / EQUATION_FILE)
+        declared = Path(plan.card.source) / EQUATION_FILE
+        if plan.card.kind == "learned" and declared.is_file():
+            shutil.copyfile(declared, self.path / EQUATION_FILE)
         self._describe(plan.header())
         return hashlib.sha256(content).hexdigest()
 
@@ -141,8 +141,8 @@ class RolloutFolder:
         """Of the frames that are planned, and at the end of those that are there."""
         document = json.loads((self.path / HEADER).read_text(encoding="utf-8"))
         grid, equation = Grid.from_json(document.pop("grid")), document.pop("family")
-        own = model_equation(self.path)
-        known = own.family() if own is not None and own.id == equation else family(equation)
+        declared = model_equation(self.path)
+        known = declared.family() if declared is not None and declared.id == equation else family(equation)
         # Folders of earlier versions do not say it: then it was the equation's own.
         sides = document.pop("boundary", known.boundary.as_names())
         return Header(

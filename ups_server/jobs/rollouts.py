@@ -1,6 +1,6 @@
 """Asynchronous rollouts: taken from the table of jobs, computed by the engine, kept frame by frame.
 
-They run in the API process, which only carries frames from the engine to the disk, and share the engine's batches
+They run in the API process, which only brings frames from the engine to the disk, and share the engine's batches
 with everybody else. When the engine dies, they go on from the last frame in its next life; when this process dies,
 their leases run out, and the next process goes on.
 """
@@ -92,7 +92,7 @@ class Attempt:
     folder: RolloutFolder
     frames: int = 0
     flags: tuple[Flag, ...] = ()
-    told: float = 0.0
+    reported: float = 0.0
 
 
 class RolloutRunner:
@@ -263,16 +263,16 @@ class RolloutRunner:
                     if isinstance(event, Frame):
                         await asyncio.to_thread(folder.keep, steps, todo, event, ended)
                         attempt.frames += 1
-                        if time.monotonic() >= attempt.told + PROGRESS_S:
-                            await self._tell(leases, attempt, todo)
+                        if time.monotonic() >= attempt.reported + PROGRESS_S:
+                            await self._report(leases, attempt, todo)
                     elif isinstance(event, Ended):
                         ended.append(event)
                         attempt.flags = (*attempt.flags, todo.ended_flag(event))
-        await self._tell(leases, attempt, todo)
+        await self._report(leases, attempt, todo)
 
-    async def _tell(self, leases: Leases, attempt: Attempt, todo: Plan) -> None:
+    async def _report(self, leases: Leases, attempt: Attempt, todo: Plan) -> None:
         """An event about progress, from which nothing is lost any more."""
-        attempt.told = time.monotonic()
+        attempt.reported = time.monotonic()
         frames = attempt.frames
         data = {"done": frames, "total": todo.n_frames, "what": "frames"}
         await asyncio.to_thread(leases.checkpoint, attempt.lease, data, f"frames:{frames}", "progress")

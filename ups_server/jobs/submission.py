@@ -27,7 +27,7 @@ def check_evaluation(spec: EvaluationSpec, card: ModelCard, data_dir: Path) -> N
         if card.kind == "learned" or (card.id == "numerical" and not solved):
             card.support(store.family)
         known = card.families.get(store.family)
-        dt = spec.dt or (_own_step(data_dir, spec.file, store) if known is None else known.dt)
+        dt = spec.dt or (_stored_step(data_dir, spec.file, store) if known is None else known.dt)
         frames_per_step(store.times, dt)
         if spec.resolution is not None:
             store.grid.stride_to(spec.resolution)
@@ -55,12 +55,12 @@ def check_fine_tuning(spec: FineTuningSpec, card: ModelCard, data_dir: Path) -> 
             check_one_equation(data_dir, spec.training_file, spec.validation_file)
         data = FewShotData(training, spec.training_file, held_out, spec.validation_file)
         data.split(spec.n_trajectories, COMPARED_BYTES)
-        _check_step(_own_step(data_dir, spec.training_file, training), config, training)
+        _check_step(_stored_step(data_dir, spec.training_file, training), config, training)
         _check_family(spec, card, config, training, data_dir)
         training.grid.stride_to(min(config.resolution, training.grid.n[0]))
 
 
-def _own_step(data_dir: Path, file_id: str, store: Store) -> float:
+def _stored_step(data_dir: Path, file_id: str, store: Store) -> float:
     """The step of the equation of a stored file."""
     equation = stored_equation(data_dir, file_id)
     return family(store.family).dt if equation is None or equation.dt is None else equation.dt
@@ -87,13 +87,22 @@ def _check_step(dt: float, config: UPSConfig, store: Store) -> None:
 def _check_family(spec: FineTuningSpec, card: ModelCard, config: UPSConfig, store: Store, data_dir: Path) -> None:
     """Raises UserError ``family_mismatch`` where the model knows another equation of the file's id."""
     known = config.families.get(store.family)
-    own, equation = model_equation(Path(card.source)), stored_equation(data_dir, spec.training_file)
-    other = own is not None and equation is not None and own.id == equation.id and not same_equation(own, equation)
+    trained, equation = model_equation(Path(card.source)), stored_equation(data_dir, spec.training_file)
+    other = (
+        trained is not None
+        and equation is not None
+        and trained.id == equation.id
+        and not same_equation(trained, equation)
+    )
     if other or (known is not None and (known.fields, known.static_fields) != (store.fields, store.static_fields)):
         raise UserError(
             "family_mismatch",
             f"{card.id} was trained on another equation of the id {store.family}",
             got=[*store.fields, *store.static_fields] if equation is None else equation.equation,
-            expected=own.equation if other and own is not None else None if known is None else list(known.fields),
+            expected=trained.equation
+            if other and trained is not None
+            else None
+            if known is None
+            else list(known.fields),
             hint="declare the file's equation by an id of its own",
         )

@@ -20,18 +20,15 @@ from ups_server.jobs.context import JobContext, Stopped, heartbeats
 from ups_server.jobs.database import open_database
 from ups_server.jobs.leases import Lease, LeaseLost, Leases
 from ups_server.jobs.spec import ROLLOUT
-from ups_server.jobs.tasks import task
+from ups_server.jobs.tasks import Task, task
 from ups_server.processes import configure_logs
 from ups_server.settings import Settings
 
 logger = logging.getLogger("ups_server.worker")
 
-Task = Callable[[JobContext], dict[str, Any]]
-"""Runs one kind of job to its result."""
-
 
 class Worker:
-    """Claims and runs jobs until told to stop.
+    """Claims and runs jobs until it is to stop.
 
     Args:
         tasks: finds the task of a kind.

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
 from ups_server.access.keys import ApiKey
-from ups_server.api.access import Admitted, own_key, reserved
+from ups_server.api.access import Admitted, reserved, scoped_key
 from ups_server.api.body import HDF5_TYPES, JSON, described_upload, range_start, read_json, receive
 from ups_server.api.problems import documented
 from ups_server.api.service import CurrentService, Service
@@ -104,7 +104,7 @@ async def create_file(
             expected=(JSON, *HDF5_TYPES),
         )
     record, new = await asyncio.to_thread(
-        _place, wanted, own_key(idempotency_key), caller.key if caller else None, service
+        _place, wanted, scoped_key(idempotency_key), caller.key if caller else None, service
     )
     if essence != JSON and record.state == "uploading":
         try:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.sse import format_sse_event
 from pydantic import BaseModel, ValidationError
 
-from ups_server.api.access import own_key
+from ups_server.api.access import scoped_key
 from ups_server.api.answers import EventStream, with_keep_alive
 from ups_server.api.body import JSON, read_json
 from ups_server.api.problems import documented
@@ -67,7 +67,7 @@ async def create(
     request: Request, response: Response, service: Service, spec: EvaluationSpec | FineTuningSpec, key: str | None
 ) -> Job:
     """Queues a job: 201 and its place; 200 where the key has made it before."""
-    job, created = await asyncio.to_thread(service.jobs.store.create, spec, own_key(key))
+    job, created = await asyncio.to_thread(service.jobs.store.create, spec, scoped_key(key))
     response.status_code = 201 if created else 200
     response.headers["Location"] = f"{request.url.path}/{job.id}"
     return job

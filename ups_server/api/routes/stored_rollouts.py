@@ -14,7 +14,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from ups_server.access.keys import ApiKey
-from ups_server.api.access import own_key, reserved
+from ups_server.api.access import reserved, scoped_key
 from ups_server.api.answers import choose
 from ups_server.api.body import received
 from ups_server.api.memory import COPIES, Memory
@@ -94,7 +94,7 @@ def _order(found: Discretized, service: Service, key: str | None, payer: ApiKey 
     request, arrays = found.resolved.wanted, found.resolved.arrays
     todo = completed(found, without_waiting(service.settings))
     check_cost(todo.spec, len(todo.initial), service.settings, ASYNC_SHARE)
-    store, key, job_id = service.jobs.store, own_key(key), new_id(ROLLOUT)
+    store, key, job_id = service.jobs.store, scoped_key(key), new_id(ROLLOUT)
     if key is not None and store.has_key(key):  # a repetition takes no room
         return order(request, arrays, todo, store, service.settings, key, job_id)
     wanted = 4 * math.prod(todo.shape)

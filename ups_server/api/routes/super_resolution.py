@@ -123,8 +123,8 @@ def _compared(answer: Answer, truths: list[Any], first: Comparison) -> Compariso
         first.accuracy,
         first.start,
     )
-    own = {"error": first.error, "error_per_field": first.error_per_field}
-    return errors.summary(solved, answer.seconds).model_copy(update=own)
+    found = {"error": first.error, "error_per_field": first.error_per_field}
+    return errors.summary(solved, answer.seconds).model_copy(update=found)
 
 
 def _refined(answer: Answer) -> Refinement:

@@ -1,7 +1,8 @@
-"""Jobs of kind `fine_tuning`: what `ups adapt` does, on a stored file; the tuned model joins the catalog."""
+"""What each kind of job runs. Torch is imported when a task begins, so that a worker without one is small."""
 
 import math
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,16 +11,52 @@ from ups_server.data.store import Store
 from ups_server.errors import UserError
 from ups_server.files.equations import EQUATION_FILE, check_one_equation, declare_stored
 from ups_server.jobs.context import JobContext, Stopped, stored_file
-from ups_server.jobs.spec import FineTuningSpec, tuned_model_id
+from ups_server.jobs.spec import EvaluationSpec, FineTuningSpec, tuned_model_id
 from ups_server.processes import keep_freed_memory
 
 if TYPE_CHECKING:
     from ups_server.train.loop import StepReport
     from ups_server.train.validation import Score
 
+Task = Callable[[JobContext], dict[str, Any]]
+"""Runs one kind of job to its result."""
 
-def run(context: JobContext) -> dict[str, Any]:
-    """The report, with the id of the new model as `model`."""
+
+def evaluate(context: JobContext) -> dict[str, Any]:
+    """What `ups evaluate` does, on a stored file: the scores of a model, as `FileScores`."""
+    spec = context.spec
+    if not isinstance(spec, EvaluationSpec):
+        raise TypeError(f"not an evaluation: {spec.kind}")
+    card = Catalog(context.settings.data_dir).model(spec.model or context.settings.default_model)
+    store = stored_file(context.settings.data_dir, spec.file)
+    declare_stored(context.settings.data_dir, spec.file)
+    import torch
+
+    from ups_server.evaluation.evaluate import evaluate_source
+    from ups_server.solvers.registry import load
+
+    keep_freed_memory()
+    torch.set_num_threads(context.settings.worker_threads)
+    solver = load(card.source, context.settings.device)
+    context.running()
+
+    def progress(file: str, done: int, total: int) -> None:
+        context.event("progress", {"done": done, "total": total}, f"progress:{done}")
+        context.raise_if_stopped()
+
+    with closing(Store.open(store)) as source:
+        scores = evaluate_source(
+            solver, source, spec.file, spec.dt, spec.resolution, spec.trajectories, progress=progress
+        )
+    return scores.model_copy(update={"model": card.id}).as_dict()
+
+
+def fine_tune(context: JobContext) -> dict[str, Any]:
+    """What `ups adapt` does, on a stored file; the tuned model joins the catalog.
+
+    Returns:
+        The report, with the id of the new model as `model`.
+    """
     spec = context.spec
     if not isinstance(spec, FineTuningSpec):
         raise TypeError(f"not a fine-tuning: {spec.kind}")
@@ -108,3 +145,14 @@ class JobListener:
 def _figure(value: float) -> float | None:
     """Null stands for a value that is not finite."""
     return value if math.isfinite(value) else None
+
+
+TASKS: dict[str, Task] = {"evaluation": evaluate, "fine_tuning": fine_tune}
+"""By the kind of job."""
+
+
+def task(kind: str) -> Task:
+    """Raises UserError ``unknown_kind``, as for a job that a later version queued."""
+    if kind not in TASKS:
+        raise UserError("unknown_kind", "this version runs no such job", got=kind, expected=sorted(TASKS))
+    return TASKS[kind]

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from ups_server.data.user_equation import EquationSpec
 from ups_server.errors import UserError
-from ups_server.files.declaration import Declaration, EquationSpec
+from ups_server.files.declaration import Declaration
 from ups_server.pde import BoundaryKind
 from ups_server.pde.registry import add_user_family
 

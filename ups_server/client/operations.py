@@ -447,7 +447,7 @@ def _attributes(header: Mapping[str, Any]) -> dict[str, Any]:
 
 def _declared_family(card: FamilyDocument) -> Family:
     """An equation of a user's from its entry in the list of families."""
-    from ups_server.files.declaration import EquationSpec
+    from ups_server.data.user_equation import EquationSpec
 
     same = ("id", "name", "equation", "extent", "boundary", "dt", "time_unit", "length_unit")
     fields = [

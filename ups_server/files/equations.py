@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from ups_server.catalog import invalid_model, read_document
+from ups_server.data.user_equation import EquationSpec, check_mappable
 from ups_server.errors import UserError
-from ups_server.files.declaration import EquationSpec, check_mappable
 from ups_server.files.storage import FileStorage
 from ups_server.pde import Family
 from ups_server.pde.registry import add_user_family, is_installed

@@ -8,9 +8,10 @@ from ups_server.data.formats import Given, format_of, open_content
 from ups_server.data.formats.pdebench import open_pdebench
 from ups_server.data.formats.pdebench.card import GROUPED, SINGLE, Card, card_of
 from ups_server.data.source import TrajectorySource
+from ups_server.data.user_equation import EquationSpec, check_mappable
 from ups_server.data.windows import frame_stride
 from ups_server.errors import UserError
-from ups_server.files.declaration import Declaration, EquationSpec, check_boundary, check_mappable
+from ups_server.files.declaration import Declaration, check_boundary
 from ups_server.pde import BoundaryCondition
 from ups_server.pde.registry import add_user_family, known_families
 

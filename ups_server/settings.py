@@ -206,6 +206,11 @@ class Settings(BaseSettings):
         return 3 * self.max_body_bytes * self.max_bodies
 
     @property
+    def answers_memory_bytes(self) -> int:
+        """Memory of the API process for answers that are computed and written: two of the largest, each three times."""
+        return 2 * 3 * 4 * self.max_points
+
+    @property
     def database(self) -> str | None:
         """The database URL in clear."""
         return None if self.database_url is None else self.database_url.get_secret_value()

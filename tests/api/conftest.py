@@ -36,7 +36,7 @@ class RunningService:
     url: str
     engine: Engine
     jobs: LocalJobs
-    memory: Memory
+    answers: Memory
 
     def post(self, document: object, **headers: str) -> httpx.Response:
         """A rollout request; header names with underscores."""
@@ -66,7 +66,7 @@ def running_service(settings: Settings, engine: Engine | None = None) -> Iterato
     thread.start()
     try:
         service = RunningService(
-            base_url(listening), app.state.service.engine, app.state.service.jobs, app.state.service.memory
+            base_url(listening), app.state.service.engine, app.state.service.jobs, app.state.service.answers
         )
         wait_until(lambda: server.started, "the server accepts connections")
         wait_until(lambda: service.get("/readyz").status_code == 200, "the engine is ready")

@@ -109,7 +109,7 @@ def test_an_answer_waits_for_its_memory(settings: Settings) -> None:
     small = settings.model_copy(update={"queue_timeout_s": 0.5})
     request: dict[str, Any] = {"family": "advection", "grid": {"n": [1024]}, "initial_condition": {"sample": {}}}
     with running_service(small) as service:
-        memory = service.memory
+        memory = service.answers
         binary = {"Accept": "application/vnd.safetensors"}
         memory.taken += memory.total
         try:

@@ -1,11 +1,14 @@
 """What notebooks and terminals show of the service's documents."""
 
+import inspect
 import json
+from typing import get_type_hints
 
 import numpy as np
 
-from ups_server.client import FileDocument, JobDocument, Step
-from ups_server.client.messages import Document, brief, rollout_body
+from ups_server.client import Client, FileDocument, JobDocument, Step
+from ups_server.client.messages import Document, RolloutOptions, brief, rollout_body
+from ups_server.specs import RolloutRequest
 
 JOB = {
     "id": "ft-0123456789abcdef",
@@ -81,3 +84,12 @@ def test_what_is_left_open_is_not_sent() -> None:
     body, headers = rollout_body({"sample": {}}, {"family": "burgers", "dt": None})
     assert json.loads(body) == {"family": "burgers", "initial_condition": {"sample": {}}}
     assert headers == {"Content-Type": "application/json"}
+
+
+def test_help_lists_every_option_of_a_rollout() -> None:
+    for method in (Client.rollout, Client.stream, Client.stream_events, Client.submit):
+        parameters = inspect.signature(method).parameters
+        assert parameters.keys() >= RolloutOptions.__annotations__.keys()
+        assert parameters["coefficients"].kind is inspect.Parameter.KEYWORD_ONLY
+    known = {"family", "n_steps", "initial_condition", *get_type_hints(RolloutOptions)}
+    assert known == RolloutRequest.model_fields.keys(), "the client offers what the service takes"

@@ -64,9 +64,10 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     metered = MeteredEngine(engine or LocalEngine(settings, catalog), meter)
     parts = (metered, examiner_of(settings), LocalJobs(settings))
     memory = Memory(settings.bodies_memory_bytes, settings.queue_timeout_s)
+    answers = Memory(settings.answers_memory_bytes, settings.queue_timeout_s)
     planner = partial(kept_plan, catalog, settings, parts[1].storage, memory)
     rollouts = RolloutRunner(settings, metered, planner)
-    service = Service(settings, catalog, *parts, rollouts, Results(settings), memory, meter=meter)
+    service = Service(settings, catalog, *parts, rollouts, Results(settings), memory, answers, meter=meter)
     expiry = UploadExpiry(service.files, settings.upload_expiry_s)
 
     @asynccontextmanager

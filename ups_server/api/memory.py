@@ -1,8 +1,9 @@
 """How much memory the API process gives to requests, from first byte to place in the engine, and to their answers.
 
 A request takes what its size, or the shape it asks for, says it needs, before anything is read, parsed, unpacked or
-drawn, and later what its answer needs, before anything of it is computed; what does not fit waits. It never waits while
-it holds something. Small bodies and answers are free: there are never more of them than open connections.
+drawn; what does not fit waits. Once that is given back, its answer takes what its shape needs, of what there is for
+answers, before anything of it is computed. Small bodies and answers are free: there are never more of them than open
+connections.
 """
 
 import asyncio

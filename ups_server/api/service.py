@@ -24,6 +24,7 @@ class Service:
 
     Attributes:
         memory: for requests that are read and planned.
+        answers: memory for answers that are computed and written.
         draining: the service is about to end; set by whoever runs it.
     """
 
@@ -35,6 +36,7 @@ class Service:
     rollouts: RolloutRunner
     results: Results
     memory: Memory
+    answers: Memory
     rates: RateLimiter = field(default_factory=RateLimiter)
     meter: Meter = field(default_factory=Meter)
     draining: threading.Event = field(default_factory=threading.Event)

@@ -22,6 +22,7 @@ class SuperResolutionOptions(TypedDict, total=False):
     Attributes:
         equation: in symbols, instead of a family.
         times: evenly spaced, instead of `n_steps`, `dt` and `save_every`.
+        t_final: the last time, instead of `n_steps`.
         grid: "n", "extent", "points", "offset".
         boundary: (low, high) kind per axis.
         method: how the answer comes to its output resolution.
@@ -31,6 +32,7 @@ class SuperResolutionOptions(TypedDict, total=False):
 
     equation: str | None
     times: Sequence[float] | None
+    t_final: float | None
     model: str | None
     coefficients: Mapping[str, float] | None
     grid: Mapping[str, Any] | None

@@ -107,7 +107,7 @@ def _prepare(found: Discretized, output: str, service: Service) -> Plan:
 async def _answer(todo: Plan, output: str, content_type: str, encoding: Encoding, service: Service) -> Response:
     if output == EVENTS:
         return await stream(todo, service.engine, encoding, service.settings)
-    async with service.memory.hold(answer_bytes(todo, output)):
+    async with service.answers.hold(answer_bytes(todo, output)):
         answer = await collect(todo, service.engine, service.settings)
         return Response(await asyncio.to_thread(encode, answer, output), media_type=content_type)
 

@@ -82,7 +82,7 @@ def _prepare(found: Discretized, output: str, service: Service) -> tuple[Plan, P
 
 
 async def _answer(first: Plan, second: Plan, output: str, content_type: str, service: Service) -> Response:
-    async with service.memory.hold(ANSWERS_AT_ONCE * answer_bytes(first, output)):
+    async with service.answers.hold(ANSWERS_AT_ONCE * answer_bytes(first, output)):
         one = await collect(first, service.engine, service.settings, keep_truths=True)
         two = await collect(second, service.engine, service.settings)
         both = await asyncio.to_thread(_together, one, two)

@@ -1,4 +1,4 @@
-"""Models made and measured: `ups train CONFIG`, `ups train baseline NAME CONFIG`, `ups adapt`, `ups evaluate`.
+"""Models made and measured: `ups train CONFIG`, `replay FOLDER` and `baseline NAME CONFIG`, `ups adapt`, `ups evaluate`.
 
 An adaptation here does what a fine-tuning job of the service does.
 """
@@ -40,7 +40,8 @@ class RecipeFirst(TyperGroup):
 
 app = typer.Typer(
     cls=RecipeFirst,
-    help="Train a model: `ups train CONFIG`; or what it is compared with: `ups train baseline NAME CONFIG`.",
+    help="Train a model: `ups train CONFIG`; a row of recipes: `ups train replay FOLDER`; or what a model is compared "
+    "with: `ups train baseline NAME CONFIG`.",
     no_args_is_help=True,
 )
 
@@ -62,6 +63,21 @@ def train(config: Config, fresh: Fresh = False, device: Device = None, workers: 
     keep_freed_memory()
     folder = train_recipe(config, fresh=fresh, device=device, workers=workers)
     print_note(f"the best model by validation is in {folder}")
+
+
+@app.command("replay")
+def replay(
+    recipes: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of recipes, numbered by their names.")],
+    device: Device = None,
+    workers: Workers = 1,
+) -> None:
+    """Train all recipes of a folder one after another; the same command goes on where it was stopped."""
+    if not recipes.is_dir():
+        raise typer.BadParameter(f"{recipes} is no folder")
+    from ups_server.train.run import replay as trained
+
+    keep_freed_memory()
+    print_note(f"the best model by validation is in {trained(recipes, device=device, workers=workers)}")
 
 
 @app.command("baseline")

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ups_server.align.base import Alignment
 from ups_server.align.labels import outlines
+from ups_server.errors import UserError
 from ups_server.model.context import Context
 from ups_server.model.operator import Operator, UPSModel
 from ups_server.model.superspace import nrmse
@@ -313,12 +314,23 @@ def read_progress(folder: Path) -> Progress | None:
 
 
 def load_state(folder: Path, trainer: StageTrainer) -> None:
-    """Puts a trainer of the same stage exactly where `save_state` left it."""
+    """Puts a trainer of the same stage exactly where `save_state` left it.
+
+    Raises:
+        UserError: ``run_exists`` where its weights have other names.
+    """
     with safe_open(folder / STATE_FILE, framework="pt") as handle:
         tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
         progress = json.loads(handle.metadata()["progress"])
+    average = _part(tensors, "average.")
+    if average.keys() != trainer.average.keys():
+        raise UserError(
+            "run_exists",
+            f"{folder} holds a run of another version of this package",
+            hint="finish it with that version, or start it afresh with --fresh",
+        )
     trainer.model.load_state_dict(_part(tensors, "model."), strict=False)
-    for name, value in _part(tensors, "average.").items():
+    for name, value in average.items():
         trainer.average[name].copy_(value)
     trainer.alignment.load_state(_part(tensors, "alignment."))
     optimiser = trainer.optimiser.state_dict()

@@ -236,6 +236,28 @@ def train_recipe(recipe: Path, *, fresh: bool = False, device: str | None = None
     return train_config(TrainConfig.load(recipe), fresh=fresh, device=device, workers=workers)
 
 
+def replay(recipes: Path, *, device: str | None = None, workers: int = 1) -> Path:
+    """Trains the recipes of a folder one after another, by the number that begins their names; the last model folder.
+
+    Each goes on from where its run stands, and is over at once where that is complete.
+
+    Raises:
+        UserError: ``invalid_config`` where there is none, and those of `train_recipe`.
+    """
+    found = numbered(recipes)
+    if not found:
+        raise UserError(
+            "invalid_config", "no recipes in this folder", got=str(recipes), expected="files such as 01_burgers.yaml"
+        )
+    return [train_recipe(recipe, device=device, workers=workers) for recipe in found][-1]
+
+
+def numbered(recipes: Path) -> list[Path]:
+    """The recipes of a folder in order: ``01_burgers.yaml`` before ``02_advection.yaml``."""
+    found = [file for file in recipes.glob("*.yaml") if file.name.partition("_")[0].isdecimal()]
+    return sorted(found, key=lambda file: (int(file.name.partition("_")[0]), file.name))
+
+
 def train_config(config: TrainConfig, *, fresh: bool = False, device: str | None = None, workers: int = 1) -> Path:
     """Trains what `config` describes (see `train_recipe`). Data are kept in ``runs/data``, for all runs that want
     the same.

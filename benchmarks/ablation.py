@@ -36,7 +36,7 @@ from ups_server.pde import family
 from ups_server.solvers.neural import UPSSolver
 from ups_server.train.config import TrainConfig, overridden
 from ups_server.train.listeners import TerminalListener
-from ups_server.train.loop import Diverged, read_progress
+from ups_server.train.loop import Diverged, read_position
 from ups_server.train.run import RUNS, TrainingRun, stop_on_signal
 from ups_server.train.validation import Score, score
 
@@ -112,7 +112,7 @@ def result_of(run: Planned, folder: Path, device: str | None, workers: int) -> d
             scores = tested(place, training) if complete else {}
     if not complete:
         raise UserError("training_interrupted", "the ablation was interrupted", hint="the same command resumes it")
-    progress = read_progress(place)
+    progress = read_position(place)
     record = {
         "axis": run.axis,
         "variant": run.variant,

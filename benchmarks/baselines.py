@@ -41,7 +41,7 @@ from ups_server.pde import family
 from ups_server.solvers.neural import UPSSolver, load_neural
 from ups_server.train.config import TrainConfig
 from ups_server.train.dataset import FamilyWindows, prepare
-from ups_server.train.loop import read_progress
+from ups_server.train.loop import read_position
 from ups_server.train.run import RUNS
 from ups_server.train.validation import score
 
@@ -193,7 +193,7 @@ def main() -> None:
     solvers = {SHIPPED: load_neural(options.model, "cpu"), **solvers}
     lengths = {}
     for name, run in trained.items():
-        progress = read_progress(run)
+        progress = read_position(run)
         if progress is None:
             parser.error(f"{run} holds no finished run")
         lengths[name] = {"minutes": round(progress.seconds / 60, 1), "best_at": progress.best_at}

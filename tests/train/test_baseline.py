@@ -18,7 +18,7 @@ from ups_server.model.operator import UPSModel
 from ups_server.train.baseline import BASELINES, baseline_config
 from ups_server.train.config import Stage, TrainConfig, overridden, parse_changes
 from ups_server.train.dataset import store_name
-from ups_server.train.loop import WARMUP_SHARE, read_progress, schedule
+from ups_server.train.loop import WARMUP_SHARE, read_position, schedule
 from ups_server.train.run import TrainingRun, check_config
 from ups_server.train.validation import total
 
@@ -132,11 +132,11 @@ def test_a_stage_of_minutes_ends_by_the_clock_and_resumes(
     monkeypatch.setattr("ups_server.train.loop.time", SimpleNamespace(thread_time=itertools.count().__next__))
     finished(own, tmp_path / "whole")
     finished(own, tmp_path / "parts", stop_after=2)
-    halfway = read_progress(tmp_path / "parts")
+    halfway = read_position(tmp_path / "parts")
     assert halfway is not None
     assert (halfway.stage, halfway.step, halfway.stage_seconds) == (0, 2, 2.0)
     recorder = finished(own, tmp_path / "parts")
-    done = read_progress(tmp_path / "parts")
+    done = read_position(tmp_path / "parts")
     assert done is not None
     # The stage that is left out comes after it, and starts its own clock.
     assert (done.stage, done.seconds, done.stage_seconds) == (1, 5.0, 0.0)

@@ -18,7 +18,7 @@ from ups_server.errors import UserError
 from ups_server.model.checkpoint import WEIGHTS_FILE, from_pretrained
 from ups_server.solvers.neural import UPSSolver
 from ups_server.train.config import Stage, TrainConfig
-from ups_server.train.loop import Diverged, StepReport, read_progress, schedule, scheduled_unroll
+from ups_server.train.loop import Diverged, StepReport, read_position, schedule, scheduled_unroll
 from ups_server.train.run import TrainingRun
 from ups_server.train.validation import Score, total
 
@@ -197,7 +197,7 @@ def test_keeps_the_best_model_or_the_last(language_model: Path, tmp_path: Path, 
     config = recipe(language_model, stage1=learns, stage2=forgets, keep=keep, validate_every=1000)
     recorder = train(config, tmp_path)
     assert total(recorder.scores[0]) < total(recorder.scores[1])
-    progress = read_progress(tmp_path)
+    progress = read_position(tmp_path)
     assert progress is not None
     assert progress.best_at == kept
 

@@ -96,14 +96,14 @@ def test_only_the_declared_parameters_move(parent: Path, store: Store, tmp_path:
     )
 
 
-@pytest.mark.parametrize("silent", [True, False])
+@pytest.mark.parametrize("ignored", [True, False])
 def test_a_silent_language_model_is_not_asked_while_the_operator_is_tuned(
-    parent: Path, store: Store, tmp_path: Path, silent: bool, monkeypatch: pytest.MonkeyPatch
+    parent: Path, store: Store, tmp_path: Path, ignored: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = from_pretrained(parent).operator
     assert isinstance(model, UPS)
-    if silent:
-        model.silence_body()
+    if ignored:
+        model.ignore_body()
     save_pretrained(model, tmp_path / "tiny")
     asked: list[bool] = []
     forward = LLMBody.forward
@@ -115,7 +115,7 @@ def test_a_silent_language_model_is_not_asked_while_the_operator_is_tuned(
     monkeypatch.setattr(LLMBody, "forward", heard)
     run, _ = adaptation(tmp_path / "tiny", store, tmp_path / "a", tuning="operator", max_steps=2)
     run.run()
-    assert any(asked) is not silent
+    assert any(asked) is not ignored
 
 
 def test_adapters_go_round_and_share_their_base(parent: Path, store: Store, tmp_path: Path) -> None:

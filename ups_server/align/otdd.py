@@ -79,8 +79,8 @@ class OTDDAlignment(Alignment):
         self._source = source
         self._centres = kmeans(target.outlines(SAMPLES))
         with torch.no_grad():
-            own = clouds(source.features, source.labels)
-            self._source_costs = label_costs(own, own)
+            subjects = clouds(source.features, source.labels)
+            self._source_costs = label_costs(subjects, subjects)
             self._scale = squared_distances(source.features, source.features).median()
 
     def loss(self, features: Tensor, outlines: Tensor) -> Tensor:
@@ -117,9 +117,9 @@ def classwise(
         ]
     )
     drawn = features[rows]  # (K, b, E)
-    own = [source.features[source.labels == label] for label in range(source.classes)]
+    subjects = [source.features[source.labels == label] for label in range(source.classes)]
     # W_2^2 between the cloud of each target class and those of the subjects, for the subsample of this round.
-    to_labels = torch.stack([bures2(drawn, cloud) for cloud in own], dim=1)  # (K, L)
+    to_labels = torch.stack([bures2(drawn, cloud) for cloud in subjects], dim=1)  # (K, L)
     picked = torch.randperm(len(source.features), device=device)[:source_subsample]
     text, text_labels = source.features[picked], source.labels[picked]
     count = len(present)

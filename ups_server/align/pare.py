@@ -118,18 +118,18 @@ class PatchReplacement(Alignment):
         count = model.config.state_tokens
         k = replaced_tokens(count, done)
         mix = Mix(self._gate, self._texts, self._subjects, k)
-        step, heard = model.mixed_step(batch.frames[:, 0], batch.context, batch.conditions, batch.windows, mix)
+        step, features = model.mixed_step(batch.frames[:, 0], batch.context, batch.conditions, batch.windows, mix)
         mask = batch.conditions.mask.repeat_interleave(batch.windows, 0)
         on_target = nrmse(step, batch.frames[:, 1], mask)
-        on_source = F.cross_entropy(self._head(heard).float(), mix.labels)
+        on_source = F.cross_entropy(self._head(features).float(), mix.labels)
         share = k / count
         return (1 - share) * on_target + share * on_source
 
     def parameters(self) -> Mapping[str, nn.Parameter]:
         if self._gate is None or self._head is None:
             return {}
-        own = {"gate": self._gate, "head": self._head}
-        return {f"{part}.{name}": value for part, layer in own.items() for name, value in layer.named_parameters()}
+        layers = {"gate": self._gate, "head": self._head}
+        return {f"{part}.{name}": value for part, layer in layers.items() for name, value in layer.named_parameters()}
 
     def state(self) -> dict[str, Tensor]:
         return {name: value.detach() for name, value in self.parameters().items()}

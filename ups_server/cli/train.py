@@ -1,4 +1,5 @@
-"""Models made and measured: `ups train CONFIG`, `replay FOLDER` and `baseline NAME CONFIG`, `ups adapt`, `ups evaluate`.
+"""Models made and measured: `ups train CONFIG`, `replay FOLDER`, `baseline NAME CONFIG`, `ups adapt`,
+`ups evaluate`.
 
 An adaptation here does what a fine-tuning job of the service does.
 """

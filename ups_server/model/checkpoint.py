@@ -35,8 +35,8 @@ WEIGHTS_FILE = "model.safetensors"
 LANGUAGE_FOLDER = "language_model"
 HALVED = re.compile(r"^body\.|\.spectral\.")
 """Stored in half precision: the language model, and the matrices of wave numbers."""
-UNHEARD = re.compile(r"^body\.encoder\.encoder\..*weight$")
-"""Stored in eight bits, row by row, where the language model is silent: the matrices of its layers."""
+UNUSED_LAYERS = re.compile(r"^body\.encoder\.encoder\..*weight$")
+"""Stored in eight bits, row by row, where what the language model reads changes nothing: the matrices of its layers."""
 EARLIER = {
     "conditioner.rate_of_value.": "propagator.of_value.",
     "conditioner.rate.": "propagator.of_problem.",
@@ -145,10 +145,10 @@ def save_pretrained(checkpoint: Checkpoint | Operator, folder: Path) -> None:
         language = folder / LANGUAGE_FOLDER
         model.body.encoder.config.save_pretrained(language)
         model.metadata.tokenizer.save_pretrained(language)
-    silent = isinstance(model, UPS) and model.silent
+    ignored = isinstance(model, UPS) and model.ignores_body
     tensors = {}
     for name, value in model.state_dict().items():
-        if silent and UNHEARD.search(name) and value.ndim > 1:
+        if ignored and UNUSED_LAYERS.search(name) and value.ndim > 1:
             tensors[name], tensors[name + SCALE] = in_levels(value, torch.int8)
         elif isinstance(value, torch.Tensor):
             tensors[name] = value.half() if HALVED.search(name) and value.is_floating_point() else value

@@ -171,9 +171,9 @@ class TermSet(nn.Module):
         each = F.gelu(self.each(torch.cat([self.name(names), value_features(numbers)], dim=-1)))
         absent = present[..., None] == 0
         shares = self.questions(each).masked_fill(absent, -torch.inf).softmax(1)
-        heard = torch.einsum("bkh,bkc->bhc", shares, each)
+        attended = torch.einsum("bkh,bkc->bhc", shares, each)
         total = (each * present[..., None]).sum(1)
-        pooled: Tensor = self.answers(torch.cat([heard.flatten(1), total], dim=-1))
+        pooled: Tensor = self.answers(torch.cat([attended.flatten(1), total], dim=-1))
         return pooled
 
 
@@ -243,9 +243,9 @@ class LeadModel(nn.Module):
     def _condition(self, scaled: Scaled, lead: Tensor, given: Problems, points: Sequence[int]) -> Tensor:
         """(B, size); everything without dimension."""
         values = torch.where(given.rate > 0, given.values / scaled.speed[:, None], given.values)
-        told = scaled.numbers.clone()
-        told[:, 0], told[:, 1] = lead * scaled.speed, points[0] / SPACING
-        numbers = (self.number_names.expand(len(lead), -1, -1), told, (told != 0).to(lead))
+        given_numbers = scaled.numbers.clone()
+        given_numbers[:, 0], given_numbers[:, 1] = lead * scaled.speed, points[0] / SPACING
+        numbers = (self.number_names.expand(len(lead), -1, -1), given_numbers, (given_numbers != 0).to(lead))
         flags = torch.cat([given.sides, given.slots, given.static_slots], dim=1)
         vector: Tensor = self.conditioner((given.names, values, given.present), numbers, flags)
         return vector

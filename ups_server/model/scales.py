@@ -3,7 +3,7 @@
 Every family names one of these kinds. It measures a state of the superspace (slots: a scalar or the first velocity, the
 second, density or particles, pressure); its fields, its coefficients and the lead time are then numbers without
 dimension: a time is multiplied by a characteristic speed over the length of the box, which is one, family by family; a
-coefficient that is a rate is divided by it. Amplitudes that the equation does not let be rescaled away are told as
+coefficient that is a rate is divided by it. Amplitudes that the equation does not let be rescaled away are given as
 numbers.
 """
 
@@ -19,7 +19,7 @@ from ups_server.pde.gas import GAMMA
 LEAST = 1e-4
 """Smallest amplitude, in characteristic units: a state at rest is not divided by zero."""
 NUMBERS = ("lead time", "points", "amplitude of waves", "amplitude of density", "share of the flow")
-"""What the model is told beside the terms of the equation, by name; 0 where a kind of scales has it not."""
+"""What the model is given beside the terms of the equation, by name; 0 where a kind of scales has it not."""
 WAVES, DENSITY, FLOW = 2, 3, 4
 LARGEST = 12.0
 """Of the logarithm of a density or pressure over its mean, in magnitude."""
@@ -33,7 +33,7 @@ class Scaled:
         fields: (B, X..., N). static: (B, X..., S).
         level, unit: (B, N). logarithmic: (B, N), one for the slots whose logarithm is measured.
         speed: (B,), characteristic speed over the length of the box.
-        numbers: (B, len(NUMBERS)), zero where there is nothing to tell.
+        numbers: (B, len(NUMBERS)), zero where a kind of scales has none.
     """
 
     fields: Tensor
@@ -92,7 +92,7 @@ class Gas(Scales):
         waves = (squares[:, :2].sum(1) + squares[:, 3]).sqrt().clamp_min(LEAST)
         density = (squares[:, 2] + waves.square()).sqrt()
         unit = torch.stack([waves, waves, density, waves], dim=1)
-        numbers = nothing_told(state)
+        numbers = no_numbers(state)
         numbers[:, WAVES], numbers[:, DENSITY] = waves, density
         speeds = torch.stack([speed, speed], dim=1)
         return Scaled(
@@ -150,7 +150,7 @@ class Level(Scales):
         return linear(state, static, level, unit, state.new_full((len(state),), self.card.speed))
 
 
-def nothing_told(state: Tensor) -> Tensor:
+def no_numbers(state: Tensor) -> Tensor:
     return state.new_zeros(len(state), len(NUMBERS))
 
 
@@ -158,7 +158,7 @@ def linear(state: Tensor, static: Tensor, level: Tensor | None, unit: Tensor, sp
     """Scales without logarithms."""
     level = torch.zeros_like(unit) if level is None else level
     fields = (state - spread(level, state)) / spread(unit, state)
-    return Scaled(fields, static, level, unit, torch.zeros_like(unit), speed, nothing_told(state))
+    return Scaled(fields, static, level, unit, torch.zeros_like(unit), speed, no_numbers(state))
 
 
 def scales_of(card: ScalesCard) -> Scales:

@@ -77,13 +77,13 @@ class UPS(UPSModel):
         self.mean_correction = MeanCorrection(space, size) if step.mean_correction else None
 
     @torch.no_grad()
-    def silence_body(self) -> None:
+    def ignore_body(self) -> None:
         """Has the body change nothing until it is trained: what a stage without it leaves is a model with it."""
         for parameter in self.read_out[-1].parameters():
             parameter.zero_()
 
     @property
-    def silent(self) -> bool:
+    def ignores_body(self) -> bool:
         """Does what the body reads change nothing, whatever it is?"""
         return not any(parameter.any() for parameter in self.read_out[-1].parameters())
 
@@ -107,7 +107,7 @@ class UPS(UPSModel):
         problem = self.conditioner(self.metadata.mean(given.names), symbols, given)
         if not self.use_body:
             return self._context(problem, initial, given), None
-        if mix is None and not torch.is_grad_enabled() and self.silent:
+        if mix is None and not torch.is_grad_enabled() and self.ignores_body:
             # As what changes nothing would be added.
             return self._context(replace(problem, vector=problem.vector + 0.0), initial, given), None
         features = self._body_features(initial, self._context(problem, initial, given), mix)

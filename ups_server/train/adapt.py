@@ -38,12 +38,12 @@ from ups_server.train.few_shot import (
 )
 from ups_server.train.loop import (
     STATE_FILE,
-    Progress,
+    Position,
     Select,
     StageTrainer,
     StepReport,
     load_state,
-    read_progress,
+    read_position,
     save_state,
 )
 from ups_server.train.memory import available_bytes, check_memory, training_bytes
@@ -64,7 +64,7 @@ class Interrupted(Exception):
 
 
 class AdaptationListener(Protocol):
-    """Who follows an adaptation. What came after the last save is told again, in the same words, after a crash."""
+    """Who follows an adaptation. What came after the last save is said again, in the same words, after a crash."""
 
     def phase(self, name: str, facts: dict[str, Any]) -> None: ...
     def scoring(self, what: str, done: int, total: int) -> None: ...
@@ -118,8 +118,8 @@ class Adaptation:
         self.parent = self.model.config
         check_language_model(self.parent, settings.alignment)
         self.tuning = TUNINGS[settings.tuning]()
-        silent = isinstance(self.model, UPS) and self.model.silent
-        body = self.tuning.body or settings.alignment in MIXING or not silent
+        ignored = isinstance(self.model, UPS) and self.model.ignores_body
+        body = self.tuning.body or settings.alignment in MIXING or not ignored
         self.config = recipe(settings, name, self.family, len(self.split.validation), body)
         if self.tuning.equip is not None:
             self.tuning.equip(self.checkpoint, model)
@@ -259,7 +259,7 @@ class Adaptation:
         with torch.inference_mode():
             return evaluate_source(solver, rows, file, dt, self.n, progress=progress)
 
-    def _train(self) -> Progress:
+    def _train(self) -> Position:
         """Both stages, from where they stand."""
         model, config = self.model, self.config
         model.config = self.parent.model_copy(
@@ -270,7 +270,7 @@ class Adaptation:
             publish(self.checkpoint, base)
         model.train()
         first = 0 if config.stage1.steps else 1
-        progress = read_progress(self.place.folder) or Progress(stage=first)
+        progress = read_position(self.place.folder) or Position(stage=first)
         trainer = self._trainer(model, progress.stage)
         if (self.place.folder / STATE_FILE).exists():
             load_state(self.place.folder, trainer)
@@ -296,7 +296,7 @@ class Adaptation:
         """Steps done in both stages."""
         return trainer.step + (self.config.stage1.steps if trainer.index == 1 else 0)
 
-    def _finished(self, trainer: StageTrainer, progress: Progress) -> bool:
+    def _finished(self, trainer: StageTrainer, progress: Position) -> bool:
         step = self._step(trainer)
         if step % self.settings.validate_every == 0:  # early ends come after a validation only
             if ruined(list(self._curve().values())):
@@ -308,7 +308,7 @@ class Adaptation:
                 return True
         return step >= self.settings.steps
 
-    def _advance(self, trainer: StageTrainer, progress: Progress) -> None:
+    def _advance(self, trainer: StageTrainer, progress: Position) -> None:
         """Steps up to the next save."""
         saved = time.monotonic()
         while trainer.step < trainer.stage.steps:
@@ -328,11 +328,11 @@ class Adaptation:
                 self._save(trainer, progress)
                 return
 
-    def _save(self, trainer: StageTrainer, progress: Progress) -> None:
+    def _save(self, trainer: StageTrainer, progress: Position) -> None:
         save_state(self.place.folder, trainer, progress)
         self.place.listener.saved(self._step(trainer))
 
-    def _validate(self, trainer: StageTrainer, progress: Progress) -> None:
+    def _validate(self, trainer: StageTrainer, progress: Position) -> None:
         step = self._step(trainer)
         trainer.swap_average()
         score = validate(trainer.model, [self.windows])[self.family]

@@ -30,7 +30,7 @@ from ups_server.solvers.neural import as_static, stepped_on
 from ups_server.solvers.solver import Frames
 from ups_server.train.config import FamilyData, TrainConfig
 
-Progress = Callable[[str, int, int], None]
+DataReport = Callable[[str, int, int], None]
 """Called with (family, trajectories done, trajectories in all)."""
 
 
@@ -217,7 +217,7 @@ def prepare(
     folder: Path,
     n: int,
     known: Mapping[str, FamilyCard],
-    progress: Progress,
+    progress: DataReport,
     workers: int = 1,
 ) -> list[FamilyWindows]:
     """Generates (or opens) the stores of a run below `folder` and computes their statistics.

@@ -79,7 +79,7 @@ class FewShotData:
         return split
 
     def fingerprints(self) -> dict[str, str]:
-        """Of the data, for what is told of the model's origin."""
+        """Of the data, for what a model says of its origin."""
         found = {"data_fingerprint": self.training.manifest.fingerprint}
         if self.validation is not None:
             found["validation_fingerprint"] = self.validation.manifest.fingerprint
@@ -87,10 +87,10 @@ class FewShotData:
 
     def report(self, split: FewShotSplit) -> dict[str, Any]:
         """What a report says of the files: the numbers of the rows trained on, and of those left out, with reasons."""
-        own = self.training.row_numbers
+        rows = self.training.row_numbers
         found: dict[str, Any] = {
-            "training_rows": own.numbers[split.training].tolist(),
-            "left_out": summary(own.left_out),
+            "training_rows": rows.numbers[split.training].tolist(),
+            "left_out": summary(rows.left_out),
         }
         if self.validation is not None:
             found["validation_file"] = self.validation_file
@@ -119,7 +119,7 @@ class AdaptationSettings(Section):
 
     @property
     def steps(self) -> int:
-        """More trajectories carry more steps before they are known by heart."""
+        """More trajectories allow more steps before they are known by heart."""
         return self.max_steps or min(4000, 400 + 20 * self.n_trajectories)
 
     @property

@@ -26,6 +26,7 @@ from pydantic import Field, ValidationError
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from ups_server.data.build import build_store
@@ -282,8 +283,8 @@ class LeadRun:
             self.optimiser.step()
         self.progress.step += 1
         decay = min(config.ema, (1 + step) / (10 + step))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.model.parameters()], 1 - decay)
+        update = get_ema_multi_avg_fn(decay)
+        update(list(self.average.values()), [p.detach() for p in self.model.parameters()], self.progress.step)
         value = loss.item()
         self.progress.seconds += clock(self.device) - began
         return value

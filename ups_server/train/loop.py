@@ -18,6 +18,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ups_server.align.base import Alignment
 from ups_server.align.labels import outlines
@@ -94,10 +95,10 @@ class StageTrainer:
         self.trained = (select or trained_parameters)(model, train_body=train_body)
         if isinstance(model, UPSModel):
             alignment.prepare(model, TrainingTarget(families, model.config, self.device, (config.seed, stage_index)))
-        groups, own = parameter_groups(self.trained, self.stage), list(alignment.parameters().values())
-        if own:
-            groups.append({"params": own, "peak": self.stage.learning_rate})
-        self._clipped = [*self.trained.values(), *own]
+        groups, beside = parameter_groups(self.trained, self.stage), list(alignment.parameters().values())
+        if beside:
+            groups.append({"params": beside, "peak": self.stage.learning_rate})
+        self._clipped = [*self.trained.values(), *beside]
         self.optimiser = torch.optim.AdamW(
             groups,
             betas=self.stage.betas,
@@ -219,8 +220,8 @@ class StageTrainer:
     def _update_average(self) -> None:
         # The average forgets its start quickly: its decay grows with the steps made.
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        for name, parameter in self.trained.items():
-            self.average[name].lerp_(parameter.detach(), 1 - decay)
+        update = get_ema_multi_avg_fn(decay)
+        update(list(self.average.values()), [parameter.detach() for parameter in self.trained.values()], self.step)
 
     @torch.no_grad()
     def swap_average(self) -> None:
@@ -271,7 +272,7 @@ def scheduled_unroll(stage: Stage, done: float) -> int:
 
 
 @dataclass
-class Progress:
+class Position:
     """Where a run stands.
 
     Attributes:
@@ -288,7 +289,7 @@ class Progress:
     stage_seconds: float = 0.0
 
 
-def save_state(folder: Path, trainer: StageTrainer, progress: Progress) -> None:
+def save_state(folder: Path, trainer: StageTrainer, progress: Position) -> None:
     """Writes the whole state; a kill at any moment leaves the old or the new one."""
     tensors = {f"model.{name}": value for name, value in trainer.model.state_dict().items() if torch.is_tensor(value)}
     tensors |= {f"average.{name}": value for name, value in trainer.average.items()}
@@ -304,13 +305,13 @@ def save_state(folder: Path, trainer: StageTrainer, progress: Progress) -> None:
     os.replace(part, folder / STATE_FILE)
 
 
-def read_progress(folder: Path) -> Progress | None:
+def read_position(folder: Path) -> Position | None:
     """Where the run in `folder` stands, None if it has not started."""
     path = folder / STATE_FILE
     if not path.exists():
         return None
     with safe_open(path, framework="pt") as handle:
-        return Progress(**json.loads(handle.metadata()["progress"]))
+        return Position(**json.loads(handle.metadata()["progress"]))
 
 
 def load_state(folder: Path, trainer: StageTrainer) -> None:

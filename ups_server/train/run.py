@@ -24,7 +24,7 @@ from ups_server.model.ups import UPS
 from ups_server.train.config import TrainConfig
 from ups_server.train.dataset import prepare
 from ups_server.train.listeners import TerminalListener
-from ups_server.train.loop import STATE_FILE, Progress, StageTrainer, StepReport, load_state, read_progress, save_state
+from ups_server.train.loop import STATE_FILE, Position, StageTrainer, StepReport, load_state, read_position, save_state
 from ups_server.train.validation import Score, total, validate
 
 RUNS = Path("runs")
@@ -88,7 +88,7 @@ class TrainingRun:
     def train(self) -> bool:
         """Trains to the end or until cancelled; True where the run is complete. The kept model is in ``best/``."""
         model = self._initial_model().to(self.device)
-        progress = read_progress(self.folder) or Progress()
+        progress = read_position(self.folder) or Position()
         trainer = self._trainer(model, progress.stage)
         if (self.folder / STATE_FILE).exists():
             load_state(self.folder, trainer)
@@ -108,7 +108,7 @@ class TrainingRun:
         if self.config.init is not None:
             warm_start(model, self.config.init, next(iter(self.shape.families)) if self.config.deltas else None)
             if self.config.stage1.steps and not self.config.stage1.body and isinstance(model, UPS):
-                model.silence_body()
+                model.ignore_body()
         if self.config.random_body:
             randomise_body(model, self.config.seed)
         return model
@@ -117,7 +117,7 @@ class TrainingRun:
         method = (self.config.stage1, self.config.stage2)[stage].alignment
         return StageTrainer(model, self.families, self.config, stage, ALIGNMENTS[method]())
 
-    def _run_stage(self, trainer: StageTrainer, progress: Progress) -> bool:
+    def _run_stage(self, trainer: StageTrainer, progress: Position) -> bool:
         saved = time.monotonic()
         while trainer.done < 1:
             if self.cancelled():
@@ -136,7 +136,7 @@ class TrainingRun:
                 saved = time.monotonic()
         return True
 
-    def _validate(self, trainer: StageTrainer, progress: Progress) -> None:
+    def _validate(self, trainer: StageTrainer, progress: Position) -> None:
         trainer.swap_average()
         scores = validate(trainer.model, self.families)
         value = total(scores)

@@ -8,15 +8,15 @@ from safetensors.torch import load_file
 
 from tests.model.test_ups import given, state
 from tests.small_models import SMALL, make
-from ups_server.model.checkpoint import UNHEARD, WEIGHTS_FILE, from_pretrained, save_pretrained
+from ups_server.model.checkpoint import UNUSED_LAYERS, WEIGHTS_FILE, from_pretrained, save_pretrained
 from ups_server.model.ups import UPS
 
 
 @pytest.fixture
-def silent(language_model: Path) -> UPS:
+def ignoring(language_model: Path) -> UPS:
     model = make(SMALL, language_model)
     assert isinstance(model, UPS)
-    model.silence_body()
+    model.ignore_body()
     return model
 
 
@@ -30,52 +30,52 @@ def bits(model: UPS, count: int) -> dict[str, torch.Tensor]:
         return {**context.tensors(), "u": u}
 
 
-def test_the_answer_is_the_same_to_the_bit(silent: UPS, monkeypatch: pytest.MonkeyPatch) -> None:
-    skipped = bits(silent, 3)
+def test_the_answer_is_the_same_to_the_bit(ignoring: UPS, monkeypatch: pytest.MonkeyPatch) -> None:
+    skipped = bits(ignoring, 3)
     with monkeypatch.context() as asked:
-        asked.setattr(UPS, "silent", False)
-        read = bits(silent, 3)
+        asked.setattr(UPS, "ignores_body", False)
+        read = bits(ignoring, 3)
     assert skipped.keys() == read.keys()
     for name, values in read.items():
         assert torch.equal(skipped[name].view(torch.int32), values.view(torch.int32)), name
 
 
-def test_it_is_asked_only_where_it_is_heard_or_may_become_so(silent: UPS, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls, forward = list[int](), silent.body.forward
+def test_it_is_asked_only_where_it_is_heard_or_may_become_so(ignoring: UPS, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, forward = list[int](), ignoring.body.forward
 
     def counted(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         calls.append(len(tokens))
         return forward(tokens, mask)
 
-    monkeypatch.setattr(silent.body, "forward", counted)
-    bits(silent, 1)
-    assert silent.silent
+    monkeypatch.setattr(ignoring.body, "forward", counted)
+    bits(ignoring, 1)
+    assert ignoring.ignores_body
     assert not calls
-    silent.read(state(1), given(1))  # gradients: a training begins with a silent one
+    ignoring.read(state(1), given(1))  # gradients: a training begins with a ignoring one
     assert len(calls) == 1
     with torch.no_grad():
-        next(silent.read_out[-1].parameters())[0, 0] = 1e-3
-    assert not silent.silent
-    bits(silent, 1)
+        next(ignoring.read_out[-1].parameters())[0, 0] = 1e-3
+    assert not ignoring.ignores_body
+    bits(ignoring, 1)
     assert len(calls) == 2
 
 
 @torch.no_grad()
-def test_what_is_not_heard_is_stored_in_eight_bits(silent: UPS, tmp_path: Path) -> None:
-    save_pretrained(silent, tmp_path / "silent")
-    next(silent.read_out[-1].parameters())[0, 0] = 1e-3
-    save_pretrained(silent, tmp_path / "heard")
+def test_what_is_not_heard_is_stored_in_eight_bits(ignoring: UPS, tmp_path: Path) -> None:
+    save_pretrained(ignoring, tmp_path / "ignoring")
+    next(ignoring.read_out[-1].parameters())[0, 0] = 1e-3
+    save_pretrained(ignoring, tmp_path / "used")
     dtypes = {}
-    for folder in ("silent", "heard"):
+    for folder in ("ignoring", "used"):
         stored, found = load_file(tmp_path / folder / WEIGHTS_FILE), from_pretrained(tmp_path / folder).operator
-        layers = [name for name in stored if UNHEARD.search(name) and stored[name].ndim > 1]
+        layers = [name for name in stored if UNUSED_LAYERS.search(name) and stored[name].ndim > 1]
         dtypes[folder] = {stored[name].dtype for name in layers}
-        assert len(layers) == 6 * silent.body.encoder.config.num_hidden_layers
+        assert len(layers) == 6 * ignoring.body.encoder.config.num_hidden_layers
         for name, value in found.state_dict().items():
-            before = silent.state_dict()[name]
+            before = ignoring.state_dict()[name]
             off = 0.51 / 127 if dtypes[folder] == {torch.int8} and name in layers else 2.0**-11
             if isinstance(before, torch.Tensor) and not name.startswith("read_out"):
                 largest = before.abs().reshape(len(before), -1).amax(1) if before.ndim > 1 else before.abs()
                 bound = off * largest.reshape(-1, *(1,) * (before.ndim - 1)) + 1e-7
                 assert ((value - before).abs() <= bound).all(), name
-    assert dtypes == {"silent": {torch.int8}, "heard": {torch.float16}}
+    assert dtypes == {"ignoring": {torch.int8}, "used": {torch.float16}}

@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ups_server.model.equations import EQUATIONS
 from ups_server.model.lead import LeadModel, Problems, problems
-from ups_server.model.lead_config import LatentConfig
+from ups_server.model.lead_config import EQUATIONS, LatentConfig
 from ups_server.model.scales import scales_of
 from ups_server.pde import BoundaryCondition, BoundaryKind
 from ups_server.pde.gas import GAMMA

@@ -2,8 +2,8 @@
 
 import torch
 
-from ups_server.model.equations import EQUATIONS
 from ups_server.model.lead import Problems, TermSet, problems
+from ups_server.model.lead_config import EQUATIONS
 from ups_server.pde import family
 from ups_server.pde.equation import TERMS
 

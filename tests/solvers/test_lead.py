@@ -10,10 +10,9 @@ from torch import Tensor
 from ups_server.data.statistics import FamilyStatistics
 from ups_server.errors import UserError
 from ups_server.model.body import load_tokenizer, pretrained_body
-from ups_server.model.equations import EQUATIONS
-from ups_server.model.lead import LeadModel, Problems
-from ups_server.model.lead_checkpoint import LeadSystem, load_lead, save_lead
-from ups_server.model.lead_config import LatentConfig, LeadCard, LeadConfig
+from ups_server.model.checkpoint import load_lead, save_lead
+from ups_server.model.lead import LeadModel, LeadSystem, Problems
+from ups_server.model.lead_config import EQUATIONS, LatentConfig, LeadCard, LeadConfig
 from ups_server.pde import Grid, family
 from ups_server.solvers.lead import LeadBatch, LeadSession, LeadSolver
 from ups_server.solvers.registry import load

@@ -4,6 +4,9 @@ A folder holds a JSON config, safetensors weights, the language model's config a
 no language model, and its folder none of that. Deltas (`model.deltas`) lie beside the shared weights. A folder of
 adapters (`model.lora`) refers to the model they belong to, by its id; models made of adapters of one base share its
 weights in memory.
+
+A folder of a model of lead times (`model.lead`) holds its operators by dimension, in half precision, and the language
+model that reads the terms, its matrices in eight bits, row by row: what it is asked for are features of a few texts.
 """
 
 import logging
@@ -25,6 +28,8 @@ from ups_server.model.baselines import BASELINES
 from ups_server.model.body import default_folder, empty_body, load_tokenizer, pretrained_body
 from ups_server.model.config import CONFIG_FILE, UPSConfig
 from ups_server.model.deltas import Deltas, in_levels
+from ups_server.model.lead import LeadModel, LeadSystem
+from ups_server.model.lead_config import LeadConfig
 from ups_server.model.operator import Operator, UPSModel
 from ups_server.model.paper import UPSPaper
 from ups_server.model.ups import UPS
@@ -46,6 +51,8 @@ EARLIER = {
     "conditioner.retain.": "mean_correction.of_problem.",
 }
 """What parts of a model were called in the checkpoints of version 6 and before, and what they are called now."""
+READER, OPERATORS = "reader.", {1: "line.", 2: "plane."}
+"""What the weights of a model of lead times begin with: of its language model, and of its operators by dimension."""
 SCALE = ".scale"
 """Follows the name of a matrix that is stored in eight bits; `in_levels`."""
 
@@ -183,11 +190,9 @@ def _whole(folder: Path, device: str | torch.device) -> Checkpoint:
         raise UserError("not_a_model", "no model here", got=folder.name, expected=f"{CONFIG_FILE} and {WEIGHTS_FILE}")
     config = UPSConfig.load(folder)
     model = _empty(config, folder / LANGUAGE_FOLDER)
-    stored = with_names_of_today(load_file(folder / WEIGHTS_FILE))
+    stored = with_names_of_today(weights_in(folder))
     if not config.step.propagator:  # it had weights all the same
         stored = {name: value for name, value in stored.items() if not name.startswith("propagator.")}
-    for name in [name for name in stored if name + SCALE in stored]:
-        stored[name] = stored[name] * stored.pop(name + SCALE)[:, None]
     beside = {name: value for name, value in stored.items() if name.startswith(deltas.PREFIX)}
     tensors = {
         name: value.float() if value.is_floating_point() else value
@@ -199,6 +204,14 @@ def _whole(folder: Path, device: str | torch.device) -> Checkpoint:
         raise UserError("not_a_model", "weights do not match the config", got=sorted(expected ^ tensors.keys())[:5])
     model.load_state_dict(tensors, strict=False)
     return Checkpoint(model.to(device).eval(), deltas.from_tensors(beside, model))
+
+
+def weights_in(folder: Path) -> dict[str, Tensor]:
+    """The weights of a folder by name, those in eight bits multiplied by their scales."""
+    stored = load_file(folder / WEIGHTS_FILE)
+    for name in [name for name in stored if name + SCALE in stored]:
+        stored[name] = stored[name] * stored.pop(name + SCALE)[:, None]
+    return stored
 
 
 def with_names_of_today(stored: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -257,3 +270,52 @@ def _empty(config: UPSConfig, language: Path) -> Operator:
             expected=words,
         )
     return around(config, body, tokenizer)
+
+
+def save_lead(system: LeadSystem, folder: Path) -> None:
+    """Writes a self-contained model folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    system.config.save(folder)
+    system.reader.config.save_pretrained(folder / LANGUAGE_FOLDER)
+    system.tokenizer.save_pretrained(folder / LANGUAGE_FOLDER)
+    tensors = dict[str, Tensor]()
+    for name, value in system.reader.state_dict().items():
+        if value.ndim > 1 and value.is_floating_point():
+            tensors[READER + name], tensors[READER + name + SCALE] = in_levels(value, torch.int8)
+        else:
+            tensors[READER + name] = value
+    for ndim, operator in system.operators.items():
+        for name, value in operator.state_dict().items():
+            tensors[OPERATORS[ndim] + name] = value.half() if value.is_floating_point() else value
+    contiguous = {name: value.contiguous().cpu() for name, value in tensors.items()}
+    save_file(contiguous, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+
+
+def load_lead(folder: Path, device: str | torch.device = "cpu") -> LeadSystem:
+    """Loads a model folder for inference (float32, eval mode).
+
+    Raises:
+        UserError: ``not_a_model`` where the folder or its weights are not a checkpoint of this package.
+    """
+    if not (folder / CONFIG_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
+        raise UserError("not_a_model", "no model here", got=folder.name, expected=f"{CONFIG_FILE} and {WEIGHTS_FILE}")
+    config = LeadConfig.load(folder)
+    stored = weights_in(folder)
+    reader = empty_body(folder / LANGUAGE_FOLDER)
+    operators = {
+        ndim: LeadModel(shape, config.text_size)
+        for ndim, shape in ((1, config.line), (2, config.plane))
+        if shape is not None
+    }
+    parts: dict[str, torch.nn.Module] = {READER: reader}
+    parts |= {OPERATORS[ndim]: operator for ndim, operator in operators.items()}
+    expected = {prefix + name for prefix, part in parts.items() for name in part.state_dict()}
+    if expected != stored.keys():
+        raise UserError("not_a_model", "weights do not match the config", got=sorted(expected ^ stored.keys())[:5])
+    for prefix, part in parts.items():
+        found = {name.removeprefix(prefix): value for name, value in stored.items() if name.startswith(prefix)}
+        part.load_state_dict(
+            {name: value.float() if value.is_floating_point() else value for name, value in found.items()}
+        )
+        part.eval().requires_grad_(False)
+    return LeadSystem(config, operators, reader, load_tokenizer(folder / LANGUAGE_FOLDER)).to(device)

@@ -1,7 +1,8 @@
 """A model of lead times: states of many families on one grid -> those a lead time later, in physical units.
 
 What is known of an equation enters as a set: every term by a feature of the text that says what it does, with its
-coefficient as a number. No family has a name or weights of its own here.
+coefficient as a number. No family has a name or weights of its own here. A system has an operator for each number of
+dimensions, and the language model that reads the texts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,11 +12,13 @@ from typing import Any, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ups_server.model import conservation
+from ups_server.model.body import text_features
 from ups_server.model.conditioning import KINDS, VALUE_FEATURES, value_features
 from ups_server.model.latent import LatentOperator, check_points
-from ups_server.model.lead_config import EquationCard, LatentConfig
+from ups_server.model.lead_config import EquationCard, LatentConfig, LeadConfig
 from ups_server.model.projection import gradient_part
 from ups_server.model.scales import NUMBERS, Scaled, scales_of
 from ups_server.pde import BoundaryCondition
@@ -277,3 +280,37 @@ class LeadModel(nn.Module):
                 x = (torch.arange(n, device=like.device, dtype=like.dtype) + given.offset[axis]) / n * 2 - 1
                 channels[..., axis] = x.reshape([-1 if a == axis else 1 for a in range(len(points))])
         return channels
+
+
+class LeadSystem:
+    """The operators of a model by dimension, and the language model that reads its texts."""
+
+    def __init__(
+        self,
+        config: LeadConfig,
+        operators: Mapping[int, LeadModel],
+        reader: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> None:
+        self.config, self.operators, self.reader, self.tokenizer = config, dict(operators), reader, tokenizer
+        self._features = dict[str, Tensor]()
+
+    def features(self, texts: tuple[str, ...]) -> Mapping[str, Tensor]:
+        """The feature (E,) of every text; each is read once."""
+        new = [text for text in texts if text not in self._features]
+        if new:
+            self._features |= text_features(self.reader, self.tokenizer, new)
+        return self._features
+
+    def read_names(self) -> None:
+        """Has the operators know the names of what they are told beside the terms."""
+        names = self.features(NUMBERS)
+        for operator in self.operators.values():
+            operator.number_names.copy_(torch.stack([names[name] for name in NUMBERS]))
+
+    def to(self, device: str | torch.device) -> "LeadSystem":
+        for operator in self.operators.values():
+            operator.to(device)
+        self.reader.to(torch.device(device))  # type: ignore[arg-type]
+        self._features = {text: feature.to(device) for text, feature in self._features.items()}
+        return self

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from ups_server.errors import UserError
-from ups_server.model.lead import LeadModel, Problems, problems
-from ups_server.model.lead_checkpoint import LeadSystem, load_lead
+from ups_server.model.checkpoint import load_lead
+from ups_server.model.lead import LeadModel, LeadSystem, Problems, problems
 from ups_server.model.lead_config import LatentConfig, LeadCard
 from ups_server.pde import Grid
 from ups_server.pde.resampling import resample

@@ -14,11 +14,10 @@ from ups_server.data.splits import Split, split_rows
 from ups_server.data.statistics import compute
 from ups_server.data.windows import frame_stride
 from ups_server.model.body import default_folder, load_tokenizer, pretrained_body
+from ups_server.model.checkpoint import save_lead
 from ups_server.model.config import CoefficientRange
-from ups_server.model.equations import EQUATIONS
-from ups_server.model.lead import LeadModel
-from ups_server.model.lead_checkpoint import LeadSystem, save_lead
-from ups_server.model.lead_config import LeadCard, LeadConfig
+from ups_server.model.lead import LeadModel, LeadSystem
+from ups_server.model.lead_config import EQUATIONS, LeadCard, LeadConfig
 from ups_server.train.lead_time import FamilyTriples, LeadRun, LeadTraining
 
 CALLS = (1, 2, 4, 5, 10, 20)

@@ -35,9 +35,8 @@ from ups_server.data.store import Store
 from ups_server.data.windows import LeadTimes, Points, frame_stride
 from ups_server.errors import UserError
 from ups_server.model.body import default_folder, load_tokenizer, pretrained_body, text_features
-from ups_server.model.equations import EQUATIONS
 from ups_server.model.lead import LeadModel, Problems, problems
-from ups_server.model.lead_config import LatentConfig
+from ups_server.model.lead_config import EQUATIONS, LatentConfig
 from ups_server.model.scales import NUMBERS
 from ups_server.pde import Grid, family
 from ups_server.processes import keep_freed_memory

@@ -29,7 +29,7 @@ from rich.console import Console
 from benchmarks.adaptation_tables import FNO_NAME, PLAIN, RESULTS, Record, load, report
 from ups_server.align import ALIGNMENTS
 from ups_server.data.atomic import replacing
-from ups_server.data.build import build_store
+from ups_server.data.simulate import build_store
 from ups_server.data.splits import held_out_split
 from ups_server.data.store import Store
 from ups_server.errors import UserError

@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from ups_server.data.build import build_store
+from ups_server.data.simulate import build_store
 from ups_server.data.store import Store
 from ups_server.errors import UserError
 from ups_server.evaluation.calibrate import Observed, calibrate

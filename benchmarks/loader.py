@@ -24,7 +24,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from ups_server.data.build import family_layout
+from ups_server.data.simulate import family_layout
 from ups_server.data.store import VALUE, Store
 from ups_server.data.windows import Windows
 from ups_server.data.writer import StoreWriter

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from ups_server.data.build import generate
+from ups_server.data.simulate import generate
 from ups_server.evaluation.evaluate import evaluate
 from ups_server.evaluation.scores import FileScores, PerField
 from ups_server.model.operator import BodyControl

@@ -21,8 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ups_server.align import ALIGNMENTS
-from ups_server.data.build import build_store
-from ups_server.data.simulate import CoefficientDraw
+from ups_server.data.simulate import CoefficientDraw, build_store
 from ups_server.data.store import Store
 from ups_server.model.checkpoint import create
 from ups_server.model.config import PRESETS

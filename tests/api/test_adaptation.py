@@ -11,7 +11,7 @@ import pytest
 from tests.api.conftest import RunningService, running_service
 from tests.small_models import write_parent
 from ups_server.client import Client
-from ups_server.data.build import generate
+from ups_server.data.simulate import generate
 from ups_server.errors import UserError
 from ups_server.pde import family
 from ups_server.settings import Settings

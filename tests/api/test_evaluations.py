@@ -14,7 +14,7 @@ import pytest
 from tests.api.conftest import RunningService, running_service, wait_until
 from tests.api.sse import events
 from ups_server.client import Client
-from ups_server.data.build import build_store
+from ups_server.data.simulate import build_store
 from ups_server.errors import UserError
 from ups_server.evaluation.evaluate import evaluate
 from ups_server.jobs.spec import EvaluationSpec

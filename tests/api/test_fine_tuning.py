@@ -11,7 +11,7 @@ from tests.api.conftest import RunningService, running_service, wait_until
 from tests.api.sse import events
 from tests.small_models import write_parent
 from ups_server.client import Client
-from ups_server.data.build import build_store
+from ups_server.data.simulate import build_store
 from ups_server.pde import family
 from ups_server.settings import Settings
 

@@ -19,7 +19,7 @@ import pytest
 from tests.api.conftest import DEADLINE_S, wait_until
 from tests.small_models import write_parent
 from ups_server.client import Client
-from ups_server.data.build import build_store
+from ups_server.data.simulate import build_store
 from ups_server.files.storage import CONTENT, FileStorage
 from ups_server.jobs.database import open_database
 from ups_server.jobs.store import JobStore

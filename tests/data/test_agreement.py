@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ups_server.data.build import build_store
+from ups_server.data.simulate import build_store
 from ups_server.data.splits import check_agreement, check_disjoint
 from ups_server.data.store import GridRecord, Layout, Store
 from ups_server.data.writer import StoreWriter

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ups_server.data import build
-from ups_server.data.build import build_store
-from ups_server.data.simulate import CoefficientDraw
+from ups_server.data import simulate as build
+from ups_server.data.simulate import CoefficientDraw, build_store
 from ups_server.data.store import Store
 from ups_server.errors import UserError
 from ups_server.pde import evolution as solver
@@ -22,7 +21,7 @@ DRAW = {"beta": CoefficientDraw(low=0.1, high=4.0, gaps=((0.6, 0.8),))}
 
 BUILD = """
 import sys
-from ups_server.data import build
+from ups_server.data import simulate as build
 from ups_server.data.simulate import CoefficientDraw
 from ups_server.pde import family
 

@@ -6,9 +6,9 @@ import pytest
 
 from tests.pdebench_files import static_of, values_of, write
 from ups_server.data import source as source_module
-from ups_server.data.build import generate
 from ups_server.data.check import check_file, report_text
 from ups_server.data.formats import open_source
+from ups_server.data.simulate import generate
 from ups_server.data.store import Store
 from ups_server.data.writer import transcode
 from ups_server.errors import UserError

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ups_server.data.build import build_store, generate
 from ups_server.data.formats import open_source
 from ups_server.data.formats.pdebench.card import card_of
-from ups_server.data.simulate import CoefficientDraw, Draw, SameAs
+from ups_server.data.simulate import CoefficientDraw, Draw, SameAs, build_store, generate
 from ups_server.errors import UserError
 from ups_server.pde import BoundaryCondition, BoundaryKind, family
 from ups_server.pde.family import Family
@@ -82,8 +81,8 @@ def test_a_family_without_published_layout(wave: Family, tmp_path: Path) -> None
 
 GENERATE = """
 import sys
-from ups_server.data import build
-from ups_server.data import build as generate
+from ups_server.data import simulate as build
+from ups_server.data import simulate as generate
 from ups_server.pde import family
 
 build.SHARD_BYTES = 1

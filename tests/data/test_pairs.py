@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ups_server.data.build import build_store
+from ups_server.data.simulate import build_store
 from ups_server.data.splits import Split
 from ups_server.data.store import Store
 from ups_server.data.windows import LeadTimes, averaged

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from tests.cases import POINTS, X, heat, moving, single
 from ups_server.data import probe as probe_module
-from ups_server.data.build import generate
 from ups_server.data.check import check_file
+from ups_server.data.simulate import generate
 from ups_server.pde import Grid, family
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ups_server.data.build import generate
 from ups_server.data.check import check_file
 from ups_server.data.formats import open_source
 from ups_server.data.formats.pdebench.card import CARDS
+from ups_server.data.simulate import generate
 from ups_server.pde import families, family
 
 NAMES = [card.family for card in CARDS if card.family in families()]

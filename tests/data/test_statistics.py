@@ -3,8 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ups_server.data.build import build_store
-from ups_server.data.simulate import CoefficientDraw
+from ups_server.data.simulate import CoefficientDraw, build_store
 from ups_server.data.splits import Split, split_rows
 from ups_server.data.statistics import INCREMENT_FLOOR, Moments, compute
 from ups_server.errors import UserError

@@ -7,8 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.data.conftest import Relaxation
-from ups_server.data.build import build_store
-from ups_server.data.simulate import CoefficientDraw
+from ups_server.data.simulate import CoefficientDraw, build_store
 from ups_server.data.splits import Split, split_rows
 from ups_server.data.store import Store
 from ups_server.data.windows import WindowBatch, Windows, frame_stride

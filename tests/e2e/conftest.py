@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_play
 
 from tests.api.conftest import RunningService, running_service
 from tests.small_models import SMALL, card, make, write_parent
-from ups_server.data.build import generate
+from ups_server.data.simulate import generate
 from ups_server.model.checkpoint import save_pretrained
 from ups_server.model.config import CoefficientRange
 from ups_server.pde import family

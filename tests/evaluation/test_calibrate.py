@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.small_models import SMALL, card_of, make
-from ups_server.data.build import build_store
+from ups_server.data.simulate import build_store
 from ups_server.errors import UserError
 from ups_server.evaluation.calibrate import Observed, calibrate, rollout_errors
 from ups_server.pde import Grid, family

@@ -9,9 +9,7 @@ import matplotlib
 
 from ups_server.files.declaration import Declaration
 from ups_server.files.examination import Examination
-from ups_server.files.job import Job, Result
-from ups_server.files.limits import Limits
-from ups_server.files.records import Usage
+from ups_server.files.records import ExaminationLimits, ExaminationRequest, ExaminationResult, Usage
 
 CACHE = Path(matplotlib.get_cachedir()) / "examined"
 """Shared by all tests: a list of fonts takes seconds to make."""
@@ -19,7 +17,7 @@ CACHE = Path(matplotlib.get_cachedir()) / "examined"
 
 @dataclass(frozen=True)
 class Examined:
-    result: Result
+    result: ExaminationResult
     usage: Usage
     output: Path
 
@@ -27,7 +25,7 @@ class Examined:
 def examined(
     path: Path,
     folder: Path,
-    limits: Limits | None = None,
+    limits: ExaminationLimits | None = None,
     timeout_s: float = 60.0,
     name: str | None = None,
     **said: Any,
@@ -35,7 +33,13 @@ def examined(
     """Examines a file; `said` is the declaration."""
     output = folder / "work" / "output"
     declaration = Declaration.from_json(json.dumps(said))
-    job = Job(content=path, name=name or path.name, declaration=declaration, output=output, limits=limits or Limits())
+    job = ExaminationRequest(
+        content=path,
+        name=name or path.name,
+        declaration=declaration,
+        output=output,
+        limits=limits or ExaminationLimits(),
+    )
     answered = Examination(job, CACHE, timeout_s).run()
     assert answered is not None
     result, usage = answered

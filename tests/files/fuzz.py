@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from ups_server.files.examination import Examination, environment, list_fonts
-from ups_server.files.job import Job, Result
+from ups_server.files.records import ExaminationRequest, ExaminationResult
 
 SECONDS = 600.0
 """Longest examination: more is a hang. (A process that computes is ended by its limit of CPU time, long before.)"""
@@ -69,13 +69,15 @@ class Fuzz:
         os.utime(self.secret, (0, self.secret.stat().st_mtime))
         return path, [seed.stem, *done]
 
-    def job(self, path: Path, place: str) -> Job:
+    def job(self, path: Path, place: str) -> ExaminationRequest:
         from ups_server.files.declaration import Declaration
-        from ups_server.files.limits import Limits
+        from ups_server.files.records import ExaminationLimits
 
         work = self.folder / place
         shutil.rmtree(work, ignore_errors=True)
-        return Job(content=path, name=path.name, declaration=Declaration(), output=work / "output", limits=Limits())
+        return ExaminationRequest(
+            content=path, name=path.name, declaration=Declaration(), output=work / "output", limits=ExaminationLimits()
+        )
 
     def forked(self, path: Path, picture: bool = True) -> Found:
         """Examines a file in a process that is forked from this one."""
@@ -95,7 +97,7 @@ class Fuzz:
             return Found(kind.name, None if known else f"ended by {kind.name}")
         if code != 0:
             return Found("failed", f"exit code {code}: {log.read_text(errors='replace')[-3000:]}")
-        return self._judged(Result.model_validate_json(answer.read_bytes()))
+        return self._judged(ExaminationResult.model_validate_json(answer.read_bytes()))
 
     def spawned(self, path: Path) -> Found:
         """Examines a file as the service does."""
@@ -103,7 +105,7 @@ class Fuzz:
         assert answered is not None
         return self._judged(answered[0])
 
-    def _judged(self, result: Result) -> Found:
+    def _judged(self, result: ExaminationResult) -> Found:
         code = result.problem.code if result.problem is not None else "accepted"
         if self.secret.stat().st_atime != 0:
             return Found(code, "the file outside was read")
@@ -112,7 +114,7 @@ class Fuzz:
         return Found(code, None)
 
 
-def _examine(job: Job, answer: Path, log: Path, picture: bool) -> None:
+def _examine(job: ExaminationRequest, answer: Path, log: Path, picture: bool) -> None:
     """In the child: the program of the service, from its main function on."""
     code = 1
     try:

@@ -16,11 +16,11 @@ PROGRAM = """
 import os, sys
 from pathlib import Path
 from ups_server.files import confinement
-from ups_server.files.limits import Limits
+from ups_server.files.records import ExaminationLimits
 import h5py, socket
 content, output, secret, confined = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4] == "yes"
 if confined:
-    confinement.limit_resources(Limits())
+    confinement.limit_resources(ExaminationLimits())
     held = confinement.restrict_files([content], [output]), confinement.restrict_calls()
     if held != (True, True):
         print("unprotected", held)
@@ -94,7 +94,7 @@ def test_the_environment_passes_nothing_on(monkeypatch: pytest.MonkeyPatch, tmp_
 
 def test_the_service_side_opens_no_hdf5() -> None:
     program = (
-        "import sys, ups_server.files.examiner, ups_server.files.storage, ups_server.client; "
+        "import sys, ups_server.files.examination, ups_server.files.storage, ups_server.client; "
         "print('h5py' in sys.modules, 'torch' in sys.modules)"
     )
     done = subprocess.run(

@@ -12,9 +12,8 @@ import pytest
 from tests.api.conftest import wait_until
 from tests.pdebench_files import plain
 from ups_server.files.declaration import Declaration
-from ups_server.files.examiner import ATTEMPTS, CRASHING_ATTEMPTS, Examiner
-from ups_server.files.limits import Limits
-from ups_server.files.records import FileRecord, UploadRequest
+from ups_server.files.examination import ATTEMPTS, CRASHING_ATTEMPTS, Examiner
+from ups_server.files.records import ExaminationLimits, FileRecord, UploadRequest
 from ups_server.files.storage import CONTENT, FileStorage
 
 
@@ -25,7 +24,7 @@ def storage(tmp_path: Path) -> FileStorage:
 
 @pytest.fixture
 def examiner(storage: FileStorage) -> Iterator[Examiner]:
-    examiner = Examiner(storage, Limits(), timeout_s=60.0, at_once=2)
+    examiner = Examiner(storage, ExaminationLimits(), timeout_s=60.0, at_once=2)
     yield examiner
     examiner.close()
 
@@ -67,7 +66,7 @@ def test_what_is_whole_is_examined_at_the_start(examiner: Examiner, storage: Fil
 
 def test_an_examination_that_is_cut_off_leaves_the_file_waiting(storage: FileStorage, tmp_path: Path) -> None:
     record = uploaded(storage, tmp_path)
-    examiner = Examiner(storage, Limits(), timeout_s=60.0)
+    examiner = Examiner(storage, ExaminationLimits(), timeout_s=60.0)
     examiner.start()
     wait_until(lambda: bool(list(storage.folder(record.id).glob(".work-*/log.txt"))), "the process is started")
     examiner.close()
@@ -138,7 +137,7 @@ def test_it_is_not_examined_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What nobody measured is no lack of memory."""
-    monkeypatch.setattr("ups_server.files.examiner.PAUSE_S", 0.0)
+    monkeypatch.setattr("ups_server.files.examination.PAUSE_S", 0.0)
     killer = Killer(monkeypatch, by, 100)
     record = uploaded(storage, tmp_path)
     examiner.start()
@@ -151,10 +150,10 @@ def test_it_is_not_examined_for_ever(
 def test_closing_ends_the_pause_between_two_examinations(
     storage: FileStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ups_server.files.examiner.PAUSE_S", 3600.0)
+    monkeypatch.setattr("ups_server.files.examination.PAUSE_S", 3600.0)
     killer = Killer(monkeypatch, signal.SIGKILL, 1)
     record = uploaded(storage, tmp_path)
-    examiner = Examiner(storage, Limits(), timeout_s=60.0)
+    examiner = Examiner(storage, ExaminationLimits(), timeout_s=60.0)
     examiner.start()
     wait_until(lambda: killer.killed == 1, "the process is started and killed")
     examiner.close()

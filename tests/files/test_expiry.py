@@ -8,8 +8,8 @@ import pytest
 
 from tests.files.test_storage import REFUSED, REQUEST
 from ups_server.errors import UserError
-from ups_server.files.expiry import UploadExpiry
 from ups_server.files.storage import CONTENT, FileStorage
+from ups_server.files.uploads import UploadExpiry
 
 AGE_S = 100.0
 FOREVER = 1e9
@@ -80,11 +80,11 @@ def test_the_thread_looks_after_a_pause_and_ends_at_once(storage: FileStorage) -
         return gone
 
     storage.expire = watched  # type: ignore[method-assign]
-    patient = UploadExpiry(storage, FOREVER)
+    patient = UploadExpiry(storage.expire, FOREVER)
     patient.start()
     patient.close()
     assert not looked.is_set()
-    prompt = UploadExpiry(storage, 0.1)
+    prompt = UploadExpiry(storage.expire, 0.1)
     prompt.start()
     assert looked.wait(60)
     prompt.close()

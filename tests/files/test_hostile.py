@@ -11,7 +11,7 @@ import pytest
 from tests.files.examined import examined
 from tests.files.hostile import HOSTILE, SHAPE
 from tests.pdebench_files import plain
-from ups_server.files.limits import Limits
+from ups_server.files.records import ExaminationLimits
 
 MEMORY = 600e6
 SECONDS = 20.0
@@ -84,7 +84,7 @@ def test_memory_is_limited_whatever_a_file_does(tmp_path: Path) -> None:
     with h5py.File(path, "a") as file:
         data = file.create_dataset("tensor", (2, 2, points), "f4", chunks=(1, 1, points))
         data[:] = np.random.default_rng(0).random((2, 2, points), np.float32)
-    found = examined(path, tmp_path, Limits(memory_bytes=40 * 2**20), family="advection")
+    found = examined(path, tmp_path, ExaminationLimits(memory_bytes=40 * 2**20), family="advection")
     assert found.result.problem is not None
     assert found.result.problem.code in ("out_of_memory", "damaged_file", "unusable_file")
     assert found.usage.memory_bytes <= 250e6
@@ -99,7 +99,7 @@ def test_time_is_limited_whatever_a_file_does(tmp_path: Path) -> None:
 
 def test_cpu_time_is_limited(tmp_path: Path) -> None:
     path = plain(tmp_path / "file.h5", {"beta": 0.4})
-    found = examined(path, tmp_path, Limits(cpu_s=0), family="advection")
+    found = examined(path, tmp_path, ExaminationLimits(cpu_s=0), family="advection")
     assert found.result.problem is not None
     assert found.result.problem.code == "too_slow"
     assert "CPU" not in found.result.problem.detail
@@ -107,7 +107,7 @@ def test_cpu_time_is_limited(tmp_path: Path) -> None:
 
 def test_what_a_store_may_take_is_limited(tmp_path: Path) -> None:
     path = plain(tmp_path / "file.h5", {"beta": 0.4})
-    found = examined(path, tmp_path, Limits(store_bytes=900), family="advection")
+    found = examined(path, tmp_path, ExaminationLimits(store_bytes=900), family="advection")
     assert found.result.problem is not None
     assert found.result.problem.code == "quota_exceeded"
     assert found.result.problem.got == "960 bytes"

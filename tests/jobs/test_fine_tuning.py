@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from tests.api.conftest import wait_until
 from tests.small_models import write_parent
 from ups_server.catalog import Catalog
-from ups_server.data.build import build_store
+from ups_server.data.simulate import build_store
 from ups_server.jobs.database import open_database
 from ups_server.jobs.leases import LeaseLost, Leases
 from ups_server.jobs.spec import FineTuningSpec, Job, JobState

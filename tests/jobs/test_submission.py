@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ups_server.catalog import Catalog
-from ups_server.data.build import build_store
+from ups_server.data.simulate import build_store
 from ups_server.data.statistics import FamilyStatistics
 from ups_server.errors import UserError
 from ups_server.jobs.spec import EvaluationSpec, FineTuningSpec

@@ -37,7 +37,7 @@ import psutil
 from tests.small_models import write_language_model, write_parent
 from ups_server.catalog import shipped_folder
 from ups_server.client import Client
-from ups_server.data.build import build_store
+from ups_server.data.simulate import build_store
 from ups_server.pde import Grid, families, family
 from ups_server.tensors import SAFETENSORS, from_safetensors
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.small_models import write_parent
-from ups_server.data.build import build_store
+from ups_server.data.simulate import build_store
 from ups_server.data.splits import few_shot_split
 from ups_server.data.statistics import compute
 from ups_server.data.store import Store

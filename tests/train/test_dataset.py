@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from tests.small_models import SMALL
-from ups_server.data.build import build_store
-from ups_server.data.simulate import SameAs
+from ups_server.data.simulate import SameAs, build_store
 from ups_server.data.store import Store
 from ups_server.errors import UserError
 from ups_server.pde import family

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from tests.model.test_deltas import moved
 from tests.train.test_adapt import adaptation
 from tests.train.test_run import SMALL_MODEL, recipe, train, weights
-from ups_server.data.build import build_store
+from ups_server.data.simulate import build_store
 from ups_server.errors import UserError
 from ups_server.model.checkpoint import Checkpoint, from_pretrained, save_pretrained
 from ups_server.model.deltas import deltas_between

@@ -11,7 +11,7 @@ from torch import Tensor
 from tests.small_models import SMALL, card, make
 from tests.train.test_adapt import adaptation
 from ups_server.align import ALIGNMENTS
-from ups_server.data.build import build_store
+from ups_server.data.simulate import build_store
 from ups_server.data.store import Store
 from ups_server.model.checkpoint import save_pretrained
 from ups_server.pde import family

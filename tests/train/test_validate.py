@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from ups_server.data.build import build_store
+from ups_server.data.simulate import build_store
 from ups_server.data.windows import Windows
 from ups_server.pde import family
 from ups_server.solvers.solver import Frames, Problem

@@ -35,11 +35,10 @@ from ups_server.catalog import Catalog
 from ups_server.engine.engine import Engine
 from ups_server.engine.local import LocalEngine
 from ups_server.files.declaration import Declaration
-from ups_server.files.examiner import Examiner
-from ups_server.files.expiry import UploadExpiry
-from ups_server.files.limits import Limits
-from ups_server.files.records import UploadRequest
+from ups_server.files.examination import Examiner
+from ups_server.files.records import ExaminationLimits, UploadRequest
 from ups_server.files.storage import FileStorage
+from ups_server.files.uploads import UploadExpiry
 from ups_server.jobs.local import LocalJobs
 from ups_server.jobs.results import Results
 from ups_server.jobs.rollouts import RolloutRunner
@@ -68,7 +67,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     planner = partial(kept_plan, catalog, settings, parts[1].storage, memory)
     rollouts = RolloutRunner(settings, metered, planner)
     service = Service(settings, catalog, *parts, rollouts, Results(settings), memory, answers, meter=meter)
-    expiry = UploadExpiry(service.files, settings.upload_expiry_s)
+    expiry = UploadExpiry(service.files.expire, settings.upload_expiry_s)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -118,7 +117,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
 def examiner_of(settings: Settings) -> Examiner:
     """The examiner of users' files, in the service's data folder."""
     storage = FileStorage(settings.data_dir / "files", settings.files_quota_bytes, settings.max_file_bytes)
-    limits = Limits(memory_bytes=settings.examination_memory_bytes)
+    limits = ExaminationLimits(memory_bytes=settings.examination_memory_bytes)
     return Examiner(storage, limits, settings.examination_timeout_s, settings.examinations)
 
 

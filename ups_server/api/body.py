@@ -20,7 +20,7 @@ from ups_server.api.memory import COPIES
 from ups_server.api.service import Service
 from ups_server.errors import UserError
 from ups_server.files.records import UploadRequest
-from ups_server.files.writing import ContentWriter
+from ups_server.files.uploads import ContentWriter
 from ups_server.rollout.resolve import Discretized, check_memory
 from ups_server.specs import RolloutRequest
 from ups_server.tensors import (

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from ups_server.api.access import LimitReached
 from ups_server.api.middleware import HEADERS as SECURITY_HEADERS
 from ups_server.errors import UserError
-from ups_server.files.writing import is_full, storage_full
+from ups_server.files.uploads import is_full, storage_full
 from ups_server.settings import Settings
 
 logger = logging.getLogger(__name__)

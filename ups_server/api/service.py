@@ -10,7 +10,7 @@ from ups_server.access.usage import Meter, RateLimiter
 from ups_server.api.memory import Memory
 from ups_server.catalog import Catalog
 from ups_server.engine.engine import Engine
-from ups_server.files.examiner import Examiner
+from ups_server.files.examination import Examiner
 from ups_server.files.storage import FileStorage
 from ups_server.jobs.local import LocalJobs
 from ups_server.jobs.results import Results

@@ -49,7 +49,7 @@ def generate(
     workers: Annotated[int, typer.Option(min=1, help="Processes that solve.")] = 1,
 ) -> None:
     """Solve trajectories with the reference solver and write them in PDEBench's layout."""
-    from ups_server.data.build import generate as solve_and_write
+    from ups_server.data.simulate import generate as solve_and_write
     from ups_server.pde import family as find
 
     check_folder(output)

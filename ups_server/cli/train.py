@@ -234,9 +234,8 @@ def _store(file: Path, said: FileSaid, copy: Path, advance: Advance) -> "Store":
     from contextlib import closing
 
     from ups_server.data.formats import open_source
-    from ups_server.data.report import rows_text
     from ups_server.data.scan import usable
-    from ups_server.data.source import grouped
+    from ups_server.data.source import grouped, rows_text
     from ups_server.data.store import MANIFEST, Store
     from ups_server.data.writer import transcode
 
@@ -338,7 +337,7 @@ def evaluate(
     for output in (json_file, predictions):
         if output is not None:
             check_folder(output)
-    from ups_server.data.report import rows_text
+    from ups_server.data.source import rows_text
     from ups_server.evaluation.evaluate import evaluate as score
 
     keep_freed_memory()

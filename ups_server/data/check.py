@@ -5,23 +5,142 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict
 
 from ups_server.data.formats import matching, open_source
 from ups_server.data.probe import probe
-from ups_server.data.report import AxisReport, CheckReport, DatasetReport, report_text
-from ups_server.data.scan import Scan
-from ups_server.data.source import LeftOut, TrajectorySource, grouped
+from ups_server.data.scan import Scan, ScannedValues
+from ups_server.data.source import LISTED_ROWS, LeftOut, TrajectorySource, grouped, rows_text
 from ups_server.data.windows import frame_stride
 from ups_server.errors import UserError
 from ups_server.pde.family import Family
 from ups_server.pde.registry import known_family
 
-__all__ = ["CheckReport", "check_file", "check_source", "report_text"]
+FROZEN = ConfigDict(frozen=True, extra="forbid")
 
-SHOWN_ROWS = 8
+
+class AxisReport(BaseModel):
+    """A spatial axis; `offset` is the place of the first point in spacings (0.5: cell-centred)."""
+
+    model_config = FROZEN
+
+    n: int
+    low: float
+    high: float
+    spacing: float
+    offset: float
+
+
+class DatasetReport(BaseModel):
+    """How values are stored."""
+
+    model_config = FROZEN
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    chunks: tuple[int, ...] | None = None
+
+
+class FieldReport(BaseModel):
+    """The values of one field over the whole file; numbers of the finite ones."""
+
+    model_config = FROZEN
+
+    name: str
+    unit: str
+    min: float | None
+    max: float | None
+    mean: float | None
+    std: float | None
+    not_finite: int
+
+
+class CheckReport(BaseModel):
+    """What a file holds and whether it can be used.
+
+    Attributes:
+        guessed_from: what alone suggests the family, where neither the user nor the file say it.
+        coefficients: name -> (lowest, highest) over the trajectories.
+        dt: spacing of the frames, None where they are not equally spaced.
+        usable: trajectories that were read whole and hold finite values only, none negative where that is wrong.
+        unusable_rows: the first of the others.
+        left_out: all of the others by reason, the first thousand of each.
+        problems: what keeps trajectories from being used; one sentence each.
+        warnings: what a user should know.
+    """
+
+    model_config = FROZEN
+
+    file: str
+    bytes: int
+    layout: str
+    family: str
+    guessed_from: str | None = None
+    equation: str
+    coefficients: dict[str, tuple[float, float]]
+    axes: tuple[AxisReport, ...]
+    frames: int
+    t_first: float
+    t_last: float
+    dt: float | None
+    datasets: tuple[DatasetReport, ...]
+    fields: tuple[FieldReport, ...]
+    static_fields: tuple[FieldReport, ...] = ()
+    trajectories: int
+    usable: int
+    unusable_rows: tuple[int, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    problems: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+
+def report_text(report: CheckReport) -> str:
+    """The report for a person."""
+    return "\n".join(_lines(report))
+
+
+def _lines(report: CheckReport) -> Iterator[str]:
+    coefficients = ", ".join(
+        f"{name} = {low:g}" if low == high else f"{name} = {low:g} to {high:g}"
+        for name, (low, high) in report.coefficients.items()
+    )
+    spacing = "not equally spaced" if report.dt is None else f"{report.dt:g} apart"
+    yield f"{report.file}  ({report.bytes / 1e6:.1f} MB, {report.layout})"
+    yield f"  family        {report.family}: {report.equation}{'' if report.guessed_from is None else ' (guessed)'}"
+    yield f"  coefficients  {coefficients or 'none'}"
+    for axis, name in zip(report.axes, "xyz", strict=False):
+        place = f"{axis.n} points on [{axis.low:g}, {axis.high:g}], first at {axis.offset:g} spacings"
+        yield f"  {name}             {place}"
+    if report.frames == 1:
+        yield f"  time          one frame, t = {report.t_first:g}"
+    else:
+        yield f"  time          {report.frames} frames, t = {report.t_first:g} to {report.t_last:g}, {spacing}"
+    for stored in report.datasets:
+        yield f"  stored        {stored.name} {stored.shape} {stored.dtype}"
+    for word, fields in (("field ", report.fields), ("static", report.static_fields)):
+        for field in fields:
+            if field.min is None:
+                yield f"  {word}        {field.name}: no finite value"
+            else:
+                yield f"  {word}        {field.name}: {field.min:.4g} to {field.max:.4g}, mean {field.mean:.4g}"
+    yield f"  trajectories  {report.trajectories}, {report.usable} usable"
+    for group in report.left_out:
+        yield f"  left out      {rows_text(group.rows)}: {group.reason}"
+    for sentence in report.problems:
+        yield f"  problem       {sentence}"
+    for sentence in report.warnings:
+        yield f"  note          {sentence}"
+    yield "  ok" if report.ok else "  NOT ok"
+
+
 SMALL_BYTES, PROBE_S = 2**28, 20.0
 """Files up to this size are compared with the reference solver without being asked, for so long at most."""
-LISTED_ROWS, LISTED_REASONS = 1000, 100
+REPORTED_ROWS, REPORTED_REASONS = 1000, 100
 """Rows of one reason, and reasons, that a report lists at most."""
 
 
@@ -93,17 +212,32 @@ def _report(file: Path, source: TrajectorySource, scan: Scan) -> CheckReport:
             DatasetReport(name=stored.name, shape=stored.shape, dtype=stored.dtype, chunks=stored.chunks)
             for stored in source.datasets()
         ),
-        fields=tuple(scan.values.reports()),
-        static_fields=tuple(scan.static.reports()),
+        fields=tuple(_field_reports(scan.values)),
+        static_fields=tuple(_field_reports(scan.static)),
         trajectories=source.n_trajectories + len(source.row_numbers.left_out),
         usable=source.n_trajectories - len(scan.unusable),
-        unusable_rows=tuple(sorted(left_out)[:SHOWN_ROWS]),
+        unusable_rows=tuple(sorted(left_out)[:LISTED_ROWS]),
         left_out=tuple(
-            LeftOut(reason=group.reason, rows=group.rows[:LISTED_ROWS]) for group in grouped(left_out)[:LISTED_REASONS]
+            LeftOut(reason=group.reason, rows=group.rows[:REPORTED_ROWS])
+            for group in grouped(left_out)[:REPORTED_REASONS]
         ),
         problems=tuple(scan.problems()),
         warnings=(*_guesses(source, family), *doubts, *scan.warnings()),
     )
+
+
+def _field_reports(values: ScannedValues) -> Iterator[FieldReport]:
+    for field, moments, bad in zip(values.fields, values.moments, values.not_finite.tolist(), strict=True):
+        known = moments.count > 0
+        yield FieldReport(
+            name=field.name,
+            unit=field.unit,
+            min=float(moments.low[0]) if known else None,
+            max=float(moments.high[0]) if known else None,
+            mean=float(moments.mean[0]) if known else None,
+            std=float(moments.std[0]) if known else None,
+            not_finite=bad,
+        )
 
 
 def _guesses(source: TrajectorySource, family: Family) -> Iterator[str]:

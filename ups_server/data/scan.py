@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ups_server.data.composed import Subset
-from ups_server.data.report import FieldReport, rows_text
-from ups_server.data.source import TrajectorySource, block_rows, frame_slices
+from ups_server.data.source import TrajectorySource, block_rows, frame_slices, rows_text
 from ups_server.data.statistics import Moments
 from ups_server.data.store import Store
 from ups_server.errors import UserError
@@ -44,7 +43,7 @@ def usable(source: TrajectorySource, at_most: int | None = None) -> Subset:
     return Subset(source, rows, {row: reason for row, reason in scan.unusable.items() if row < last})
 
 
-class _Values:
+class ScannedValues:
     """What is known of the values of some fields after a pass over them."""
 
     def __init__(self, fields: Sequence[Field]) -> None:
@@ -90,19 +89,6 @@ class _Values:
                     f"{field.name} is exactly {value:g} at {count} points, far away from all its other values: where "
                     "that stands for missing values, store NaN in their place"
                 )
-
-    def reports(self) -> Iterator[FieldReport]:
-        for field, moments, bad in zip(self.fields, self.moments, self.not_finite.tolist(), strict=True):
-            known = moments.count > 0
-            yield FieldReport(
-                name=field.name,
-                unit=field.unit,
-                min=float(moments.low[0]) if known else None,
-                max=float(moments.high[0]) if known else None,
-                mean=float(moments.mean[0]) if known else None,
-                std=float(moments.std[0]) if known else None,
-                not_finite=bad,
-            )
 
 
 class _Ends:
@@ -157,8 +143,8 @@ class Scan:
 
     def __init__(self, source: TrajectorySource, family: Family, at_most: int | None = None) -> None:
         self.source = source
-        self.values = _Values(family.fields)
-        self.static = _Values(family.static_fields)
+        self.values = ScannedValues(family.fields)
+        self.static = ScannedValues(family.static_fields)
         self.unusable: dict[int, str] = {}
         self.seen = 0
         self.still: list[int] = []

@@ -255,6 +255,10 @@ class FileSource(TrajectorySource):
                 )
 
 
+LISTED_ROWS = 8
+"""Rows that a sentence names."""
+
+
 class LeftOut(BaseModel):
     """Rows of a file that are not used, by their numbers in the file, and why."""
 
@@ -327,6 +331,13 @@ def grouped(left_out: Mapping[int, str]) -> tuple[LeftOut, ...]:
     for number, reason in sorted(left_out.items()):
         rows.setdefault(reason, []).append(number)
     return tuple(LeftOut(reason=reason, rows=tuple(numbers)) for reason, numbers in rows.items())
+
+
+def rows_text(rows: Sequence[int]) -> str:
+    """`row 3`, or `rows 2, 4, 5`, the first few."""
+    first = ", ".join(map(str, rows[:LISTED_ROWS]))
+    more = f" and {len(rows) - LISTED_ROWS} more" if len(rows) > LISTED_ROWS else ""
+    return f"row{'' if len(rows) == 1 else 's'} {first}{more}"
 
 
 def by_row(groups: Iterable[LeftOut]) -> dict[int, str]:

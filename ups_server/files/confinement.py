@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from ups_server.files.limits import Limits
+from ups_server.files.records import ExaminationLimits
 
 GRACE_S = 5
 """A process that outlived the signal at its limit of CPU time is killed so many CPU seconds later."""
@@ -60,7 +60,7 @@ def die_with_parent() -> None:
             os._exit(1)
 
 
-def limit_resources(limits: Limits) -> None:
+def limit_resources(limits: ExaminationLimits) -> None:
     """Memory beyond what is in use now, CPU time, file size, open files, no core dump; `allow_cpu` narrows further."""
     used = _address_space()
     if used is not None:

@@ -1,8 +1,8 @@
 """The confined process that reads one file of a user.
 
-Started as ``python -m ups_server.files.examination_process`` with a `Job` as JSON on its standard input; answers with
-a `Result` as JSON on its standard output. It gives up its rights before it opens the file; from then on it reads that
-file and its own code, and writes to one folder.
+Started as ``python -m ups_server.files.examination_process`` with an `ExaminationRequest` as JSON on its standard
+input; answers with an `ExaminationResult` as JSON on its standard output. It gives up its rights before it opens the
+file; from then on it reads that file and its own code, and writes to one folder.
 """
 
 import errno
@@ -14,8 +14,9 @@ import reprlib
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +25,28 @@ from h5py import h5d
 
 from ups_server import pictures
 from ups_server.data.check import CheckReport, check_source
-from ups_server.data.formats import hdf5, is_hdf5
+from ups_server.data.formats import Given, format_of, hdf5, is_hdf5, open_content
+from ups_server.data.formats.pdebench import open_pdebench
+from ups_server.data.formats.pdebench.card import GROUPED, SINGLE, Card, card_of
 from ups_server.data.source import TrajectorySource
-from ups_server.data.windows import not_learnable
+from ups_server.data.user_equation import EquationSpec, check_mappable
+from ups_server.data.windows import frame_stride, not_learnable
 from ups_server.data.writer import transcode
 from ups_server.errors import UserError
 from ups_server.files import confinement
-from ups_server.files.declaration import Declaration
-from ups_server.files.job import PREVIEW, STORE, Job, Result
-from ups_server.files.limits import Limits
-from ups_server.files.reading import open_declared
-from ups_server.files.records import FileReport, ProblemRecord
+from ups_server.files.declaration import Declaration, check_boundary
+from ups_server.files.records import (
+    PREVIEW,
+    STORE,
+    ExaminationLimits,
+    ExaminationRequest,
+    ExaminationResult,
+    FileReport,
+    ProblemRecord,
+)
 from ups_server.files.structure import Structure, check_compressed
-from ups_server.pde.registry import known_family
+from ups_server.pde import BoundaryCondition
+from ups_server.pde.registry import add_user_family, known_families, known_family
 
 PACKAGE = Path(__file__).resolve().parent.parent
 DAMAGED = UserError("damaged_file", "the structure of the file is damaged")
@@ -53,16 +63,16 @@ def main() -> None:
     confinement.die_with_parent()
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # Whatever a library prints is no answer.
-    job = Job.model_validate_json(sys.stdin.read())
+    job = ExaminationRequest.model_validate_json(sys.stdin.read())
     named, neutral = _links(job)
     with _memory_gauge() as peak:
         held = _confine(job)
         try:
-            result = Result(report=examine(job, named, neutral))
+            result = ExaminationResult(report=examine(job, named, neutral))
         except UserError as error:
-            result = Result(problem=_record(_named(error, job, named, neutral)))
+            result = ExaminationResult(problem=_record(_named(error, job, named, neutral)))
         except MemoryError:
-            result = Result(problem=ProblemRecord.of(out_of_memory(job.limits)))
+            result = ExaminationResult(problem=ProblemRecord.of(out_of_memory(job.limits)))
         found = result.model_copy(update={"confinement": held, "memory_bytes": peak()})
         answer.write(json.dumps(readable(found.model_dump())))
         answer.flush()
@@ -85,7 +95,7 @@ def readable(value: Any) -> Any:
     return value
 
 
-def examine(job: Job, named: Path, neutral: Path) -> FileReport:
+def examine(job: ExaminationRequest, named: Path, neutral: Path) -> FileReport:
     """Walks the structure, checks every value, writes store and picture.
 
     Raises:
@@ -95,7 +105,7 @@ def examine(job: Job, named: Path, neutral: Path) -> FileReport:
     confinement.allow_cpu(job.limits.structure_cpu_s(stored_bytes))
     logical_bytes = _check_structure(named, job.limits)
     confinement.allow_cpu(job.limits.whole_cpu_s(stored_bytes, logical_bytes))
-    with _damage_is_told(h5py_only=False):
+    with _damage_refused(h5py_only=False):
         source = open_declared(named, neutral, job.declaration)
         try:
             return _accept(job, source)
@@ -103,9 +113,9 @@ def examine(job: Job, named: Path, neutral: Path) -> FileReport:
             source.close()
 
 
-def _check_structure(path: Path, limits: Limits) -> int:
+def _check_structure(path: Path, limits: ExaminationLimits) -> int:
     """Decoded bytes of all values, after a look at everything that declares some."""
-    with _damage_is_told(h5py_only=True):
+    with _damage_refused(h5py_only=True):
         if not is_hdf5(path):
             return path.stat().st_size  # what is compressed in it is not read
         with hdf5.open_file(path) as file:
@@ -115,7 +125,7 @@ def _check_structure(path: Path, limits: Limits) -> int:
             return structure.logical_bytes
 
 
-def _accept(job: Job, source: TrajectorySource) -> FileReport:
+def _accept(job: ExaminationRequest, source: TrajectorySource) -> FileReport:
     _check_store_size(source, job.limits)
     check, unusable = check_source(job.content, source, job.limits.probe_s)
     rows = source.n_trajectories - len(unusable)
@@ -144,12 +154,95 @@ def _accept(job: Job, source: TrajectorySource) -> FileReport:
         )
 
 
+def open_declared(path: Path, neutral: Path, declaration: Declaration) -> TrajectorySource:
+    """The trajectories of a file.
+
+    Args:
+        path: the file under the name its user gave it, which may tell its family.
+        neutral: the same file under a name that tells nothing, for a family that is declared.
+
+    Raises:
+        UserError: what is missing, contradictory or broken.
+    """
+    source: TrajectorySource
+    if declaration.equation is not None:
+        source = _open_equation(neutral, declaration.equation, declaration)
+    elif declaration.family is not None:
+        source = _open(neutral, declaration, declaration.family, declaration.coefficients, _known_card(declaration))
+    else:
+        source = open_content(path, None, declaration.coefficients)
+    try:
+        family = known_families()[source.family]
+        check_mappable(family.id, family.ndim, [field.slot for field in family.fields])
+        if declaration.boundary is not None:
+            source.boundary = BoundaryCondition(declaration.boundary)
+        check_boundary(family, source.boundary)
+    except UserError:
+        source.close()
+        raise
+    return source
+
+
+def _known_card(declaration: Declaration) -> Card | None:
+    """The card of a known family whose axes the user declares; None where nothing is to be changed."""
+    card = card_of(declaration.family or "")
+    if card is None:
+        raise UserError("no_layout", f"files of {declaration.family} have no layout", got=declaration.family)
+    return None if declaration.axes is None else replace(card, axes=declaration.axes)
+
+
+def _open(
+    path: Path, declaration: Declaration, family: str, coefficients: Mapping[str, float], card: Card | None
+) -> TrajectorySource:
+    """A file of a declared family; NetCDF and npz name their variables and axes, which no card has to."""
+    found = format_of(path)
+    if not found.names_axes:
+        return open_pdebench(path, Given(family, coefficients), card)
+    if declaration.axes is not None:
+        raise UserError("wrong_axis", f"the axes of {path.name} have names: none are to be declared")
+    return found.open(path, Given(family, coefficients))
+
+
+def _open_equation(path: Path, spec: EquationSpec, declaration: Declaration) -> TrajectorySource:
+    """A file of an equation that only the user knows."""
+    add_user_family(spec.family())
+    known = {entry.name: entry.value for entry in spec.coefficients if entry.value is not None}
+    card = equation_card(spec, declaration.axes)
+    source = _open(path, declaration, spec.id, {**known, **declaration.coefficients}, card)
+    if spec.dt is None and len(source.times) > 1:
+        add_user_family(spec.family(float(source.times[-1] - source.times[0]) / (len(source.times) - 1)))
+    elif spec.dt is not None:
+        try:
+            frame_stride(source.times, spec.dt)
+        except UserError:
+            source.close()
+            raise
+    return source
+
+
+def equation_card(spec: EquationSpec, axes: tuple[str, ...] | None = None) -> Card:
+    """How the files of a declared equation look."""
+    names = tuple("xyz"[: len(spec.extent)]) if axes is None else axes
+    coefficients = {entry.name: entry.name for entry in spec.coefficients}
+    if spec.layout == GROUPED:
+        return Card(spec.id, GROUPED, "", config=coefficients, axes=names)
+    return Card(
+        spec.id,
+        SINGLE,
+        "",
+        datasets=tuple(entry.dataset or entry.name for entry in spec.fields),
+        static=tuple(entry.dataset or entry.name for entry in spec.static_fields),
+        attributes=coefficients,
+        axes=names,
+    )
+
+
 def said(declaration: Declaration) -> tuple[str, ...]:
     """What a declaration says something about."""
     return tuple(name for name in type(declaration).model_fields if getattr(declaration, name))
 
 
-def out_of_memory(limits: Limits) -> UserError:
+def out_of_memory(limits: ExaminationLimits) -> UserError:
     return UserError(
         "out_of_memory", "reading the file takes more memory than is allowed", expected=f"{limits.memory_bytes} bytes"
     )
@@ -163,7 +256,7 @@ def _step(check: CheckReport, dt: float) -> float | None:
     return dt if frames >= 1 and abs(frames * check.dt - dt) <= 1e-3 * check.dt else check.dt
 
 
-def _check_store_size(source: TrajectorySource, limits: Limits) -> None:
+def _check_store_size(source: TrajectorySource, limits: ExaminationLimits) -> None:
     """Raises UserError ``quota_exceeded`` before the work."""
     shape = (source.n_trajectories, len(source.times), *source.grid.n, len(source.fields))
     wanted = 4 * int(np.prod(shape, dtype=object))
@@ -177,7 +270,7 @@ def _check_store_size(source: TrajectorySource, limits: Limits) -> None:
         )
 
 
-def _confine(job: Job) -> tuple[str, ...]:
+def _confine(job: ExaminationRequest) -> tuple[str, ...]:
     """Gives up everything but this file, the output folder and our own code; says what holds."""
     confinement.limit_resources(job.limits)
     read = [*code_folders(), Path(os.environ["MPLCONFIGDIR"]), OWN_LIBRARIES, job.content]
@@ -196,7 +289,7 @@ def code_folders() -> set[Path]:
     return {PACKAGE, *map(Path, own), *map(Path, installed)}
 
 
-def _links(job: Job) -> tuple[Path, Path]:
+def _links(job: ExaminationRequest) -> tuple[Path, Path]:
     """The file under its user's name, made harmless, and under a neutral one."""
     name = re.sub(r"[^A-Za-z0-9._+-]", "_", job.name)[-100:].lstrip(".") or NEUTRAL
     names = job.output / (NEUTRAL if name in (STORE, PREVIEW) else name), job.output / NEUTRAL
@@ -206,7 +299,7 @@ def _links(job: Job) -> tuple[Path, Path]:
 
 
 @contextmanager
-def _damage_is_told(h5py_only: bool) -> Iterator[None]:
+def _damage_refused(h5py_only: bool) -> Iterator[None]:
     """What h5py raises over damaged structure becomes a refusal; the traceback goes to the log."""
     kinds: tuple[type[Exception], ...] = (OSError, RuntimeError, KeyError)
     if h5py_only:
@@ -238,7 +331,7 @@ def _memory_gauge() -> Iterator[Any]:
         yield peak
 
 
-def _named(error: UserError, job: Job, *links: Path) -> UserError:
+def _named(error: UserError, job: ExaminationRequest, *links: Path) -> UserError:
     """The problem with the file's own name in place of those it was opened under."""
     message, hint = error.message, error.hint
     for link in links:

@@ -32,7 +32,7 @@ from ups_server.data.store import MANIFEST, Store, StoreManifest
 from ups_server.errors import UserError
 from ups_server.files.declaration import Declaration
 from ups_server.files.records import STATES, FileRecord, Outcome, Registration, UploadRequest
-from ups_server.files.writing import ContentWriter, storage_full
+from ups_server.files.uploads import ContentWriter, storage_full
 
 logger = logging.getLogger(__name__)
 

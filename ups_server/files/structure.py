@@ -15,7 +15,7 @@ from h5py import h5d, h5g, h5o, h5s, h5t, h5z
 
 from ups_server.data.formats.hdf5 import BUILT_IN_FILTERS, LZF
 from ups_server.errors import UserError
-from ups_server.files.limits import Limits
+from ups_server.files.records import ExaminationLimits
 
 DEFLATE = h5z.FILTER_DEFLATE
 COMPRESSION = {DEFLATE, LZF}
@@ -45,7 +45,7 @@ class Structure:
         logical_bytes: all values, decoded.
     """
 
-    def __init__(self, file: h5py.File, limits: Limits) -> None:
+    def __init__(self, file: h5py.File, limits: ExaminationLimits) -> None:
         """Walks the whole file.
 
         Raises:

@@ -17,7 +17,7 @@ from typing import Any
 from ups_server.data.formats.zarr import ZarrSteps
 from ups_server.engine.engine import Engine, Frame
 from ups_server.errors import UserError
-from ups_server.files.writing import is_full, storage_full
+from ups_server.files.uploads import is_full, storage_full
 from ups_server.jobs.leases import Lease, LeaseLost, Leases
 from ups_server.jobs.results import RolloutFolder
 from ups_server.jobs.spec import ROLLOUT, Job, RolloutJobSpec

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ups_server.align.labels import outlines
-from ups_server.data.build import build_store
+from ups_server.data.simulate import build_store
 from ups_server.data.splits import FewShotSplit, Split
 from ups_server.data.statistics import compute
 from ups_server.data.store import Store

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
-from ups_server.data.build import build_store
+from ups_server.data.simulate import build_store
 from ups_server.data.splits import Split, split_rows
 from ups_server.data.store import Store
 from ups_server.data.windows import LeadTimes, Points, frame_stride

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ups_server.data.composed import Concat
-from ups_server.data.formats.base import Exporter, Format, Given
-from ups_server.data.formats.foreign import FIRST_BYTES
+from ups_server.data.formats.base import FIRST_BYTES, Exporter, Format, Given
 from ups_server.data.source import TrajectorySource
 from ups_server.data.store import MANIFEST, PLAN, Store
 from ups_server.errors import UserError

@@ -17,6 +17,8 @@ from ups_server.pde.family import Family
 from ups_server.pde.grid import BoundaryCondition, Grid
 from ups_server.pde.registry import known_family
 
+FIRST_BYTES = 4096
+
 
 @dataclass(frozen=True)
 class Given:

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ups_server.data.formats import hdf5
-from ups_server.data.formats.arrays import ArraySource
 from ups_server.data.formats.base import (
     AXIS_NAMES,
     LONGEST_ATTRIBUTE,
@@ -20,6 +19,7 @@ from ups_server.data.formats.base import (
     Header,
     damage_named,
 )
+from ups_server.data.formats.description import ArraySource
 from ups_server.data.source import Progress, Readable, pieces, static_pieces
 from ups_server.errors import UserError
 from ups_server.pde.family import Family

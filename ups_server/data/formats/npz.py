@@ -14,9 +14,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ups_server.data.formats.arrays import ArraySource
 from ups_server.data.formats.base import AXIS_NAMES, Exporter, Format, Given, Header, damage_named
-from ups_server.data.formats.foreign import ZIP, zip_of
+from ups_server.data.formats.description import ArraySource
+from ups_server.data.formats.hdf5 import ZIP, zip_of
 from ups_server.data.source import Progress, Readable, pieces, static_pieces
 from ups_server.errors import UserError
 

@@ -7,24 +7,31 @@ import h5py
 
 from ups_server.data.formats import hdf5
 from ups_server.data.formats.base import Format, Given
-from ups_server.data.formats.pdebench import batched, grouped, single
 from ups_server.data.formats.pdebench.card import BATCHED, GROUPED, SINGLE, Card
+from ups_server.data.formats.pdebench.layouts import (
+    BatchedFile,
+    GroupedFile,
+    SingleFile,
+    matches_batched,
+    matches_grouped,
+    matches_single,
+)
 from ups_server.data.formats.pdebench.reading import PdebenchSource
 from ups_server.errors import UserError
 
 Reader = Callable[[Path, h5py.File, Given, Card | None], PdebenchSource]
 
-LAYOUTS: tuple[tuple[Callable[[h5py.File], bool], Reader], ...] = (
-    (batched.matches, batched.BatchedFile),
-    (single.matches, single.SingleFile),
-    (grouped.matches, grouped.GroupedFile),
+RECOGNISED: tuple[tuple[Callable[[h5py.File], bool], Reader], ...] = (
+    (matches_batched, BatchedFile),
+    (matches_single, SingleFile),
+    (matches_grouped, GroupedFile),
 )
 """How a layout is recognised, and its reader; the first that matches."""
 
 READERS: Mapping[str, Reader] = {
-    SINGLE: single.SingleFile,
-    GROUPED: grouped.GroupedFile,
-    BATCHED: batched.BatchedFile,
+    SINGLE: SingleFile,
+    GROUPED: GroupedFile,
+    BATCHED: BatchedFile,
 }
 
 
@@ -61,7 +68,7 @@ def open_pdebench(path: Path, given: Given, card: Card | None = None) -> Pdebenc
 
 
 def _reader(path: Path, file: h5py.File) -> Reader:
-    for matches, reader in LAYOUTS:
+    for matches, reader in RECOGNISED:
         if matches(file):
             return reader
     raise UserError(

@@ -1,4 +1,7 @@
-"""What PDEBench publishes, one card a family. A new family of a known layout is one more card."""
+"""What PDEBench publishes, one card a family, and how a file's card is found. A new family is one more card.
+
+User, attributes, configuration and name say which family a file of known structure holds, and must agree.
+"""
 
 import re
 from collections.abc import Iterable, Mapping

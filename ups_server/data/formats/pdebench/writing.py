@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ups_server import __version__
 from ups_server.data.formats.base import LONGEST_ATTRIBUTE, Coefficients, Exporter, Header
 from ups_server.data.formats.pdebench.card import BATCHED, CONFIG, FAMILY, GROUPED, SINGLE, Card, card_of
-from ups_server.data.formats.pdebench.single import BOUNDARY
+from ups_server.data.formats.pdebench.layouts import BOUNDARY
 from ups_server.data.source import Progress, Readable, pieces, static_pieces
 from ups_server.errors import UserError
 from ups_server.pde.family import Family
@@ -246,7 +246,7 @@ class BatchedLayout(LayoutFile):
         self.file["t"] = np.broadcast_to(times.astype(np.float32), (self.count, len(times)))
 
 
-LAYOUTS: dict[str, type[LayoutFile]] = {SINGLE: SingleLayout, GROUPED: GroupedLayout, BATCHED: BatchedLayout}
+WRITERS: dict[str, type[LayoutFile]] = {SINGLE: SingleLayout, GROUPED: GroupedLayout, BATCHED: BatchedLayout}
 
 
 def layout_file(
@@ -266,4 +266,4 @@ def layout_file(
     card = card_of(family.id)
     if card is None:
         raise UserError("no_layout", f"PDEBench has no layout for {family.id}")
-    return LAYOUTS[card.layout](target, card, family, coefficients, times, grid, count, boundary)
+    return WRITERS[card.layout](target, card, family, coefficients, times, grid, count, boundary)

@@ -1,8 +1,10 @@
-"""Bytes of an upload, appended to its file."""
+"""Bytes of an upload, appended to its file as they come, and the end of uploads for which no more come."""
 
 import errno
+import logging
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -102,3 +104,44 @@ def is_full(error: BaseException) -> bool:
 
 def storage_full() -> UserError:
     return UserError("storage_full", "the disk of this service is full", hint="delete files, or ask its operator")
+
+
+logger = logging.getLogger(__name__)
+
+LOOKS = 24
+"""Looks at the uploads within the age at which they expire."""
+LONGEST_PAUSE_S = 3600.0
+
+
+class UploadExpiry:
+    """Removes, from a thread of its own, uploads whose last byte is older than an age.
+
+    The first look comes after a pause: whoever waited for a service that was down has that long to go on.
+
+    Args:
+        expire: removes what had no byte for so many seconds, and says what that was (`FileStorage.expire`).
+        age_s: seconds without a byte after which an upload counts as abandoned.
+    """
+
+    def __init__(self, expire: Callable[[float], list[str]], age_s: float) -> None:
+        self._expire = expire
+        self._age_s = age_s
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="upload expiry", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._closed.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._closed.wait(min(self._age_s / LOOKS, LONGEST_PAUSE_S)):
+            try:
+                for file_id in self._expire(self._age_s):
+                    logger.info("%s was abandoned and is removed", file_id)
+            except OSError:
+                logger.exception("abandoned uploads could not be removed")

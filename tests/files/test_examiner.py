@@ -144,6 +144,7 @@ def test_it_is_not_examined_for_ever(
     refused = over(storage, record.id)
     assert refused.problem is not None
     assert (refused.problem.code, killer.killed) == (code, attempts)
+    examiner.close()  # waits for the thread, which tidies up last
     assert not list(storage.folder(record.id).glob(".work-*"))
 
 

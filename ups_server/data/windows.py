@@ -1,5 +1,6 @@
-"""Training windows (u_t, u_{t+dt}, ...) cut from a store, augmented by the equation's exact symmetries."""
+"""What is trained on, cut from a store under the equation's exact symmetries: windows of steps, or of lead times."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Literal, Self
@@ -152,14 +153,90 @@ def not_learnable(times: NDArray[np.float64], family: Family) -> str | None:
     return None
 
 
+class AugmentedRows:
+    """Rows of a store at `n` points along the first axis, each under a symmetry of its equation drawn for it.
+
+    Args:
+        augment: draw subsample offsets and circular shifts on periodic axes, the family's reflections, its exchange of
+            axes, and -u where it is odd; else the rows are as they are.
+
+    Raises:
+        UserError: ``resolution_mismatch``.
+    """
+
+    def __init__(self, store: Store, n: int, augment: bool = True) -> None:
+        self.store = store
+        self.augment = augment
+        self.stride = store.grid.stride_to(n)
+        self.grid = store.grid.subsample(self.stride)
+        self._periodic = store.boundary.periodic
+        self.turning, self.static_turning = self._symmetries() if augment else (_Turning({}, ()), _Turning({}, ()))
+
+    def draw(self, rng: np.random.Generator) -> _Symmetry:
+        if not self.augment:
+            zeros = (0,) * self.grid.ndim
+            return _Symmetry.of(self.grid.n, self.stride, zeros, zeros, ())
+        bounds = [(self.stride, n) if wraps else (1, 1) for wraps, n in zip(self._periodic, self.grid.n, strict=True)]
+        first = tuple(int(rng.integers(stride)) for stride, _ in bounds)
+        shift = tuple(int(rng.integers(points)) for _, points in bounds)
+        mirrored = tuple(axis for axis in self.turning.signs if rng.random() < 0.5)
+        exchanged = bool(self.turning.exchange) and rng.random() < 0.5
+        negated = registry.family(self.store.family).odd and rng.random() < 0.5
+        return _Symmetry.of(self.grid.n, self.stride, first, shift, mirrored, exchanged, negated)
+
+    def fill(
+        self, row: int, frames: Sequence[int], targets: Iterable[NDArray[np.float32]], symmetry: _Symmetry
+    ) -> None:
+        """Frames of a row under the symmetry, each into its target (n..., C)."""
+        for frame, target in zip(self.store.frames(row, frames), targets, strict=True):
+            symmetry.place(frame, target)
+            symmetry.turn(target, self.turning)
+
+    def fill_static(self, row: int, target: NDArray[np.float32], symmetry: _Symmetry) -> None:
+        """The static fields of a row under the symmetry, into (n..., S)."""
+        fixed = self.store.static_view(row)
+        if fixed is not None:
+            symmetry.place(fixed, target)
+            symmetry.turn(target, self.static_turning)
+
+    def empty(self, *leading: int) -> NDArray[np.float32]:
+        """(leading..., n..., C)"""
+        return np.empty((*leading, *self.grid.n, len(self.store.fields)), np.float32)
+
+    def empty_static(self, *leading: int) -> NDArray[np.float32] | None:
+        """(leading..., n..., S), None for families without."""
+        names = self.store.static_fields
+        return np.empty((*leading, *self.grid.n, len(names)), np.float32) if names else None
+
+    def _symmetries(self) -> tuple[_Turning, _Turning]:
+        """Of the fields and of the static fields: the family's symmetries, as far as this grid has them.
+
+        Off-centre points of a bounded axis do not map onto themselves when it is mirrored; axes of different grids do
+        not map onto each other.
+        """
+        family, fixed = registry.family(self.store.family), bool(self.store.static_fields)
+        grid = self.grid
+        centred = [wraps or np.isclose(grid.offset[axis], 0.5) for axis, wraps in enumerate(self._periodic)]
+        mirrors = range(len(family.static_reflections if fixed else family.reflections))
+        sides = self.store.boundary.sides
+        alike = len({*zip(grid.n, grid.offset, grid.length, sides, strict=True)}) == 1
+        exchange = family.exchange if alike and bool(family.static_exchange) == fixed else ()
+
+        def signs(reflections: tuple[tuple[int, ...], ...]) -> dict[int, NDArray[np.float32]]:
+            usable = [axis for axis in mirrors if centred[axis] and reflections[axis]]
+            return {axis: np.asarray(reflections[axis], np.float32) for axis in usable}
+
+        turning = _Turning(signs(family.reflections), exchange)
+        return turning, _Turning(signs(family.static_reflections) if fixed else {}, family.static_exchange)
+
+
 class Windows:
     """The windows of one split of one store.
 
     Args:
         dt: time between two frames of a window.
         n: points along the first axis; the others follow by the same stride.
-        augment: draw subsample offsets and circular shifts on periodic axes, the family's reflections, its exchange of
-            axes, and -u where it is odd.
+        augment: see `AugmentedRows`.
 
     Raises:
         UserError: ``dt_mismatch`` or ``resolution_mismatch``.
@@ -176,15 +253,12 @@ class Windows:
     ) -> None:
         self.store = store
         self.dt = dt
-        self.augment = augment
         self.frame_stride = frame_stride(store.times, dt)
-        self.stride = store.grid.stride_to(n)
-        self.grid = store.grid.subsample(self.stride)
+        self.augmented = AugmentedRows(store, n, augment)
+        self.grid = self.augmented.grid
         self.rows: NDArray[np.int64] = (
             np.arange(len(store), dtype=np.int64) if split is None else split_rows(len(store), split, seed_of_split)
         )
-        self._periodic = store.boundary.periodic
-        self.turning, self.static_turning = self._symmetries() if augment else (_Turning({}, ()), _Turning({}, ()))
 
     @property
     def n_trajectories(self) -> int:
@@ -210,25 +284,17 @@ class Windows:
         offsets = np.arange(unroll + 1) * self.frame_stride
         begin = (starts * rng.random((trajectories, windows)) ** early).astype(np.int64)
         times = begin[..., None] + offsets
-        shape = (*self.grid.n, len(self.store.fields))
-        frames = np.empty((trajectories, windows * (unroll + 1), *shape), np.float32)
-        context = np.empty((trajectories, *shape), np.float32)
-        static = self._static_buffer(trajectories)
-        for index, row in enumerate(picked):
-            symmetry = self.draw(rng)
-            targets = [context[index], *frames[index]]
-            given = self.store.frames(int(row), [0, *times[index].ravel().tolist()])
-            for frame, target in zip(given, targets, strict=True):
-                symmetry.place(frame, target)
-                symmetry.turn(target, self.turning)
+        frames = self.augmented.empty(trajectories, windows * (unroll + 1))
+        context, static = self.augmented.empty(trajectories), self.augmented.empty_static(trajectories)
+        for index, row in enumerate(picked.tolist()):
+            symmetry = self.augmented.draw(rng)
+            wanted = [0, *times[index].ravel().tolist()]
+            self.augmented.fill(row, wanted, [context[index], *frames[index]], symmetry)
             if static is not None:
-                fixed = self.store.static_view(int(row))
-                if fixed is not None:
-                    symmetry.place(fixed, static[index])
-                    symmetry.turn(static[index], self.static_turning)
+                self.augmented.fill_static(row, static[index], symmetry)
         return WindowBatch(
             self.store.family,
-            frames.reshape(trajectories, windows, unroll + 1, *shape),
+            frames.reshape(trajectories, windows, unroll + 1, *frames.shape[2:]),
             context,
             self.store.coefficients[picked],
             static,
@@ -238,11 +304,11 @@ class Windows:
     def trajectories(self, rows: Rows | None = None) -> NDArray[np.float32]:
         """(N, T', X..., C): the frames at multiples of dt from frame 0 on, not augmented."""
         chosen = self.rows if rows is None else rows
-        return self.store.read(chosen, slice(0, None, self.frame_stride), self.stride)
+        return self.store.read(chosen, slice(0, None, self.frame_stride), self.augmented.stride)
 
     def static(self, rows: Rows | None = None) -> NDArray[np.float32] | None:
         """(N, X..., S) static fields of the same rows, None for families without."""
-        return self.store.read_static(self.rows if rows is None else rows, self.stride)
+        return self.store.read_static(self.rows if rows is None else rows, self.augmented.stride)
 
     def _starts(self, unroll: int) -> int:
         starts = len(self.store.times) - unroll * self.frame_stride
@@ -256,43 +322,6 @@ class Windows:
         if not len(self.rows):
             raise UserError("empty_split", f"no trajectory of {self.store.path.name} is in this split")
         return starts
-
-    def _static_buffer(self, count: int) -> NDArray[np.float32] | None:
-        names = self.store.manifest.layout.static_fields
-        return np.empty((count, *self.grid.n, len(names)), np.float32) if names else None
-
-    def _symmetries(self) -> tuple[_Turning, _Turning]:
-        """Of the fields and of the static fields: the family's symmetries, as far as this grid has them.
-
-        Off-centre points of a bounded axis do not map onto themselves when it is mirrored; axes of different grids do
-        not map onto each other.
-        """
-        family, fixed = registry.family(self.store.family), bool(self.store.manifest.layout.static_fields)
-        grid = self.grid
-        centred = [wraps or np.isclose(grid.offset[axis], 0.5) for axis, wraps in enumerate(self._periodic)]
-        mirrors = range(len(family.static_reflections if fixed else family.reflections))
-        sides = self.store.boundary.sides
-        alike = len({*zip(grid.n, grid.offset, grid.length, sides, strict=True)}) == 1
-        exchange = family.exchange if alike and bool(family.static_exchange) == fixed else ()
-
-        def signs(reflections: tuple[tuple[int, ...], ...]) -> dict[int, NDArray[np.float32]]:
-            usable = [axis for axis in mirrors if centred[axis] and reflections[axis]]
-            return {axis: np.asarray(reflections[axis], np.float32) for axis in usable}
-
-        turning = _Turning(signs(family.reflections), exchange)
-        return turning, _Turning(signs(family.static_reflections) if fixed else {}, family.static_exchange)
-
-    def draw(self, rng: np.random.Generator) -> _Symmetry:
-        if not self.augment:
-            zeros = (0,) * self.grid.ndim
-            return _Symmetry.of(self.grid.n, self.stride, zeros, zeros, ())
-        bounds = [(self.stride, n) if wraps else (1, 1) for wraps, n in zip(self._periodic, self.grid.n, strict=True)]
-        first = tuple(int(rng.integers(stride)) for stride, _ in bounds)
-        shift = tuple(int(rng.integers(points)) for _, points in bounds)
-        mirrored = tuple(axis for axis in self.turning.signs if rng.random() < 0.5)
-        exchanged = bool(self.turning.exchange) and rng.random() < 0.5
-        negated = registry.family(self.store.family).odd and rng.random() < 0.5
-        return _Symmetry.of(self.grid.n, self.stride, first, shift, mirrored, exchanged, negated)
 
 
 Points = Literal["strided", "cells"]
@@ -331,35 +360,28 @@ class LeadTimes:
         early: float = 1.5,
     ) -> None:  # fmt: skip
         self.store, self.longest, self.initial, self.early = store, longest, initial, early
-        self._windows = {n: Windows(store, dt, n, split) for n in _resolutions(store.grid)}
-        self.times = np.asarray(store.times)
+        frame_stride(store.times, dt)
+        self.rows = split_rows(len(store), split)
+        self.times = store.times
+        self._augmented = {n: AugmentedRows(store, n) for n in _resolutions(store.grid)}
 
     def draw(self, rng: np.random.Generator, count: int, n: int, points: Points = "strided") -> Triples:
         """`count` triples of different trajectories at n points along the first axis."""
-        windows = self._windows[n]
-        stride = windows.stride
-        inner = windows if points == "strided" else self._windows[self.store.grid.n[0]]
-        rows = rng.choice(windows.rows, count, replace=count > len(windows.rows))
+        coarse = self._augmented[n]
+        strided = points == "strided"
+        drawn = coarse if strided else self._augmented[self.store.grid.n[0]]
+        rows = rng.choice(self.rows, count, replace=count > len(self.rows))
         picked = np.stack([self._frames(rng) for _ in range(count)])
-        given = (*inner.grid.n, len(self.store.fields))
-        states = np.empty((count, 3, *windows.grid.n, len(self.store.fields)), np.float32)
-        static = None
-        if self.store.static_fields:
-            static = np.empty((count, *windows.grid.n, len(self.store.static_fields)), np.float32)
-        for index, row in enumerate(rows):
-            symmetry = inner.draw(rng)
-            for place, frame in enumerate(self.store.frames(int(row), picked[index].tolist())):
-                target = np.empty(given, np.float32)
-                symmetry.place(frame, target)
-                symmetry.turn(target, inner.turning)
-                states[index, place] = target if points == "strided" else averaged(target, stride)
-            fixed = self.store.static_view(int(row))
-            if static is not None and fixed is not None:
-                target = np.empty((*inner.grid.n, fixed.shape[-1]), np.float32)
-                symmetry.place(fixed, target)
-                symmetry.turn(target, inner.static_turning)
-                static[index] = target if points == "strided" else averaged(target, stride)
-        grid = windows.grid if points == "strided" else Grid(windows.grid.n, windows.grid.extent)
+        states, static = coarse.empty(count, 3), coarse.empty_static(count)
+        for index, row in enumerate(rows.tolist()):
+            symmetry = drawn.draw(rng)
+            given = drawn.empty(3)
+            drawn.fill(row, picked[index].tolist(), given, symmetry)
+            states[index] = given if strided else [averaged(state, coarse.stride) for state in given]
+            if static is not None and (fixed := drawn.empty_static()) is not None:
+                drawn.fill_static(row, fixed, symmetry)
+                static[index] = fixed if strided else averaged(fixed, coarse.stride)
+        grid = coarse.grid if strided else Grid(coarse.grid.n, coarse.grid.extent)
         return Triples(self.store.family, states, self.times[picked], self.store.coefficients[rows], static, grid)
 
     def _frames(self, rng: np.random.Generator) -> NDArray[np.int64]:

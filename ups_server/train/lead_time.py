@@ -72,7 +72,7 @@ class LeadFamily(Section):
     """A family of a run.
 
     Attributes:
-        horizon: the longest lead time. initial, early: of the starts, see `data.pairs.LeadTimes`.
+        horizon: the longest lead time. initial, early: of the starts, see `data.windows.LeadTimes`.
         weight: how often a batch is of this family. batch: samples.
         validation: trajectories that are scored.
     """

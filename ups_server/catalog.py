@@ -19,6 +19,7 @@ from ups_server.errors import UserError
 from ups_server.pde import BoundaryCondition, BoundaryKind, Coefficient, Family, families
 from ups_server.pde import Field as Quantity
 from ups_server.pde.family import RAND
+from ups_server.plugins import origin, plugins
 
 logger = logging.getLogger(__name__)
 
@@ -142,6 +143,15 @@ BUILTIN = {
     "persistence": "Repeats the initial condition: the baseline every model has to beat.",
 }
 
+SOLVERS = "ups_server.solvers"
+"""Entry points of this group name classes of further solvers (see `ups_server.solvers.registry`)."""
+
+
+def builtin_solvers() -> dict[str, str]:
+    """Solvers that need no trained model, by id, and what they are: those of this package, then those of plug-ins."""
+    found = plugins(SOLVERS, frozenset(BUILTIN)).values()
+    return BUILTIN | {entry.name: f"Of the package {origin(entry)}." for entry in found}
+
 
 CARD_FILES = ("config.json", "scores.json", "README.md", "adaptation.json", "adapter.json")
 """Of a model folder, what its card is made from."""
@@ -171,7 +181,7 @@ class Catalog:
     def models(self) -> list[ModelCard]:
         """All cards, learned models first, each id once; a shipped model wins over one of the data folder."""
         learned = [card for _, card in self._learned() if isinstance(card, ModelCard)]
-        return learned + [builtin_card(model_id) for model_id in BUILTIN]
+        return learned + [builtin_card(model_id) for model_id in builtin_solvers()]
 
     def unreadable(self) -> dict[str, UserError]:
         """What is wrong with the folders that have no card, by their ids: they hide no other."""
@@ -183,7 +193,7 @@ class Catalog:
         Raises:
             UserError: ``unknown_model``, ``invalid_model`` where the folder cannot be read.
         """
-        if model_id in BUILTIN:
+        if model_id in builtin_solvers():
             return builtin_card(model_id)
         listing = {folder.name: folder for folder in reversed(list(self._model_folders()))}
         if model_id not in listing:
@@ -191,7 +201,7 @@ class Catalog:
                 "unknown_model",
                 f"there is no model {model_id!r}",
                 got=model_id,
-                expected=sorted(listing) + list(BUILTIN),
+                expected=sorted(listing) + list(builtin_solvers()),
             )
         card = self._card(listing[model_id])
         if isinstance(card, UserError):
@@ -220,7 +230,8 @@ class Catalog:
 
     def _learned(self) -> list[tuple[str, "ModelCard | UserError"]]:
         """(id, card) in the order of ids."""
-        cards = {folder.name: folder for folder in reversed(list(self._model_folders())) if folder.name not in BUILTIN}
+        known = builtin_solvers()
+        cards = {folder.name: folder for folder in reversed(list(self._model_folders())) if folder.name not in known}
         return [(model_id, self._card(cards[model_id])) for model_id in sorted(cards)]
 
     def _card(self, folder: Path) -> ModelCard | UserError:
@@ -376,7 +387,7 @@ def builtin_card(model_id: str) -> ModelCard:
         kind="builtin",
         name=model_id,
         version=__version__,
-        description=BUILTIN[model_id],
+        description=builtin_solvers()[model_id],
         families={
             entry.id: FamilySupport(dt=entry.dt, coefficients={c.name: _domain(c.domain) for c in entry.coefficients})
             for entry in families().values()

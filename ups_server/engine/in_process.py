@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ups_server.catalog import BUILTIN
+from ups_server.catalog import builtin_solvers
 from ups_server.engine.engine import Event, Finished, Frame, RolloutSpec, Started
 from ups_server.solvers.limits import Survivors
 from ups_server.solvers.registry import load
@@ -26,7 +26,7 @@ class InProcess:
         Raises:
             UserError: what the solver objects to.
         """
-        source = spec.model if spec.model in BUILTIN else Path(spec.model)
+        source = spec.model if spec.model in builtin_solvers() else Path(spec.model)
         session = load(source, device=self._device).session(spec.problem, initial, static)
         survivors, seconds = Survivors(spec.limits, len(initial)), 0.0
         yield Started()

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from ups_server.catalog import BUILTIN, Catalog
+from ups_server.catalog import Catalog, builtin_solvers
 from ups_server.engine.admission import SOLVER, step_seconds
 from ups_server.engine.connection import LEARNED, SupervisedProcess
 from ups_server.engine.engine import Engine, Event, Frame, Health, LateStep, RolloutSpec, Standing, Started
@@ -46,7 +46,7 @@ class LocalEngine(Engine):
         return self._process(self._settings.default_model)
 
     def _process(self, model: str) -> SupervisedProcess:
-        return self._short if model in BUILTIN else self._learned
+        return self._short if model in builtin_solvers() else self._learned
 
     async def start(self) -> None:
         self._default.start(self._default_source()[0])
@@ -56,7 +56,7 @@ class LocalEngine(Engine):
     ) -> AsyncGenerator[Event]:
         self._used[spec.model] += 1
         try:
-            running = self._solved if spec.model in BUILTIN else self._learned.rollout
+            running = self._solved if spec.model in builtin_solvers() else self._learned.rollout
             async with aclosing(running(spec, initial, static, standing)) as events:
                 async for event in events:
                     yield event
@@ -87,7 +87,7 @@ class LocalEngine(Engine):
 
     def beside(self, model: str) -> bool:
         """Trained models have a process of their own; on a single core it would still wait for the solver's."""
-        return model not in BUILTIN and available_cores() > 1
+        return model not in builtin_solvers() and available_cores() > 1
 
     def uses(self, model: str) -> bool:
         return self._used[model] > 0

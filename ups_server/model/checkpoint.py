@@ -25,7 +25,7 @@ from ups_server.catalog import adapted_already, base_folder
 from ups_server.errors import UserError
 from ups_server.model import deltas, lora
 from ups_server.model.baselines import BASELINES
-from ups_server.model.body import default_folder, empty_body, load_tokenizer, pretrained_body
+from ups_server.model.body import body_folder, empty_body, load_tokenizer, pretrained_body
 from ups_server.model.config import CONFIG_FILE, UPSConfig
 from ups_server.model.deltas import Deltas, in_levels
 from ups_server.model.lead import LeadModel, LeadSystem
@@ -128,7 +128,7 @@ def create(config: UPSConfig, *, random_body: bool = False, language_model: Path
     """
     if not config.has_language_model:
         return BASELINES[config.operator](config)
-    folder = language_model or default_folder()
+    folder = body_folder(language_model)
     load = empty_body if random_body else pretrained_body
     return around(config, load(folder, config.reading.layers), load_tokenizer(folder))
 

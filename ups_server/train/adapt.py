@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ups_server.align import ALIGNMENTS, MIXING
+from ups_server.align import ALIGNMENTS, mixes
 from ups_server.data.atomic import replacing
 from ups_server.data.composed import Subset
 from ups_server.errors import UserError
@@ -119,7 +119,7 @@ class Adaptation:
         check_language_model(self.parent, settings.alignment)
         self.tuning = TUNINGS[settings.tuning]()
         ignored = isinstance(self.model, UPS) and self.model.ignores_body
-        body = self.tuning.body or settings.alignment in MIXING or not ignored
+        body = self.tuning.body or mixes(settings.alignment) or not ignored
         self.config = recipe(settings, name, self.family, len(self.split.validation), body)
         if self.tuning.equip is not None:
             self.tuning.equip(self.checkpoint, model)

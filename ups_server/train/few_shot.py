@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from pydantic import Field, FiniteFloat, ValidationError
 
-from ups_server.align import ALIGNMENTS, MIXING, STAGE_1
+from ups_server.align import ALIGNMENTS, aligns, mixes
 from ups_server.data.source import summary
 from ups_server.data.splits import FewShotSplit, check_agreement, check_disjoint, few_shot_split, held_out_split
 from ups_server.data.store import Store
@@ -138,7 +138,7 @@ def check_methods(alignment: str, tuning: str) -> None:
 
 def check_language_model(config: UPSConfig, alignment: str) -> None:
     """Raises UserError ``no_language_model`` where a method needs one that is not there, or does not take part."""
-    if (alignment in STAGE_1 and not config.has_language_model) or (alignment in MIXING and not config.reading.body):
+    if (aligns(alignment) and not config.has_language_model) or (mixes(alignment) and not config.reading.body):
         raise UserError(
             "no_language_model", f"{config.name} has no language model for {alignment}", hint="choose `none`"
         )
@@ -150,7 +150,7 @@ def recipe(settings: AdaptationSettings, name: str, family: str, validation: int
     Args:
         body: does the language model take part?
     """
-    aligned = math.ceil(ALIGNMENT_SHARE * settings.steps) if settings.alignment in STAGE_1 else 0
+    aligned = math.ceil(ALIGNMENT_SHARE * settings.steps) if aligns(settings.alignment) else 0
     rate = settings.learning_rate or (LOW_RANK_RATE if settings.tuning == "lora" else RATE)
     body_rate = min(BODY_RATE, rate) if settings.tuning == "full" else rate
     tuned = settings.steps - aligned
@@ -178,7 +178,7 @@ def recipe(settings: AdaptationSettings, name: str, family: str, validation: int
             learning_rate=rate,
             body=body,
             body_learning_rate=body_rate if TUNINGS[settings.tuning]().body else 0.0,
-            alignment=settings.alignment if settings.alignment in MIXING else "none",
+            alignment=settings.alignment if mixes(settings.alignment) else "none",
             warmup=warmup(tuned),
             unroll=((0.0, 1), (0.5, 2)),
         ),

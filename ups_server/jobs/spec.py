@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 
+from ups_server.align import ALIGNMENTS
 from ups_server.specs import MIN_POINTS, Spec, invalid_request
 
 FileId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$", description="Id of a stored file.")]
@@ -39,6 +40,15 @@ class AlignmentName(StrEnum):
     OTDD = "otdd"
     RECRAFT = "recraft"
     PARE = "pare"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "AlignmentName | None":
+        """A method of a plug-in."""
+        if not isinstance(value, str) or value not in ALIGNMENTS:
+            return None
+        added = str.__new__(cls, value)
+        added._name_, added._value_ = value.upper(), value
+        return added
 
 
 class TuningName(StrEnum):

@@ -5,7 +5,7 @@ A clause of ten words takes some ten milliseconds on one core.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,12 @@ from ups_server.errors import UserError
 
 Array = NDArray[np.float32]
 
-MAX_TOKENS = 128
-"""Of one clause."""
+MAX_TOKENS = 256
+"""Of what stands between two commas or full stops."""
+
+
+AT_ONCE = 64
+"""Texts that are read together."""
 
 
 class Encoder:
@@ -56,12 +60,45 @@ class Encoder:
             UserError: ``text_too_long``.
         """
         words = self.word_embeddings(text)
-        hidden = words + self._weights["embeddings.position_embeddings.weight"][: len(words)]
+        return self._states(words, [len(words)])[-1]
+
+    def layers(self, text: str) -> Array:
+        """(E * 4,) of unit length: means over the tokens of the word embeddings and of three layers, beside each other.
+
+        Raises:
+            UserError: ``text_too_long``.
+        """
+        return self.layers_of([text])[0]
+
+    def layers_of(self, texts: Sequence[str]) -> list[Array]:
+        """`layers` of many texts, some at once.
+
+        Raises:
+            UserError: ``text_too_long``.
+        """
+        found = list[Array]()
+        depths = [round(self._layers * share / 3) for share in (1, 2, 3)]
+        for start in range(0, len(texts), AT_ONCE):
+            words = [self.word_embeddings(text) for text in texts[start : start + AT_ONCE]]
+            lengths = [len(tokens) for tokens in words]
+            states = self._states(np.concatenate(words), lengths)
+            ends = np.cumsum(lengths)[:-1]
+            for tokens, *inner in zip(words, *(np.split(states[depth], ends) for depth in depths), strict=True):
+                first = tokens[1:-1] if len(tokens) > 2 else tokens
+                means = np.stack([part.mean(axis=0) for part in (first, *inner)])
+                means /= np.linalg.norm(means, axis=1, keepdims=True)
+                found.append(means.ravel() / np.float32(math.sqrt(len(means))))
+        return found
+
+    def _states(self, words: Array, lengths: Sequence[int]) -> list[Array]:
+        """Of the tokens (sum of lengths, E) of some texts, before the first and after every layer."""
+        positions = np.concatenate([np.arange(length) for length in lengths])
+        hidden = words + self._weights["embeddings.position_embeddings.weight"][positions]
         hidden += self._weights["embeddings.token_type_embeddings.weight"][0]
-        hidden = self._normalised(hidden, "embeddings.LayerNorm")
+        states = [self._normalised(hidden, "embeddings.LayerNorm")]
         for layer in range(self._layers):
-            hidden = self._layer(hidden, f"encoder.layer.{layer}.")
-        return hidden
+            states.append(self._layer(states[-1], lengths, f"encoder.layer.{layer}."))
+        return states
 
     def word_embeddings(self, text: str) -> Array:
         """(L, E) of the tokens by themselves.
@@ -73,22 +110,16 @@ class Encoder:
         if len(ids) > MAX_TOKENS:
             raise UserError(
                 "text_too_long",
-                "a clause of the description is too long to be read",
+                "a sentence of the description is too long to be read",
                 got=f"{len(ids)} tokens",
                 expected=f"at most {MAX_TOKENS}",
-                hint="use shorter sentences",
+                hint="use shorter sentences, or commas",
             )
         embedded: Array = self._words[ids].astype(np.float32)
         return embedded
 
-    def mean(self, text: str) -> Array:
-        """(E,) of unit length: the mean over the tokens."""
-        mean = self.tokens(text).mean(axis=0)
-        result: Array = mean / np.linalg.norm(mean)
-        return result
-
-    def _layer(self, hidden: Array, name: str) -> Array:
-        attention = self._attention(hidden, f"{name}attention.self.")
+    def _layer(self, hidden: Array, lengths: Sequence[int], name: str) -> Array:
+        attention = self._attention(hidden, lengths, f"{name}attention.self.")
         hidden = hidden + self._linear(attention, f"{name}attention.output.dense")
         hidden = self._normalised(hidden, f"{name}attention.output.LayerNorm")
         inner = self._linear(hidden, f"{name}intermediate.dense")
@@ -98,12 +129,15 @@ class Encoder:
         hidden = hidden + self._linear(inner, f"{name}output.dense")
         return self._normalised(hidden, f"{name}output.LayerNorm")
 
-    def _attention(self, hidden: Array, name: str) -> Array:
-        length, size = hidden.shape
-        query, key, value = (
-            self._linear(hidden, name + part).reshape(length, self._heads, -1).transpose(1, 0, 2)
-            for part in ("query", "key", "value")
-        )
+    def _attention(self, hidden: Array, lengths: Sequence[int], name: str) -> Array:
+        """Of the tokens to those of the same text."""
+        ends = np.cumsum(lengths)[:-1]
+        parts = (np.split(self._linear(hidden, name + part), ends) for part in ("query", "key", "value"))
+        return np.concatenate([self._mixed(*text) for text in zip(*parts, strict=True)])
+
+    def _mixed(self, *projections: Array) -> Array:
+        length, size = projections[0].shape
+        query, key, value = (part.reshape(length, self._heads, -1).transpose(1, 0, 2) for part in projections)
         scores = query @ key.transpose(0, 2, 1) / math.sqrt(query.shape[-1])
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
         mixed = (weights / weights.sum(axis=-1, keepdims=True)) @ value

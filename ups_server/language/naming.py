@@ -1,0 +1,126 @@
+"""Which terms a text names: its features and the network that reads them.
+
+Features are those of the language model, the means over the tokens in a few of its layers, beside counts of the words
+and of the pieces of words. Each part is of unit length.
+"""
+
+import json
+import math
+import re
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import safe_open
+
+from ups_server.language.encoder import Encoder
+
+Array = NDArray[np.float32]
+
+HEAD_FILE = "words.safetensors"
+"""In a model folder: the network that names terms. `benchmarks/language.py` makes it."""
+NAMED = 0.5
+"""Least probability of a term that is proposed."""
+PIECES, PIECE_LENGTHS = 2048, (3, 4, 5)
+"""Pieces of words are counted in so many places, by a hash."""
+
+
+@dataclass(frozen=True)
+class Bag:
+    """Counts of known words, weighted by how rare they are, and of pieces of any words."""
+
+    words: tuple[str, ...]
+    weights: Array
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> "Bag":
+        """The words that stand in two of the texts at least."""
+        count = Counter(word for text in texts for word in set(words_of(text)))
+        words = tuple(sorted(word for word, times in count.items() if times > 1))
+        return cls(words, np.array([math.log(len(texts) / count[word]) for word in words], np.float32))
+
+    def counts(self, text: str) -> Array:
+        """(W,) of unit length; zero where no word is known."""
+        said = Counter(words_of(text))
+        return _unit(self.weights * np.array([said[word] for word in self.words], np.float32))
+
+    def pieces(self, text: str) -> Array:
+        """(PIECES,) of unit length: pieces of three to five letters, with signs so that collisions cancel."""
+        found = np.zeros(PIECES, np.float32)
+        for word in words_of(text):
+            framed = f"<{word}>"
+            for length in PIECE_LENGTHS:
+                for start in range(len(framed) - length + 1):
+                    place = zlib.crc32(framed[start : start + length].encode())
+                    found[place % PIECES] += 1.0 if place & (1 << 20) else -1.0
+        return _unit(found)
+
+    def features(self, text: str) -> Array:
+        """(W + PIECES,) of unit length."""
+        return _unit(np.concatenate([self.counts(text), self.pieces(text)]))
+
+
+def words_of(text: str) -> list[str]:
+    """Words and signs of formulas."""
+    return re.findall(r"[\w^*]+|[+-]", text.lower())
+
+
+def features_of(text: str, encoder: Encoder, bag: Bag) -> Array:
+    """(E,) of unit length: the language model's layers beside words and their pieces.
+
+    Raises:
+        UserError: ``text_too_long``.
+    """
+    return joined(encoder.layers(text), bag.counts(text), bag.pieces(text))
+
+
+def joined(*parts: Array) -> Array:
+    """Features beside each other, of unit length where each of them is."""
+    result: Array = np.concatenate(parts) / math.sqrt(len(parts))
+    return result
+
+
+def _unit(values: Array) -> Array:
+    result: Array = values / max(float(np.linalg.norm(values)), 1e-6)
+    return result
+
+
+@dataclass(frozen=True)
+class Head:
+    """The network: features (E,) -> GELU layer -> one logit per term of `names`."""
+
+    names: tuple[str, ...]
+    threshold: float
+    bag: Bag
+    hidden: Array
+    hidden_bias: Array
+    out: Array
+    out_bias: Array
+
+    @classmethod
+    def load(cls, file: Path) -> "Head":
+        with safe_open(file, "np") as stored:
+            about = stored.metadata()
+            weights, *tensors = (
+                stored.get_tensor(name).astype(np.float32)
+                for name in ("rarity", "hidden", "hidden_bias", "out", "out_bias")
+            )
+        bag = Bag(tuple(json.loads(about["words"])), weights)
+        return cls(tuple(json.loads(about["terms"])), float(about["threshold"]), bag, *tensors)
+
+    def logits(self, features: Array) -> Array:
+        """(K,) of a text's features (E,)."""
+        inner = features @ self.hidden.T + self.hidden_bias
+        # The tanh form is what the network was trained with.
+        hidden = 0.5 * inner * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (inner + 0.044715 * inner**3)))
+        result: Array = hidden @ self.out.T + self.out_bias
+        return result
+
+
+def confidence_of(best: Array) -> float:
+    """That all terms, named or not, are right, given each one's probability (K,)."""
+    return float(np.prod(np.maximum(best, 1.0 - best)))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tests.small_models import SMALL, card, make
 from ups_server.errors import UserError
-from ups_server.model.body import load_tokenizer, pretrained_body
+from ups_server.model.body import MAX_TOKENS, load_tokenizer, pretrained_body
 from ups_server.model.checkpoint import from_pretrained, save_pretrained
 from ups_server.model.conditioning import Conditions, conditions, value_features
 from ups_server.model.config import UPS_PAPER, FamilyCard, UPSConfig
@@ -345,3 +345,9 @@ def test_repeated_conditions_are_those_of_every_state() -> None:
     assert many.texts == tuple(text for text in one.texts for _ in range(3))
     torch.testing.assert_close(many.coefficients[:, 0], torch.tensor([0.1] * 3 + [0.2] * 3))
     torch.testing.assert_close(many.mean, one.mean.repeat_interleave(3, 0))
+
+
+def test_no_text_is_cut_silently(small: UPSModel) -> None:
+    with pytest.raises(UserError) as caught:
+        small.metadata.tokens(("Burgers " + "with a very long name " * 20,))
+    assert (caught.value.code, caught.value.expected) == ("text_too_long", f"at most {MAX_TOKENS}")

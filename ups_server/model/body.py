@@ -26,6 +26,7 @@ DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 OWN_CODE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 """Whatever a folder says: nothing is fetched, and none of its programs is run."""
 MAX_TOKENS = 48
+"""Of an equation's name with its coefficients."""
 
 
 def default_folder() -> Path:
@@ -133,8 +134,21 @@ class MetadataEncoder:
         self._ids = lru_cache(maxsize=65536)(self._tokenize)
 
     def _tokenize(self, text: str) -> tuple[int, ...]:
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"][:MAX_TOKENS]
-        return tuple(ids)
+        """Of a text.
+
+        Raises:
+            UserError: ``text_too_long``; nothing is cut.
+        """
+        ids = tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        if len(ids) > MAX_TOKENS:
+            raise UserError(
+                "text_too_long",
+                "the name of the equation with its coefficients is too long for the language model",
+                got=f"{len(ids)} tokens",
+                expected=f"at most {MAX_TOKENS}",
+                hint="use a shorter name or fewer coefficients",
+            )
+        return ids
 
     def tokens(self, texts: tuple[str, ...]) -> tuple[Tensor, Tensor]:
         """Token embeddings (B, T, E) and their mask (B, T), one for real tokens."""

@@ -247,6 +247,7 @@ def fit(model: Path) -> dict[str, Any]:
     plain = {name: tensor.detach().half().contiguous() for name, tensor in tensors.items()}
     about = {"terms": json.dumps(NAMES), "threshold": repr(threshold), "words": json.dumps(bag.words)}
     save_file(plain, model / HEAD_FILE, metadata=about)
+    (model / HEAD_FILE).chmod(0o644)
     found = {}
     for name in ("validation", "calibration", "test"):
         styles = [entry["style"] for entry in sentences(f"{name}.jsonl")]

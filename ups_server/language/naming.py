@@ -69,13 +69,14 @@ def words_of(text: str) -> list[str]:
     return re.findall(r"[\w^*]+|[+-]", text.lower())
 
 
-def features_of(text: str, encoder: Encoder, bag: Bag) -> Array:
-    """(E,) of unit length: the language model's layers beside words and their pieces.
+def features_of(texts: Sequence[str], encoder: Encoder, bag: Bag) -> list[Array]:
+    """(E,) of unit length for each text: the language model's layers beside words and their pieces.
 
     Raises:
         UserError: ``text_too_long``.
     """
-    return joined(encoder.layers(text), bag.counts(text), bag.pieces(text))
+    layers = encoder.layers_of(texts)
+    return [joined(layer, bag.counts(text), bag.pieces(text)) for layer, text in zip(layers, texts, strict=True)]
 
 
 def joined(*parts: Array) -> Array:

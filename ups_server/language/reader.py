@@ -80,7 +80,9 @@ class Reader:
                 expected=f"at most {MAX_CHARACTERS}",
             )
         parts = Description.of(description)
-        logits = {text: self._head.logits(features_of(text, self._encoder, self._head.bag)) for text in parts.texts}
+        texts = sorted(parts.texts)
+        features = features_of(texts, self._encoder, self._head.bag)
+        logits = {text: self._head.logits(feature) for text, feature in zip(texts, features, strict=True)}
         best = parts.probabilities(logits, len(self._head.names))
         if not (best >= NAMED).any() or confidence_of(best) < self._head.threshold:
             return abstention(parts.clauses)

@@ -101,7 +101,7 @@ def test_a_state_ends_once_for_the_first_reason() -> None:
     values[0, 2, 1] = np.inf
     assert kept.check(2, values) == [Ended(2, (1,), (0,))]
     assert not kept.alive.any()
-    assert np.isnan(kept.shown(values)).all()
+    assert np.isnan(kept.masked(values)).all()
 
 
 def ended(family: str, n_steps: int, **changes: object) -> tuple[Plan, Frames, list[dict[str, Any]]]:

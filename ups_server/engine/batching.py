@@ -8,7 +8,7 @@ import numpy as np
 
 from ups_server.engine.engine import RolloutSpec
 from ups_server.solvers.limits import Ended, Survivors
-from ups_server.solvers.solver import Batch, BatchedSession, Frames, Landing, Resumable, Session
+from ups_server.solvers.solver import Batch, BatchedSession, Frames, InFlight, Resumable, Session
 
 
 @dataclass(eq=False)
@@ -122,7 +122,7 @@ class Rollout:
         ended = self.survivors.check(step, values, part.first)
         part.over = self._has_ended(part)
         if step % self.save_every == 0:
-            shown = self.survivors.shown(values, part.first)
+            shown = self.survivors.masked(values, part.first)
             self._frames.setdefault(step, {})[part.first] = (shown,) if saved is None else (shown, saved)
         return ended
 
@@ -173,8 +173,8 @@ class InFlightStep:
 
     members: list[Part]
     steps: list[int]
-    states: Landing
-    saved: Landing | None
+    states: InFlight
+    saved: InFlight | None
 
 
 class Single:
@@ -183,11 +183,11 @@ class Single:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def launch(self, wanted: Sequence[bool]) -> Landing:
+    def launch(self, wanted: Sequence[bool]) -> InFlight:
         frames = self._session.step()
         return lambda: [frames]
 
-    def saved(self, wanted: Sequence[bool]) -> Landing:
+    def saved(self, wanted: Sequence[bool]) -> InFlight:
         if not isinstance(self._session, Resumable):
             raise TypeError(f"the place of a {type(self._session).__name__} cannot be saved")
         saved = self._session.saved()

@@ -41,7 +41,7 @@ class InProcess:
             if not survivors.alive.any():
                 break
             if step % spec.save_every == 0:
-                yield Frame(step, survivors.shown(values))
+                yield Frame(step, survivors.masked(values))
         yield Finished(seconds)
 
     def beside(self, model: str) -> bool:

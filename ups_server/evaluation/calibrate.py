@@ -77,7 +77,7 @@ def rollout_errors(
     Where a rollout is not finite its error is infinite.
 
     Args:
-        progress: told how many rollouts are done.
+        progress: called with the number of rollouts that are done.
         kept: folder where the errors of every batch are kept, and from which a measurement that was interrupted goes
             on; of one solver, one grid and one way of drawing trajectories.
     """
@@ -129,7 +129,7 @@ def calibrate(
     """The envelope from trajectories that chose nothing, seen at grids that differ along periodic axes only.
 
     Of each store the last `test` measure the coverage, of the others a quarter gives the shape and the rest the size.
-    `progress` is told how many rollouts are done; `kept` is the folder of those that need not be done again
+    `progress` is called with the number of rollouts done; `kept` is the folder of those that need not be done again
     (`rollout_errors`).
 
     Raises:
@@ -146,7 +146,7 @@ def calibrate(
         shape = max(1, others // 4)
         folder = None if kept is None else kept / "-".join(f"{place:g}" for place in part.grid.offset)
         rows = np.arange(len(part.store))
-        errors = rollout_errors(solver, card, part, rows, partial(_tell, progress, done), folder)
+        errors = rollout_errors(solver, card, part, rows, partial(_add, progress, done), folder)
         for name, chosen in zip(parts, np.split(errors, [shape, others]), strict=True):
             parts[name].append(chosen)
         done += len(rows)
@@ -182,7 +182,7 @@ def calibrate(
     )
 
 
-def _tell(progress: Callable[[int], None], before: int, done: int) -> None:
+def _add(progress: Callable[[int], None], before: int, done: int) -> None:
     progress(before + done)
 
 

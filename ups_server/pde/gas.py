@@ -1,7 +1,7 @@
 """A compressible gas in a box, one step at a time: its flow without viscosity, and its friction.
 
 States are (2 + d, X..., N), quantities first and trajectories last: conserved ones are rho, rho v_1 ... rho v_d, E;
-primitive ones rho, v_1 ... v_d, p. Cell averages and point values differ by O(dx^2) and are not told apart. An axis is
+primitive ones rho, v_1 ... v_d, p. Cell averages and point values differ by O(dx^2) and count as the same. An axis is
 periodic or its gradients are zero at both ends: the cells outside hold what the outermost ones inside do. It all works
 in the precision of the state.
 

@@ -2,8 +2,8 @@
 
     v_t + v . grad v = -grad p + nu lap v + c f,  div v = 0,  c_t + v . grad c = 0
 
-A step of `STEP`, on a staggered grid: velocity is carried by itself (semi-Lagrangian, linear), diffuses (Euler's
-explicit step), is accelerated by c f and projected; then the particles are carried by the new velocity. All of it is of
+A step of `STEP`, on a staggered grid: velocity is advected by itself (semi-Lagrangian, linear), diffuses (Euler's
+explicit step), is accelerated by c f and projected; then the new velocity advects the particles. All of it is of
 first order in the step, and in space through the linear interpolation.
 
 These are the numerics of PDEBench's generator (PhiFlow's standard operators), in its order: velocity beyond a wall is
@@ -276,14 +276,14 @@ class _Flow(Stepped):
 
     def go(self, step: float) -> None:
         """Go on by one `step`."""
-        self._carry_velocity(step)
+        self._advect_velocity(step)
         self._diffuse(step)
         if self.force is not None:
             self._accelerate(step, *self.force)
         self._project()
-        self._carry_particles(step)
+        self._advect_particles(step)
 
-    def _carry_velocity(self, step: float) -> None:
+    def _advect_velocity(self, step: float) -> None:
         near, u, v = self.ring.near, self.u, self.v
         x, y = (step / spacing for spacing in self.spacing)
         v_at_u = near(v) + near(v, 0, -1)
@@ -294,10 +294,10 @@ class _Flow(Stepped):
         u_at_v += near(u, 0, 1)
         u_at_v += near(u, -1, 1)
         u_at_v *= 0.25 * x
-        carried_u = upstream(self.ring, u, x * near(u), v_at_u)
-        carried_v = upstream(self.ring, v, u_at_v, y * near(v))
-        np.multiply(carried_u, near(self.inner_u), out=near(u))
-        np.multiply(carried_v, near(self.inner_v), out=near(v))
+        advected_u = upstream(self.ring, u, x * near(u), v_at_u)
+        advected_v = upstream(self.ring, v, u_at_v, y * near(v))
+        np.multiply(advected_u, near(self.inner_u), out=near(u))
+        np.multiply(advected_v, near(self.inner_v), out=near(v))
 
     def _diffuse(self, step: float) -> None:
         near = self.ring.near
@@ -361,7 +361,7 @@ class _Flow(Stepped):
             slope *= near(inner)
             near(velocity)[:] -= slope
 
-    def _carry_particles(self, step: float) -> None:
+    def _advect_particles(self, step: float) -> None:
         near = self.ring.near
         x, y = (0.5 * step / spacing for spacing in self.spacing)
         u = near(self.u) + near(self.u, -1)

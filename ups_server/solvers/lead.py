@@ -21,7 +21,7 @@ from ups_server.model.lead_config import LatentConfig, LeadCard
 from ups_server.pde import Grid
 from ups_server.pde.resampling import resample
 from ups_server.solvers.neural import canonical, off_the_device
-from ups_server.solvers.solver import BatchedSession, Frames, Landing, Problem
+from ups_server.solvers.solver import BatchedSession, Frames, InFlight, Problem
 
 TENSORS = 6
 """Of all channels, that are alive at once in a call."""
@@ -95,7 +95,7 @@ class LeadBatch:
         self._sessions = sessions
 
     @torch.inference_mode()
-    def launch(self, wanted: Sequence[bool]) -> Landing:
+    def launch(self, wanted: Sequence[bool]) -> InFlight:
         for session in self._sessions:
             session.steps += 1
         called = [
@@ -108,14 +108,14 @@ class LeadBatch:
         states = self._call([self._sessions[number] for number in called])
         copies = off_the_device(*states)
 
-        def land() -> list[Frames | None]:
+        def arrive() -> list[Frames | None]:
             out: list[Frames | None] = [None] * len(self._sessions)
             for number, rows in zip(called, copies(), strict=True):
                 if wanted[number] or not rows.isfinite().all():
                     out[number] = self._sessions[number].frames(rows)
             return out
 
-        return land
+        return arrive
 
     def _call(self, sessions: Sequence[LeadSession]) -> list[Tensor]:
         anchors = torch.cat([session.anchor for session in sessions])
@@ -127,15 +127,15 @@ class LeadBatch:
                 session.anchor, session.anchored = canonical(rows), session.steps
         return states
 
-    def saved(self, wanted: Sequence[bool]) -> Landing:
+    def saved(self, wanted: Sequence[bool]) -> InFlight:
         due = [session.anchor for session, wants in zip(self._sessions, wanted, strict=True) if wants]
         copies = off_the_device(*due)
 
-        def land() -> list[Frames | None]:
+        def arrive() -> list[Frames | None]:
             arrived = iter(copies())
             return [next(arrived).numpy() if wants else None for wants in wanted]
 
-        return land
+        return arrive
 
     def release(self) -> None:
         """Sessions keep their own anchors."""

@@ -155,14 +155,14 @@ class Survivors:
         self.alive[rows] &= going
         return found
 
-    def shown(self, values: Frames, first: int = 0) -> Frames:
+    def masked(self, values: Frames, first: int = 0) -> Frames:
         """The states (N, X..., C), or what goes on from them, with NaN for those that have ended."""
         alive = self.alive[first : first + len(values)]
         if alive.all():
             return values
-        shown = values.copy()
-        shown[~alive] = np.nan
-        return shown
+        masked = values.copy()
+        masked[~alive] = np.nan
+        return masked
 
 
 def _numbers(chosen: NDArray[np.bool_], first: int) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ from ups_server.model.superspace import check_card, lift, lower
 from ups_server.pde import BoundaryCondition, Grid
 from ups_server.pde import family as find
 from ups_server.pde.resampling import resample, subsampled
-from ups_server.solvers.solver import BatchedSession, Frames, Landing, Problem, Session
+from ups_server.solvers.solver import BatchedSession, Frames, InFlight, Problem, Session
 
 STEP_TENSORS = 12
 """Tensors (channels, points) that are alive at once in the heaviest part of a step."""
@@ -76,7 +76,7 @@ class UPSSession(BatchedSession):
 
     @property
     def kind(self) -> Hashable:
-        """Problems of one kind can be read together: of one family, told the same."""
+        """Problems of one kind can be read together: of one family, with the same given."""
         return (id(self.card), self.given.coefficient_names, self.given.static is None)
 
     @torch.inference_mode()
@@ -149,7 +149,7 @@ class UPSBatch:
         self._absent = torch.cat([session.given.mask for session in sessions])[spread] == 0
 
     @torch.inference_mode()
-    def launch(self, wanted: Sequence[bool]) -> Landing:
+    def launch(self, wanted: Sequence[bool]) -> InFlight:
         self._read_again()
         self._u = canonical(self._model(self._u, self._context))
         for session in self._sessions:
@@ -158,7 +158,7 @@ class UPSBatch:
         finite = (physical.isfinite() | self._absent).flatten(1).all(1)
         copies = off_the_device(finite, physical) if any(wanted) else off_the_device(finite)
 
-        def land() -> list[Frames | None]:
+        def arrive() -> list[Frames | None]:
             arrived, *states = copies()
             good = [bool(rows.all()) for rows in arrived.split(self._rows)]
             if not states and not all(good):
@@ -168,17 +168,17 @@ class UPSBatch:
             chosen = zip(self._sessions, states[0].split(self._rows), wanted, good, strict=True)
             return [_frames(rows, session) if due or not fine else None for session, rows, due, fine in chosen]
 
-        return land
+        return arrive
 
-    def saved(self, wanted: Sequence[bool]) -> Landing:
+    def saved(self, wanted: Sequence[bool]) -> InFlight:
         chosen = zip(self._sessions, self._u.split(self._rows), wanted, strict=True)
         copies = off_the_device(*(_saved(session, rows) for session, rows, due in chosen if due))
 
-        def land() -> list[Frames | None]:
+        def arrive() -> list[Frames | None]:
             arrived = iter(copies())
             return [next(arrived).numpy() if due else None for due in wanted]
 
-        return land
+        return arrive
 
     def _read_again(self) -> None:
         due = [session for session in self._sessions if reads_again(self._model, session.steps)]

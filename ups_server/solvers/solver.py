@@ -57,18 +57,18 @@ class Resumable(Protocol):
         ...
 
 
-Landing = Callable[[], list[Frames | None]]
+InFlight = Callable[[], list[Frames | None]]
 """Waits for a step that was launched. Each session's state (B, X..., C) where it was wanted or is not finite."""
 
 
 class Batch(Protocol):
     """Sessions that advance together."""
 
-    def launch(self, wanted: Sequence[bool]) -> Landing:
-        """Begins one step of all; on an accelerator the next one may begin before this one has landed."""
+    def launch(self, wanted: Sequence[bool]) -> InFlight:
+        """Begins one step of all; on an accelerator the next one may begin before its states have arrived."""
         ...
 
-    def saved(self, wanted: Sequence[bool]) -> Landing:
+    def saved(self, wanted: Sequence[bool]) -> InFlight:
         """Begins to copy what `Resumable.saved` gives after the step launched last, for each session that wants it."""
         ...
 

@@ -132,8 +132,8 @@ class _Water(Stepped):
         whole, rest = whole_steps(elapsed, STEP)
         for _ in range(whole - done):
             self._state = advance(self._state, STEP, self._grid)
-        shown = advance(self._state, rest, self._grid) if rest else self._state
-        return shown[:1, ..., None]
+        state = advance(self._state, rest, self._grid) if rest else self._state
+        return state[:1, ..., None]
 
 
 def advance(state: Array, interval: float, grid: Grid) -> Array:

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ups_server.jobs.database import FILE
 from ups_server.settings import Settings
 
 
-def told(tmp_path: Path, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+def doctor(tmp_path: Path, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
     with pytest.raises(SystemExit) as ended:
         main(["doctor", "--data-dir", str(tmp_path), *words])
     code = ended.value.code
@@ -22,20 +23,26 @@ def told(tmp_path: Path, capsys: pytest.CaptureFixture[str], *words: str) -> tup
 
 
 def test_this_installation_is_in_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out = told(tmp_path, capsys, "--json")
+    code, out = doctor(tmp_path, capsys, "--json")
     report: dict[str, Any] = json.loads(out)
     assert (code, report["ok"]) == (0, True), out
     assert [check["name"] for check in report["checks"]] == [check.__name__ for check in CHECKS]
     assert {check["status"] for check in report["checks"]} <= {"ok", "warning"}
     assert not (tmp_path / FILE).exists(), "looking makes nothing"
-    code, out = told(tmp_path, capsys)
+    code, out = doctor(tmp_path, capsys)
     assert code == 0
     assert len(out.splitlines()) == len(CHECKS)
 
 
+def test_what_an_extra_would_bring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    findings = {finding.name: finding for finding in examined(Settings(data_dir=tmp_path))}
+    assert (findings["torch"].status, findings["torch"].hint) == ("failed", "pip install 'ups-server[serve]'")
+
+
 def test_a_missing_model(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UPS_DEFAULT_MODEL", "absent")
-    code, out = told(tmp_path, capsys)
+    code, out = doctor(tmp_path, capsys)
     assert code == 1
     assert "FAILED  models     there is no model 'absent'" in out
 

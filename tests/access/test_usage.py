@@ -1,9 +1,9 @@
-"""What keys have used is counted once, and kept."""
+"""What keys have used is counted once, and kept; a bucket of requests fills evenly."""
 
 import pytest
 
 from tests.jobs.conftest import database, database_url, postgresql  # noqa: F401 (fixtures)
-from ups_server.access.usage import Meter, Usage
+from ups_server.access.usage import Meter, RateLimiter, Usage
 from ups_server.jobs.database import Database
 from ups_server.jobs.leases import Leases
 from ups_server.jobs.spec import EvaluationSpec
@@ -51,3 +51,36 @@ def test_jobs_tell_their_own_time(database: Database) -> None:  # noqa: F811
     assert ended.finished_at is not None
     assert account.compute_today("a") == pytest.approx(ended.finished_at - ended.started_at)
     assert account.compute_today("b") == 0.0
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_minutes_worth_at_once_then_an_even_pace() -> None:
+    clock = Clock()
+    limiter = RateLimiter(clock)
+    assert [limiter.take("a", 4) for _ in range(4)] == [0.0] * 4
+    assert limiter.take("a", 4) == pytest.approx(15.0)
+    clock.now += 5.0
+    assert limiter.take("a", 4) == pytest.approx(10.0), "a refusal costs nothing"
+    clock.now += 10.0
+    assert limiter.take("a", 4) == 0.0
+    assert limiter.take("a", 4) == pytest.approx(15.0)
+
+
+def test_keys_do_not_share() -> None:
+    limiter = RateLimiter(Clock())
+    assert [limiter.take(who, 1) for who in "ab"] == [0.0, 0.0]
+
+
+def test_never_more_than_a_minutes_worth() -> None:
+    clock = Clock()
+    limiter = RateLimiter(clock)
+    limiter.take("a", 2)
+    clock.now += 3600.0
+    assert [limiter.take("a", 2) > 0 for _ in range(3)] == [False, False, True]

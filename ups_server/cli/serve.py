@@ -93,6 +93,8 @@ def examined(settings: "Settings") -> Iterator[Finding]:
             yield check(settings)
         except UserError as error:
             yield Finding(check.__name__, "failed", error.message, error.hint)
+        except ModuleNotFoundError as error:
+            yield Finding(check.__name__, "failed", str(error), "pip install 'ups-server[serve]'")
         except (OSError, ImportError, ValueError, RuntimeError) as error:
             yield Finding(check.__name__, "failed", f"{type(error).__name__}: {error}")
 

@@ -22,13 +22,22 @@ parser.add_argument("--nu", type=float, default=0.001, help="viscosity")
 parser.add_argument("--output", default="rollout.png")
 options = parser.parse_args()
 
-problem = {"coefficients": {"nu": options.nu}, "grid": {"n": [options.points]}}
+coefficients, grid = {"nu": options.nu}, {"n": [options.points]}
 initial = {"sample": {"seed": 7}}
 with Client(options.url) as client:
     solution = client.rollout(
-        "burgers", options.steps, initial, model=options.model, diagnostics=True, reference=True, **problem
+        "burgers",
+        options.steps,
+        initial,
+        model=options.model,
+        coefficients=coefficients,
+        grid=grid,
+        diagnostics=True,
+        reference=True,
     )
-    reference = client.rollout("burgers", options.steps, initial, model="numerical", **problem)
+    reference = client.rollout(
+        "burgers", options.steps, initial, model="numerical", coefficients=coefficients, grid=grid
+    )
 
 compared = json.loads(solution.attrs["reference"])
 print(f"true error of the whole trajectory, nRMSE: {compared['nrmse_trajectory']:.4f}")

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.jobs.conftest import database, database_url, postgresql  # noqa: F401 (fixtures)
-from ups_server.access.usage import Meter, RateLimiter, Usage
+from ups_server.access.usage import KeyUsage, Meter, RateLimiter
 from ups_server.jobs.database import Database
 from ups_server.jobs.leases import Leases
 from ups_server.jobs.spec import EvaluationSpec
@@ -22,7 +22,7 @@ def test_the_meter_is_drained_once() -> None:
 
 
 def test_seconds_add_up_by_key(database: Database) -> None:  # noqa: F811
-    account = Usage(database)
+    account = KeyUsage(database)
     assert account.compute_today("a") == 0.0
     account.add({"a": 1.0, "b": 5.0})
     account.add({"a": 0.25})
@@ -31,7 +31,7 @@ def test_seconds_add_up_by_key(database: Database) -> None:  # noqa: F811
 
 
 def test_the_first_owner_keeps_it(database: Database) -> None:  # noqa: F811
-    account = Usage(database)
+    account = KeyUsage(database)
     account.record_owner("a", "file-1")
     account.record_owner("b", "file-1")
     account.record_owner("b", "file-2")
@@ -39,7 +39,7 @@ def test_the_first_owner_keeps_it(database: Database) -> None:  # noqa: F811
 
 
 def test_jobs_tell_their_own_time(database: Database) -> None:  # noqa: F811
-    account, store, leases = Usage(database), JobStore(database), Leases(database)
+    account, store, leases = KeyUsage(database), JobStore(database), Leases(database)
     job, _ = store.create(EvaluationSpec(model="persistence", file="burgers"))
     account.record_owner("a", job.id)
     assert account.compute_today("a") == 0.0, "it has not begun"

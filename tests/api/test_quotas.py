@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from tests.api.conftest import RunningService, running_service, wait_until
 from ups_server.access.keys import KeyLimits, KeyStore
 from ups_server.access.scopes import Scope
-from ups_server.access.usage import Usage
+from ups_server.access.usage import KeyUsage
 from ups_server.api.app import create_app
 from ups_server.jobs.database import open_database
 from ups_server.settings import Settings
@@ -61,7 +61,7 @@ def test_a_key_is_held_to_its_limits(limited: RunningService) -> None:
     assert limited.send("POST", "/v1/rollouts", ROLLOUT, **computing).status_code == 200
     used = limited.send("GET", "/v1/keys/current", **computing).json()
     assert 0 < used["compute_seconds"] < 1000
-    Usage(limited.jobs.database).add({used["key"]["id"]: 1000.0})
+    KeyUsage(limited.jobs.database).add({used["key"]["id"]: 1000.0})
     refused = limited.send("POST", "/v1/rollouts", ROLLOUT, **computing)
     assert (refused.status_code, refused.json()["code"]) == (429, "compute_quota_exceeded")
     assert 1 <= int(refused.headers["Retry-After"]) <= 86400
@@ -116,7 +116,7 @@ def test_what_is_asked_for_at_once_shares_the_quota(limited: RunningService) -> 
 
 def test_what_a_dead_process_reserved_is_free_again(tmp_path: Path) -> None:
     database = open_database(tmp_path)
-    usage = Usage(database)
+    usage = KeyUsage(database)
 
     def nothing(resources: Collection[str]) -> dict[str, int]:
         return {}

@@ -85,7 +85,7 @@ class RateLimiter:
             return (1.0 - left) * MINUTE_S / per_minute
 
 
-class Usage:
+class KeyUsage:
     """The account of all keys in the database. A day is one of UTC."""
 
     def __init__(self, database: Database) -> None:

@@ -28,7 +28,7 @@ from starlette.types import Scope as Connection
 
 from ups_server.access.keys import DAY_S, ApiKey, KeyLimits, KeyStore
 from ups_server.access.scopes import Scope
-from ups_server.access.usage import Meter, Usage
+from ups_server.access.usage import KeyUsage, Meter
 from ups_server.api.service import CurrentService, Service
 from ups_server.engine.engine import Engine, Event, Health, RolloutSpec, Started
 from ups_server.errors import UserError
@@ -216,7 +216,7 @@ def check_compute(request: Request, tags: Collection[str], key: ApiKey, service:
 
 def computed_today(key: ApiKey, service: Service) -> float:
     """Seconds that engine and worker computed for a key since midnight, UTC."""
-    return Usage(service.jobs.database).compute_today(key.id) + service.meter.gathered(key.id)
+    return KeyUsage(service.jobs.database).compute_today(key.id) + service.meter.gathered(key.id)
 
 
 @contextmanager
@@ -230,7 +230,7 @@ def reserved(resource: str, size: int, key: ApiKey | None, service: Service) -> 
     if key is None or allowed is None:
         yield
         return
-    usage = Usage(service.jobs.database)
+    usage = KeyUsage(service.jobs.database)
     left = usage.reserve(key.id, resource, size, allowed, partial(sizes_of, service))
     if size > left:
         raise UserError(
@@ -248,7 +248,7 @@ def reserved(resource: str, size: int, key: ApiKey | None, service: Service) -> 
 
 def stored_bytes(key: ApiKey, service: Service) -> int:
     """Bytes of all files that a key uploaded and of the results of its asynchronous rollouts, planned ones included."""
-    return Usage(service.jobs.database).taken(key.id, partial(sizes_of, service))
+    return KeyUsage(service.jobs.database).taken(key.id, partial(sizes_of, service))
 
 
 def sizes_of(service: Service, resources: Collection[str]) -> dict[str, int]:
@@ -334,7 +334,7 @@ class Ownership:
 
 async def record_owner(service: Service, key: str, resource: str) -> None:
     """Writes down that a key made a file or a job."""
-    await asyncio.to_thread(Usage(service.jobs.database).record_owner, key, resource)
+    await asyncio.to_thread(KeyUsage(service.jobs.database).record_owner, key, resource)
 
 
 async def keep_accounts(service: Service) -> None:
@@ -352,7 +352,7 @@ def write_accounts(service: Service) -> None:
     gathered = service.meter.drain()
     try:
         if gathered:
-            Usage(service.jobs.database).add(gathered)
+            KeyUsage(service.jobs.database).add(gathered)
     except SQLAlchemyError:
         for key, seconds in gathered.items():
             service.meter.computed(key, seconds)

@@ -148,8 +148,8 @@ def solve(
         raise UserError("invalid_request", "say where the solution goes", expected="--output FILE, or --detach")
     check_suffix(output, (*suffixes(), *PICTURES))
     catalog, model_id = _find_model(method or model, data_dir)
-    given = coefficients if equation is None else {}
-    start = None if initial is None else _read(initial, trajectory, chosen, given, resolution)
+    values = coefficients if equation is None else {}
+    start = None if initial is None else _read(initial, trajectory, chosen, values, resolution)
     request = replace(wanted, model=model_id)
     todo = _plan(request, start, catalog)
     solutions, attributes = _roll_out(todo, device)

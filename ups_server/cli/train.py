@@ -201,7 +201,7 @@ def _adapt(
     file, held_out = files
     work = output.with_name(f".{output.name}.adapting")
     folder = model_folder(model)
-    place = Place(work, TerminalListener(advance), stopped, choose_device(device))
+    place = Place(work, ProgressListener(advance), stopped, choose_device(device))
     try:
         data = FewShotData(_store(file, said, work / "store", advance), file.name)
         if held_out is not None:
@@ -252,7 +252,7 @@ def _store(file: Path, said: FileSaid, copy: Path, advance: Advance) -> "Store":
         )
 
 
-class TerminalListener:
+class ProgressListener:
     """One bar, and a line per validation."""
 
     def __init__(self, advance: Advance) -> None:

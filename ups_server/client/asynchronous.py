@@ -16,13 +16,13 @@ from ups_server.client.exchange import (
     TIMEOUT_S,
     Ask,
     Effect,
-    EventStream,
+    InThread,
     ItemT,
     Operation,
     P,
     Pause,
+    Stream,
     T,
-    Work,
     advance,
     connection,
     described,
@@ -42,7 +42,7 @@ def awaiting(
 
 
 def iterating(
-    stream: Callable[P, EventStream[ItemT]],
+    stream: Callable[P, Stream[ItemT]],
 ) -> "Callable[Concatenate[AsyncClient, P], AsyncGenerator[ItemT]]":
     """The method that yields the items of a stream."""
 
@@ -147,7 +147,7 @@ class AsyncClient:
                 return await self._answer(effect)
             case Pause():
                 return await asyncio.sleep(effect.seconds)
-            case Work():
+            case InThread():
                 return await asyncio.to_thread(effect.function, self._blocking)
 
     async def _answer(self, ask: Ask) -> httpx.Response:
@@ -167,7 +167,7 @@ class AsyncClient:
                 await response.aread()
         return response
 
-    async def _iterate(self, stream: EventStream[ItemT]) -> AsyncGenerator[ItemT]:
+    async def _iterate(self, stream: Stream[ItemT]) -> AsyncGenerator[ItemT]:
         while not stream.ended:
             broken: httpx.TransportError | None = None
             async with aclosing(await self._run(stream.connect())) as response:

@@ -15,13 +15,13 @@ from ups_server.client.exchange import (
     TIMEOUT_S,
     Ask,
     Effect,
-    EventStream,
+    InThread,
     ItemT,
     Operation,
     P,
     Pause,
+    Stream,
     T,
-    Work,
     advance,
     connection,
     described,
@@ -38,7 +38,7 @@ def waiting(operation: Callable[P, Operation[T]]) -> "Callable[Concatenate[Clien
     return method
 
 
-def iterating(stream: Callable[P, EventStream[ItemT]]) -> "Callable[Concatenate[Client, P], Generator[ItemT]]":
+def iterating(stream: Callable[P, Stream[ItemT]]) -> "Callable[Concatenate[Client, P], Generator[ItemT]]":
     """The method that yields the items of a stream."""
 
     def method(client: "Client", /, *arguments: P.args, **named: P.kwargs) -> Generator[ItemT]:
@@ -131,7 +131,7 @@ class Client:
                 return self._answer(effect)
             case Pause():
                 return time.sleep(effect.seconds)
-            case Work():
+            case InThread():
                 return effect.function(self._http)
 
     def _answer(self, ask: Ask) -> httpx.Response:
@@ -150,7 +150,7 @@ class Client:
                 response.read()
         return response
 
-    def _iterate(self, stream: EventStream[ItemT]) -> Generator[ItemT]:
+    def _iterate(self, stream: Stream[ItemT]) -> Generator[ItemT]:
         while not stream.ended:
             broken: httpx.TransportError | None = None
             with closing(self._run(stream.connect())) as response:

@@ -64,13 +64,13 @@ class Pause:
 
 
 @dataclass(frozen=True)
-class Work:
+class InThread:
     """A function that keeps its thread busy; it may ask through a blocking connection. The outcome is its value."""
 
     function: Callable[[httpx.Client], Any]
 
 
-Effect = Ask | Pause | Work
+Effect = Ask | Pause | InThread
 Operation = Generator[Effect, Any, T]
 
 
@@ -127,7 +127,7 @@ def deleted(path: str) -> Operation[None]:
 
 def worked(function: Callable[[httpx.Client], T]) -> Operation[T]:
     """What a function returns that is computed where it holds up nobody."""
-    value: T = yield Work(function)
+    value: T = yield InThread(function)
     return value
 
 
@@ -136,7 +136,7 @@ def pause_s(failures: int) -> float:
     return float(min(0.1 * 2**failures, LONGEST_PAUSE_S))
 
 
-class EventStream(ABC, Generic[ItemT]):
+class Stream(ABC, Generic[ItemT]):
     """Server-sent events as items of type T, over one connection after another, until `ended`."""
 
     def __init__(self) -> None:

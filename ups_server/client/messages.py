@@ -40,7 +40,7 @@ class SuperResolutionOptions(TypedDict, total=False):
     dt: float | None
     save_every: int | None
     method: Literal["resolution-free", "interpolation"] | None
-    ensemble: Mapping[str, float] | None
+    ensemble: Mapping[str, Any] | None
     diagnostics: bool | None
     reference: bool | None
     deterministic: bool | None

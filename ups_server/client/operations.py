@@ -18,10 +18,10 @@ import numpy as np
 
 from ups_server.client.exchange import (
     Ask,
-    EventStream,
     ItemT,
     Operation,
     Pause,
+    Stream,
     asked,
     check,
     deleted,
@@ -152,7 +152,7 @@ def stream(
     n_steps: int | None = None,
     initial_condition: InitialCondition | None = None,
     **options: Unpack[RolloutOptions],
-) -> EventStream[Step]:
+) -> Stream[Step]:
     """The states of a rollout as they are computed, the initial condition first; arguments as of `rollout`.
 
     Closing the iterator cancels the rollout. A blow-up ends it early.
@@ -168,7 +168,7 @@ def stream_events(
     n_steps: int | None = None,
     initial_condition: InitialCondition | None = None,
     **options: Unpack[RolloutOptions],
-) -> EventStream[ServerEvent]:
+) -> Stream[ServerEvent]:
     """(name, data) of all events of a rollout, diagnostics and reference included, `data["data"]` being arrays.
 
     Raises:
@@ -324,7 +324,7 @@ def job(job_id: str) -> Operation[JobDocument]:
     return JobDocument((yield from got(_job_path(job_id))))
 
 
-def follow(job_id: str, after: int = 0) -> EventStream[ServerEvent]:
+def follow(job_id: str, after: int = 0) -> Stream[ServerEvent]:
     """(type, data) of a job's events above number `after` as they come, until it ends.
 
     A stream that breaks off is taken up again where it was.
@@ -475,7 +475,7 @@ def _opened(http: httpx.Client, address: str) -> "xr.Dataset":
     return lazy
 
 
-class _RolloutStream(EventStream[ItemT]):
+class _RolloutStream(Stream[ItemT]):
     """A rollout in progress. It is not kept, so that what breaks off is lost; the connection's end cancels it."""
 
     def __init__(self, initial_condition: InitialCondition | None, document: Mapping[str, Any]) -> None:
@@ -514,7 +514,7 @@ class _Steps(_RolloutStream[Step]):
             yield Step(data["index"], data["time"], data["data"])
 
 
-class _JobEvents(EventStream[ServerEvent]):
+class _JobEvents(Stream[ServerEvent]):
     """A job's events above a number, until the job has ended; every connection goes on where the last one was."""
 
     def __init__(self, job_id: str, after: int) -> None:

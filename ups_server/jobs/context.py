@@ -19,7 +19,7 @@ from ups_server.settings import Settings
 logger = logging.getLogger("ups_server.worker")
 
 
-class Stopped(Exception):
+class TaskStopped(Exception):
     """A task ends before its end. `cancelled`: the job was cancelled; else its worker stops and the job waits."""
 
     def __init__(self, cancelled: bool) -> None:
@@ -67,11 +67,11 @@ class JobContext:
         return self.leases.cancelled(self.lease) or self.stopping.is_set()
 
     def raise_if_stopped(self) -> None:
-        """Raises `Stopped`; to be called where the state is saved, or there is none."""
+        """Raises `TaskStopped`; to be called where the state is saved, or there is none."""
         if self.leases.cancelled(self.lease):
-            raise Stopped(cancelled=True)
+            raise TaskStopped(cancelled=True)
         if self.stopping.is_set():
-            raise Stopped(cancelled=False)
+            raise TaskStopped(cancelled=False)
 
 
 @contextmanager

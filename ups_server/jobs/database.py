@@ -224,7 +224,7 @@ def _invalid_url() -> UserError:
     )
 
 
-Step = Callable[[sa.Connection], None]
+Migration = Callable[[sa.Connection], None]
 
 LOCK = 7_305_441
 """PostgreSQL advisory lock: one process migrates, the others wait. (SQLite's write lock does the same.)"""
@@ -324,11 +324,11 @@ def reservations(connection: sa.Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Step, ...] = (jobs_and_events, model_of_a_job, api_keys, reservations)
+MIGRATIONS: tuple[Migration, ...] = (jobs_and_events, model_of_a_job, api_keys, reservations)
 """Version v of the schema is what the first v steps make."""
 
 
-def migrate(engine: sa.Engine, steps: Sequence[Step] = MIGRATIONS) -> int:
+def migrate(engine: sa.Engine, steps: Sequence[Migration] = MIGRATIONS) -> int:
     """Brings a database to the version of `steps`; returns the version it had.
 
     Raises:

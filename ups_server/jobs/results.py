@@ -210,7 +210,7 @@ SWEEP_S = 60.0
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredResult:
     """A result on disk. `used`: Unix time of the end of its rollout, or of the last reading."""
 
     folder: RolloutFolder
@@ -299,7 +299,7 @@ class Results:
                 hint="use a larger save_every, delete results, or ask again when others have been read",
             )
 
-    def _stored(self, store: JobStore) -> Iterator[Stored]:
+    def _stored(self, store: JobStore) -> Iterator[StoredResult]:
         for path in self._root.iterdir() if self._root.is_dir() else ():
             folder = RolloutFolder(self._settings.data_dir, path.name)
             try:
@@ -311,7 +311,7 @@ class Results:
                 ended = (job.finished_at or 0.0) if job else path.stat().st_mtime
             except (FileNotFoundError, UserError):
                 continue  # removed meanwhile
-            yield Stored(folder, job, size, max(ended, folder.last_read()))
+            yield StoredResult(folder, job, size, max(ended, folder.last_read()))
 
     def _remove(self, folder: RolloutFolder) -> bool:
         with self._lock:

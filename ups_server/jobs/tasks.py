@@ -10,7 +10,7 @@ from ups_server.catalog import Catalog
 from ups_server.data.store import Store
 from ups_server.errors import UserError
 from ups_server.files.equations import EQUATION_FILE, check_one_equation, declare_stored
-from ups_server.jobs.context import JobContext, Stopped, stored_file
+from ups_server.jobs.context import JobContext, TaskStopped, stored_file
 from ups_server.jobs.spec import EvaluationSpec, FineTuningSpec, tuned_model_id
 from ups_server.processes import keep_freed_memory
 
@@ -101,7 +101,7 @@ def fine_tune(context: JobContext) -> dict[str, Any]:
             report = adaptation.run()
         except Interrupted:
             context.raise_if_stopped()
-            raise Stopped(cancelled=False) from None
+            raise TaskStopped(cancelled=False) from None
         except Diverged as error:
             raise UserError("diverged", str(error), hint="a smaller learning rate may help") from error
     context.raise_if_stopped()

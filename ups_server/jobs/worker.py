@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ups_server.errors import UserError
-from ups_server.jobs.context import JobContext, Stopped, heartbeats
+from ups_server.jobs.context import JobContext, TaskStopped, heartbeats
 from ups_server.jobs.database import open_database
 from ups_server.jobs.leases import Lease, LeaseLost, Leases
 from ups_server.jobs.spec import ROLLOUT
@@ -71,7 +71,7 @@ class Worker:
         try:
             context.raise_if_stopped()
             result = self._tasks(lease.job.kind)(context)
-        except Stopped as stopped:
+        except TaskStopped as stopped:
             if stopped.cancelled:
                 self._leases.cancel(lease)
             else:

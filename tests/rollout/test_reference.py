@@ -28,7 +28,7 @@ def independent(todo: Plan, factor: int, seed: int) -> np.ndarray:
     return equation.solve(states, times.astype(np.float64), grid, coefficients)[every]
 
 
-def told(todo: Plan) -> dict[str, Any]:
+def reported(todo: Plan) -> dict[str, Any]:
     """What an answer by persistence says of its reference."""
     found: dict[str, Any] = observed(todo)[1].attributes()["reference"]
     return found
@@ -77,7 +77,7 @@ def test_it_is_as_near_as_it_says(tmp_path: Path, name: str, n: int, steps: int,
         tmp_path, model="persistence", family=name, grid={"n": [n] * ndim}, n_steps=steps, reference=True,
         initial_condition={"sample": {"seed": 4}},
     )  # fmt: skip
-    found = told(todo)
+    found = reported(todo)
     assert found["settled"] is True
     assert found["complete"]
     assert max(found["points"]) >= 2 * family(name).reference_points
@@ -102,7 +102,7 @@ def test_a_state_that_was_given_is_interpolated(tmp_path: Path) -> None:
     x = (np.arange(32) + 0.5) / 32
     wave = {"values": (1.0 + np.sin(2 * np.pi * x)).tolist()}
     todo = planned(tmp_path, model="persistence", initial_condition=wave, reference=True)
-    found, level = told(todo), first_level(todo)
+    found, level = reported(todo), first_level(todo)
     assert found["start"] == "the given state, interpolated"
     assert found["points"] == [2048]
     assert found["error"] < 1e-6
@@ -112,7 +112,7 @@ def test_a_state_that_was_given_is_interpolated(tmp_path: Path) -> None:
 
 def test_a_sample_is_drawn_again(tmp_path: Path) -> None:
     todo = planned(tmp_path, model="persistence", reference=True, initial_condition={"sample": {"seed": 3, "count": 2}})
-    found, level = told(todo), first_level(todo)
+    found, level = reported(todo), first_level(todo)
     assert "same sample" in found["start"]
     assert np.shape(found["error"]) == (2,)
     drawn = family("burgers").sample_initial(np.random.default_rng(3), 2, level.spec.problem.grid)
@@ -123,7 +123,7 @@ def test_a_sample_is_drawn_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["diffusion_reaction_2d", "incompressible_ns_2d"])
 def test_an_equation_of_its_grid_is_solved_there(tmp_path: Path, name: str) -> None:
     todo = planned(tmp_path, model="persistence", family=name, grid={"n": [16, 16]}, n_steps=2, reference=True)
-    found = told(todo)
+    found = reported(todo)
     assert (found["points"], found["error"], found["settled"], found["complete"]) == ([16, 16], None, None, True)
     assert family(name).grid_bound in found["accuracy"]
 

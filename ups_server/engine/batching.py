@@ -122,8 +122,8 @@ class Rollout:
         ended = self.survivors.check(step, values, part.first)
         part.over = self._has_ended(part)
         if step % self.save_every == 0:
-            shown = self.survivors.masked(values, part.first)
-            self._frames.setdefault(step, {})[part.first] = (shown,) if saved is None else (shown, saved)
+            masked = self.survivors.masked(values, part.first)
+            self._frames.setdefault(step, {})[part.first] = (masked,) if saved is None else (masked, saved)
         return ended
 
     def frames(self) -> Iterator[tuple[int, tuple[Frames, ...]]]:

@@ -190,13 +190,13 @@ class EngineConnection:
         while True:
             stall = self._settings.engine_stall_timeout_s
             limit = stall if self.device else self._settings.engine_start_timeout_s
-            silence = time.monotonic() - self._last_sign
-            if silence < limit:
-                await asyncio.sleep(min(limit - silence, stall))
+            since = time.monotonic() - self._last_sign
+            if since < limit:
+                await asyncio.sleep(min(limit - since, stall))
             elif self.device and not self._owes():
                 self._last_sign = time.monotonic()
             else:
-                logger.warning("the engine was silent for %.0f s and is killed", silence)
+                logger.warning("the engine gave no sign of life for %.0f s and is killed", since)
                 self._kill()
                 return
 

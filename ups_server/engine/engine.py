@@ -157,4 +157,4 @@ class Engine(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """Ends the engine; rollouts in flight raise ``engine_unavailable``."""
+        """Ends the engine; rollouts under way raise ``engine_unavailable``."""

@@ -19,7 +19,7 @@ class ModelCache:
         load: makes a solver from what `RolloutSpec.model` says.
         budget: bytes all of them may take.
         size: estimated bytes of one, before it is loaded.
-        changed: told the name of each model that came (True) or left (False).
+        changed: called with the name of each model that came (True) or left (False).
     """
 
     def __init__(

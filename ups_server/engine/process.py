@@ -118,18 +118,18 @@ def run(connection: socket.socket, options: ProcessOptions) -> None:
             torch.set_num_threads(options.threads)
             stack.enter_context(torch.inference_mode())
         else:
-            # Before it says that it is ready: from then on its silence is watched.
+            # Before it says that it is ready: from then on it is killed without a sign of life.
             import ups_server.solvers.classical  # noqa: F401
         send({"op": "ready", "device": device}, ())
-        busy, told = False, 0
+        busy, reported = False, 0
         while True:
             post()
             while not busy or not inbox.empty():
                 scheduler.handle(*inbox.get())
                 busy = True
             busy = scheduler.step()
-            if time.monotonic() - last_sent > ALIVE_S or (not busy and scheduler.work.steps > told):
-                told = scheduler.work.steps
+            if time.monotonic() - last_sent > ALIVE_S or (not busy and scheduler.work.steps > reported):
+                reported = scheduler.work.steps
                 send({"op": "alive", "work": asdict(scheduler.work)}, ())
 
 

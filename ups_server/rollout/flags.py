@@ -89,7 +89,7 @@ def unresolved_flags(equation: Family, grid: Grid, initial: Frames, whole: Frame
     if factor == 1:
         return []
     if whole is not None:
-        shown = equation.refine(initial.astype(np.float64), grid, factor)
+        interpolated = equation.refine(initial.astype(np.float64), grid, factor)
         what = f"points between the {' x '.join(map(str, grid.n))} of the request would show it"
     elif any(cells % 2 for cells in grid.cells):
         return []
@@ -97,9 +97,9 @@ def unresolved_flags(equation: Family, grid: Grid, initial: Frames, whole: Frame
         half = grid.subsample(2)
         _, places = half.refined(2)
         whole = initial
-        shown = equation.refine(initial[(slice(None), *places)].astype(np.float64), half, 2)
+        interpolated = equation.refine(initial[(slice(None), *places)].astype(np.float64), half, 2)
         what = "every second of its points would show it half as well"
-    apart = float(nrmse_trajectory(error_moments(shown[:, None], whole[:, None])).max())
+    apart = float(nrmse_trajectory(error_moments(interpolated[:, None], whole[:, None])).max())
     if not apart > UNRESOLVED:
         return []
     return [
@@ -157,7 +157,7 @@ def ended_flag(event: Ended, equation: Family, of: str, dt: float, scale: Sequen
     names, unit = [equation.fields[index].name for index in event.fields], scale[event.fields[0]]
     what = event.words if event.reason == "not_finite" else f"left its bounds ({event.words})"
 
-    def told(measure: float | None) -> float | None:
+    def in_unit(measure: float | None) -> float | None:
         return None if measure is None or not math.isfinite(measure * unit) else measure * unit
 
     return flag(
@@ -168,8 +168,8 @@ def ended_flag(event: Ended, equation: Family, of: str, dt: float, scale: Sequen
         time=event.step * dt,
         fields=names,
         states=list(event.states),
-        got=told(event.got),
-        limit=told(event.limit),
+        got=in_unit(event.got),
+        limit=in_unit(event.limit),
     )
 
 

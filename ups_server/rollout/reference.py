@@ -225,9 +225,9 @@ class Reference:
             factor = max(1, math.ceil(plan.family.reference_points / min(base.n)))
         initial, static = states_at(plan, factor)
         places = base.refined(factor)[1]
-        shown = initial if factor == 1 else initial[(slice(None), *places)]
+        seen = initial if factor == 1 else initial[(slice(None), *places)]
         # Beside a model on the same points, to the last bit what that starts from.
-        first = plan.control(plan.initial) if plan.refined is None else shown
+        first = plan.control(plan.initial) if plan.refined is None else seen
         return Level(
             factor,
             reference_spec(plan, factor),
@@ -319,8 +319,8 @@ def _states_at(plan: Plan, factor: int) -> States:
         own = {name: float(values[0]) for name, values in plan.spec.problem.coefficient_arrays(1).items()}
         states, static = drawn_states(sample, plan.family, base.refined(factor)[0], own)
         return plan.control(states), None if static is None else plan.control(static)
-    shown = plan if plan.refined is None else plan.refined
-    given, fixed = plan.control(shown.initial), None if shown.static is None else plan.control(shown.static)
+    start = plan if plan.refined is None else plan.refined
+    given, fixed = plan.control(start.initial), None if start.static is None else plan.control(start.static)
     if factor == 1:
         return given, fixed
     finer = plan.family.refine(given.astype(np.float64), base, factor).astype(np.float32)

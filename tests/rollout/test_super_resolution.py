@@ -23,7 +23,7 @@ def wave(n: int) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.asarray(np.sin(2 * np.pi * x) + 0.3 * np.cos(6 * np.pi * x))
 
 
-def told(todo: Plan) -> SuperResolution:
+def summary(todo: Plan) -> SuperResolution:
     assert todo.refined is not None
     return todo.refined.summary
 
@@ -113,11 +113,11 @@ def table(observed: float, interpolated: float, equation: str = "burgers nu=0.01
 @pytest.mark.parametrize(("observed", "method"), [(0.1, FREE), (0.2, FREE), (0.3, INTERPOLATED)])
 def test_the_default_is_what_was_measured(tmp_path: Path, observed: float, method: str) -> None:
     folder = write_card(tmp_path)
-    assert told(planned(tmp_path, output_resolution=[64])).method is Method.INTERPOLATION
-    assert "not compared" in told(planned(tmp_path, output_resolution=[64])).reason
+    assert summary(planned(tmp_path, output_resolution=[64])).method is Method.INTERPOLATION
+    assert "not compared" in summary(planned(tmp_path, output_resolution=[64])).reason
     (folder / TABLE_FILE).write_text(json.dumps(table(observed, 0.2)))
-    assert told(planned(tmp_path, output_resolution=[64])).method == method
-    asked = told(planned(tmp_path, output_resolution=[64], method=INTERPOLATED))
+    assert summary(planned(tmp_path, output_resolution=[64])).method == method
+    asked = summary(planned(tmp_path, output_resolution=[64], method=INTERPOLATED))
     assert (asked.method, asked.reason) == (Method.INTERPOLATION, "asked for")
 
 
@@ -126,7 +126,7 @@ def test_the_nearest_measured_coefficients_choose(tmp_path: Path, nu: float, met
     folder = write_card(tmp_path)
     asked = table(0.1, 0.2, "burgers nu=0.001")["asked"] + table(0.2, 0.1, "burgers nu=0.01")["asked"]
     (folder / TABLE_FILE).write_text(json.dumps({"asked": asked}))
-    found = told(planned(tmp_path, coefficients={"nu": nu}, output_resolution=[64]))
+    found = summary(planned(tmp_path, coefficients={"nu": nu}, output_resolution=[64]))
     assert found.method == method
     assert found.reason.split(" for ")[1].startswith("burgers nu=0.001" if method == FREE else "burgers nu=0.01 ")
 
@@ -134,7 +134,7 @@ def test_the_nearest_measured_coefficients_choose(tmp_path: Path, nu: float, met
 def test_words_say_which_waves_were_observed(tmp_path: Path) -> None:
     write_card(tmp_path)
     for method in (FREE, INTERPOLATED):
-        found = told(planned(tmp_path, output_resolution=[100], method=method))
+        found = summary(planned(tmp_path, output_resolution=[100], method=method))
         assert (found.given, found.output, found.observed_cycles) == ([32], [100], [16])
         lost, own = found.explained
         assert "32 points" in lost

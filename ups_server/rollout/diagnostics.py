@@ -17,7 +17,7 @@ from ups_server.catalog import SeenStates
 from ups_server.model.envelope import FamilyEnvelope, ModelEnvelopes
 from ups_server.pde.family import RAND
 from ups_server.pde.metrics import power_spectrum
-from ups_server.rollout.flags import OUTSIDE, departures, left_training, outside_values, relative_fields
+from ups_server.rollout.flags import OUTSIDE, beyond, departures, left_training, outside_values, relative_fields
 from ups_server.rollout.plan import Plan
 from ups_server.solvers.limits import Ended
 from ups_server.solvers.solver import Frames
@@ -27,6 +27,9 @@ Array = NDArray[np.float64]
 
 Step = dict[str, Any]
 """Of one frame, by name: `conserved` (mean and drift), `energy`, `power`, `departure`."""
+
+OVERSHOOT = 0.02
+"""Beyond the values of the training, in units of their range, where a state on the way is still like them."""
 
 
 class Diagnosis:
@@ -148,6 +151,10 @@ class Diagnosis:
         if self._seen is None or not len(own):
             return
         for found in outside_values(self._seen, own):
+            index, low, high = found
+            distance = beyond(low, high, self._seen.min[index], self._seen.max[index])
+            if frame and distance is not None and distance <= OVERSHOOT:
+                continue
             if frame and found[0] not in self._left:
                 step = frame * self._plan.stride
                 time = step * self._plan.spec.problem.dt

@@ -134,6 +134,7 @@ class FileRecord(BaseModel):
     created_at: str
     finished_at: str | None = None
     declaration: Declaration
+    family: str | None = Field(default=None, description="The equation it holds, once that is known.")
     report: FileReport | None = None
     problem: ProblemRecord | None = None
     usage: Usage | None = None

@@ -151,6 +151,7 @@ class FileStorage:
             created_at=registration.created_at,
             finished_at=outcome.finished_at if outcome else None,
             declaration=declaration,
+            family=outcome.report.check.family if outcome and outcome.report else None,
             report=outcome.report if outcome else None,
             problem=outcome.problem if outcome else None,
             usage=outcome.usage if outcome else None,

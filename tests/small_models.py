@@ -69,14 +69,14 @@ def write_language_model(folder: Path) -> Path:
     return folder
 
 
-def make(config: UPSConfig, language_model: Path) -> UPSModel:
-    """A model whose zero-initialised layers are filled, so that every path is heard."""
+def make(config: UPSConfig, language_model: Path, std: float = 0.05) -> UPSModel:
+    """A model whose zero-initialised layers are filled, so that every path counts; little keeps it calm."""
     torch.manual_seed(1)
     model = around(config, pretrained_body(language_model), load_tokenizer(language_model))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if not name.startswith("body.") and parameter.abs().max() == 0:
-                parameter.normal_(std=0.05)
+                parameter.normal_(std=std)
     return model.eval()
 
 

@@ -63,7 +63,7 @@ def test_a_rollout_by_keyboard_alone(page: Page) -> None:
     expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
     page.keyboard.press("Enter")
     names = []
-    for _ in range(20):
+    for _ in range(30):
         page.keyboard.press("Tab")
         names.append(page.evaluate("document.activeElement.labels?.[0]?.innerText ?? document.activeElement.innerText"))
         if names[-1] == "Run":

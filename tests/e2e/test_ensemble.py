@@ -59,7 +59,7 @@ def test_what_no_ensemble_can_be_is_not_sent(page: Page) -> None:
 
 def test_mean_and_spread_of_a_flow_as_maps(page: Page) -> None:
     form = open_form(page, "?model=numerical&family=shallow_water")
-    form.get_by_label("Points").select_option("16")
+    form.get_by_label("Points").fill("16")
     form.get_by_label(ENSEMBLE).check()
     form.get_by_label("Members").fill("3")
     run(page, form, 2)

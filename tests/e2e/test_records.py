@@ -49,7 +49,7 @@ def test_a_file_is_uploaded_in_parts_and_goes_on_after_a_break(
     assert breaks == [f"bytes 0-{path.stat().st_size - 1}/{path.stat().st_size}"]
     report = page.locator("details", has_text=path.name)
     expect(report).to_contain_text("7 of 7 can be used")
-    picture = report.get_by_alt_text("First trajectory")
+    picture = report.get_by_alt_text(re.compile("^Trajectory "))
     picture.scroll_into_view_if_needed()
     expect(picture).to_have_js_property("complete", True)
     assert picture.evaluate("picture => picture.naturalWidth") > 100
@@ -143,3 +143,22 @@ def test_cards_of_models(page: Page) -> None:
     page.get_by_role("link", name="numerical").click()
     expect(card.get_by_role("heading", name="numerical")).to_be_visible()
     expect(card.get_by_text("reference solver")).to_be_visible()
+
+
+def test_rows_of_files_and_jobs_say_what_they_hold(page: Page, site: RunningService, burgers_file: Path) -> None:
+    file_id = ready(page, site, burgers_file)
+    page.goto("/#/files")
+    row = page.locator("details", has_text=burgers_file.name).first
+    expect(row.locator(".about")).to_have_text(re.compile(r"^1D Burgers' Equation · [\d.]+ kB · .*\d"))
+    page.goto(f"/#/jobs?file={file_id}")
+    form = page.get_by_role("form", name="New job")
+    form.get_by_role("radio", name="Evaluate a model").check()
+    offered = form.get_by_label("Model", exact=True).locator("option").all_inner_texts()
+    assert "small" in offered
+    assert "tiny" not in offered, "tiny knows advection alone"
+    form.get_by_label("Model", exact=True).select_option("persistence")
+    form.get_by_label("Trajectories", exact=True).fill("1")
+    form.get_by_role("button", name="Start").click()
+    job = page.get_by_role("region", name="Job", exact=True)
+    expect(job.get_by_text(f"{burgers_file.name} (burgers)")).to_be_visible()
+    expect(page.get_by_role("region", name="Evaluations")).to_contain_text(f"{burgers_file.name} (burgers)")

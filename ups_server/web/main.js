@@ -1,4 +1,5 @@
 // Starts the page: theme, sections by the address after `#`, state of the service.
+import { h } from "./core/dom.js";
 import { get } from "./core/service.js";
 import { installKey } from "./core/key.js";
 import { installTheme } from "./core/theme.js";
@@ -11,18 +12,34 @@ const SECTIONS = { solve: solveView, files: filesView, jobs: jobsView, models: m
 const made = new Map();
 let shown = null;
 
+/** A part of an address as it is meant; what is no proper escape stays as it is. */
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
+
 function address() {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
   const [name, ...rest] = path.split("/");
-  return { name: name in SECTIONS ? name : "solve", rest: rest.map(decodeURIComponent), query: new URLSearchParams(query) };
+  return { name: name || "solve", rest: rest.map(decoded), query: new URLSearchParams(query) };
+}
+
+/** For an address that names no section. */
+function unknownView(name) {
+  const links = Object.keys(SECTIONS).map((section) => h("li", {}, h("a", { href: `#/${section}` }, section)));
+  const text = h("p", { role: "alert" }, "There is no section “", name, "” at this address. There are:");
+  return { element: h("div", { class: "narrow" }, h("h1", {}, "Nothing here"), h("div", { class: "panel" }, text, h("ul", {}, links))), show() {} };
 }
 
 // Sections are made on their first visit and kept: a rollout goes on while another section is looked at.
 function show() {
   if (location.hash === "#main") return;
   const { name, rest, query } = address();
-  if (!made.has(name)) made.set(name, SECTIONS[name]());
-  const view = made.get(name);
+  if (Object.hasOwn(SECTIONS, name) && !made.has(name)) made.set(name, SECTIONS[name]());
+  const view = made.get(name) ?? unknownView(name);
   if (shown !== view) {
     shown?.hide?.();
     document.getElementById("main").replaceChildren(view.element);

@@ -14,7 +14,7 @@ const BAND = 0.28;
 
 /**
  * A figure of curves. `update(curves, options)` draws: curves are {name, x, y, ink, dash, faint}, or with `upper` the
- * band between y and upper; options may set `marker` (an x), `xRange` and `yRange`.
+ * band between y and upper; options may set `marker` (an x), `xRange`, `yRange` and `yLabel`.
  */
 export function lineChart({ title, xLabel, yLabel = "", logX = false, logY = false, tall = false }) {
   const canvas = h("canvas", { class: tall ? "plot tall" : "plot", role: "img", "aria-label": title });
@@ -28,7 +28,7 @@ export function lineChart({ title, xLabel, yLabel = "", logX = false, logY = fal
     const [y0, y1] = options.yRange ?? range(curves.flatMap((curve) => [curve.y, curve.upper ?? []]), logY);
     const x = scale(x0, x1, LEFT, width - RIGHT, logX);
     const y = scale(y0, y1, height - BOTTOM, TOP, logY);
-    axes(context, width, height, { x, y, x0, x1, y0, y1, logX, logY, xLabel, yLabel });
+    axes(context, width, height, { x, y, x0, x1, y0, y1, logX, logY, xLabel, yLabel: options.yLabel ?? yLabel });
     if (options.marker !== undefined) line(context, "--faint", [[x(options.marker), TOP], [x(options.marker), height - BOTTOM]], []);
     context.save();
     context.beginPath();

@@ -1,6 +1,6 @@
 // A field as colours: maps of 2-D states, space-time pictures of 1-D ones, with axes and a colour bar.
 import { h } from "../core/dom.js";
-import { number, unit } from "../core/numbers.js";
+import { number } from "../core/numbers.js";
 import { colour } from "../core/theme.js";
 import { MAPS, paint } from "./colour_maps.js";
 import { scale, ticks } from "./scales.js";
@@ -12,20 +12,22 @@ const TOP = 6;
 const RIGHT = 8;
 
 /**
- * A figure of one field. `update({values, width, height, byColumn, low, high, map, xRange, yRange, marker, unit})`:
+ * A figure of one field. `update({values, width, height, byColumn, low, high, map, xRange, yRange, marker, quantity})`:
  * values row by row from the bottom, or column by column (`byColumn`: the first axis of an array is x).
+ * `blank(reason)` says why there is nothing to see.
  */
 export function picture({ title, xLabel, yLabel, square = false }) {
   const canvas = h("canvas", { class: square ? "plot square" : "plot tall", role: "img", "aria-label": title });
   const bar = h("canvas", { class: "bar", "aria-hidden": "true" });
-  const [lowest, unitText, highest] = [h("span", {}), h("span", {}), h("span", {})];
-  const caption = h("span", {}, title);
+  const [lowest, quantity, highest] = [h("span", {}), h("span", {}), h("span", {})];
+  const why = h("p", { class: "why", hidden: true });
+  const colours = h("div", { class: "scale" }, lowest, bar, highest, quantity);
   const element = h(
     "figure",
     { class: "chart" },
-    h("figcaption", {}, caption),
-    canvas,
-    h("div", { class: "scale" }, lowest, bar, highest, unitText),
+    h("figcaption", {}, h("span", {}, title)),
+    h("div", { class: "plate" }, canvas, why),
+    colours,
   );
   const cells = document.createElement("canvas");
   let state = null;
@@ -91,13 +93,22 @@ export function picture({ title, xLabel, yLabel, square = false }) {
         : (index) => (height - 1 - Math.floor(index / width)) * width + (index % width);
       paint(image.data, values, low, high, MAPS[map], place);
       cells.getContext("2d").putImageData(image, 0, 0);
-      caption.textContent = state.caption ?? title;
       lowest.textContent = number(low, 3);
       highest.textContent = number(high, 3);
-      unitText.textContent = unit(state.unit);
-      canvas.setAttribute("aria-label", `${state.caption ?? title}, colours from ${number(low, 3)} to ${number(high, 3)}`);
+      quantity.textContent = state.quantity ?? "";
+      why.hidden = true;
+      colours.classList.remove("without");
+      canvas.setAttribute("aria-label", `${title}, colours from ${number(low, 3)} to ${number(high, 3)}`);
       redraw();
       redrawBar();
+    },
+    blank(reason) {
+      state = null;
+      why.textContent = reason;
+      why.hidden = false;
+      colours.classList.add("without");
+      canvas.setAttribute("aria-label", `${title}: ${reason}`);
+      redraw();
     },
   };
 }

@@ -2,18 +2,29 @@
 import { h } from "./dom.js";
 import { Problem } from "./service.js";
 
+/** What changes a decision comes first. */
 const FLAGS = {
-  coefficient_outside_trained_range: "Outside the trained range",
-  resolution_differs_from_training: "Another resolution than in training",
-  state_outside_trained_range: "Unlike the states of the training",
-  state_far_from_training: "Far from the states of the training",
-  state_left_trained_range: "Leaves the states of the training",
-  numerical_solver_is_faster: "The numerical solver is faster",
-  negative_initial_condition: "Negative where nature is positive",
   blow_up: "The rollout ended early",
+  coefficient_outside_trained_range: "Outside the trained range",
+  state_left_trained_range: "Leaves the states of the training",
+  state_far_from_training: "Far from the states of the training",
   horizon_beyond_training: "Longer than in training",
+  negative_initial_condition: "Negative where nature is positive",
+  state_not_resolved: "Too few points for this state",
+  state_outside_trained_range: "Unlike the states of the training",
+  resolution_differs_from_training: "Another resolution than in training",
   last_steps_not_kept: "The last steps are not in the answer",
+  numerical_solver_is_faster: "The numerical solver is faster",
 };
+/** Good to know, without any doubt about the answer. */
+const REMARKS = new Set(["last_steps_not_kept", "numerical_solver_is_faster"]);
+
+/** Flags in the order of `FLAGS`; unknown ones before mere remarks. */
+export function byWeight(flags) {
+  const order = Object.keys(FLAGS);
+  const weight = ({ code }) => (order.includes(code) ? order.indexOf(code) : order.indexOf("last_steps_not_kept") - 0.5);
+  return [...flags].sort((one, other) => weight(one) - weight(other));
+}
 
 function words(value) {
   if (value === null || value === undefined) return null;
@@ -42,7 +53,7 @@ export function problemNote(error) {
 export function flagNote(flag) {
   return h(
     "div",
-    { class: "note flag" },
+    { class: REMARKS.has(flag.code) ? "note remark" : "note flag" },
     h("p", {}, h("strong", {}, FLAGS[flag.code] ?? flag.code.replaceAll("_", " ")), " ", h("code", {}, flag.code)),
     h("p", {}, sentence(flag.message)),
   );

@@ -44,9 +44,19 @@ function parsed(block) {
   return data.length ? { ...event, data: JSON.parse(data.join("\n")) } : null;
 }
 
-/** Base64 of little-endian float32 as an array. */
+/** Base64 of little-endian float32 as an array; with - and _ as well. */
 export function decodeFloats(text) {
-  const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+  const bytes = Uint8Array.from(atob(text.replaceAll("-", "+").replaceAll("_", "/")), (character) => character.charCodeAt(0));
   const view = new DataView(bytes.buffer);
   return Float32Array.from({ length: bytes.length / 4 }, (_, index) => view.getFloat32(4 * index, true));
+}
+
+/** The inverse, in letters that an address takes as they are. */
+export function encodeFloats(values) {
+  const view = new DataView(new ArrayBuffer(4 * values.length));
+  values.forEach((value, index) => view.setFloat32(4 * index, value, true));
+  const bytes = new Uint8Array(view.buffer);
+  let text = "";
+  for (const byte of bytes) text += String.fromCharCode(byte);
+  return btoa(text).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
 }

@@ -1,6 +1,6 @@
 // Files: upload, report, preview, removal.
 import { fill, h, labelled } from "../core/dom.js";
-import { bytes } from "../core/numbers.js";
+import { bytes, when } from "../core/numbers.js";
 import { guarded, problemNote } from "../core/problems.js";
 import { get, Problem, segment, send } from "../core/service.js";
 import { fileReport } from "./report.js";
@@ -95,11 +95,18 @@ export function filesView() {
   function entry(record, open) {
     const state = h("span", { class: `state ${record.state}` }, STATES[record.state]);
     const content = h("div", { class: "content" });
-    const details = h("details", { class: "panel", open, "data-id": record.id }, h("summary", {}, h("strong", {}, record.name), state), content);
+    const about = h("span", { class: "quietly about" });
+    const describeRow = ({ family: id, size, created_at: made }) => {
+      const held = id && (families.find((known) => known.id === id)?.name ?? id);
+      about.textContent = [held, bytes(size), when(Date.parse(made) / 1000)].filter(Boolean).join(" · ");
+    };
+    describeRow(record);
+    const details = h("details", { class: "panel", open, "data-id": record.id }, h("summary", {}, h("strong", {}, record.name), about, state), content);
     const tell = async () => {
       const current = await get(`v1/files/${segment(record.id)}`);
       state.className = `state ${current.state}`;
       state.textContent = STATES[current.state];
+      describeRow(current);
       content.replaceChildren(...describe(current));
       if (current.state !== "validating") live.textContent = `${current.name} is ${STATES[current.state]}.`;
       else if (content.isConnected) setTimeout(() => details.open && guarded(content, tell), LOOK_AGAIN);

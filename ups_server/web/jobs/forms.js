@@ -8,10 +8,10 @@ const TUNINGS = [["operator", "all but the language model"], ["full", "all weigh
 
 /** `onStart(job)` is called with what was started. */
 export function jobForm(onStart) {
-  let [kind, models, key] = ["fine_tuning", [], crypto.randomUUID?.() ?? String(Math.random())];
+  let [kind, models, files, key] = ["fine_tuning", [], [], crypto.randomUUID?.() ?? String(Math.random())];
   const note = h("div", {});
   const model = h("select", {});
-  const file = h("select", {});
+  const file = h("select", { onChange: () => listModels() });
   const number = (attributes) => h("input", { type: "number", min: 1, step: 1, ...attributes });
   const trajectories = number({ value: 10, required: true });
   const steps = number({ placeholder: "by itself" });
@@ -38,14 +38,19 @@ export function jobForm(onStart) {
   });
   const start = h("button", { type: "submit", class: "primary" }, "Start");
   const noFile = h("p", { class: "quietly", hidden: true }, "A job needs a file. ", h("a", { href: "#/files" }, "Upload one"), ".");
+  const noModel = h("p", { class: "outside", hidden: true });
   const element = h("form", { class: "panel", "aria-label": "New job", onSubmit: (event) => {
     event.preventDefault();
     submit();
-  } }, kinds.element, h("div", { class: "grid" }, labelled("Model", model), labelled("File", file)), noFile, tuning, scoring, note, start);
+  } }, kinds.element, h("div", { class: "grid" }, labelled("Model", model), labelled("File", file)), noFile, noModel, tuning, scoring, note, start);
 
+  /** What can work: an evaluation needs a model that knows the file's equation, an adaptation a trained model. */
   function listModels() {
-    const fitting = models.filter((card) => kind === "evaluation" || card.kind !== "builtin");
+    const held = files.find(({ id }) => id === file.value)?.family;
+    const fitting = models.filter((card) => (kind === "evaluation" ? card.families[held] : card.kind !== "builtin"));
     fill(model, fitting.map(({ id }) => [id, id]));
+    noModel.hidden = fitting.length > 0 || !held;
+    noModel.textContent = `No model knows ${held}. Adapt one to this file first.`;
     start.disabled = !file.value || !model.value;
   }
 
@@ -73,11 +78,11 @@ export function jobForm(onStart) {
     async refresh(query) {
       const [listed, stored] = await Promise.all([get("v1/models"), get("v1/files")]);
       ({ models } = listed);
-      const ready = stored.files.filter((record) => record.state === "ready");
-      const files = ready.map(({ id, name }) => [id, name]);
-      fill(file, files, query.get("file") ?? undefined);
-      fill(heldOut, [["", "the rest of the file"], ...files]);
-      noFile.hidden = ready.length > 0;
+      files = stored.files.filter((record) => record.state === "ready");
+      const options = files.map(({ id, name, family }) => [id, `${name} (${family})`]);
+      fill(file, options, query.get("file") ?? undefined);
+      fill(heldOut, [["", "the rest of the file"], ...options]);
+      noFile.hidden = files.length > 0;
       listModels();
     },
   };

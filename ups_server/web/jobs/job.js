@@ -10,6 +10,7 @@ import { follow, jobAddress } from "./history.js";
 /** `follow(id)` shows a job from its first event on; `onChange(job)` is called when its state changes. */
 export function jobPanel(onChange) {
   let stopping = null;
+  const fileCells = new Map();
   const title = h("h2", {});
   const state = h("span", { class: "state" });
   const status = h("p", { role: "status" });
@@ -25,6 +26,17 @@ export function jobPanel(onChange) {
   const element = h("section", { class: "panel job", "aria-label": "Job", hidden: true },
     h("div", { class: "row spread" }, title, state), status, bar, h("div", { class: "row" }, cancel, resume), note, charts, outcome, facts);
 
+  /** The name of a file of a job, once it is known. */
+  async function nameFile(cell, id) {
+    try {
+      const record = await get(`v1/files/${segment(id)}`);
+      cell.replaceChildren(h("a", { href: `#/files/${segment(id)}` }, `${record.name} (${record.family})`));
+    } catch (error) {
+      if (!(error instanceof Problem)) throw error;
+      cell.textContent = `${id}, which is deleted`;
+    }
+  }
+
   function tell(job) {
     state.className = `state ${job.state}`;
     state.textContent = job.state;
@@ -33,8 +45,15 @@ export function jobPanel(onChange) {
     cancel.disabled = job.cancel_requested;
     resume.hidden = open || job.state === "succeeded";
     bar.hidden = !open;
-    const parts = [["Model", job.model], ["File", job.spec.training_file ?? job.spec.file], ...(job.spec.validation_file ? [["Held out", job.spec.validation_file]] : []), ["Begun", when(job.started_at)], ["Ended", when(job.finished_at)], ["Attempts", job.attempt]];
-    facts.replaceChildren(...parts.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, String(value ?? "–"))]));
+    const fileCell = (id) => {
+      if (!fileCells.has(id)) {
+        fileCells.set(id, h("span", {}, id));
+        nameFile(fileCells.get(id), id);
+      }
+      return fileCells.get(id);
+    };
+    const parts = [["Model", job.model], ["File", fileCell(job.spec.training_file ?? job.spec.file)], ...(job.spec.validation_file ? [["Held out", fileCell(job.spec.validation_file)]] : []), ["Begun", when(job.started_at)], ["Ended", when(job.finished_at)], ["Attempts", job.attempt]];
+    facts.replaceChildren(...parts.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value instanceof Node ? value : String(value ?? "–"))]));
     outcome.replaceChildren(...ending(job));
     onChange(job);
   }

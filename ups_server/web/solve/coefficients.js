@@ -74,5 +74,9 @@ export function coefficient(card, trained, initial, onChange) {
     h("div", { class: "track" }, known ? band : null, slider),
     remark,
   );
-  return { element, name: card.name, value: () => (objection(card, field.valueAsNumber) ? null : field.valueAsNumber) };
+  const set = (value) => {
+    field.value = value;
+    judge();
+  };
+  return { element, name: card.name, set, value: () => (objection(card, field.valueAsNumber) ? null : field.valueAsNumber) };
 }

@@ -32,6 +32,13 @@ export function ensembleControl(onChange) {
 
   return {
     element,
+    /** As text: members and amplitude in per cent; nothing where it is not wanted. */
+    state: () => (wanted.checked ? { ensemble: `${members.value},${amplitude.value}` } : {}),
+    set(query) {
+      wanted.checked = query.has("ensemble");
+      if (wanted.checked) [members.value, amplitude.value] = query.get("ensemble").split(",");
+      details.hidden = !wanted.checked;
+    },
     valid: () => !wanted.checked || faults().length === 0,
     request: () => (wanted.checked
       ? { ensemble: { members: members.valueAsNumber, amplitude: amplitude.valueAsNumber / 100, quantiles: QUANTILES } }

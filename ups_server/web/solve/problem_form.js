@@ -1,124 +1,263 @@
-// The form of a rollout: model, equation, coefficients, initial state, steps.
+// The form of a rollout: model, equation, coefficients, initial state, how far. Its whole state is the address.
 import { fill, h, labelled } from "../core/dom.js";
 import { equation } from "../core/numbers.js";
 import { get } from "../core/service.js";
+import { besideControl } from "./beside.js";
 import { coefficient } from "./coefficients.js";
 import { ensembleControl } from "./ensemble.js";
 import { initialState } from "./initial.js";
+import { lengthControl } from "./length.js";
+import { parsePoints, pointsControl, pointsText } from "./points.js";
+import { writtenEquation } from "./written.js";
 
-const POINTS = { 1: [32, 64, 128, 256, 512, 1024], 2: [16, 32, 64, 128, 256] };
+/** The family of all equations in symbols: here they are written. */
+const WRITTEN = "evolution_1d";
+/** Points of maps times steps that a model computes in a few seconds on two cores. */
+const USUAL_WORK = 80_000;
 const LONGEST = 100;
+const SHORTEST = 5;
 
-/** `onRun(request)`: as the service reads it. */
-export function problemForm(onRun) {
-  let [models, families, controls, defaultModel] = [[], [], [], ""];
-  const model = h("select", { onChange: () => chosenModel() });
+/** `onRun({request, beside, names})`: requests as the service reads them; `onChange()` after every change. */
+export function problemForm(onRun, onChange = () => {}) {
+  let [models, families, controls, defaultModel, before, replaced] = [[], [], [], "", "", null];
+  const note = h("div", {});
+  const model = h("select", { onChange: () => {
+    replaced = null;
+    chosenModel();
+  } });
   const family = h("select", { onChange: () => chosenFamily() });
   const text = h("p", { class: "display" });
+  const unknown = h("p", { class: "outside", hidden: true }, "No trained model knows this equation: the numerical solver runs it.");
+  const written = writtenEquation(() => readEquation());
   const coefficients = h("div", {});
   const own = h("input", { type: "checkbox", onChange: () => update() });
   const ownControl = h("label", { class: "check" }, own, h("span", {}, "Other coefficients than the trajectory's own"));
-  const points = h("select", { onChange: () => update() });
-  const steps = h("input", { type: "number", min: 1, max: 10000, step: 1, value: 40, onInput: () => update() });
-  const every = h("input", { type: "number", min: 1, step: 1, value: 1, onInput: () => update() });
-  const finer = h("select", {});
-  fill(finer, [["1", "The state's points"], ["2", "Twice as many"], ["4", "Four times as many"]], "1");
-  const finerControl = labelled("Answer at", finer, "On a finer grid both methods are shown: the model itself there, and interpolation.");
-  const compare = h("input", { type: "checkbox", checked: true });
-  const compareControl = h("label", { class: "check" }, compare, h("span", {}, "Compare with the numerical reference"));
+  const points = pointsControl(() => update());
+  const length = lengthControl(() => update());
+  const finer = h("select", { onChange: () => update() });
+  fill(finer, [["1", "the same"], ["2", "twice these"], ["4", "4 times these"]], "1");
+  const finerControl = labelled("Answer at", finer, " ");
+  const finerRemark = finerControl.querySelector("small");
+  const compare = h("input", { type: "checkbox", checked: true, onChange: () => update() });
+  const compareRemark = h("small", {});
+  const compareControl = h("div", {}, h("label", { class: "check" }, compare, h("span", {}, "Compare with the numerical reference")), compareRemark);
   const ensemble = ensembleControl(() => update());
+  const beside = besideControl(() => update());
   const submit = h("button", { type: "submit", class: "primary", disabled: true }, "Run");
   const initial = initialState(() => update());
   const element = h(
     "form",
     { class: "panel form", "aria-label": "Problem", novalidate: true, onSubmit: (event) => {
       event.preventDefault();
-      if (!submit.disabled) onRun(request());
+      if (!submit.disabled) start();
     } },
+    note,
     h("div", { class: "pair" }, labelled("Model", model), labelled("Equation", family)),
+    written.element,
+    unknown,
     text,
     coefficients,
     ownControl,
     initial.element,
-    h("div", { class: "triple" }, labelled("Steps", steps), labelled("Keep every", every), labelled("Points", points)),
-    finerControl,
+    length.element,
+    h("div", { class: "double top-aligned" }, points.element, finerControl),
     compareControl,
     ensemble.element,
+    beside.element,
     submit,
   );
 
-  const chosen = () => ({ card: models.find(({ id }) => id === model.value), equation: families.find(({ id }) => id === family.value) });
-  const grid = () => Array(chosen().equation.dimensions).fill(Number(points.value));
-  const support = () => chosen().card.families[family.value];
+  const byId = (id) => families.find((entry) => entry.id === id);
+  const isWritten = () => family.value === WRITTEN;
+  /** Card of the model, and the family that is solved: of a written equation the one it was recognised as. */
+  const chosen = () => ({
+    card: models.find(({ id }) => id === model.value),
+    equation: byId(isWritten() ? written.answer()?.family ?? WRITTEN : family.value),
+  });
+  const support = () => chosen().card.families[chosen().equation.id];
+  const trained = () => support()?.statistics?.n ?? chosen().card.resolution;
+
+  function listFamilies(wanted) {
+    const { card } = chosen();
+    const known = families.filter(({ id }) => id !== WRITTEN);
+    const options = known.map(({ id, name }) => [id, card.families[id] ? name : `${name} (not known)`, !card.families[id]]);
+    const writable = byId(WRITTEN) ? [[WRITTEN, "Your own: write it …"]] : [];
+    fill(family, [...options, ...writable], wanted);
+  }
 
   function chosenModel(wanted) {
-    const { card } = chosen();
-    fill(family, families.map(({ id, name }) => [id, card.families[id] ? name : `${name} (not known)`, !card.families[id]]), wanted);
+    listFamilies(wanted);
     chosenFamily();
   }
 
   function chosenFamily() {
+    if (isWritten() && !written.answer()) written.read();
+    if (isWritten()) chooseSolver();
+    else {
+      unknown.hidden = true;
+      const knows = models.find(({ id }) => id === replaced)?.families[family.value];
+      if (knows) model.value = replaced;
+      replaced = null;
+    }
+    listModels();
     const { card, equation: known } = chosen();
-    compareControl.hidden = !comparable();
+    text.hidden = isWritten();
+    written.element.hidden = !isWritten();
     text.replaceChildren(equation(known.equation));
     const old = new Map(controls.map((control) => [control.name, control.value()]));
-    controls = known.coefficients.map((entry) =>
+    controls = isWritten() ? [] : known.coefficients.map((entry) =>
       coefficient(entry, support()?.coefficients[entry.name], old.get(entry.name) ?? entry.default, update),
     );
     coefficients.replaceChildren(...controls.map((control) => control.element));
-    const usual = card.resolution ?? Math.min(known.n, known.dimensions === 1 ? 256 : 64);
-    const sizes = [...new Set([...POINTS[known.dimensions], usual])].sort((a, b) => a - b);
-    fill(points, sizes.map((size) => [String(size), `${Array(known.dimensions).fill(size).join(" × ")}${size === card.resolution ? " (trained)" : ""}`]), String(usual));
-    steps.value = Math.max(1, Math.min(LONGEST, Math.round(known.t_final / (support()?.dt ?? known.dt))));
+    const usual = trained() ?? Math.min(known.n, known.dimensions === 1 ? 128 : 64);
+    points.problem(known.dimensions, trained(), usual);
+    const dt = support()?.dt ?? known.dt;
+    const affordable = known.dimensions === 1 ? LONGEST : Math.max(SHORTEST, Math.floor(USUAL_WORK / usual ** known.dimensions));
+    length.problem(dt, known.time_unit, Math.max(1, Math.min(LONGEST, affordable, Math.round(known.t_final / dt))));
+    compare.checked = known.dimensions === 1 && known.fields.length === 1;
+    compareRemark.textContent = compare.checked ? "" : "A fine grid is solved for it; that takes longer than the model, up to minutes.";
+    listBeside();
+    before = [card.id, known.id].join();
     update();
+  }
+
+  /** Of a written equation only some models know the family. */
+  function listModels() {
+    const { equation: known } = chosen();
+    fill(model, models.map(({ id, families: able }) => [id, isWritten() && !able[known.id] ? `${id} (not for it)` : id, isWritten() && !able[known.id]]));
+  }
+
+  function listBeside() {
+    const { card, equation: known } = chosen();
+    const others = models.filter((entry) => entry.id !== card.id && entry.families[known.id]).map(({ id }) => id);
+    beside.problem(others, controls.map((control) => {
+      const entry = known.coefficients.find(({ name }) => name === control.name);
+      return [entry, support()?.coefficients[entry.name], control.value() ?? entry.default];
+    }));
+  }
+
+  /** A model that knows the written equation: the chosen one, or else the default one, or else the solver. */
+  function chooseSolver() {
+    const { card, equation: known } = chosen();
+    const able = models.filter((entry) => entry.families[known.id]);
+    const usual = able.find(({ id }) => id === defaultModel) ?? able.find(({ id }) => id === "numerical");
+    // The model that the solver stood in for comes back where it knows the equation.
+    const next = able.find(({ id }) => id === replaced) ?? (card.families[known.id] ? card : usual);
+    if (next && next !== card) {
+      replaced = replaced === next.id ? null : replaced ?? card.id;
+      listModels();
+      model.value = next.id;
+    }
+    unknown.hidden = able.some(({ kind }) => kind !== "builtin");
+  }
+
+  /** After each edit of the text: another family may solve it. */
+  function readEquation() {
+    if (!isWritten()) return;
+    const id = written.answer() && [model.value, chosen().equation.id].join();
+    if (id && id !== before) chosenFamily();
+    else update();
+  }
+
+  function problem() {
+    if (isWritten()) return { equation: written.text(), coefficients: written.coefficients() };
+    const values = coefficients.hidden ? {} : Object.fromEntries(controls.map((control) => [control.name, control.value()]));
+    return { family: family.value, coefficients: values };
   }
 
   function update() {
     const { equation: known } = chosen();
     if (!known) return;
-    initial.problem(known, grid());
+    const grid = points.value();
+    if (grid) initial.problem(known, grid, problem());
     const file = initial.kind() === "file";
+    compareControl.hidden = !comparable();
     ownControl.hidden = !file || controls.length === 0;
     coefficients.hidden = file && !own.checked;
-    points.disabled = file;
     finerControl.hidden = file;
-    const whole = (field) => Number.isInteger(field.valueAsNumber) && field.valueAsNumber >= 1;
-    const wrong = [steps, every].filter((field) => !whole(field) || every.valueAsNumber > steps.valueAsNumber);
-    for (const field of [steps, every]) field.setAttribute("aria-invalid", String(wrong.includes(field)));
-    const numbers = coefficients.hidden || controls.every((control) => control.value() !== null);
-    submit.disabled = wrong.length > 0 || !numbers || !ensemble.valid() || initial.condition() === null;
+    finerRemark.textContent = finer.value === "1" ? "" : "The model itself there, and interpolation.";
+    const fine = [length.valid(), points.judge(file), beside.valid(), ensemble.valid()];
+    const numbers = isWritten() ? written.valid() : coefficients.hidden || controls.every((control) => control.value() !== null);
+    submit.disabled = !(fine.every(Boolean) && numbers && initial.condition() !== null);
+    onChange();
   }
 
   function request() {
     const file = initial.kind() === "file";
-    const values = coefficients.hidden ? {} : Object.fromEntries(controls.map((control) => [control.name, control.value()]));
+    const grid = points.value();
     return {
       model: model.value,
-      family: family.value,
-      coefficients: values,
-      ...(file ? {} : { grid: { n: grid() } }),
+      ...problem(),
+      ...(file ? {} : { grid: { n: grid } }),
       initial_condition: initial.condition(),
-      n_steps: steps.valueAsNumber,
-      save_every: every.valueAsNumber,
-      ...(file || finer.value === "1" ? {} : { output_resolution: grid().map((n) => n * Number(finer.value)) }),
+      ...length.request(),
+      ...(file || finer.value === "1" ? {} : { output_resolution: grid.map((n) => n * Number(finer.value)) }),
       diagnostics: true,
       reference: compare.checked && comparable(),
       ...ensemble.request(),
     };
   }
 
+  function start() {
+    const first = request();
+    const second = beside.request(first);
+    // Models have steps of their own: the second goes by those of the first.
+    if (second?.n_steps !== undefined) second.dt = support()?.dt ?? chosen().equation.dt;
+    onRun({ request: first, beside: second, names: second && beside.names(first, second), address: state().toString() });
+  }
+
   /** Is there another method to compare with? */
   function comparable() {
-    return model.value !== "numerical" && Boolean(models.find(({ id }) => id === "numerical")?.families[family.value]);
+    return model.value !== "numerical" && Boolean(models.find(({ id }) => id === "numerical")?.families[chosen().equation.id]);
+  }
+
+  /** What is chosen, as the query of the address: it gives the same form, and the same run. */
+  function state() {
+    const values = isWritten() ? Object.entries(written.coefficients()) : coefficients.hidden ? [] : controls.map(({ name, value }) => [name, value()]);
+    const file = initial.kind() === "file";
+    return new URLSearchParams({
+      model: model.value,
+      ...(isWritten() ? { equation: written.text() } : { family: family.value }),
+      ...Object.fromEntries(values.filter(([, value]) => value !== null).map(([name, value]) => [`c.${name}`, value])),
+      ...(file ? {} : { n: points.value() ? pointsText(points.value()) : points.text() }),
+      ...initial.state(),
+      ...length.state(),
+      ...(file || finer.value === "1" ? {} : { finer: finer.value }),
+      ...(comparable() ? { reference: compare.checked ? "1" : "0" } : {}),
+      ...ensemble.state(),
+      ...beside.state(),
+    });
+  }
+
+  /** What an address says beyond model, family and file. */
+  function apply(query) {
+    const { equation: known } = chosen();
+    for (const control of controls) if (query.has(`c.${control.name}`)) control.set(query.get(`c.${control.name}`));
+    own.checked = query.has("file") && [...query.keys()].some((name) => name.startsWith("c."));
+    if (query.has("n") && parsePoints(query.get("n"), known.dimensions)) points.set(query.get("n"));
+    finer.value = ["2", "4"].includes(query.get("finer")) ? query.get("finer") : "1";
+    length.set(query);
+    if (query.has("reference")) compare.checked = query.get("reference") === "1";
+    ensemble.set(query);
+    initial.set(query);
+    beside.set(query);
+  }
+
+  function complain(lines) {
+    note.replaceChildren(...(lines.length ? [h("div", { class: "note problem", role: "alert" }, lines.map((line) => h("p", {}, line)))] : []));
   }
 
   return {
     element,
-    submit: () => element.requestSubmit(),
+    state,
     running(now) {
       submit.textContent = now ? "Run anew" : "Run";
     },
-    family: (id) => families.find((entry) => entry.id === id),
+    initialText: (condition) => initial.text(condition),
+    fileName: (id) => initial.fileName(id),
+    family: (id) => byId(id),
+    /** The family that the form is about. */
+    solved: () => chosen().equation,
     /** Reads models, equations and files anew, and chooses what the address asks for. */
     async refresh(query) {
       const [listed, known] = await Promise.all([get("v1/models"), get("v1/families")]);
@@ -126,15 +265,26 @@ export function problemForm(onRun) {
       families = known.families;
       const wantedFile = query.get("file");
       const fileFamily = await initial.refresh(wantedFile ?? undefined);
-      const before = [model.value, family.value].join();
+      const asked = query.has("equation") ? WRITTEN : query.get("family");
+      const wantedFamily = fileFamily ?? (asked || family.value);
       const fits = (id) => models.find((card) => card.id === id && (!fileFamily || card.families[fileFamily]));
       const wanted = [query.get("model"), model.value, defaultModel, "numerical"].find((id) => id && fits(id));
+      complain([
+        ...(query.has("model") && !models.some(({ id }) => id === query.get("model")) ? [`There is no model ${query.get("model")}.`] : []),
+        ...(query.has("family") && !byId(query.get("family")) ? [`There is no equation ${query.get("family")}.`] : []),
+        ...(wantedFile && !fileFamily ? [`There is no file ${wantedFile} to start from.`] : []),
+      ]);
       fill(model, models.map(({ id }) => [id, id]), wanted);
-      const wantedFamily = fileFamily ?? (query.get("family") || family.value);
       const knows = chosen().card.families;
-      const next = knows[wantedFamily] ? wantedFamily : families.find(({ id }) => knows[id])?.id;
-      if (before !== [model.value, next].join()) chosenModel(next);
+      const next = knows[wantedFamily] || wantedFamily === WRITTEN ? wantedFamily : families.find(({ id }) => knows[id])?.id;
+      if (query.has("equation")) {
+        const values = [...query].filter(([name]) => name.startsWith("c.")).map(([name, value]) => [name.slice(2), value]);
+        listFamilies(WRITTEN);
+        await written.set(query.get("equation"), Object.fromEntries(values));
+      }
+      if (query.size || before !== [model.value, isWritten() ? chosen().equation.id : next].join()) chosenModel(next);
       if (fileFamily) initial.choose(wantedFile);
+      apply(query);
       update();
     },
   };

@@ -20,6 +20,11 @@ export class Solution {
     this.steps = [];
     /** Of an ensemble's members, by name (`mean`, `spread`, `quantile 0.05`): each has frames as the rollout itself. */
     this.statistics = new Map();
+    /** Until the last frame was there; of a rollout that ended before it, until its end. */
+    this.seconds = null;
+    /** Will no more frames come? And why there are too few, in a sentence. */
+    this.done = false;
+    this.problem = null;
   }
 
   get points() {
@@ -83,6 +88,7 @@ export class Solution {
 
 /** Runs a request; `onFrame` is called after each state. Raises `Problem`, also for a stream that breaks off. */
 export async function run(solution, signal, onFrame) {
+  const began = performance.now();
   const response = await ask("v1/rollouts?encoding=base64", {
     method: "POST",
     headers: { "Content-Type": "application/json", Accept: "text/event-stream" },
@@ -97,6 +103,7 @@ export async function run(solution, signal, onFrame) {
     } else if (name === "step") {
       if (data.diagnostics) solution.steps.push(data.diagnostics);
       solution.take(data.time, decodeFloats(data.data));
+      if (solution.frames.length === solution.planned) solution.seconds = (performance.now() - began) / 1000;
       onFrame();
     } else if (name === "reference") {
       solution.reference.add(data.time, decodeFloats(data.data));

@@ -21,6 +21,9 @@ export function trustSentences(solution) {
     if (training.flagged === false) lines.push(`Like the training: ${training.checked.join(", ")}`);
     if (training.flagged === null) lines.push("There is no training to compare with");
   }
+  const { request } = solution;
+  if (request.model === "numerical") lines.push("The numerical solver is what models are compared with: there is no reference beside it");
+  else if (!request.reference) lines.push("No reference: the comparison was not asked for, so the true error is unknown");
   const compared = solution.comparison;
   if (compared?.reason) lines.push(`Reference incomplete: ${compared.reason}`);
   if (compared?.remark) lines.push(compared.remark);

@@ -1,70 +1,91 @@
 // Solving: the problem on the left, its solution on the right.
 import { h } from "../core/dom.js";
 import { number } from "../core/numbers.js";
-import { flagNote, guarded, problemNote } from "../core/problems.js";
+import { byWeight, flagNote, guarded, problemNote } from "../core/problems.js";
+import { exportPanel } from "./exports.js";
 import { player } from "./player.js";
 import { problemForm } from "./problem_form.js";
+import { progressBars } from "./progress.js";
+import { runHistory } from "./runs.js";
 import { run, Solution } from "./solution.js";
 import { stage } from "./stage.js";
+import { summary, summaryNote, summaryText } from "./summary.js";
 import { trustNote } from "./trust.js";
 
 export function solveView() {
-  let [stopping, first] = [null, true];
+  let [stopping, first, ran, shown] = [null, true, false, false];
+  const heading = h("div", {});
   const notes = h("div", { class: "notes" });
+  const flags = h("div", {});
   const trust = h("div", {});
   const status = h("p", { class: "status", role: "status" });
-  const progress = h("progress", { max: 1, value: 0, "aria-label": "Computation", hidden: true });
   const stop = h("button", { type: "button", class: "quiet", hidden: true, onClick: () => stopping?.abort() }, "Stop");
+  const bars = progressBars();
   const empty = h("div", { class: "empty" }, h("p", {}, "Choose a problem and press Run."), h("p", { class: "quietly" }, "Every step is shown as soon as it is computed."));
   const scene = stage();
   const controls = player((frame) => scene.draw(frame));
-  const form = problemForm(start);
-  const stageArea = h("div", { hidden: true }, h("div", { class: "row spread" }, scene.tools), scene.element);
+  const form = problemForm(start, remember);
+  const exports = exportPanel(scene, (id) => form.fileName(id));
+  const stageArea = h("div", {}, h("div", { class: "row spread" }, scene.tools), scene.element, exports.element);
+  const history = runHistory();
   const result = h(
     "section",
     { class: "panel result", "aria-label": "Solution" },
-    h("div", { class: "row spread" }, status, stop),
-    progress,
-    notes,
-    empty,
-    controls.element,
-    stageArea,
-    trust,
+    heading, h("div", { class: "row spread" }, status, stop), bars.element, notes, flags, empty, controls.element, stageArea, trust,
   );
-  controls.element.hidden = true;
   const formPlace = h("div", {});
-  const element = h("div", { class: "solve" }, h("h1", { class: "hidden" }, "Solve"), h("div", {}, formPlace, form.element), result);
+  const element = h("div", { class: "solve" }, h("h1", { class: "hidden" }, "Solve"), h("div", {}, formPlace, form.element), result, history.element);
+  clear();
 
-  async function start(wanted) {
+  /** Nothing of an earlier run stays. */
+  function clear() {
+    for (const part of [heading, notes, flags, trust]) part.replaceChildren();
+    empty.hidden = ran;
+    controls.element.hidden = stageArea.hidden = true;
+    bars.hide();
+  }
+
+  /** The form is in the address: reloading gives the same one. */
+  function remember() {
+    if (first || !element.isConnected) return;
+    const address = `#/solve?${form.state()}`;
+    if (location.hash !== address) window.history.replaceState(null, "", address);
+  }
+
+  async function start({ request: wanted, beside, names, address }) {
     stopping?.abort();
     const mine = (stopping = new AbortController());
     const finer = wanted.output_resolution !== undefined;
-    const request = finer ? { ...wanted, method: "resolution-free" } : wanted;
-    const solution = new Solution(request);
-    const expected = request.reference ? new Solution(request) : null;
+    const solution = new Solution(finer ? { ...wanted, method: "resolution-free" } : wanted);
+    const expected = wanted.reference ? new Solution(wanted) : null;
     solution.reference = expected;
-    const other = finer ? new Solution({ ...wanted, method: "interpolation", diagnostics: false, reference: false, ensemble: undefined }) : null;
-    const family = form.family(request.family);
-    notes.replaceChildren();
-    trust.replaceChildren();
-    status.textContent = `${request.model} computes.`;
-    Object.assign(progress, { hidden: false, value: 0 });
+    const others = [
+      ...(finer ? [{ kind: "interpolation", title: "Interpolation", solution: new Solution({ ...wanted, method: "interpolation", diagnostics: false, reference: false, ensemble: undefined }) }] : []),
+      ...(beside ? [{ kind: "beside", title: names[1], solution: new Solution(finer ? { ...beside, method: "resolution-free" } : beside) }] : []),
+    ];
+    const title = finer ? "Resolution-free" : names?.[0] ?? wanted.model;
+    const family = form.solved();
+    const text = form.initialText(wanted.initial_condition);
+    [ran, shown] = [true, false];
+    clear();
+    status.textContent = `${wanted.model} computes.`;
+    bars.show(solution, expected, others);
     stop.hidden = false;
     form.running(true);
-    let shown = false;
 
     function onFrame() {
       if (mine.signal.aborted) return;
       if (!shown && solution.frames.length) {
         shown = true;
-        empty.hidden = true;
         controls.element.hidden = stageArea.hidden = false;
-        scene.show(solution, expected, family, other);
+        heading.replaceChildren(summaryNote(summary(solution, family, text)));
+        scene.show({ solution, reference: expected, others, title, family, caption: summaryText(summary(solution, family, text)) });
+        exports.show();
         controls.restart(family.time_unit);
-        for (const flag of solution.flags) notes.append(flagNote(flag));
+        showFlags(solution);
       }
+      status.textContent = bars.update();
       if (!shown) return;
-      progress.value = solution.frames.length / solution.planned;
       controls.extend(solution.times);
       later();
     }
@@ -78,29 +99,41 @@ export function solveView() {
     };
     const began = performance.now();
     const attempt = (which) => run(which, mine.signal, onFrame).catch((error) => {
-      if (error.name !== "AbortError") notes.append(problemNote(error));
-    });
-    const main = attempt(solution).then(() => {
-      solution.seconds = (performance.now() - began) / 1000;
-    });
-    await Promise.all([main, other ? attempt(other) : null]);
+      if (error.name === "AbortError") which.problem = "The run was stopped.";
+      else {
+        which.problem = error.document?.detail ?? "It failed.";
+        if (stopping === mine) notes.append(problemNote(error));
+      }
+    }).finally(() => (which.done = true));
+    await Promise.all([attempt(solution), ...others.map((other) => attempt(other.solution))]);
     if (stopping !== mine) return;
+    solution.seconds ??= (performance.now() - began) / 1000;
     finish(solution, expected, mine.signal.aborted);
+    if (shown) history.add({ address, title: summaryText(summary(solution, family, text)), outcome: status.textContent.replace(/^Finished: /, "").split(" The reference was")[0] });
+  }
+
+  function showFlags(solution) {
+    flags.replaceChildren(...byWeight(solution.flags).map(flagNote));
   }
 
   function finish(solution, expected, stopped) {
     controls.finish();
+    solution.ended = stopped;
+    if (expected) {
+      expected.done = true;
+      expected.problem ??= solution.problem && !expected.frames.length ? "There is no reference: the run did not end." : solution.comparison?.reason ? `The reference is incomplete: ${solution.comparison.reason}.` : null;
+    }
     scene.grow();
-    stop.hidden = progress.hidden = true;
+    stop.hidden = true;
+    bars.hide();
     form.running(false);
     if (solution.complete) {
-      const known = new Set(solution.header.flags.map((entry) => entry.code));
-      for (const flag of solution.flags.filter((entry) => !known.has(entry.code))) notes.append(flagNote(flag));
+      showFlags(solution);
       trust.replaceChildren(trustNote(solution));
     }
-    const steps = Math.max(0, solution.frames.length - 1);
-    const sentences = [`${stopped ? "Stopped after" : "Finished:"} ${steps} ${steps === 1 ? "step" : "steps"} in ${number(solution.seconds ?? 0, 2)} s.`];
-    const error = scene.errors().at(-1);
+    const steps = solution.frames.length ? Math.round((solution.frames.length - 1) * (solution.header.save_every ?? 1)) : 0;
+    const sentences = [`${stopped ? "Stopped after" : solution.complete ? "Finished:" : "Ended after"} ${steps} ${steps === 1 ? "step" : "steps"} in ${number(solution.seconds ?? 0, 2)} s.`];
+    const error = solution.frames.length ? scene.errors().at(-1) : NaN;
     if (expected?.complete && Number.isFinite(error)) sentences.push(`Error against the reference at the end: ${number(100 * error, 2)} %. The reference was ${solution.comparison.accuracy}.`);
     status.textContent = solution.frames.length ? sentences.join(" ") : stopped ? "Stopped." : "There is no solution.";
   }
@@ -110,7 +143,8 @@ export function solveView() {
     async show(rest, query) {
       const fine = await guarded(formPlace, () => form.refresh(query));
       form.element.hidden = !fine && first;
-      if (fine) first = false;
+      if (fine && first) first = false;
+      remember();
     },
   };
 }

@@ -161,6 +161,8 @@ def test_flags_that_change_a_decision_come_first(page: Page) -> None:
         ("#/solve?family=burger", "There is no equation burger."),
         ("#/solve?model=none", "There is no model none."),
         ("#/solve?file=none", "There is no file none"),
+        ("#/files/none", "There is no file none"),
+        ("#/models/none", "none"),
     ],
 )
 def test_unknown_addresses_say_so(page: Page, address: str, said: str) -> None:

@@ -29,7 +29,7 @@ export function when(seconds) {
 }
 
 const LETTERS = {
-  alpha: "α", beta: "β", eta: "η", lap: "∆", nu: "ν", pi: "π", rho: "ρ", zeta: "ζ", grad: "∇", Nu: "ν", Beta: "β",
+  alpha: "α", beta: "β", eta: "η", lap: "∆", nu: "ν", pi: "π", rho: "ρ", zeta: "ζ", grad: "∇", D_u: "Dᵤ", D_v: "Dᵥ", Nu: "ν", Beta: "β",
 };
 
 /** An equation in plain text, such as `u_t + (u^2 / 2)_x = nu u_xx`, with letters, indices and powers set properly. */

@@ -156,6 +156,7 @@ export function filesView() {
         ({ families } = await get("v1/families"));
         fill(family, [["", "tell by the file"], ...families.map(({ id, name }) => [id, name])]);
         await refresh(rest[0]);
+        if (rest[0] && !list.querySelector(`[data-id="${CSS.escape(rest[0])}"]`)) problem.replaceChildren(h("p", { class: "note problem", role: "alert" }, `There is no file ${rest[0]}.`));
       });
     },
   };

@@ -15,7 +15,7 @@ const GIF_MILLISECONDS = 80;
 /** `show()` after a run has begun: everything is of the result on the stage. */
 export function exportPanel(scene, fileName) {
   let language = "python";
-  const text = h("pre", { class: "request", tabindex: "0", "aria-label": "The request as text" });
+  const text = h("pre", { class: "request", tabindex: "0", role: "region", "aria-label": "The request as text" });
   const told = h("span", { class: "quietly", role: "log" });
   const languages = choice("The request as", [["python", "Python"], ["curl", "curl"], ["command", "CLI"]], language, (value) => {
     language = value;

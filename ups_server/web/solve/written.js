@@ -121,7 +121,7 @@ function pointed(error) {
   const start = Math.max(0, at - 24);
   const shown = line.slice(start, start + 34);
   const lines = `${shown}\n${" ".repeat(at - start)}^`;
-  return [h("pre", { class: "pointer", "aria-label": `Character ${got.character} of the equation` }, lines), problemNote(new Problem({ ...error.document, got: null }))];
+  return [h("pre", { class: "pointer", role: "img", "aria-label": `Character ${got.character} of the equation` }, lines), problemNote(new Problem({ ...error.document, got: null }))];
 }
 
 /** What a description was taken for: to be confirmed, never run by itself. */

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tests.pdebench_files import COUNT, grid_for, static_of, times_of, values_of
 from ups_server.cli import main
@@ -46,7 +47,8 @@ def plugged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -
 
 def header_of(name: str) -> Header:
     equation = family(name)
-    coefficients = {c.name: c.default * (1.0 + 0.25 * np.arange(COUNT)) for c in equation.coefficients}
+    growing = 1.0 + 0.25 * np.arange(COUNT, dtype=np.float64)
+    coefficients: dict[str, float | NDArray[np.float64]] = {c.name: c.default * growing for c in equation.coefficients}
     return Header(equation, grid_for(name), times_of(name), coefficients, COUNT, {"note": "a text"})
 
 

@@ -164,13 +164,13 @@ def run(folder: Path, seed: int, numbers: Iterable[int], spawn: int, pictures: i
         found = [fuzz.forked(path, picture=number % pictures == 0)]
         if spawn and number % spawn == 0:
             found.append(fuzz.spawned(path))
-        told = [each.fault for each in found if each.fault]
+        found_faults = [each.fault for each in found if each.fault]
         if len({SAME.get(each.code, each.code) for each in found}) > 1:
-            told.append(f"{found[0].code}, but started afresh {found[1].code}")
-        for fault in told:
+            found_faults.append(f"{found[0].code}, but started afresh {found[1].code}")
+        for fault in found_faults:
             print(f"{number} ({', '.join(done)}): {fault}", flush=True)
         ends[found[0].code] += 1
-        faults += len(told)
+        faults += len(found_faults)
         if sum(ends.values()) % 100 == 0:
             print(f"{sum(ends.values())} files, {faults} faults", file=sys.stderr, flush=True)
     return ends, faults

@@ -237,7 +237,7 @@ def lzf_shrinks(path: Path, secret: Path) -> None:
 
 
 def lzf_size(path: Path, secret: Path) -> None:
-    """LZF told to decode into a buffer that is smaller than a chunk."""
+    """LZF declared to decode into a buffer that is smaller than a chunk."""
     plist = h5p.create(h5p.DATASET_CREATE)
     plist.set_chunk(SHAPE)
     plist.set_filter(LZF, h5z.FLAG_OPTIONAL, (4, 261, 1))

@@ -12,15 +12,12 @@ from dataclasses import dataclass, replace
 from types import FrameType
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ups_server.data.source import TrajectorySource, coefficient_faults
 from ups_server.errors import UserError
-from ups_server.pde.family import Family
+from ups_server.pde.family import Array, Family
 from ups_server.pde.grid import Grid
 from ups_server.pde.registry import families, user_families
-
-Array = NDArray[np.float64]
 
 ROWS = 3
 MOST_VALUES = 2**20

@@ -398,18 +398,18 @@ def _finished(path: str | os.PathLike[str], layout: Layout, provenance: dict[str
 
 
 def solved_in_order(solve: Callable[[range], Solved], batches: list[range], workers: int) -> Iterator[Solved]:
-    """Solve the batches of rows and yield them in their order; at most one more in flight than there are workers."""
+    """Solve the batches of rows and yield them in their order; at most one more pending than there are workers."""
     if workers == 1:
         yield from map(solve, batches)
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        flight: deque[Future[Solved]] = deque()
+        pending: deque[Future[Solved]] = deque()
         for rows in batches:
-            flight.append(pool.submit(solve, rows))
-            if len(flight) > workers:
-                yield flight.popleft().result()
-        while flight:
-            yield flight.popleft().result()
+            pending.append(pool.submit(solve, rows))
+            if len(pending) > workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
 
 BATCH = 32

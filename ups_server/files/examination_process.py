@@ -25,7 +25,8 @@ from h5py import h5d
 
 from ups_server import pictures
 from ups_server.data.check import CheckReport, check_source
-from ups_server.data.formats import Given, format_of, hdf5, is_hdf5, open_content
+from ups_server.data.formats import format_of, hdf5, is_hdf5, open_content
+from ups_server.data.formats.base import Given
 from ups_server.data.formats.pdebench import open_pdebench
 from ups_server.data.formats.pdebench.card import GROUPED, SINGLE, Card, card_of
 from ups_server.data.source import TrajectorySource

@@ -290,7 +290,7 @@ class FileStorage:
         file, outcome = self.folder(file_id) / STORE / MANIFEST, self.outcome(file_id)
         try:
             manifest = StoreManifest.model_validate_json(file.read_bytes())
-        except (OSError, ValidationError):  # whoever opens it is told
+        except (OSError, ValidationError):  # whoever opens it learns why
             return
         if manifest.left_out is None and outcome is not None and outcome.report is not None:
             check = outcome.report.check

@@ -15,8 +15,8 @@ import numpy as np
 
 from ups_server.data.source import TrajectorySource, coefficient_faults
 from ups_server.errors import UserError
-from ups_server.pde.family import Array, Family
-from ups_server.pde.grid import Grid
+from ups_server.pde.family import Family
+from ups_server.pde.grid import Array, Grid
 from ups_server.pde.registry import families, user_families
 
 ROWS = 3

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ups_server.errors import UserError
-from ups_server.pde.bounds import Bound, positive
+from ups_server.pde.bounds import Bound, between, extremes, positive
 from ups_server.pde.grid import Array, BoundaryCondition, Extent, Grid
 from ups_server.pde.resampling import refined
 from ups_server.pde.solution import Solution, at_times
@@ -148,6 +148,8 @@ class Family(ABC):
     """Least points along an axis of what others are measured against."""
     grid_bound: ClassVar[str] = ""
     """Why a state on another grid is another problem, so that no finer one tells how good a solution is; or empty."""
+    keeps_extremes: ClassVar[str] = ""
+    """Why every field stays between its extremes at the start; or empty, where it need not."""
     static_optional: ClassVar[bool] = False
     """Are static fields that are not given zero?"""
     signal_speed: ClassVar[float] = 0.0
@@ -421,12 +423,17 @@ class Family(ABC):
         coefficients: Mapping[str, Array],
         static: NDArray[np.floating] | None = None,
     ) -> list[Bound]:
-        """What no solution from `initial` (N, X..., C) leaves at any time; by default, positive fields stay so.
+        """What no solution from `initial` (N, X..., C) leaves at any time.
+
+        By default all values stay between the extremes of the start (`keeps_extremes`), or positive fields positive.
 
         Args:
             coefficients: (N,) each, or one number for all.
             static: (N, X..., S).
         """
+        if self.keeps_extremes:
+            kept = [between(index, *extremes(initial, index), self.keeps_extremes) for index in range(len(self.fields))]
+            return [bound for bounds in kept for bound in bounds]
         return [positive(initial, index) for index, field in enumerate(self.fields) if field.positive]
 
     def sample_static(self, rng: np.random.Generator, count: int, grid: Grid) -> Array | None:

@@ -9,10 +9,8 @@ the start.
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ups_server.pde import BoundaryCondition, BoundaryKind, Coefficient, Family, Field, Grid
-from ups_server.pde.bounds import Bound, between, extremes
 from ups_server.pde.grid import Array
 from ups_server.pde.random_fields import SCALAR
 from ups_server.pde.solution import Exact, Solution
@@ -33,17 +31,10 @@ class Heat(Family):
     odd = True
     reflections = ((1,),)
     conserved = ("u",)
+    keeps_extremes = "maximum principle: values stay between the extremes of the start"
 
     def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
         return SCALAR.sample(rng, count, grid)[..., None]
-
-    def bounds(
-        self,
-        initial: NDArray[np.floating],
-        coefficients: Mapping[str, Array],
-        static: NDArray[np.floating] | None = None,
-    ) -> list[Bound]:
-        return between(0, *extremes(initial, 0), "maximum principle: values stay between the extremes of the start")
 
     def begin(
         self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None

@@ -15,9 +15,7 @@ Source: Takamoto et al., PDEBench (2022), D.1. PDEBench's own files carry 0.3 % 
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ups_server.pde.bounds import Bound, between, extremes
 from ups_server.pde.family import Coefficient, Family, Field
 from ups_server.pde.grid import Array, BoundaryCondition, BoundaryKind, Grid
 from ups_server.pde.random_fields import SCALAR
@@ -41,18 +39,10 @@ class Advection(Family):
     reference_points = 1024
     odd = True
     conserved = ("u",)
+    keeps_extremes = "a state that is carried along keeps its extremes"
 
     def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
         return SCALAR.sample(rng, count, grid)[..., None]
-
-    def bounds(
-        self,
-        initial: NDArray[np.floating],
-        coefficients: Mapping[str, Array],
-        static: NDArray[np.floating] | None = None,
-    ) -> list[Bound]:
-        """A state is carried along: its values stay between its extremes."""
-        return between(0, *extremes(initial, 0), "a state that is carried along keeps its extremes")
 
     def begin(
         self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None

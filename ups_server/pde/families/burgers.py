@@ -31,10 +31,8 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ups_server.errors import UserError
-from ups_server.pde.bounds import Bound, between, extremes
 from ups_server.pde.family import Coefficient, Family, Field
 from ups_server.pde.grid import Array, BoundaryCondition, BoundaryKind, Grid
 from ups_server.pde.random_fields import SCALAR
@@ -172,18 +170,10 @@ class Burgers(Family):
     reference_points = 1024
     reflections = ((-1,),)
     conserved = ("u",)
+    keeps_extremes = "maximum principle: values stay between the extremes of the start"
 
     def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
         return SCALAR.sample(rng, count, grid)[..., None]
-
-    def bounds(
-        self,
-        initial: NDArray[np.floating],
-        coefficients: Mapping[str, Array],
-        static: NDArray[np.floating] | None = None,
-    ) -> list[Bound]:
-        """Maximum principle: values stay between the extremes of the start."""
-        return between(0, *extremes(initial, 0), "maximum principle: values stay between the extremes of the start")
 
     def begin(
         self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None

@@ -23,8 +23,8 @@ from ups_server.data.simulate import build_store
 from ups_server.data.store import Store
 from ups_server.errors import UserError
 from ups_server.evaluation.calibrate import Observed, calibrate
+from ups_server.evaluation.envelope import FamilyEnvelope, ModelEnvelopes
 from ups_server.model.config import FamilyCard
-from ups_server.model.envelope import FamilyEnvelope, ModelEnvelopes
 from ups_server.pde import Family, Grid, family
 from ups_server.solvers.neural import UPSSolver, load_neural
 

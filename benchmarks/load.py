@@ -30,7 +30,7 @@ class Found:
         answers: how often each status came.
         faults_seen: what must not happen.
         accepted: asynchronous rollouts, and how they ended.
-        broken: requests in flight when the engine was killed that were answered with 503 or a `problem` event.
+        broken: requests under way when the engine was killed that were answered with 503 or a `problem` event.
     """
 
     answers: Counter[int] = field(default_factory=Counter)

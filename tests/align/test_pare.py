@@ -134,18 +134,18 @@ def test_mixed_loss_is_eq_1(model: UPSModel, target: FixedTarget, done: float) -
     method = PatchReplacement()
     method.prepare(model, target)
     data = batch(SMALL)
-    heard = []
-    hook = model.body.register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0].detach()))
+    read = []
+    hook = model.body.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].detach()))
     torch.manual_seed(0)
     loss = method.mixed_loss(model, data, done)
     hook.remove()
     context = model.read(data.context, data.conditions)
     assert context.metadata is not None
     words = int(context.metadata.shape[1])
-    assert torch.equal(heard[0][:, :words], context.metadata)
+    assert torch.equal(read[0][:, :words], context.metadata)
     share = {0.0: 1.0, 0.5: 0.5, 0.75: 0.25}[done]
     replaced = sum(
-        bool((torch.cdist(token[None], model.metadata.embeddings.weight) < 1e-4).any()) for token in heard[0][0, words:]
+        bool((torch.cdist(token[None], model.metadata.embeddings.weight) < 1e-4).any()) for token in read[0][0, words:]
     )
     assert replaced == share * SMALL.reading.tokens
     state = method.state()

@@ -74,7 +74,7 @@ def test_batched_equals_single(model: Operator) -> None:
     torch.testing.assert_close(step(model, u, given("burgers", 3)), torch.cat(singles), atol=1e-5, rtol=1e-4)
 
 
-def test_coefficient_family_and_boundary_are_heard(model: Operator) -> None:
+def test_coefficient_family_and_boundary_are_used(model: Operator) -> None:
     u = state(32)
     base = step(model, u, given("burgers", 2))
     others = [given("burgers", 2, nu=0.3), given("other", 2), given("burgers", 2, kind=BoundaryKind.DIRICHLET)]

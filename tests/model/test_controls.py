@@ -60,7 +60,7 @@ def test_a_random_body_keeps_what_the_operator_reads_without_a_body(language_mod
     torch.testing.assert_close(step(model, given()), step(bare, given()))
 
 
-def test_without_body_the_text_of_the_body_is_not_heard(language_model: Path) -> None:
+def test_without_body_the_text_of_the_body_changes_nothing(language_model: Path) -> None:
     model = small(language_model)
     control_body(model, "none")
     other = replace(given(), texts=("2d equation",) * 2)
@@ -90,7 +90,7 @@ NUMBERED = replace(given(), coefficients=torch.full((2, 1), 0.3))
 
 
 @pytest.mark.parametrize(
-    ("metadata", "heard"),
+    ("metadata", "given_to_it"),
     [
         ("both", [NAMED, WRITTEN, NUMBERED]),
         ("text", [NAMED, WRITTEN]),
@@ -98,9 +98,9 @@ NUMBERED = replace(given(), coefficients=torch.full((2, 1), 0.3))
         ("none", []),
     ],
 )
-def test_what_is_withheld_is_not_heard(language_model: Path, metadata: str, heard: list[Conditions]) -> None:
+def test_what_is_withheld_changes_nothing(language_model: Path, metadata: str, given_to_it: list[Conditions]) -> None:
     model = small(language_model, metadata=metadata)
     base = step(model, given())
     for told in (NAMED, WRITTEN, NUMBERED):
         difference = (step(model, told) - base).abs().max()
-        assert difference > 1e-6 if any(told is one for one in heard) else difference == 0
+        assert difference > 1e-6 if any(told is one for one in given_to_it) else difference == 0

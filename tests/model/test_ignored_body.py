@@ -1,4 +1,4 @@
-"""A language model that is not heard is not asked, and nothing changes by a bit."""
+"""A language model whose reading changes nothing is not asked, and nothing changes by a bit."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def test_the_answer_is_the_same_to_the_bit(ignoring: UPS, monkeypatch: pytest.Mo
         assert torch.equal(skipped[name].view(torch.int32), values.view(torch.int32)), name
 
 
-def test_it_is_asked_only_where_it_is_heard_or_may_become_so(ignoring: UPS, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_asked_only_where_it_is_used_or_may_become_so(ignoring: UPS, monkeypatch: pytest.MonkeyPatch) -> None:
     calls, forward = list[int](), ignoring.body.forward
 
     def counted(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -92,7 +92,7 @@ def test_missing_slots_stay_zero(small: UPSModel) -> None:
     assert step(small, state(2), given(2))[:, 1:].abs().max() == 0
 
 
-def test_coefficient_text_boundary_and_state_are_heard(small: UPSModel) -> None:
+def test_coefficient_text_boundary_and_state_are_used(small: UPSModel) -> None:
     u = state(1)
     with torch.no_grad():
         base = small(u, small.read(u, given(1)))
@@ -157,13 +157,13 @@ def test_fields_relative_to_their_level_are_measured_in_it() -> None:
         conditions(SMALL, entry, {"nu": [0.1] * 3}, PERIODIC, (0.5,), -physical)
 
 
-def test_levels_are_heard(small: UPSModel) -> None:
+def test_levels_are_used(small: UPSModel) -> None:
     u = state(1)
     louder = replace(given(1), levels=torch.tensor([[0.0, 0.0, 1.0, 2.0]]))
     assert (step(small, u, louder) - step(small, u, given(1))).abs().max() > 1e-6
 
 
-def test_the_defect_of_the_mean_is_heard(small: UPSModel) -> None:
+def test_the_defect_of_the_mean_is_used(small: UPSModel) -> None:
     u = state(1)
     with torch.no_grad():
         context = small.read(u, given(1))

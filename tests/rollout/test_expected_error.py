@@ -9,7 +9,7 @@ import pytest
 
 from tests.rollout.planning import planned, write_card
 from ups_server.catalog import Catalog
-from ups_server.model.envelope import Coverage, FamilyEnvelope, ModelEnvelopes
+from ups_server.evaluation.envelope import Coverage, FamilyEnvelope, ModelEnvelopes
 from ups_server.pde import BoundaryCondition, BoundaryKind, family
 from ups_server.rollout.diagnostics import expected_error
 from ups_server.specs import ExpectedError, InitialConditionSpec, SampleSpec

@@ -71,7 +71,7 @@ def test_other_settings_are_other_runs(plan: Path) -> None:
 
 def test_a_plan_may_start_from_a_model(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    plan = ablation.read_plan(repository / "benchmarks" / "heard.yaml")
+    plan = ablation.read_plan(repository / "benchmarks" / "language_model.yaml")
     (shared, *others) = ablation.planned(plan, 5.0, range(1), None, list(plan["axes"]))
     assert shared.config.init is not None
     assert shared.config.init.resolve() == repository / "models" / "ups-mini"

@@ -108,11 +108,11 @@ def test_a_silent_language_model_is_not_asked_while_the_operator_is_tuned(
     asked: list[bool] = []
     forward = LLMBody.forward
 
-    def heard(*given: Any) -> Any:
+    def asked_with(*given: Any) -> Any:
         asked.append(torch.is_grad_enabled())
         return forward(*given)
 
-    monkeypatch.setattr(LLMBody, "forward", heard)
+    monkeypatch.setattr(LLMBody, "forward", asked_with)
     run, _ = adaptation(tmp_path / "tiny", store, tmp_path / "a", tuning="operator", max_steps=2)
     run.run()
     assert any(asked) is not ignored

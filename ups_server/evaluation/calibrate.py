@@ -18,8 +18,8 @@ from ups_server.data.source import Rows
 from ups_server.data.store import Store
 from ups_server.data.windows import frame_stride
 from ups_server.errors import UserError
+from ups_server.evaluation.envelope import FamilyEnvelope, conformal_bounds, measured_coverage, spread_of
 from ups_server.model.config import FamilyCard
-from ups_server.model.envelope import FamilyEnvelope, conformal_bounds, measured_coverage, spread_of
 from ups_server.pde import Grid
 from ups_server.pde.grid import Array
 from ups_server.solvers.solver import Frames, Problem, Solver, rollout

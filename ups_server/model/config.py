@@ -139,7 +139,7 @@ class ReadingConfig(Frozen):
 
 
 class StepConfig(Frozen):
-    """What a step is made of (`model.transport`, `projection`, `conservation`, `symmetry`).
+    """What a step is made of (`model.transport`, `constraints`, `symmetry`).
 
     Attributes:
         propagator: the linear, exactly integrated part (constant-coefficient transport and diffusion).

@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ups_server.model import conservation
+from ups_server.model import constraints
 from ups_server.model.body import text_features
 from ups_server.model.conditioning import KINDS, VALUE_FEATURES, value_features
+from ups_server.model.constraints import gradient_part
 from ups_server.model.latent import LatentOperator, check_points
 from ups_server.model.lead_config import EquationCard, LatentConfig, LeadConfig
-from ups_server.model.projection import gradient_part
 from ups_server.model.scales import NUMBERS, Scaled, scales_of
 from ups_server.pde import BoundaryCondition
 
@@ -267,7 +267,7 @@ class LeadModel(nn.Module):
                 free = (velocity - gradient_part(velocity, periodic)).movedim(1, -1)
                 part = torch.cat([free, part[..., self.config.ndim :]], dim=-1)
             if equation.conserved != "nothing" and all(periodic):
-                restore = conservation.gas if equation.conserved == "gas" else conservation.means
+                restore = constraints.gas if equation.conserved == "gas" else constraints.means
                 part = restore(part, was)
             after = part if whole else after.index_put((rows.nonzero()[:, 0],), part)
         return after

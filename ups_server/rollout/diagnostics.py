@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ups_server.catalog import SeenStates
-from ups_server.model.envelope import FamilyEnvelope, ModelEnvelopes
+from ups_server.evaluation.envelope import FamilyEnvelope, ModelEnvelopes
 from ups_server.pde.family import RAND
 from ups_server.pde.metrics import power_spectrum
 from ups_server.rollout.flags import OUTSIDE, beyond, departures, left_training, outside_values, relative_fields

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ups_server.model.envelope import (
+from ups_server.evaluation.envelope import (
     Coverage,
     FamilyEnvelope,
     ModelEnvelopes,

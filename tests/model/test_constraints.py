@@ -8,9 +8,9 @@ from torch import Tensor
 
 from tests.small_models import SMALL, card
 from ups_server.model.conditioning import Conditions, conditions
+from ups_server.model.constraints import gradient_part
 from ups_server.model.context import Context
 from ups_server.model.operator import UPSModel
-from ups_server.model.projection import gradient_part
 from ups_server.pde.grid import BoundaryCondition, BoundaryKind
 
 BOX, WALLS, CHANNEL = (True, True), (False, False), (True, False)

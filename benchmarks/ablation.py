@@ -1,10 +1,10 @@
 """What each design decision of ups-mini is worth at equal wall-clock: one axis of the recipe changed at a time.
 
 `ablation.yaml` holds the base recipe and the variants of every axis; `language_model.yaml` another plan, of what the
-language model adds to the shipped weights. Each variant is trained with each seed for the same minutes of training steps on the
-same data and scored on the test split, which chose nothing. A finished run leaves a small JSON file in `runs/ablation`;
-the same command goes on where it was stopped, in the middle of a run too. Wall-clock compares only runs that had the
-machine to the same degree: on two cores, a seed on each, side by side.
+language model adds to the shipped weights. Each variant is trained with each seed for the same minutes of training
+steps on the same data and scored on the test split, which chose nothing. A finished run leaves a small JSON file in
+`runs/ablation`; the same command goes on where it was stopped, in the middle of a run too. Wall-clock compares only
+runs that had the machine to the same degree: on two cores, a seed on each, side by side.
 
     python benchmarks/ablation.py [--minutes 20] [--seeds 2] [--axis output] [--json models/ups-mini/ablation.json]
     python benchmarks/ablation.py --seeds 1 & python benchmarks/ablation.py --seeds 1 --first-seed 1

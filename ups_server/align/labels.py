@@ -82,7 +82,8 @@ def passages(model: UPSModel, length: int) -> tuple[Tensor, Tensor]:
     """
     names, tokens, labels = subjects(), [], []
     for label, name in enumerate(names):
-        rows, mask = model.metadata.tokens(tuple(sentence.text for sentence in sentences() if sentence.subject == name))
+        texts = tuple(sentence.text for sentence in sentences() if sentence.subject == name)
+        rows, mask = model.metadata.beginnings(texts)
         running = rows[mask.bool()]
         cut = running[: len(running) // length * length].unflatten(0, (-1, length))
         tokens.append(cut)

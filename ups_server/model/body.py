@@ -27,6 +27,7 @@ OWN_CODE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False
 """Whatever a folder says: nothing is fetched, and none of its programs is run."""
 MAX_TOKENS = 48
 """Of an equation's name with its coefficients."""
+PLAIN: dict[str, Any] = {"add_special_tokens": False}
 
 
 def default_folder() -> Path:
@@ -139,7 +140,7 @@ class MetadataEncoder:
         Raises:
             UserError: ``text_too_long``; nothing is cut.
         """
-        ids = tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        ids = tuple(self.tokenizer(text, **PLAIN)["input_ids"])
         if len(ids) > MAX_TOKENS:
             raise UserError(
                 "text_too_long",
@@ -151,8 +152,18 @@ class MetadataEncoder:
         return ids
 
     def tokens(self, texts: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-        """Token embeddings (B, T, E) and their mask (B, T), one for real tokens."""
-        rows = [self._ids(text) for text in texts]
+        """Token embeddings (B, T, E) and their mask (B, T), one for real tokens.
+
+        Raises:
+            UserError: ``text_too_long``.
+        """
+        return self._embedded([self._ids(text) for text in texts])
+
+    def beginnings(self, texts: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+        """The same of the first `MAX_TOKENS` tokens of reference texts, which are samples of language."""
+        return self._embedded([tuple(self.tokenizer(text, **PLAIN)["input_ids"])[:MAX_TOKENS] for text in texts])
+
+    def _embedded(self, rows: list[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
         device = self.embeddings.weight.device
         length = max(len(row) for row in rows)
         ids = torch.tensor([[*row, *(0,) * (length - len(row))] for row in rows], device=device)

@@ -105,8 +105,8 @@ class UPSModel(Operator):
 
     @final
     def text_features(self, texts: tuple[str, ...]) -> Tensor:
-        """Sequence-mean features (B, E) of texts as they enter the body, padding excluded."""
-        tokens, mask = self.metadata.tokens(texts)
+        """Sequence-mean features (B, E) of the beginnings of reference texts, padding excluded."""
+        tokens, mask = self.metadata.beginnings(texts)
         return masked_mean(self.body.embed(tokens, mask), mask)
 
 

@@ -267,7 +267,9 @@ def measured(case: Case, model: str, tree: Path | None) -> Row:
     initial = entry.fit_initial(entry.sample_initial(rng, count, fine), columns)
     static = entry.sample_static(rng, count, fine)
     times = entry.dt * np.arange(case.frames + 1)
-    truth = cells(np.asarray(entry.solve(initial, times, fine, columns, static)), case.points, axes)
+    truth = cells(
+        np.asarray(entry.solve(np.asarray(initial, np.float64), times, fine, columns, static)), case.points, axes
+    )
     arrays = {"initial": initial, "truth": truth} | ({} if static is None else {"static": static})
 
     solver = load(model, "cpu")
@@ -275,15 +277,15 @@ def measured(case: Case, model: str, tree: Path | None) -> Row:
     start = cells(initial, case.points, axes).astype(np.float32)
     fixed = None if static is None else cells(static, case.points, axes).astype(np.float32)
 
-    def rollout(rows: slice, every: bool) -> list[NDArray[np.float32] | None]:
+    def rollout(rows: slice, every: bool) -> Array:
+        """States (B, T, X..., C): the start, and all frames or the last one."""
         session = solver.session(problem, start[rows], None if fixed is None else fixed[rows])
         batch = session.batch([session])  # type: ignore[attr-defined]
-        return [batch.launch([every or step == case.frames])()[0] for step in range(1, case.frames + 1)]
+        frames = [batch.launch([every or step == case.frames])()[0] for step in range(1, case.frames + 1)]
+        return np.stack([start[rows], *(frame for frame in frames if frame is not None)], axis=1).astype(np.float64)
 
-    answer = np.stack([start, *rollout(slice(0, count), True)], axis=1).astype(np.float64)  # type: ignore[arg-type]
-    last = rollout(slice(0, count), False)[-1]
-    error, _ = errors(answer, truth)
-    _, final = errors(np.stack([start, last], axis=1).astype(np.float64), truth[:, [0, -1]])  # type: ignore[arg-type]
+    error, _ = errors(rollout(slice(0, count), True), truth)
+    _, final = errors(rollout(slice(0, count), False), truth[:, [0, -1]])
     model_s = seconds_a_trajectory(lambda rows: rollout(rows, True), count)
     model_final_s = seconds_a_trajectory(lambda rows: rollout(rows, False), count)
 
@@ -293,8 +295,12 @@ def measured(case: Case, model: str, tree: Path | None) -> Row:
     }  # fmt: skip
     today = judged(REPOSITORY, given, arrays)
     then = today if tree is None else judged(tree, given, arrays)
-    all_then, final_then = (matched(then, error, final, of) for of in (False, True))
-    all_today, final_today = (matched(today, error, final, of) for of in (False, True))
+    (points, seconds, reached), (final_points, final_seconds, _) = (matched(then, error, final, of) for of in (0, 1))
+    (today_points, today_s, _), (_, today_final_s, _) = (matched(today, error, final, of) for of in (0, 1))
+
+    def ratio(of_solver: float | None, of_model: float) -> float | None:
+        return None if of_solver is None else of_solver / of_model
+
     return Row(
         family=entry.id,
         coefficients=case.coefficients,
@@ -304,27 +310,33 @@ def measured(case: Case, model: str, tree: Path | None) -> Row:
         model_final_s=model_final_s,
         model_error=error,
         model_final_error=final,
-        solver_points=all_then and all_then.points,
-        solver_s=all_then and all_then.seconds,
-        solver_final_points=final_then and final_then.points,
-        solver_final_s=final_then and final_then.final_seconds,
-        solver_error=all_then and all_then.error,
-        ratio=all_then and all_then.seconds / model_s,
-        ratio_final=final_then and final_then.final_seconds / model_final_s,
-        today_points=all_today and all_today.points,
-        today_s=all_today and all_today.seconds,
-        today_final_s=final_today and final_today.final_seconds,
-        ratio_today=all_today and all_today.seconds / model_s,
-        ratio_final_today=final_today and final_today.final_seconds / model_final_s,
+        solver_points=points,
+        solver_s=seconds,
+        solver_final_points=final_points,
+        solver_final_s=final_seconds,
+        solver_error=reached,
+        ratio=ratio(seconds, model_s),
+        ratio_final=ratio(final_seconds, model_final_s),
+        today_points=today_points,
+        today_s=today_s,
+        today_final_s=today_final_s,
+        ratio_today=ratio(today_s, model_s),
+        ratio_final_today=ratio(today_final_s, model_final_s),
         curve=then,
         curve_today=today,
     )
 
 
-def matched(curve: list[Point], error: float, final_error: float, of_final: bool) -> Point | None:
-    """The coarsest grid that is no worse than the model; None where none that was tried is."""
-    good = (p for p in curve if (p.final_error <= final_error if of_final else p.error <= error))
-    return next(good, None)
+def matched(
+    curve: list[Point], error: float, final_error: float, of_final: int
+) -> tuple[int, float, float] | tuple[None, None, None]:
+    """(points, seconds, error) on the coarsest grid that is no worse than the model; None where none is."""
+    for point in curve:
+        if of_final and point.final_error <= final_error:
+            return point.points, point.final_seconds, point.final_error
+        if not of_final and point.error <= error:
+            return point.points, point.seconds, point.error
+    return None, None, None
 
 
 def table(rows: list[Row]) -> Table:

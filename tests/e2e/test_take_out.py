@@ -55,7 +55,7 @@ def test_a_flow_as_an_animation(page: Page, tmp_path: Path) -> None:
     run(page, form, 3)
     with Image.open(saved(page, "Save as GIF", tmp_path)) as animation:
         assert animation.size == (256, 256)
-        assert animation.n_frames == 4
+        assert getattr(animation, "n_frames", 1) == 4
         first = np.asarray(animation.convert("RGB"))
         animation.seek(3)
         last = np.asarray(animation.convert("RGB"))

@@ -234,7 +234,7 @@ async def test_beside_the_model_it_may_take_too_long(tmp_path: Path) -> None:
 
 def test_an_engine_and_a_process_of_ones_own_say_the_same(tmp_path: Path) -> None:
     """Persistence computes the same anywhere: all that is said but the seconds is equal."""
-    request = {"model": "persistence", "grid": {"n": [16]}, "reference": True, "n_steps": 3}
+    request: dict[str, Any] = {"model": "persistence", "grid": {"n": [16]}, "reference": True, "n_steps": 3}
     todo = planned(tmp_path, **request)
     values, here = observed(todo)
 

@@ -114,7 +114,7 @@ class Description:
 
 
 def _sigmoid(logits: Array) -> Array:
-    result: Array = 1.0 / (1.0 + np.exp(-logits))
+    result: Array = (1.0 / (1.0 + np.exp(-logits))).astype(np.float32)
     return result
 
 

@@ -87,7 +87,7 @@ class Encoder:
                 first = tokens[1:-1] if len(tokens) > 2 else tokens
                 means = np.stack([part.mean(axis=0) for part in (first, *inner)])
                 means /= np.linalg.norm(means, axis=1, keepdims=True)
-                found.append(means.ravel() / np.float32(math.sqrt(len(means))))
+                found.append((means.ravel() / math.sqrt(len(means))).astype(np.float32))
         return found
 
     def _states(self, words: Array, lengths: Sequence[int]) -> list[Array]:

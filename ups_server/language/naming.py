@@ -118,7 +118,7 @@ class Head:
         inner = features @ self.hidden.T + self.hidden_bias
         # The tanh form is what the network was trained with.
         hidden = 0.5 * inner * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (inner + 0.044715 * inner**3)))
-        result: Array = hidden @ self.out.T + self.out_bias
+        result: Array = (hidden @ self.out.T + self.out_bias).astype(np.float32)
         return result
 
 

@@ -99,7 +99,7 @@ def test_equivariant_under_shifts_of_a_periodic_box_only(model: Operator) -> Non
 
 
 @pytest.mark.parametrize("operator", sorted(BASELINES))
-def test_a_silent_network_is_zero_or_with_increments_persistence(operator: str) -> None:
+def test_a_network_without_output_is_zero_or_with_increments_persistence(operator: str) -> None:
     u, told = state(32), given("burgers", 2)
     for increment in (False, True):
         model = made(CONFIGS[operator].changed(increment=increment))

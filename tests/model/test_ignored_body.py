@@ -61,7 +61,7 @@ def test_it_is_asked_only_where_it_is_used_or_may_become_so(ignoring: UPS, monke
 
 
 @torch.no_grad()
-def test_what_is_not_heard_is_stored_in_eight_bits(ignoring: UPS, tmp_path: Path) -> None:
+def test_what_is_not_read_is_stored_in_eight_bits(ignoring: UPS, tmp_path: Path) -> None:
     save_pretrained(ignoring, tmp_path / "ignoring")
     next(ignoring.read_out[-1].parameters())[0, 0] = 1e-3
     save_pretrained(ignoring, tmp_path / "used")

@@ -97,7 +97,7 @@ def test_only_the_declared_parameters_move(parent: Path, store: Store, tmp_path:
 
 
 @pytest.mark.parametrize("ignored", [True, False])
-def test_a_silent_language_model_is_not_asked_while_the_operator_is_tuned(
+def test_an_ignored_language_model_is_not_asked_while_the_operator_is_tuned(
     parent: Path, store: Store, tmp_path: Path, ignored: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = from_pretrained(parent).operator

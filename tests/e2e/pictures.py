@@ -65,7 +65,7 @@ def small(picture: bytes) -> bytes:
     """The picture with as many colours as fit into `MOST_BYTES`."""
     for colours in (256, 128, 64):
         written = io.BytesIO()
-        Image.open(io.BytesIO(picture)).convert("RGB").quantize(colours, Image.Quantize.MAXCOVERAGE).save(
+        Image.open(io.BytesIO(picture)).convert("RGB").quantize(colours, Image.Quantize.MAXCOVERAGE, kmeans=4).save(
             written, "PNG", optimize=True
         )
         if written.tell() <= MOST_BYTES:

@@ -284,7 +284,8 @@ export function problemForm(onRun, onChange = () => {}) {
       }
       if (query.size || before !== [model.value, isWritten() ? chosen().equation.id : next].join()) chosenModel(next);
       if (fileFamily) initial.choose(wantedFile);
-      apply(query);
+      // An address that says nothing leaves the form as it was.
+      if (query.size) apply(query);
       update();
     },
   };

@@ -151,16 +151,25 @@ def open_file(path: Path) -> h5py.File:
             ``unknown_layout`` for the layouts of other collections.
     """
     refuse_foreign(path)
-    try:
-        file = h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE_BYTES, rdcc_nslots=CHUNK_CACHE_SLOTS)
-    except OSError as error:
-        raise _not_opened(path, str(error)) from error
+    file = open_plainly(path)
     try:
         refuse_collections(path.name, {name for name in itertools.islice(file, ROOT_NAMES)})
     except BaseException:
         file.close()
         raise
     return file
+
+
+def open_plainly(path: Path) -> h5py.File:
+    """Open a file of any layout for reading.
+
+    Raises:
+        UserError: ``not_hdf5``, ``file_locked``.
+    """
+    try:
+        return h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE_BYTES, rdcc_nslots=CHUNK_CACHE_SLOTS)
+    except OSError as error:
+        raise _not_opened(path, str(error)) from error
 
 
 def _not_opened(path: Path, reason: str) -> UserError:

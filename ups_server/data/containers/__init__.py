@@ -1,0 +1,69 @@
+"""Files as arrays with names, whatever wrote them: what a mapping gives a meaning to.
+
+One module a container: MATLAB 5, HDF5 (MATLAB 7.3 too), NetCDF, Zarr, NumPy, PyTorch. A file is recognised by its first
+bytes; nothing but the arrays' names, shapes and small attributes is read when it is opened.
+"""
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+
+from ups_server.data.containers.base import Container, StoredArray
+from ups_server.data.formats.base import damage_named
+from ups_server.data.formats.foreign import FIRST_BYTES, ZIP, refuse_foreign
+from ups_server.errors import UserError
+
+__all__ = ["Container", "StoredArray", "open_container"]
+
+ZARR_NAMES = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
+"""What lies in the root of a Zarr hierarchy, of version 3 or 2."""
+NETCDF_3 = (b"CDF\x01", b"CDF\x02", b"CDF\x05")
+
+
+def open_container(path: Path) -> Container:
+    """Open a file, or a folder of Zarr.
+
+    Raises:
+        UserError: ``not_found``, ``unknown_layout`` (a folder of something else), ``not_hdf5`` (another format),
+            ``unreadable`` (damaged).
+    """
+    if not path.exists():
+        raise UserError("not_found", f"there is no file {path}")
+    with damage_named(path):
+        return _opener(path)(path)
+
+
+def _opener(path: Path) -> Callable[[Path], Container]:
+    from ups_server.data.containers import hdf5, matlab, netcdf, numpy_files, torch_file, zarr
+
+    if path.is_dir():
+        if not any((path / name).is_file() for name in ZARR_NAMES):
+            raise UserError("unknown_layout", f"{path.name} is a folder, but not Zarr")
+        return zarr.open_zarr
+    with path.open("rb") as stream:
+        first = stream.read(FIRST_BYTES)
+    if first.startswith(b"MATLAB 5.0 MAT-file"):
+        return matlab.open_matlab
+    if first.startswith(NETCDF_3):
+        return netcdf.open_netcdf
+    if first.startswith(b"\x93NUMPY"):
+        return numpy_files.open_npy
+    if first.startswith(ZIP):
+        names = _zip_names(path)
+        if any(name.endswith("/data.pkl") for name in names):
+            return torch_file.open_torch
+        if any(name in ZARR_NAMES for name in names):
+            return zarr.open_zarr
+        if names and all(name.endswith(".npy") for name in names):
+            return numpy_files.open_npz
+    if h5py.is_hdf5(path):
+        return hdf5.open_hdf5
+    refuse_foreign(path)
+    raise UserError("not_hdf5", f"{path.name} is of no format that is read")
+
+
+def _zip_names(path: Path) -> list[str]:
+    with zipfile.ZipFile(path) as archive:
+        return archive.namelist()

@@ -1,0 +1,46 @@
+"""Zarr of version 2 or 3: a folder, or a zip of one, which is read where it lies."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ups_server.data.containers.base import MOST_ARRAYS, Container, Index, StoredArray, plain
+from ups_server.errors import UserError
+
+ALONE = "array"
+"""What the array of a hierarchy without groups is called."""
+DEPTH = 4
+
+
+def open_zarr(path: Path) -> Container:
+    """Raises UserError ``wrong_shape`` (too many arrays), and what zarr raises for damaged ones."""
+    import zarr
+    from zarr.storage import LocalStore, ZipStore
+
+    store = LocalStore(path, read_only=True) if path.is_dir() else ZipStore(path, mode="r")
+    root = zarr.open(store, mode="r")
+    if isinstance(root, zarr.Array):
+        members: list[tuple[str, Any]] = [(ALONE, root)]
+    else:
+        members = list(root.members(max_depth=DEPTH))
+    arrays = {name: _array(name, found) for name, found in members if isinstance(found, zarr.Array)}
+    if len(arrays) > MOST_ARRAYS:
+        raise UserError("wrong_shape", f"{path.name} holds too many arrays", got=len(arrays))
+    version = root.metadata.zarr_format
+    return Container(f"Zarr (version {version})", arrays, plain(dict(root.attrs)), store.close)
+
+
+def _array(name: str, found: Any) -> StoredArray:
+    attributes = dict(found.attrs)
+    names = attributes.pop("_ARRAY_DIMENSIONS", None) or getattr(found.metadata, "dimension_names", None)
+    axes = tuple(map(str, names)) if names and len(names) == found.ndim and None not in names else ()
+    return StoredArray(
+        name, tuple(found.shape), np.dtype(found.dtype), _part(found), axes, tuple(found.chunks), plain(attributes)
+    )
+
+
+def _part(found: Any) -> Callable[[Index], NDArray[Any]]:
+    return lambda index: np.asarray(found[index])

@@ -1,0 +1,339 @@
+"""A file read through a mapping: the trajectories that its arrays hold, a part at a time."""
+
+from collections.abc import Iterator
+from collections.abc import Mapping as MappingOf
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ups_server.data.containers import Container, StoredArray, open_container
+from ups_server.data.formats.description import SPACING_TOLERANCE, coefficient_table, times_of
+from ups_server.data.mapping import MappedAxis, MappedField, Mapping, boundary_of, equal_steps
+from ups_server.data.source import FileSource, FrameIndices, Rows, StoredDataset, coefficient_faults
+from ups_server.errors import UserError
+from ups_server.pde.family import Family
+from ups_server.pde.grid import BoundaryCondition, BoundaryKind, Grid
+from ups_server.pde.registry import add_user_family, known_family
+
+OFFSETS = {"cells": Grid.CENTRE, "nodes": 0.0, "ends": 0.0}
+NEVER_WRITTEN = "its values were never all written"
+TIME = "time"
+
+
+def open_mapped(
+    path: Path, mapping: Mapping, family: str | None = None, coefficients: MappingOf[str, float] | None = None
+) -> "MappedSource":
+    """Open a file whose arrays a mapping gives a meaning to; an equation of its own is made known to this process.
+
+    Args:
+        family: what the user says besides; must be the mapping's.
+        coefficients: likewise.
+
+    Raises:
+        UserError: one clear sentence about what does not fit.
+    """
+    if family not in (None, mapping.family_id):
+        raise UserError("family_mismatch", "the mapping is of another family", got=family, expected=mapping.family_id)
+    container = open_container(path)
+    try:
+        return MappedSource(path, container, mapping, coefficients or {})
+    except BaseException:
+        container.close()
+        raise
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A field's array, and what its axes mean."""
+
+    array: StoredArray
+    order: tuple[str, ...]
+    component: int
+
+    @classmethod
+    def of(cls, container: Container, entry: MappedField, order: tuple[str, ...]) -> "_Placed":
+        """Raises UserError ``missing_dataset``, ``wrong_dtype``, ``wrong_shape``."""
+        array = container.array(entry.array)
+        if not array.numeric:
+            raise UserError("wrong_dtype", f"{entry.array} does not hold real numbers", got=str(array.dtype))
+        if len(array.shape) != len(order):
+            raise UserError(
+                "wrong_shape", f"{entry.array} has {len(array.shape)} axes", got=array.shape, expected=list(order)
+            )
+        if 0 in array.shape:
+            raise UserError("empty_file", f"{entry.array} holds no values", got=array.shape)
+        for name, n in zip(order, array.shape, strict=True):
+            if name == "-" and n != 1:
+                raise UserError("wrong_shape", f"{entry.array} has {n} entries along an axis `-`", got=array.shape)
+            if name == "component" and not (entry.component or 0) < n:
+                raise UserError("wrong_shape", f"{entry.array} has {n} components", got=entry.component)
+        return cls(array, order, entry.component or 0)
+
+    def size(self, axis: str) -> int | None:
+        return self.array.shape[self.order.index(axis)] if axis in self.order else None
+
+    def read(self, row: int, kept: MappingOf[str, slice]) -> NDArray[Any]:
+        """The values along the axes `kept`, in their order."""
+        index = {"trajectory": row, "component": self.component, "-": 0, **kept}
+        values = self.array.read(tuple(index[name] for name in self.order))
+        left = [name for name in self.order if name in kept]
+        return values.transpose([left.index(name) for name in kept])
+
+
+class MappedSource(FileSource):
+    """Trajectories in arrays that a mapping names."""
+
+    def __init__(self, path: Path, container: Container, mapping: Mapping, coefficients: MappingOf[str, float]) -> None:
+        self.layout = f"{container.kind}, mapped"
+        self._container = container
+        self._fields = [_Placed.of(container, entry, mapping.order(entry)) for entry in mapping.fields]
+        self._fixed = [_Placed.of(container, entry, mapping.order(entry, True)) for entry in mapping.static_fields]
+        placed = [*self._fields, *self._fixed]
+        count = _common(placed, "trajectory") or 1
+        frames = _common(self._fields, TIME) or 1
+        known = None if mapping.family is None else known_family(mapping.family)
+        if known is not None and (len(mapping.space) != known.ndim):
+            raise UserError("wrong_axis", f"{known.id} has {known.ndim} spatial axes", got=list(mapping.space))
+        boundary = boundary_of(mapping, known.boundary if known is not None else BoundaryCondition(()))
+        grid = _grid(container, mapping, boundary, [_common(placed, name) or 1 for name in mapping.names], count)
+        times = _times(container, mapping, frames, count)
+        equation = known or _own(mapping, grid, times)
+        if known is not None:
+            _check_box(known, grid)
+        _check_names(equation, mapping)
+        order = [entry.name for entry in mapping.fields]
+        self._fields = [self._fields[order.index(entry.name)] for entry in equation.fields]
+        order = [entry.name for entry in mapping.static_fields]
+        self._fixed = [self._fixed[order.index(entry.name)] for entry in equation.static_fields]
+        super().__init__(path, equation, boundary, grid, times, count)
+        self._table = _coefficients(container, mapping, equation, count, coefficients)
+        self._missing = _unwritten(placed)
+        first = self._fields[0]
+        if first.array.chunks:
+            by_axis = dict(zip(first.order, first.array.chunks, strict=True))
+            self.chunk_rows, self.chunk_frames = by_axis.get("trajectory", 1), by_axis.get(TIME, 1)
+
+    @property
+    @final
+    def coefficients(self) -> NDArray[np.float64]:
+        return self._table
+
+    @cached_property
+    def row_faults(self) -> MappingOf[int, str]:
+        return coefficient_faults(self.equation, self._table) | dict.fromkeys(sorted(self._missing), NEVER_WRITTEN)
+
+    @final
+    def read(
+        self, rows: Rows, frames: FrameIndices = slice(None), stride: int = 1, first: int = 0
+    ) -> NDArray[np.float32]:
+        self._check(rows)
+        chosen = np.arange(len(self.times))[frames]
+        out = np.empty((len(rows), len(chosen), *self._points(stride, first), len(self.fields)), np.float32)
+        space = dict(zip("xyz", self._spans(stride, first), strict=False))
+        for places, span in _spans(chosen):
+            for target, row in zip(out, rows, strict=True):
+                for channel, placed in enumerate(self._fields):
+                    block = placed.read(int(row), {TIME: span, **space})
+                    target[places, ..., channel] = block[chosen[places] - span.start]
+        return out
+
+    @final
+    def read_static(self, rows: Rows, stride: int = 1, first: int = 0) -> NDArray[np.float32] | None:
+        if not self.static_fields:
+            return None
+        self._check(rows)
+        out = np.empty((len(rows), *self._points(stride, first), len(self.static_fields)), np.float32)
+        space = dict(zip("xyz", self._spans(stride, first), strict=False))
+        for target, row in zip(out, rows, strict=True):
+            for channel, placed in enumerate(self._fixed):
+                target[..., channel] = placed.read(int(row), space)
+        return out
+
+    @final
+    def close(self) -> None:
+        self._container.close()
+
+    @final
+    def datasets(self) -> list[StoredDataset]:
+        found = {placed.array.name: placed.array for placed in (*self._fields, *self._fixed)}
+        return [StoredDataset(a.name, a.shape, str(a.dtype), a.chunks) for a in found.values()]
+
+    def _spans(self, stride: int, first: int) -> tuple[slice, ...]:
+        return tuple(slice(first, n, stride) for n in self.grid.n)
+
+    def _check(self, rows: Rows) -> None:
+        self._check_rows(rows)
+        for row in rows if self._missing else ():
+            if row in self._missing:
+                raise UserError("never_written", f"trajectory {row} cannot be read: {NEVER_WRITTEN}")
+
+
+def _spans(chosen: NDArray[np.int64]) -> Iterator[tuple[slice, slice]]:
+    """Frames read at once: (their places in `chosen`, frames of the file); one by one where they lie far apart."""
+    begin = 0
+    for end in range(1, len(chosen) + 1):
+        if end == len(chosen) or not 0 < chosen[end] - chosen[end - 1] <= 2:
+            yield slice(begin, end), slice(int(chosen[begin]), int(chosen[end - 1]) + 1)
+            begin = end
+
+
+def _common(placed: list[_Placed], axis: str) -> int | None:
+    """The length of an axis, which all arrays share."""
+    found = {entry.array.name: size for entry in placed if (size := entry.size(axis)) is not None}
+    if len(set(found.values())) > 1:
+        raise UserError("ragged", f"the arrays differ in their length along {axis}", got=found)
+    return next(iter(found.values()), None)
+
+
+def _listed(container: Container, name: str, count: int) -> NDArray[np.float64]:
+    """The numbers of a list; one list a trajectory where these are the same.
+
+    Raises:
+        UserError: ``wrong_axis``, ``ragged``.
+    """
+    values = container.array(name).whole()
+    values = values.reshape([n for n in values.shape if n != 1] or [1])
+    if values.ndim == 2 and len(values) == count:
+        if not np.allclose(values, values[0], rtol=1e-5, atol=1e-7):
+            raise UserError("ragged", f"{name} differs between trajectories", expected="the same for all")
+        values = values[0]
+    if values.ndim != 1:
+        raise UserError("wrong_axis", f"{name} is no list of numbers", got=container.array(name).shape)
+    return values
+
+
+def _times(container: Container, mapping: Mapping, frames: int, count: int) -> NDArray[np.float64]:
+    given = mapping.time
+    if given.array is None:
+        return given.start + (given.step or 1.0) * np.arange(frames)
+    values = _listed(container, given.array, count)
+    if len(values) not in (frames, frames + 1):
+        raise UserError("wrong_axis", f"{given.array} does not fit the frames", got=len(values), expected=frames)
+    if frames > 1:
+        equal_steps(values[:frames], given.array)
+    return times_of(values, frames, given.array)
+
+
+def _grid(container: Container, mapping: Mapping, boundary: BoundaryCondition, points: list[int], count: int) -> Grid:
+    axes = [
+        _axis(container, name, mapping.space[name], n, low is BoundaryKind.PERIODIC, count)  # type: ignore[index]
+        for name, n, (low, _) in zip(mapping.names, points, boundary.sides, strict=True)
+    ]
+    n, extent, offset, closed = zip(*axes, strict=True)
+    return Grid(n, extent, offset, closed)
+
+
+def _axis(
+    container: Container, name: str, axis: MappedAxis, n: int, periodic: bool, count: int
+) -> tuple[int, tuple[float, float], float, bool]:
+    """(points, extent, offset, closed) of an axis of `n` stored points."""
+    ends = axis.points == "ends" and axis.offset is None
+    offset = OFFSETS[axis.points] if axis.offset is None else axis.offset
+    spacings = n - 1 if ends else n
+    if n < 2:
+        raise UserError("wrong_axis", f"{name} has fewer than two points", got=n)
+    low, high = axis.low, axis.high
+    if axis.array is not None:
+        values = _listed(container, axis.array, count)
+        if len(values) != n:
+            raise UserError("wrong_axis", f"{axis.array} does not fit the values", got=len(values), expected=n)
+        step = equal_steps(values, axis.array)
+        found = (
+            _neat(float(values[0]) - offset * step, step),
+            _neat(float(values[0]) + (spacings - offset) * step, step),
+        )
+        for given, other, word in ((low, found[0], "low"), (high, found[1], "high")):
+            if given is not None and abs(given - other) > SPACING_TOLERANCE * step:
+                raise UserError(
+                    "wrong_axis",
+                    f"{axis.array} does not agree with {word} of {name}, its points being {axis.points}",
+                    got=other,
+                    expected=given,
+                )
+        low, high = found[0] if low is None else low, found[1] if high is None else high
+    if low is None or high is None:
+        raise UserError("wrong_axis", f"{name} needs an array or low and high")
+    if ends and periodic:
+        return n - 1, (low, high), 0.0, False
+    return n, (low, high), offset, ends
+
+
+def _neat(value: float, step: float) -> float:
+    """The end of a box, without what rounding of the coordinates left of it."""
+    neat = float(f"{value:.6g}") if abs(value) > 1e-3 * step else 0.0
+    return neat if abs(neat - value) < 1e-3 * step else value
+
+
+def _own(mapping: Mapping, grid: Grid, times: NDArray[np.float64]) -> Family:
+    dt = float(times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None
+    family = mapping.equation_spec(grid.extent, dt).family()
+    add_user_family(family)
+    return family
+
+
+def _check_box(family: Family, grid: Grid) -> None:
+    for name, own, (low, high), spacing in zip("xyz", family.extent, grid.extent, grid.spacing, strict=False):
+        if abs(own[0] - low) > SPACING_TOLERANCE * spacing or abs(own[1] - high) > SPACING_TOLERANCE * spacing:
+            raise UserError(
+                "wrong_axis",
+                f"{name} does not run over the box of {family.id}",
+                got=[low, high],
+                expected=list(own),
+                hint="map it as an equation of your own, whose box is the file's",
+            )
+
+
+def _check_names(equation: Family, mapping: Mapping) -> None:
+    for group, own in ((mapping.fields, equation.fields), (mapping.static_fields, equation.static_fields)):
+        given, expected = [entry.name for entry in group], [entry.name for entry in own]
+        if sorted(given) != sorted(expected):
+            raise UserError("missing_dataset", f"the fields of {equation.id} are others", got=given, expected=expected)
+
+
+def _coefficients(
+    container: Container, mapping: Mapping, equation: Family, count: int, given: MappingOf[str, float]
+) -> NDArray[np.float64]:
+    stored: dict[str, NDArray[np.float64]] = {}
+    claims = {"the user": given}
+    fixed: dict[str, float] = {}
+    names = {coefficient.name for coefficient in equation.coefficients}
+    for name, entry in mapping.coefficients.items():
+        if name not in names:
+            raise UserError("unknown_coefficient", f"{equation.id} has no coefficient {name}", expected=sorted(names))
+        if entry.value is not None:
+            fixed[name] = entry.value
+        elif entry.array is not None:
+            stored[name] = container.array(entry.array).whole().ravel()
+        elif entry.attribute is not None:
+            stored[name] = _attribute(container, entry.attribute)
+    return coefficient_table(equation, sorted(names), count, stored, {**claims, "the mapping": fixed})
+
+
+def _attribute(container: Container, name: str) -> NDArray[np.float64]:
+    array, mark, own = name.rpartition("@")
+    attributes = container.array(array).attributes if mark else container.attributes
+    if own not in attributes:
+        raise UserError("wrong_attribute", f"the file has no attribute {name}", expected=sorted(attributes)[:32])
+    try:
+        return np.atleast_1d(np.asarray(attributes[own], np.float64))
+    except (TypeError, ValueError):
+        raise UserError("wrong_attribute", f"the attribute {name} is no number", got=attributes[own]) from None
+
+
+def _unwritten(placed: list[_Placed]) -> frozenset[int]:
+    """Rows whose values are not all in the file.
+
+    Raises:
+        UserError: ``never_written`` where it is not known which.
+    """
+    rows: set[int] = set()
+    for entry in placed:
+        missing = [] if entry.array.unwritten is None else entry.array.unwritten().tolist()
+        if missing and entry.order[0] != "trajectory":
+            raise UserError("never_written", f"{entry.array.name} declares values that were never written")
+        rows |= set(missing)
+    return frozenset(rows)

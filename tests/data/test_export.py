@@ -1,5 +1,6 @@
 """Every format gives back what went in."""
 
+import itertools
 import json
 from io import BytesIO
 from pathlib import Path
@@ -191,6 +192,42 @@ def test_there_and_back(tmp_path: Path, name: str, suffix: str) -> None:
     same(original, back)
     for source in (original, there, back):
         source.close()
+
+
+@pytest.mark.parametrize("name", ["compressible_ns_1d", "darcy", "incompressible_ns_2d"])
+@pytest.mark.parametrize("pair", list(itertools.permutations(CONVERTED, 2)), ids=" to ".join)
+def test_every_pair(tmp_path: Path, name: str, pair: tuple[str, str]) -> None:
+    with (
+        open_source(write(tmp_path / "file.h5", name)) as original,
+        open_source(convert(original, tmp_path / f"one{pair[0]}")) as one,
+        open_source(convert(one, tmp_path / f"other{pair[1]}")) as other,
+    ):
+        same(original, other)
+        np.testing.assert_array_equal(original.times, other.times)
+        np.testing.assert_array_equal(original.coefficients, other.coefficients)
+
+
+def test_a_part_is_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, values = write(tmp_path / "file.h5", "incompressible_ns_2d"), values_of("incompressible_ns_2d")
+    static = static_of("incompressible_ns_2d")
+    assert static is not None
+    with open_source(path) as source:
+        times = source.times
+    n = values.shape[2] // 2
+    options = ["--trajectories", "1:3", "--times", f"{times[1]}:{times[2]}", "--resolution", str(n)]
+    with pytest.raises(SystemExit) as ended:
+        main(["data", "convert", str(path), str(tmp_path / "part.nc"), *options])
+    assert not ended.value.code, capsys.readouterr().err
+    with open_source(tmp_path / "part.nc") as part:
+        np.testing.assert_array_equal(part.times, times[1:3])
+        np.testing.assert_array_equal(part.read([0, 1]), values[1:3, 1:3, ::2, ::2])
+        np.testing.assert_array_equal(part.read_static([0, 1]), static[1:3, ::2, ::2])
+        assert part.grid.offset == (0.25, 0.25)
+    for wrong in (["--trajectories", "3"], ["--trajectories", "x"], ["--times", "50:60"], ["--resolution", "7"]):
+        with pytest.raises(SystemExit) as ended:
+            main(["data", "convert", str(path), str(tmp_path / "wrong.nc"), *wrong])
+        assert ended.value.code == 2
+        assert not (tmp_path / "wrong.nc").exists()
 
 
 @pytest.mark.parametrize("suffix", CONVERTED)

@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,14 +49,19 @@ class Found:
 class Fuzz:
     """Files drawn with one seed, examined in a folder."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
-        from tests.files.mutations import seeds
+    def __init__(self, folder: Path, seed: int, mapped: str | None = None) -> None:
+        from tests.files.mutations import mapped_seeds, seeds
         from tests.pdebench_files import plain
 
         self.folder = folder
         self.seed = seed
         self.cache = Path(os.environ["MPLCONFIGDIR"])
-        self.seeds = seeds(folder / "seeds")
+        self.mappings: dict[str, dict[str, Any]] = {}
+        if mapped is None:
+            self.seeds = seeds(folder / "seeds")
+        else:
+            self.mappings = mapped_seeds(folder / "seeds", mapped)
+            self.seeds = [folder / "seeds" / name for name in self.mappings]
         self.secret = plain(folder / "secret.h5", {"beta": 0.4}, tensor=np.full((3, 5, 16), 12345.678, "f4"))
 
     def make(self, number: int) -> tuple[Path, list[str]]:
@@ -64,7 +70,7 @@ class Fuzz:
 
         random = np.random.default_rng([self.seed, number])
         seed = self.seeds[random.integers(len(self.seeds))]
-        path = self.folder / "file.h5"
+        path = self.folder / (seed.name if self.mappings else "file.h5")
         done = mutate(random, seed, path, self.secret)
         os.utime(self.secret, (0, self.secret.stat().st_mtime))
         return path, [seed.stem, *done]
@@ -74,9 +80,12 @@ class Fuzz:
         from ups_server.files.records import ExaminationLimits
 
         work = self.folder / place
+        said = Declaration()
+        if path.name in self.mappings:
+            said = Declaration.from_json(json.dumps({"mapping": self.mappings[path.name]}))
         shutil.rmtree(work, ignore_errors=True)
         return ExaminationRequest(
-            content=path, name=path.name, declaration=Declaration(), output=work / "output", limits=ExaminationLimits()
+            content=path, name=path.name, declaration=said, output=work / "output", limits=ExaminationLimits()
         )
 
     def forked(self, path: Path, picture: bool = True) -> Found:
@@ -148,9 +157,11 @@ def _wait(child: int) -> tuple[bool, int]:
     return False, os.waitpid(child, 0)[1]
 
 
-def run(folder: Path, seed: int, numbers: Iterable[int], spawn: int, pictures: int) -> tuple[Counter[str], int]:
+def run(
+    folder: Path, seed: int, numbers: Iterable[int], spawn: int, pictures: int, mapped: str | None = None
+) -> tuple[Counter[str], int]:
     """How files ended, and the number of faults, each of which is printed as it is found."""
-    fuzz = Fuzz(folder, seed)
+    fuzz = Fuzz(folder, seed, mapped)
     list_fonts(fuzz.cache)
     import matplotlib.backends.backend_agg
     import matplotlib.pyplot  # noqa: F401
@@ -184,6 +195,7 @@ def main() -> None:
     parser.add_argument("--spawn", type=int, default=100, help="one in so many is also started afresh; 0: none")
     parser.add_argument("--pictures", type=int, default=10, help="one in so many is drawn where it is accepted")
     parser.add_argument("--only", type=int, help="one file by its number")
+    parser.add_argument("--mapped", metavar="PATTERN", help="files read through a mapping, such as `*.mat` or `*`")
     parser.add_argument("--keep", type=Path, help="with --only: the folder for a copy of the file")
     options = parser.parse_args()
     cache = Path(tempfile.gettempdir()) / f"ups-fuzz-fonts-{os.getuid()}"
@@ -192,11 +204,11 @@ def main() -> None:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="ups-fuzz-") as name:
         if options.keep is not None:
-            path, done = Fuzz(Path(name), options.seed).make(options.only)
+            path, done = Fuzz(Path(name), options.seed, options.mapped).make(options.only)
             shutil.copyfile(path, options.keep / f"fuzz-{options.seed}-{options.only}.h5")
             print(done)
         numbers = range(options.first, options.first + options.count) if options.only is None else [options.only]
-        ends, faults = run(Path(name), options.seed, numbers, options.spawn, options.pictures)
+        ends, faults = run(Path(name), options.seed, numbers, options.spawn, options.pictures, options.mapped)
     print(json.dumps(dict(ends.most_common())))
     print(f"{sum(ends.values())} files, seed {options.seed}, {time.monotonic() - began:.0f} s, {faults} faults")
     sys.exit(bool(faults))

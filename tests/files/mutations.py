@@ -6,15 +6,18 @@ The same random numbers give the same file.
 import shutil
 from collections.abc import Callable
 from contextlib import closing
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
+from tests.mapped_files import LAYOUTS
 from tests.pdebench_files import write
 from ups_server.data.export import convert
 from ups_server.data.formats import open_source
+from ups_server.data.inspect import inspect
 
 FAMILIES = (
     "advection",
@@ -45,6 +48,17 @@ def seeds(folder: Path) -> list[Path]:
         del file["tensor"]
         file.create_dataset("tensor", data=values, chunks=(1, *values.shape[1:]), compression="lzf")
     return [*files, *others, lzf]
+
+
+def mapped_seeds(folder: Path, pattern: str) -> dict[str, dict[str, Any]]:
+    """A good file of each layout that is read through a mapping, and its mapping; those whose name fits a pattern."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {}
+    for name, layout in LAYOUTS.items():
+        if not layout.folder and fnmatch(name, pattern):
+            layout.write(folder / name)
+            found[name] = {**(inspect(folder / name).mapping or {}), **layout.changes}
+    return found
 
 
 def mutate(random: Random, seed: Path, path: Path, secret: Path) -> list[str]:

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.parametrize("more", [[], ["--mapped", "*"]], ids=["as they are", "mapped"])
 @pytest.mark.parametrize("count", [20, pytest.param(200, marks=pytest.mark.slow)])
-def test_damaged_files_neither_crash_nor_hang_nor_read_outside(repository: Path, count: int) -> None:
-    words = ["--count", str(count), "--seed", "1", "--spawn", "10"]
+def test_damaged_files_neither_crash_nor_hang_nor_read_outside(repository: Path, count: int, more: list[str]) -> None:
+    words = ["--count", str(count), "--seed", "1", "--spawn", "10", *more]
     done = subprocess.run(
         [sys.executable, "-m", "tests.files.fuzz", *words], cwd=repository, capture_output=True, text=True
     )

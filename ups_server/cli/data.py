@@ -10,11 +10,13 @@ from ups_server.cli.options import (
     AsJson,
     Boundary,
     FamilyId,
+    FileMapping,
     InitialKind,
     check_folder,
     check_suffix,
     parse_boundary,
     parse_coefficients,
+    read_mapping,
 )
 from ups_server.cli.options import FileCoefficients as CoefficientOptions
 from ups_server.cli.options import FileFamily as Family
@@ -23,6 +25,7 @@ from ups_server.errors import UserError
 
 if TYPE_CHECKING:
     from ups_server.data.simulate import CoefficientDraw
+    from ups_server.data.source import TrajectorySource
 
 app = typer.Typer(
     help="Make, check, draw and convert files of trajectories.", no_args_is_help=True, rich_markup_mode=None
@@ -76,6 +79,7 @@ def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A file or store of trajectories.")],
     family: Family = None,
     coef: CoefficientOptions = None,
+    map_file: FileMapping = None,
     probe: Annotated[
         bool | None,
         typer.Option(help="Compare a few rows with the reference solver. [default: where the file is small]"),
@@ -88,7 +92,7 @@ def check(
     """
     from ups_server.data.check import check_file, report_text
 
-    report = check_file(file, family, parse_coefficients(coef), probe)
+    report = check_file(file, family, parse_coefficients(coef), probe, read_mapping(map_file))
     if as_json:
         print_json(report.model_dump(mode="json"))
     else:
@@ -102,12 +106,39 @@ def check(
 
 
 @app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Any file of arrays, or a folder of Zarr.")],
+    as_json: AsJson = False,
+) -> None:
+    """Look at the arrays of a file and propose a mapping: YAML to edit and hand to `--map`.
+
+    Above each entry stands how sure it is, and why: `certain`, `likely`, or a `guess` to be looked at.
+    """
+    from ups_server.data.inspect import inspect as look
+
+    found = look(file)
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+        return
+    for array in found.arrays:
+        axes = f" ({', '.join(array.axes)})" if array.axes else ""
+        print_note(f"{array.name}: {' x '.join(map(str, array.shape)) or 'one number'}{axes}, {array.dtype}")
+    if found.yaml is None:
+        raise UserError(
+            "unknown_layout", f"{file.name} is {found.kind}, but none of its arrays can be trajectories",
+            got=[array.name for array in found.arrays][:32],
+        )  # fmt: skip
+    print_line(found.yaml.rstrip())
+
+
+@app.command()
 def show(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A file or store of trajectories.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="PICTURE", help="A .png, or an animated .gif.")],
     trajectory: Annotated[int, typer.Option(min=0, help="Its number in the file.")] = 0,
     family: Family = None,
     coef: CoefficientOptions = None,
+    map_file: FileMapping = None,
 ) -> None:
     """Draw one trajectory of a file."""
     from ups_server.data.formats import open_source
@@ -115,7 +146,7 @@ def show(
     from ups_server.pictures import save_picture
 
     check_suffix(output, (".png", ".gif"))
-    source = open_source(file, family, parse_coefficients(coef))
+    source = open_source(file, family, parse_coefficients(coef), read_mapping(map_file))
     try:
         save_picture(source.preview(place_of(source, trajectory, file.name)), output)
     finally:
@@ -131,6 +162,16 @@ def convert(
     ],
     family: Family = None,
     coef: CoefficientOptions = None,
+    map_file: FileMapping = None,
+    trajectories: Annotated[
+        str | None, typer.Option(metavar="FIRST:END|N,N", help="Only these: a range without its end, or a list.")
+    ] = None,
+    times: Annotated[
+        str | None, typer.Option(metavar="FROM:TO", help="Only frames within, both ends included.")
+    ] = None,
+    resolution: Annotated[
+        int | None, typer.Option(min=2, help="Points along the first axis, by leaving points out.")
+    ] = None,
 ) -> None:
     """Copy trajectories into another format: PDEBench HDF5, NetCDF-CF, Zarr or npz."""
     from ups_server.data.export import convert as copy
@@ -138,13 +179,66 @@ def convert(
     from ups_server.data.formats import open_source
 
     check_suffix(output, tuple(suffixes()))
-    source = open_source(file, family, parse_coefficients(coef))
+    source = open_source(file, family, parse_coefficients(coef), read_mapping(map_file))
     try:
+        source = part_of(source, trajectories, times, resolution)
         with progress(source.family) as advance:
             copy(source, output, advance)
         print_note(f"{source.n_trajectories} trajectories of {source.family} written to {output}")
     finally:
         source.close()
+
+
+def part_of(
+    source: "TrajectorySource", trajectories: str | None, times: str | None, resolution: int | None
+) -> "TrajectorySource":
+    """The chosen trajectories, by their numbers in the file, frames and points of a source.
+
+    Raises:
+        UserError: ``invalid_trajectories``, ``row_out_of_range``, ``invalid_times``, ``resolution_mismatch``.
+    """
+    import numpy as np
+
+    from ups_server.data.composed import Subset, Thinned
+    from ups_server.data.source import place_of
+
+    if trajectories is not None:
+        numbers = _numbers_of(trajectories, source.n_trajectories)
+        source = Subset(source, [place_of(source, number, "the file") for number in numbers])
+    frames = np.arange(len(source.times))
+    if times is not None:
+        low, high = _ends_of(times)
+        slack = 1e-9 * max(1.0, float(np.abs(source.times).max()))
+        frames = np.flatnonzero((source.times >= low - slack) & (source.times <= high + slack))
+        if not len(frames):
+            raise UserError(
+                "invalid_times", "no frame lies within", got=times,
+                expected=f"within {source.times[0]:g} to {source.times[-1]:g}",
+            )  # fmt: skip
+    stride = 1 if resolution is None else source.grid.stride_to(resolution)
+    if times is None and stride == 1:
+        return source
+    return Thinned(source, frames.tolist(), stride)
+
+
+def _numbers_of(text: str, count: int) -> list[int]:
+    try:
+        if ":" in text:
+            first, _, end = text.partition(":")
+            return list(range(int(first or 0), int(end or count)))
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise UserError(
+            "invalid_trajectories", "trajectories are given as FIRST:END or N,N", got=text, expected="0:100"
+        ) from None
+
+
+def _ends_of(text: str) -> tuple[float, float]:
+    low, _, high = text.partition(":")
+    try:
+        return float(low or "-inf"), float(high or "inf")
+    except ValueError:
+        raise UserError("invalid_times", "times are given as FROM:TO", got=text, expected="0:0.5") from None
 
 
 def parse_draws(entries: Sequence[str] | None) -> "dict[str, float | CoefficientDraw]":

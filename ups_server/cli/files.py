@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ups_server.cli.options import AsJson, check_file, check_suffix, parse_coefficients
+from ups_server.cli.options import AsJson, FileMapping, check_file, check_suffix, parse_coefficients, read_mapping
 from ups_server.cli.options import Coefficients as CoefficientOptions
 from ups_server.cli.output import print_facts, print_json, print_note, print_table, progress
 from ups_server.errors import UserError
@@ -42,6 +42,7 @@ def upload(
             help="A declaration as YAML or JSON, or the file it is in: an equation of your own, boundary, axes, …",
         ),
     ] = None,
+    map_file: FileMapping = None,
     url: Url = LOCAL,
     key: Key = None,
     as_json: AsJson = False,
@@ -49,6 +50,8 @@ def upload(
     """Upload a file; a broken upload goes on when the command is repeated. Exit code 2 where the file is refused."""
     check_file(file)
     said = _declaration(declaration, family, parse_coefficients(coef))
+    if (mapping := read_mapping(map_file)) is not None:
+        said["mapping"] = mapping.model_dump(mode="json", exclude_none=True)
     with _client(url, key) as client, progress(file.name) as advance:
         record = client.upload(file, said, progress=advance)
     if as_json:

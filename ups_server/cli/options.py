@@ -9,6 +9,7 @@ import typer
 from ups_server.errors import UserError
 
 if TYPE_CHECKING:
+    from ups_server.data.mapping import Mapping
     from ups_server.pde import BoundaryCondition
     from ups_server.settings import Settings
 
@@ -21,6 +22,12 @@ FileFamily = Annotated[str | None, typer.Option("--family", help="Family of the 
 FileCoefficients = Annotated[
     list[str] | None,
     typer.Option("--coef", metavar="NAME=VALUE", help="A coefficient of the file, where it does not say; repeatable."),
+]
+FileMapping = Annotated[
+    Path | None,
+    typer.Option(
+        "--map", metavar="MAPPING", help="YAML that says what the file's arrays mean; `ups data inspect` proposes one."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DataDir = Annotated[
@@ -84,6 +91,17 @@ def parse_coefficients(entries: Sequence[str] | None) -> dict[str, float]:
             raise UserError("invalid_coefficient", f"{name.strip()} is given twice", got=list(entries or ()))
         coefficients[name.strip()] = value
     return coefficients
+
+
+def read_mapping(path: Path | None) -> "Mapping | None":
+    """The mapping of a file of arrays, where one is given.
+
+    Raises:
+        UserError: ``not_found``, ``invalid_mapping``.
+    """
+    from ups_server.data.mapping import Mapping
+
+    return None if path is None else Mapping.from_file(path)
 
 
 def parse_points(text: str) -> list[int]:

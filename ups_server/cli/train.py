@@ -14,13 +14,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from ups_server.cli.options import FileCoefficients, FileFamily, check_file, check_folder, parse_coefficients
+from ups_server.cli.options import (
+    FileCoefficients,
+    FileFamily,
+    FileMapping,
+    check_file,
+    check_folder,
+    parse_coefficients,
+    read_mapping,
+)
 from ups_server.cli.output import Advance, print_json, print_line, print_note, print_table, progress
 from ups_server.errors import UserError
 from ups_server.jobs.spec import AlignmentName, TuningName
 from ups_server.processes import keep_freed_memory
 
 if TYPE_CHECKING:
+    from ups_server.data.mapping import Mapping
     from ups_server.data.store import Store
     from ups_server.evaluation.scores import FileScores
     from ups_server.train.loop import StepReport
@@ -136,6 +145,7 @@ def adapt(
     ] = None,
     family: FileFamily = None,
     coef: FileCoefficients = None,
+    map_file: FileMapping = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="OUT", help="Write the report; `-` for standard output.")
     ] = None,
@@ -168,7 +178,7 @@ def adapt(
     output = output.resolve()
     check_output(output)
     with interruptible() as stopped, progress("reading") as advance:
-        said = FileSaid(family, parse_coefficients(coef))
+        said = FileSaid(family, parse_coefficients(coef), read_mapping(map_file))
         report = _adapt(model, (file, validation_file), said, settings, output, device, stopped, advance)
     if json_file == Path("-"):
         print_json(report)
@@ -216,7 +226,8 @@ def _adapt(
             hint="the same command goes on from there",
         ) from None
     more = {"file": file.name} if held_out is None else {"file": file.name, "validation_file": held_out.name}
-    deliver(report, adaptation.chosen(report), output, adaptation.about(folder.name, **more))
+    extra = _equation_file(data.training, said)
+    deliver(report, adaptation.chosen(report), output, adaptation.about(folder.name, **more), extra)
     shutil.rmtree(work)
     return report
 
@@ -227,6 +238,7 @@ class FileSaid:
 
     family: str | None
     coefficients: dict[str, float]
+    mapping: "Mapping | None" = None
 
 
 def _store(file: Path, said: FileSaid, copy: Path, advance: Advance) -> "Store":
@@ -241,15 +253,28 @@ def _store(file: Path, said: FileSaid, copy: Path, advance: Advance) -> "Store":
 
     if (file / MANIFEST).is_file():
         return Store.open(file)
-    if (copy / MANIFEST).is_file():
+    if (copy / MANIFEST).is_file() and said.mapping is None:
         return Store.open(copy)
-    with closing(open_source(file, said.family, said.coefficients)) as source:
+    with closing(open_source(file, said.family, said.coefficients, said.mapping)) as source:
+        if (copy / MANIFEST).is_file():
+            return Store.open(copy)
         left_out = usable(source).row_numbers.left_out
         for group in grouped(left_out):
             print_note(f"{file.name}: {rows_text(group.rows)} left out: {group.reason}")
         return transcode(
             source, copy, {"file": file.name}, lambda done, total: advance(done, total, "reading"), left_out
         )
+
+
+def _equation_file(store: "Store", said: FileSaid) -> dict[str, str]:
+    """The equation of the user's own that a mapping declares, which goes with the tuned model."""
+    from ups_server.files.equations import EQUATION_FILE
+
+    if said.mapping is None or said.mapping.equation is None:
+        return {}
+    times = store.times
+    equation = said.mapping.equation_spec(store.grid.extent, float(times[-1] - times[0]) / max(len(times) - 1, 1))
+    return {EQUATION_FILE: equation.model_dump_json(indent=1) + "\n"}
 
 
 class ProgressListener:
@@ -324,6 +349,7 @@ def evaluate(
     ] = None,
     family: FileFamily = None,
     coef: FileCoefficients = None,
+    map_file: FileMapping = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     body: Annotated[
         Literal["trained", "none", "random"],
@@ -352,6 +378,7 @@ def evaluate(
             body=body,
             family=family,
             coefficients=parse_coefficients(coef),
+            mapping=read_mapping(map_file),
             predictions=predictions,
             progress=lambda file, done, total: advance(done, total, file),
         )

@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from ups_server.data.formats import matching, open_source
+from ups_server.data.mapping import Mapping as ArrayMapping
 from ups_server.data.probe import probe
 from ups_server.data.scan import Scan, ScannedValues
 from ups_server.data.source import LISTED_ROWS, LeftOut, TrajectorySource, grouped, rows_text
@@ -149,6 +150,7 @@ def check_file(
     family: str | None = None,
     coefficients: Mapping[str, float] | None = None,
     probed: bool | None = None,
+    mapping: ArrayMapping | None = None,
 ) -> CheckReport:
     """Read all of a file, in constant memory, and report.
 
@@ -156,12 +158,13 @@ def check_file(
         family: its id, needed where the file does not say.
         coefficients: needed where the file does not say.
         probed: compare a few rows with the reference solver (see `data.probe`); default: where the file is small.
+        mapping: what the file's arrays mean (see `data.mapping`).
 
     Raises:
         UserError: where the file is no readable file of trajectories of a known family at all.
     """
     file = Path(path)
-    source = open_source(file, family, coefficients)
+    source = open_source(file, family, coefficients, mapping)
     try:
         small = _bytes(file) <= SMALL_BYTES
         return check_source(file, source, PROBE_S if probed or (probed is None and small) else 0.0)[0]
@@ -187,7 +190,7 @@ def _report(file: Path, source: TrajectorySource, scan: Scan) -> CheckReport:
     family = known_family(source.family)
     left_out = source.row_numbers.chosen(np.arange(source.n_trajectories), scan.unusable).left_out
     dt, doubts = _time_step(source, family)
-    offsets = [offset for offset in source.grid.offset if offset != 0.5]
+    offsets = [offset for offset in source.grid.offset if offset not in (0.0, 0.5)]
     if offsets:
         doubts.append(f"the grid is an integer-stride subsample: its first point lies {offsets[0]:.4g} spacings inside")
     return CheckReport(

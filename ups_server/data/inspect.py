@@ -26,6 +26,8 @@ COORDINATES = {
 }
 MOST_COMPONENTS = 5
 LISTED = 256
+SEGMENTS, FEWEST_FRAMES = 5, 8
+"""Pieces that a single trajectory is cut into, and frames that each must have at least."""
 SAMPLED = 2**22
 """Values that are read to see what the ends of an axis do."""
 
@@ -182,6 +184,9 @@ def _generic(container: Container, stem: str) -> Draft | None:
             draft.say(f"space.{axis}", {"array": vector.array.name, "points": where}, certain, said)
         draft.findings.append(Finding("boundary", "guess", f"{axis}: {reason}"))
     draft.document["boundary"] = sides
+    frames = first.shape[order.index("time")] if "time" in order else 1
+    if "trajectory" not in order and frames >= SEGMENTS * FEWEST_FRAMES:
+        draft.say("segments", SEGMENTS, "guess", "one trajectory: in pieces, some can train and others be the test")
     _coefficients(draft, container, first, order, {a.name for a in fields} | {v.array.name for v in found.values()})
     return draft
 

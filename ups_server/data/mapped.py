@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from collections.abc import Mapping as MappingOf
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, final
@@ -95,23 +95,28 @@ class MappedSource(FileSource):
         placed = [*self._fields, *self._fixed]
         count = _common(placed, "trajectory") or 1
         frames = _common(self._fields, TIME) or 1
+        self._segments, self._length = mapping.segments, frames // mapping.segments
+        if self._length < min(2, frames):
+            raise UserError("wrong_shape", f"{frames} frames make no {mapping.segments} segments")
         known = None if mapping.family is None else known_family(mapping.family)
         if known is not None and (len(mapping.space) != known.ndim):
             raise UserError("wrong_axis", f"{known.id} has {known.ndim} spatial axes", got=list(mapping.space))
         boundary = boundary_of(mapping, known.boundary if known is not None else BoundaryCondition(()))
         grid = _grid(container, mapping, boundary, [_common(placed, name) or 1 for name in mapping.names], count)
         times = _times(container, mapping, frames, count)
-        equation = known or _own(mapping, grid, times)
         if known is not None:
             _check_box(known, grid)
+            grid = replace(grid, extent=known.extent)
+        equation = known or _own(mapping, grid, times)
         _check_names(equation, mapping)
         order = [entry.name for entry in mapping.fields]
         self._fields = [self._fields[order.index(entry.name)] for entry in equation.fields]
         order = [entry.name for entry in mapping.static_fields]
         self._fixed = [self._fixed[order.index(entry.name)] for entry in equation.static_fields]
-        super().__init__(path, equation, boundary, grid, times, count)
-        self._table = _coefficients(container, mapping, equation, count, coefficients)
-        self._missing = _unwritten(placed)
+        super().__init__(path, equation, boundary, grid, times[: self._length], count * self._segments)
+        table = _coefficients(container, mapping, equation, count, coefficients)
+        self._table = np.repeat(table, self._segments, axis=0)
+        self._missing = {row * self._segments + part for row in _unwritten(placed) for part in range(self._segments)}
         first = self._fields[0]
         if first.array.chunks:
             by_axis = dict(zip(first.order, first.array.chunks, strict=True))
@@ -136,8 +141,10 @@ class MappedSource(FileSource):
         space = dict(zip("xyz", self._spans(stride, first), strict=False))
         for places, span in _spans(chosen):
             for target, row in zip(out, rows, strict=True):
+                stored, part = divmod(int(row), self._segments)
+                moved = slice(span.start + part * self._length, span.stop + part * self._length)
                 for channel, placed in enumerate(self._fields):
-                    block = placed.read(int(row), {TIME: span, **space})
+                    block = placed.read(stored, {TIME: moved, **space})
                     target[places, ..., channel] = block[chosen[places] - span.start]
         return out
 
@@ -150,7 +157,7 @@ class MappedSource(FileSource):
         space = dict(zip("xyz", self._spans(stride, first), strict=False))
         for target, row in zip(out, rows, strict=True):
             for channel, placed in enumerate(self._fixed):
-                target[..., channel] = placed.read(int(row), space)
+                target[..., channel] = placed.read(int(row) // self._segments, space)
         return out
 
     @final

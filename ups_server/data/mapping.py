@@ -132,6 +132,13 @@ class Mapping(Spec):
     space: dict[Literal["x", "y", "z"], MappedAxis] = Field(min_length=1, max_length=3)
     boundary: Sides | None = Field(default=None, description="(low, high) kind per axis; a family has its own.")
     coefficients: dict[Name, MappedCoefficient] = Field(default={}, max_length=16)
+    segments: int = Field(
+        default=1,
+        ge=1,
+        le=1024,
+        description="Every trajectory is cut into so many, one after the other in time, of equal length: for a file "
+        "that holds one long one.",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -8,7 +8,7 @@ from ups_server.errors import UserError
 from ups_server.pde import BoundaryCondition, BoundaryKind, Coefficient, Family
 from ups_server.pde import Field as Quantity
 from ups_server.pde.family import UnsolvedFamily
-from ups_server.pde.registry import known_families
+from ups_server.pde.registry import is_installed
 from ups_server.specs import Spec
 
 SLOTS = 4
@@ -121,7 +121,7 @@ class EquationSpec(Spec):
             UserError: ``not_mappable`` or ``family_exists``.
         """
         check_mappable(self.id, len(self.extent), [entry.slot for entry in self.fields])
-        if self.id in known_families():
+        if is_installed(self.id):
             raise UserError(
                 "family_exists",
                 f"{self.id} is a family of this installation",

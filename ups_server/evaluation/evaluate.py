@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ups_server.data.formats import open_source
+from ups_server.data.mapping import Mapping as ArrayMapping
 from ups_server.data.scan import usable
 from ups_server.data.source import TrajectorySource, grouped
 from ups_server.errors import UserError
@@ -257,6 +258,7 @@ def evaluate(
     body: Literal["trained", "none", "random"] = "trained",
     family: str | None = None,
     coefficients: Mapping[str, float] | None = None,
+    mapping: ArrayMapping | None = None,
 ) -> list[FileScores]:
     """Scores a model on each file; rows that cannot be used are left out, and the scores list them.
 
@@ -268,6 +270,7 @@ def evaluate(
         body: control of the language model of a model that is loaded here (see `load`).
         family: of the files, where they do not say.
         coefficients: of the files, where they do not say.
+        mapping: what the arrays of the files mean (see `data.mapping`).
         predictions: HDF5 file to write truth and predictions to, as the module says.
 
     Raises:
@@ -281,7 +284,7 @@ def evaluate(
     with predictions_file(None if predictions is None else Path(predictions), paths) as output:
         scores = []
         for index, path in enumerate(paths):
-            with closing(open_source(path, family, coefficients)) as source:
+            with closing(open_source(path, family, coefficients, mapping)) as source:
                 evaluation_input(source, path, solver, dt, resolution, trajectories)  # refuses before the file is read
                 rows = usable(source, trajectories)
                 task = evaluation_input(rows, path, solver, dt, resolution, trajectories)

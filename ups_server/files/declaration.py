@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
+from ups_server.data.mapping import Mapping
 from ups_server.data.user_equation import EquationSpec, Sides, check_mappable
 from ups_server.errors import UserError
 from ups_server.pde import BoundaryCondition, BoundaryKind, Family
@@ -27,6 +28,9 @@ class Declaration(Spec):
     coefficients: dict[Annotated[str, Field(max_length=32)], FiniteFloat] = Field(default={}, max_length=16)
     boundary: Sides | None = Field(default=None, description="Default: the family's. (low, high) kind per axis.")
     axes: Axes | None = None
+    mapping: Mapping | None = Field(
+        default=None, description="Instead of all else: what the file's arrays mean, where it does not explain itself."
+    )
     slots: dict[Annotated[str, Field(max_length=32)], int] | None = Field(
         default=None, description="Field -> slot; must be the family's own. Other slots need an equation of your own."
     )
@@ -37,6 +41,9 @@ class Declaration(Spec):
             raise ValueError("give family or equation, not both")
         if self.equation is not None and (self.boundary is not None or self.slots is not None):
             raise ValueError("an equation has its own boundary and slots")
+        others = (self.family, self.equation, self.boundary, self.axes, self.slots)
+        if self.mapping is not None and any(entry is not None for entry in others):
+            raise ValueError("a mapping says what family, equation, boundary, axes and slots would")
         if self.axes is not None and sorted(self.axes) != list("xyz"[: len(self.axes)]):
             raise ValueError("axes are a permutation of x, y")
         if self.slots is not None and self.family is None:
@@ -47,6 +54,8 @@ class Declaration(Spec):
 
     @property
     def family_id(self) -> str | None:
+        if self.mapping is not None:
+            return self.mapping.family_id
         return self.family if self.equation is None else self.equation.id
 
     def check(self) -> None:
@@ -56,7 +65,9 @@ class Declaration(Spec):
             UserError: ``unknown_family``, ``unknown_coefficient``, ``coefficient_out_of_domain``,
                 ``wrong_boundary``, ``wrong_axis``, ``slot_mismatch``, ``not_mappable``, ``family_exists``.
         """
-        if self.equation is not None:
+        if self.mapping is not None:
+            self.mapping.check()
+        elif self.equation is not None:
             self.equation.check()
             self._check_against(self.equation.family())
         elif self.family is not None:

@@ -30,7 +30,9 @@ def stored_equation(data_dir: Path, file_id: str) -> EquationSpec | None:
     if not (folder / file_id / "registration.json").is_file():
         return None  # a store without an upload is of a family
     record = FileStorage(folder, 0, 0).record(file_id)
-    equation = record.declaration.equation
+    equation, mapping = record.declaration.equation, record.declaration.mapping
+    if record.report is not None and mapping is not None and mapping.equation is not None:
+        equation = mapping.equation_spec(tuple((axis.low, axis.high) for axis in record.report.check.axes))
     if equation is None or record.report is None:
         return None
     return equation.model_copy(update={"dt": equation.dt or record.report.dt})

@@ -20,15 +20,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from h5py import h5d
 
 from ups_server import pictures
 from ups_server.data.check import CheckReport, check_source
+from ups_server.data.containers import prepare
 from ups_server.data.formats import format_of, hdf5, is_hdf5, open_content
-from ups_server.data.formats.base import Given
+from ups_server.data.formats.base import UNREADABLE, Given
 from ups_server.data.formats.pdebench import open_pdebench
 from ups_server.data.formats.pdebench.card import GROUPED, SINGLE, Card, card_of
+from ups_server.data.inspect import inspect
+from ups_server.data.mapped import open_mapped
 from ups_server.data.source import TrajectorySource
 from ups_server.data.user_equation import EquationSpec, check_mappable
 from ups_server.data.windows import frame_stride, not_learnable
@@ -55,6 +59,13 @@ OWN_LIBRARIES = Path("/proc/self/maps")
 """Where solvers look for the libraries whose threads they limit."""
 PACKAGE_FOLDERS = ("site-packages", "dist-packages")
 NO_TEXT = "(a text that is damaged)"
+COMPRESSED = 8
+"""How much larger the arrays of a file that is not HDF5 may be than the file, as far as its CPU time goes."""
+UNEXPLAINED = {"not_hdf5", "unknown_layout", "family_unknown", "missing_dataset", "family_mismatch", "unreadable"}
+"""Refusals of files that a mapping may explain."""
+MOST_PROPOSED = 2**16
+SNIFFED = 512
+"""First bytes that say which libraries a file needs."""
 NEUTRAL = "content.of-user"
 """A name that tells nothing."""
 
@@ -67,11 +78,14 @@ def main() -> None:
     job = ExaminationRequest.model_validate_json(sys.stdin.read())
     named, neutral = _links(job)
     with _memory_gauge() as peak:
+        with job.content.open("rb") as stream:
+            prepare(stream.read(SNIFFED))
         held = _confine(job)
         try:
             result = ExaminationResult(report=examine(job, named, neutral))
         except UserError as error:
-            result = ExaminationResult(problem=_record(_named(error, job, named, neutral)))
+            problem = _record(_named(error, job, named, neutral))
+            result = ExaminationResult(problem=problem.model_copy(update={"proposal": _proposal(job, error)}))
         except MemoryError:
             result = ExaminationResult(problem=ProblemRecord.of(out_of_memory(job.limits)))
         found = result.model_copy(update={"confinement": held, "memory_bytes": peak()})
@@ -104,7 +118,7 @@ def examine(job: ExaminationRequest, named: Path, neutral: Path) -> FileReport:
     """
     stored_bytes = job.content.stat().st_size
     confinement.allow_cpu(job.limits.structure_cpu_s(stored_bytes))
-    logical_bytes = _check_structure(named, job.limits)
+    logical_bytes = _check_structure(named, job)
     confinement.allow_cpu(job.limits.whole_cpu_s(stored_bytes, logical_bytes))
     with _damage_refused(h5py_only=False):
         source = open_declared(named, neutral, job.declaration)
@@ -114,16 +128,33 @@ def examine(job: ExaminationRequest, named: Path, neutral: Path) -> FileReport:
             source.close()
 
 
-def _check_structure(path: Path, limits: ExaminationLimits) -> int:
+def _check_structure(path: Path, job: ExaminationRequest) -> int:
     """Decoded bytes of all values, after a look at everything that declares some."""
+    mapped = job.declaration.mapping is not None
     with _damage_refused(h5py_only=True):
-        if not is_hdf5(path):
+        if mapped and not h5py.is_hdf5(path):
+            return COMPRESSED * path.stat().st_size
+        if not mapped and not is_hdf5(path):
             return path.stat().st_size  # what is compressed in it is not read
-        with hdf5.open_file(path) as file:
-            structure = Structure(file, limits)
+        with (hdf5.open_plainly if mapped else hdf5.open_file)(path) as file:
+            structure = Structure(file, job.limits)
             for label in structure.compressed:
                 check_compressed(label, h5d.open(file.id, label.encode()))
             return structure.logical_bytes
+
+
+def _proposal(job: ExaminationRequest, error: UserError) -> str | None:
+    """A mapping for a file that does not explain itself, where nobody gave one and its arrays suggest one."""
+    if job.declaration.mapping is not None or error.code not in UNEXPLAINED:
+        return None
+    try:
+        if h5py.is_hdf5(job.content):
+            with hdf5.open_plainly(job.content) as file:
+                Structure(file, job.limits)
+        found = inspect(job.content, job.name).yaml
+    except (UserError, *UNREADABLE):
+        return None
+    return None if found is None else str(readable(found))[:MOST_PROPOSED]
 
 
 def _accept(job: ExaminationRequest, source: TrajectorySource) -> FileReport:
@@ -166,7 +197,9 @@ def open_declared(path: Path, neutral: Path, declaration: Declaration) -> Trajec
         UserError: what is missing, contradictory or broken.
     """
     source: TrajectorySource
-    if declaration.equation is not None:
+    if declaration.mapping is not None:
+        source = open_mapped(neutral, declaration.mapping, None, declaration.coefficients)
+    elif declaration.equation is not None:
         source = _open_equation(neutral, declaration.equation, declaration)
     elif declaration.family is not None:
         source = _open(neutral, declaration, declaration.family, declaration.coefficients, _known_card(declaration))

@@ -56,6 +56,10 @@ class ProblemRecord(BaseModel):
     got: Any = None
     expected: Any = None
     hint: str | None = None
+    proposal: str | None = Field(
+        default=None,
+        description="A mapping as YAML that may fit, to be looked at: the file is declared again with it as `mapping`.",
+    )
 
     @classmethod
     def of(cls, error: UserError) -> "ProblemRecord":

@@ -22,8 +22,8 @@ COMPRESSION = {DEFLATE, LZF}
 CHECKSUM_BYTES = 4
 SCALES = {"DIMENSION_LIST", "REFERENCE_LIST"}
 """Attributes by which NetCDF-4 joins variables and dimensions: references between objects of the file."""
-NUMBERS = {h5t.FLOAT: (2, 4, 8), h5t.INTEGER: (1, 2, 4, 8)}
-"""Classes of numbers and their sizes in bytes."""
+NUMBERS = {h5t.FLOAT: (2, 4, 8), h5t.INTEGER: (1, 2, 4, 8), h5t.ENUM: (1,)}
+"""Classes of numbers and their sizes in bytes; what is true or false is enumerated, in a byte."""
 TYPE_NAMES = {
     h5t.STRING: "text",
     h5t.COMPOUND: "compound values",

@@ -6,16 +6,16 @@ bytes; nothing but the arrays' names, shapes and small attributes is read when i
 
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
 
 from ups_server.data.containers.base import Container, StoredArray
-from ups_server.data.formats.base import damage_named
-from ups_server.data.formats.foreign import FIRST_BYTES, ZIP, refuse_foreign
+from ups_server.data.formats.hdf5 import FIRST_BYTES, ZIP, refuse_foreign
 from ups_server.errors import UserError
 
-__all__ = ["Container", "StoredArray", "open_container"]
+__all__ = ["Container", "StoredArray", "open_container", "prepare"]
 
 ZARR_NAMES = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
 """What lies in the root of a Zarr hierarchy, of version 3 or 2."""
@@ -31,8 +31,26 @@ def open_container(path: Path) -> Container:
     """
     if not path.exists():
         raise UserError("not_found", f"there is no file {path}")
-    with damage_named(path):
+    try:
         return _opener(path)(path)
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # each library has its own for files that are damaged
+        raise UserError("unreadable", f"{path.name} is damaged or of another format") from error
+
+
+def prepare(first: bytes) -> None:
+    """Loads, before rights are given up, the libraries that files with these first bytes need and that are large, or
+    start threads."""
+    if not first.startswith(ZIP):
+        return
+    if b"/data.pkl" in first or b"/.format_version" in first:
+        with suppress(ImportError):
+            import torch  # noqa: F401
+    elif b".npy" not in first:
+        from ups_server.data.containers.zarr import start_loop
+
+        start_loop()
 
 
 def _opener(path: Path) -> Callable[[Path], Container]:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ups_server.data.formats.base import UNREADABLE
 from ups_server.errors import UserError
 
 Index = tuple[int | slice, ...]
@@ -50,7 +49,9 @@ class StoredArray:
         """Raises UserError ``unreadable`` where the bytes are damaged."""
         try:
             return np.asarray(self.part(index))
-        except UNREADABLE as error:
+        except (UserError, MemoryError):
+            raise
+        except Exception as error:  # each library has its own for data that are damaged
             raise UserError("unreadable", f"{self.name} cannot be read: its data are damaged") from error
 
     def whole(self) -> NDArray[np.float64]:

@@ -80,8 +80,8 @@ def _attributes(found: h5py.Group | h5py.Dataset) -> dict[str, Any]:
     entries = {}
     for name in found.attrs:
         attribute = found.attrs.get_id(name)
-        readable = attribute.dtype.kind in "fiubSO" and attribute.get_storage_size() <= MOST_ATTRIBUTE_BYTES
-        if readable and attribute.get_space().get_simple_extent_type() != h5py.h5s.NULL:
+        empty = attribute.get_space().get_simple_extent_type() == h5py.h5s.NULL or 0 in attribute.shape
+        if not empty and attribute.dtype.kind in "fiubSO" and attribute.get_storage_size() <= MOST_ATTRIBUTE_BYTES:
             value = found.attrs[name]
             if not (isinstance(value, np.ndarray) and any(isinstance(entry, h5py.Reference) for entry in value.flat)):
                 entries[name] = value

@@ -13,6 +13,23 @@ from ups_server.errors import UserError
 ALONE = "array"
 """What the array of a hierarchy without groups is called."""
 DEPTH = 4
+HEARTBEAT_S = 0.002
+
+
+def start_loop() -> None:
+    """Starts the thread in which zarr reads, and has it look for work by the clock.
+
+    A confined process cannot wake it up as usual, by a socket.
+    """
+    import asyncio
+
+    from zarr.core.sync import _get_loop
+
+    async def look() -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+
+    asyncio.run_coroutine_threadsafe(look(), _get_loop())
 
 
 def open_zarr(path: Path) -> Container:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ups_server.data.composed import Concat
 from ups_server.data.formats.base import FIRST_BYTES, Exporter, Format, Given
@@ -20,6 +20,9 @@ from ups_server.data.source import TrajectorySource
 from ups_server.data.store import MANIFEST, PLAN, Store
 from ups_server.errors import UserError
 from ups_server.plugins import broken_plugin, load_plugin, plugins
+
+if TYPE_CHECKING:
+    from ups_server.data.mapping import Mapping as ArrayMapping
 
 FORMATS, EXPORTERS = "ups_server.formats", "ups_server.exporters"
 """Groups of entry points."""
@@ -116,7 +119,10 @@ def _first_bytes(path: Path) -> bytes:
 
 
 def open_source(
-    path: str | os.PathLike[str], family: str | None = None, coefficients: Mapping[str, float] | None = None
+    path: str | os.PathLike[str],
+    family: str | None = None,
+    coefficients: Mapping[str, float] | None = None,
+    mapping: "ArrayMapping | None" = None,
 ) -> TrajectorySource:
     """Open a file or store of trajectories, or several files as one by a pattern such as `ns_incom_*.h5`.
 
@@ -126,17 +132,22 @@ def open_source(
     Args:
         family: its id, needed where the file does not say.
         coefficients: needed where the file does not say.
+        mapping: what the file's arrays mean, where the file does not explain itself: it is read by that alone.
 
     Raises:
         UserError: one clear sentence about what is missing, contradictory or broken.
     """
     file = Path(path)
+    if file.exists() and mapping is not None:
+        from ups_server.data.mapped import open_mapped
+
+        return open_mapped(file, mapping, family, coefficients)
     if file.exists():
         return open_content(file, family, coefficients)
     found = matching(file)
     if not found:
         raise UserError("not_found", f"there is no file {file}")
-    return Concat([partial(open_source, part, family, coefficients) for part in found])
+    return Concat([partial(open_source, part, family, coefficients, mapping) for part in found])
 
 
 def open_content(

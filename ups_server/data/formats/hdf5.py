@@ -22,6 +22,7 @@ LAYOUT = (
     "write its arrays with h5py as PDEBench does: tensor (N, T, X), x-coordinate, t-coordinate, coefficients as "
     "attributes; data/README.md has every layout"
 )
+MAPPED = "say with a mapping what its arrays mean: `ups data inspect FILE` proposes one, `--map` uses it"
 
 
 @dataclass(frozen=True)
@@ -48,20 +49,24 @@ def _is_html(first: bytes) -> bool:
 
 
 FOREIGN = (
-    Foreign(_begins(b"MATLAB 5.0 MAT-file"), "a MATLAB 5 file", f"read it with scipy.io.loadmat and {LAYOUT}"),
+    Foreign(
+        _begins(b"MATLAB 5.0 MAT-file"), "a MATLAB 5 file", f"{MAPPED}; or read it with scipy.io.loadmat and {LAYOUT}"
+    ),
     Foreign(
         _begins(b"MATLAB 7.3 MAT-file"),
         "a MATLAB 7.3 file, whose axes are in reverse order",
-        f"read it with h5py, turn its axes round and {LAYOUT}",
+        f"{MAPPED}; or read it with h5py, turn its axes round and {LAYOUT}",
     ),
     Foreign(
         _begins(b"CDF\x01", b"CDF\x02", b"CDF\x05"),
         "a classic netCDF file (netCDF-3), not NetCDF-4",
-        "`nccopy -k nc4 IN.nc OUT.nc` makes NetCDF-4 of it",
+        f"{MAPPED}; or `nccopy -k nc4 IN.nc OUT.nc` makes NetCDF-4 of it",
     ),
     Foreign(_begins(b"GRIB"), "a GRIB file", f"read it with cfgrib or `cdo -f nc4 copy` and {LAYOUT}"),
     Foreign(
-        _begins(b"\x93NUMPY"), "a .npy file, which says neither axes nor equation", f"load it with NumPy and {LAYOUT}"
+        _begins(b"\x93NUMPY"),
+        "a .npy file, which says neither axes nor equation",
+        f"{MAPPED}; or load it with NumPy and {LAYOUT}",
     ),
     Foreign(
         _begins(b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"),
@@ -79,7 +84,9 @@ FOREIGN = (
         "`git lfs pull` fetches the file",
     ),
 )
-TORCH = Foreign(_begins(ZIP), "a file of torch.save", f"load it with torch.load(..., weights_only=True) and {LAYOUT}")
+TORCH = Foreign(
+    _begins(ZIP), "a file of torch.save", f"{MAPPED}; or load it with torch.load(..., weights_only=True) and {LAYOUT}"
+)
 OTHER_ZIP = Foreign(_begins(ZIP), "a zip archive, not an npz", "unpack it")
 
 
@@ -113,8 +120,8 @@ def zip_of(path: Path) -> Foreign | None:
 COLLECTIONS: tuple[tuple[frozenset[str], str, str], ...] = (
     (
         frozenset({"dimensions", "t0_fields"}),
-        "in the layout of The Well (dimensions, t0_fields, …), which is not read",
-        f"take its fields as one array and {LAYOUT}",
+        "in the layout of The Well (dimensions, t0_fields, …), which names no equation",
+        MAPPED,
     ),
     (
         frozenset({"sims"}),

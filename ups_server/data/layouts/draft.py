@@ -10,7 +10,7 @@ import yaml
 from ups_server.data.containers import Container
 
 Sure = Literal["certain", "likely", "guess"]
-"""`certain`: the file or its collection says so; `likely`: names or numbers fit nothing else; `guess`: to be looked at."""
+"""`certain`: the file or its collection says so; `likely`: names or numbers fit nothing else; `guess`: look at it."""
 
 SLOT_WORDS: tuple[tuple[int, frozenset[str]], ...] = (
     (0, frozenset({"vx", "u", "velocity_x", "vel_x", "ux"})),
@@ -68,7 +68,18 @@ class Draft:
         return placed
 
 
-ORDER = ("family", "equation", "fields", "static_fields", "axes", "time", "space", "boundary", "coefficients")
+ORDER = (
+    "family",
+    "equation",
+    "fields",
+    "static_fields",
+    "axes",
+    "time",
+    "space",
+    "boundary",
+    "coefficients",
+    "segments",
+)
 
 
 def as_yaml(draft: Draft, title: str) -> str:

@@ -26,7 +26,7 @@ def waves(rows: int = ROWS, ndim: int = 1, channels: int = 1) -> Values:
     phase = sum((number + 1) * axis for number, axis in enumerate(axes))
     shift = np.arange(rows)[:, None, None] * 0.3 + TIMES[:, None] + np.arange(channels) * 0.11
     angle = 2 * np.pi * (np.asarray(phase)[None, None, ..., None] - shift.reshape(rows, FRAMES, *[1] * ndim, channels))
-    return np.sin(angle).astype(np.float32)
+    return np.asarray(np.sin(angle), np.float32)
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def zipped(path: Path) -> Values:
 
 
 LAYOUTS = {
-    "burgers_shock.mat": Layout("MATLAB 5", matlab_5, {}),
+    "burgers_shock.mat": Layout("MATLAB 5", matlab_5, {"space": {"x": {"array": "x", "points": "ends"}}}),
     "waves.mat": Layout("MATLAB 7.3", matlab_73, {"boundary": [["periodic", "periodic"]]}),
     "ape.npy": Layout("APEBench (.npy)", npy, {"time": {"start": 0.0, "step": 0.25}}, "APEBench"),
     "plain.npz": Layout("npz of plain arrays", npz, {}),

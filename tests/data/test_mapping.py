@@ -14,9 +14,12 @@ from tests.mapped_files import LAYOUTS, POINTS, TIMES, Layout, waves
 from ups_server.data.check import check_file
 from ups_server.data.formats import open_source
 from ups_server.data.inspect import inspect
+from ups_server.data.mapped import onto_cells
 from ups_server.data.mapping import Mapping
 from ups_server.data.store import Store
+from ups_server.data.writer import transcode
 from ups_server.errors import UserError
+from ups_server.pde import Grid
 
 Output = pytest.CaptureFixture[str]
 
@@ -76,12 +79,26 @@ def test_the_proposal_for_burgers_shock(tmp_path: Path) -> None:
     LAYOUTS[path.name].write(path)
     found = inspect(path)
     assert found.mapping is not None
-    assert found.mapping["space"] == {"x": {"array": "x", "points": "ends"}}
+    assert found.mapping["space"] == {"x": {"array": "x", "points": "ends", "onto": POINTS}}
     assert found.mapping["boundary"] == [["dirichlet", "dirichlet"]]
     assert (found.mapping["axes"], found.mapping["segments"]) == (["x", "time"], 5)
     with open_source(path, mapping=Mapping.from_document(found.mapping)) as source:
+        assert (source.grid, len(source.times)) == (Grid((POINTS,), ((-1.0, 1.0),)), 8)
+        decay = np.exp(-source.times)[:, None]
+        np.testing.assert_allclose(source.read([0])[0, ..., 0], np.sin(np.pi * source.grid.axes[0]) * decay, atol=2e-3)
+        np.testing.assert_array_equal(source.read([1], [2], 3, 1)[0, 0], source.read([1])[0, 2, 1::3])
+    on_nodes = Mapping.from_document({**found.mapping, "space": {"x": {"array": "x", "points": "ends"}}})
+    with open_source(path, mapping=on_nodes) as source:
         assert (source.grid.closed, source.grid.extent) == ((True,), ((-1.0, 1.0),))
         assert (len(source.times), source.n_trajectories) == (8, 5)
+        with transcode(source, tmp_path / "store", {}) as store:
+            assert store.grid == source.grid
+
+
+def test_from_nodes_onto_cells() -> None:
+    x, middle = np.linspace(0, 1, 9), (np.arange(12) + 0.5) / 12
+    expected = [middle**3 - middle, middle]
+    np.testing.assert_allclose(onto_cells(np.stack([x**3 - x, x]), 1, 12), expected, atol=1e-12)
 
 
 def plain(path: Path, **arrays: np.ndarray) -> Path:

@@ -154,11 +154,11 @@ def _generic(container: Container, stem: str) -> Draft | None:
     fields = [array for array in values if array.shape == first.shape]
     draft = Draft()
     draft.equation(re.sub(r"[_-]+", " ", stem), "taken from the file's name")
-    order, found, sure, why = _axes(first, vectors)
+    order, along, sure, why = _axes(first, vectors)
     for entry in _field_entries(fields, order, first):
         draft.say(f"fields.{entry['name']}", entry, "likely" if len(fields) == 1 else "guess", _field_reason(first))
     draft.say("axes", order, sure, why)
-    time = found.get("time")
+    time = along.get("time")
     if time is None:
         draft.say("time", {"start": 0.0, "step": 1.0}, "guess", "no array fits the time axis: frames are counted")
     else:
@@ -168,7 +168,7 @@ def _generic(container: Container, stem: str) -> Draft | None:
     sides = []
     for axis in space:
         kind, points, reason = _ends(first, order, axis)
-        vector = found.get(axis)
+        vector = along.get(axis)
         sides.append([kind, kind])
         if vector is None:
             draft.say(
@@ -181,13 +181,17 @@ def _generic(container: Container, stem: str) -> Draft | None:
             where, certain, said = placement(vector.values, kind == "periodic")
             if points is not None and where != points and certain != "likely":
                 where = points
-            draft.say(f"space.{axis}", {"array": vector.array.name, "points": where}, certain, said)
+            entry: dict[str, Any] = {"array": vector.array.name, "points": where}
+            if where == "ends" and kind != "periodic":
+                entry["onto"] = _cells(len(vector.values))
+                said += "; models learn on cells of a bounded axis: `onto` interpolates to so many"
+            draft.say(f"space.{axis}", entry, certain, said)
         draft.findings.append(Finding("boundary", "guess", f"{axis}: {reason}"))
     draft.document["boundary"] = sides
     frames = first.shape[order.index("time")] if "time" in order else 1
     if "trajectory" not in order and frames >= SEGMENTS * FEWEST_FRAMES:
         draft.say("segments", SEGMENTS, "guess", "one trajectory: in pieces, some can train and others be the test")
-    _coefficients(draft, container, first, order, {a.name for a in fields} | {v.array.name for v in found.values()})
+    _coefficients(draft, container, first, order, {a.name for a in fields} | {v.array.name for v in along.values()})
     return draft
 
 
@@ -225,6 +229,11 @@ def _axes(array: StoredArray, vectors: list[_Vector]) -> tuple[list[str], dict[s
         reasons.append(f"axis {place} of length {array.shape[place]} is taken for {name}")
     sure: Sure = "guess" if ambiguous else "likely"
     return [name or "-" for name in order], found, sure, "; ".join(reasons)
+
+
+def _cells(nodes: int) -> int:
+    """About as many cells as nodes: the number that can be halved more often."""
+    return max(nodes, nodes - 1, key=lambda count: count & -count)
 
 
 def _field_entries(fields: list[StoredArray], order: list[str], first: StoredArray) -> list[dict[str, Any]]:

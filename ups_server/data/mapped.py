@@ -78,7 +78,7 @@ class _Placed:
 
     def read(self, row: int, kept: MappingOf[str, slice]) -> NDArray[Any]:
         """The values along the axes `kept`, in their order."""
-        index = {"trajectory": row, "component": self.component, "-": 0, **kept}
+        index: dict[str, int | slice] = {"trajectory": row, "component": self.component, "-": 0, **kept}
         values = self.array.read(tuple(index[name] for name in self.order))
         left = [name for name in self.order if name in kept]
         return values.transpose([left.index(name) for name in kept])
@@ -115,6 +115,7 @@ class MappedSource(FileSource):
         self._fixed = [self._fixed[order.index(entry.name)] for entry in equation.static_fields]
         super().__init__(path, equation, boundary, grid, times[: self._length], count * self._segments)
         table = _coefficients(container, mapping, equation, count, coefficients)
+        self._moved = [mapping.space[name].onto is not None for name in mapping.names]  # type: ignore[index]
         self._table = np.repeat(table, self._segments, axis=0)
         self._missing = {row * self._segments + part for row in _unwritten(placed) for part in range(self._segments)}
         first = self._fields[0]
@@ -144,7 +145,7 @@ class MappedSource(FileSource):
                 stored, part = divmod(int(row), self._segments)
                 moved = slice(span.start + part * self._length, span.stop + part * self._length)
                 for channel, placed in enumerate(self._fields):
-                    block = placed.read(stored, {TIME: moved, **space})
+                    block = self._on_cells(placed.read(stored, {TIME: moved, **space}), 1, stride, first)
                     target[places, ..., channel] = block[chosen[places] - span.start]
         return out
 
@@ -157,7 +158,8 @@ class MappedSource(FileSource):
         space = dict(zip("xyz", self._spans(stride, first), strict=False))
         for target, row in zip(out, rows, strict=True):
             for channel, placed in enumerate(self._fixed):
-                target[..., channel] = placed.read(int(row) // self._segments, space)
+                block = placed.read(int(row) // self._segments, space)
+                target[..., channel] = self._on_cells(block, 0, stride, first)
         return out
 
     @final
@@ -170,13 +172,46 @@ class MappedSource(FileSource):
         return [StoredDataset(a.name, a.shape, str(a.dtype), a.chunks) for a in found.values()]
 
     def _spans(self, stride: int, first: int) -> tuple[slice, ...]:
-        return tuple(slice(first, n, stride) for n in self.grid.n)
+        """What is read along each spatial axis: all of it where values are moved."""
+        return tuple(
+            slice(None) if moved else slice(first, n, stride) for n, moved in zip(self.grid.n, self._moved, strict=True)
+        )
+
+    def _on_cells(self, block: NDArray[Any], leading: int, stride: int, first: int) -> NDArray[Any]:
+        """The block, its spatial axes after `leading` others, where values are moved from nodes onto cells."""
+        for axis, moved in enumerate(self._moved, start=leading):
+            if moved:
+                block = onto_cells(block, axis, self.grid.n[axis - leading])
+                block = block[(slice(None),) * axis + (slice(first, None, stride),)]
+        return block
 
     def _check(self, rows: Rows) -> None:
         self._check_rows(rows)
         for row in rows if self._missing else ():
             if row in self._missing:
                 raise UserError("never_written", f"trajectory {row} cannot be read: {NEVER_WRITTEN}")
+
+
+def onto_cells(values: NDArray[Any], axis: int, cells: int) -> NDArray[np.float64]:
+    """Values on four nodes or more, both ends among them, at the centres of cells of the same box.
+
+    Exact for polynomials of third degree: each value is that of the one through the four nodes around it.
+    """
+    along = np.moveaxis(np.asarray(values, np.float64), axis, -1)
+    nodes = along.shape[-1]
+    places = (np.arange(cells) + 0.5) * (nodes - 1) / cells
+    first = np.clip(np.floor(places).astype(np.int64) - 1, 0, nodes - 4)
+    s = places - first
+    weights = (
+        -(s - 1) * (s - 2) * (s - 3) / 6,
+        s * (s - 2) * (s - 3) / 2,
+        -s * (s - 1) * (s - 3) / 2,
+        s * (s - 1) * (s - 2) / 6,
+    )
+    moved = np.zeros((*along.shape[:-1], cells))
+    for offset, weight in enumerate(weights):
+        moved += along[..., first + offset] * weight
+    return np.moveaxis(moved, -1, axis)
 
 
 def _spans(chosen: NDArray[np.int64]) -> Iterator[tuple[slice, slice]]:
@@ -216,7 +251,7 @@ def _listed(container: Container, name: str, count: int) -> NDArray[np.float64]:
 def _times(container: Container, mapping: Mapping, frames: int, count: int) -> NDArray[np.float64]:
     given = mapping.time
     if given.array is None:
-        return given.start + (given.step or 1.0) * np.arange(frames)
+        return given.start + (given.step or 1.0) * np.arange(frames, dtype=np.float64)
     values = _listed(container, given.array, count)
     if len(values) not in (frames, frames + 1):
         raise UserError("wrong_axis", f"{given.array} does not fit the frames", got=len(values), expected=frames)
@@ -264,8 +299,12 @@ def _axis(
         low, high = found[0] if low is None else low, found[1] if high is None else high
     if low is None or high is None:
         raise UserError("wrong_axis", f"{name} needs an array or low and high")
-    if ends and periodic:
+    if ends and periodic and axis.onto is None:
         return n - 1, (low, high), 0.0, False
+    if axis.onto is not None:
+        if n < 4:
+            raise UserError("wrong_axis", f"{name} has too few points for an interpolation", got=n, expected=4)
+        return axis.onto, (low, high), Grid.CENTRE, False
     return n, (low, high), offset, ends
 
 

@@ -77,8 +77,18 @@ class MappedAxis(Spec):
         default=None, description="Instead of `points`: the place of the first point, in spacings from the lower end."
     )
 
+    onto: int | None = Field(
+        default=None,
+        ge=2,
+        le=2**20,
+        description="Values on nodes with both ends are interpolated to the centres of so many cells, to fourth order: "
+        "models learn on cells of a bounded axis.",
+    )
+
     @model_validator(mode="after")
     def _known(self) -> Self:
+        if self.onto is not None and (self.points != "ends" or self.offset is not None):
+            raise ValueError("values are moved onto cells from nodes with both ends: points is `ends`")
         if self.array is None and (self.low is None or self.high is None):
             raise ValueError("an axis is given by an array, or by low and high")
         if self.low is not None and self.high is not None and self.low >= self.high:

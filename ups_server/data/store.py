@@ -38,13 +38,15 @@ class GridRecord(BaseModel):
     n: tuple[int, ...]
     extent: tuple[tuple[float, float], ...]
     offset: tuple[float, ...]
+    closed: tuple[bool, ...] = ()
 
     @classmethod
     def of(cls, grid: Grid) -> "GridRecord":
-        return cls(n=grid.n, extent=grid.extent, offset=grid.offset)
+        closed = grid.closed if any(grid.closed) else ()
+        return cls(n=grid.n, extent=grid.extent, offset=grid.offset, closed=closed)
 
     def grid(self) -> Grid:
-        return Grid(self.n, self.extent, self.offset)
+        return Grid(self.n, self.extent, self.offset, self.closed)
 
 
 class Layout(BaseModel):
@@ -135,7 +137,10 @@ class StoreManifest(BaseModel):
 
 def fingerprint(layout: Layout, shards: tuple[Shard, ...]) -> str:
     """sha256 of the canonical JSON of layout and shards."""
-    content = {"layout": layout.model_dump(mode="json"), "shards": [shard.model_dump(mode="json") for shard in shards]}
+    described = layout.model_dump(mode="json")
+    if not any(layout.grid.closed):  # as before there were nodes with both ends
+        del described["grid"]["closed"]
+    content = {"layout": described, "shards": [shard.model_dump(mode="json") for shard in shards]}
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

@@ -28,7 +28,7 @@ from ups_server import pictures
 from ups_server.data.check import CheckReport, check_source
 from ups_server.data.containers import prepare
 from ups_server.data.formats import format_of, hdf5, is_hdf5, open_content
-from ups_server.data.formats.base import UNREADABLE, Given
+from ups_server.data.formats.base import Given
 from ups_server.data.formats.pdebench import open_pdebench
 from ups_server.data.formats.pdebench.card import GROUPED, SINGLE, Card, card_of
 from ups_server.data.inspect import inspect
@@ -137,10 +137,15 @@ def _check_structure(path: Path, job: ExaminationRequest) -> int:
         if not mapped and not is_hdf5(path):
             return path.stat().st_size  # what is compressed in it is not read
         with (hdf5.open_plainly if mapped else hdf5.open_file)(path) as file:
-            structure = Structure(file, job.limits)
-            for label in structure.compressed:
-                check_compressed(label, h5d.open(file.id, label.encode()))
-            return structure.logical_bytes
+            return _walk(file, job.limits)
+
+
+def _walk(file: h5py.File, limits: ExaminationLimits) -> int:
+    """Decoded bytes of all values; raises UserError for what no reader may touch."""
+    structure = Structure(file, limits)
+    for label in structure.compressed:
+        check_compressed(label, h5d.open(file.id, label.encode()))
+    return structure.logical_bytes
 
 
 def _proposal(job: ExaminationRequest, error: UserError) -> str | None:
@@ -150,9 +155,10 @@ def _proposal(job: ExaminationRequest, error: UserError) -> str | None:
     try:
         if h5py.is_hdf5(job.content):
             with hdf5.open_plainly(job.content) as file:
-                Structure(file, job.limits)
+                _walk(file, job.limits)
         found = inspect(job.content, job.name).yaml
-    except (UserError, *UNREADABLE):
+    except Exception:  # whatever a damaged file does to it, the refusal stands without a proposal
+        traceback.print_exc()
         return None
     return None if found is None else str(readable(found))[:MOST_PROPOSED]
 

@@ -14,7 +14,7 @@ from ups_server.jobs.context import stored_file
 from ups_server.jobs.spec import EvaluationSpec, FineTuningSpec, TuningName
 from ups_server.model.config import UPSConfig
 from ups_server.pde import families, family
-from ups_server.train.few_shot import FewShotData, check_language_model, check_methods
+from ups_server.train.few_shot import FewShotData, check_language_model, check_methods, check_points
 
 COMPARED_BYTES = 2**26
 """Of each file, to find trajectories in both while whoever orders a job waits; the job itself compares all."""
@@ -57,6 +57,7 @@ def check_fine_tuning(spec: FineTuningSpec, card: ModelCard, data_dir: Path) -> 
         data.split(spec.n_trajectories, COMPARED_BYTES)
         _check_step(_stored_step(data_dir, spec.training_file, training), config, training)
         _check_family(spec, card, config, training, data_dir)
+        check_points(training.grid)
         training.grid.stride_to(min(config.resolution, training.grid.n[0]))
 
 

@@ -34,6 +34,7 @@ from ups_server.train.few_shot import (
     FewShotData,
     check_language_model,
     check_methods,
+    check_points,
     recipe,
 )
 from ups_server.train.loop import (
@@ -125,6 +126,7 @@ class Adaptation:
             self.tuning.equip(self.checkpoint, model)
         else:
             self.checkpoint.merge()  # adapters of a parent become part of what is tuned
+        check_points(store.grid)
         self.n = min(self.parent.resolution, store.grid.n[0])
         data = self.config.families[self.family]
         known = self.parent.families.get(self.family)

@@ -15,6 +15,7 @@ from ups_server.data.splits import FewShotSplit, check_agreement, check_disjoint
 from ups_server.data.store import Store
 from ups_server.errors import UserError
 from ups_server.model.config import UPSConfig
+from ups_server.pde import Grid
 from ups_server.specs import invalid_request
 from ups_server.train.config import FamilyData, Section, Stage, TrainConfig
 from ups_server.train.tuning import TUNINGS
@@ -125,6 +126,17 @@ class AdaptationSettings(Section):
     @property
     def validate_every(self) -> int:
         return math.ceil(self.steps / min(VALIDATIONS, max(FEWEST_VALIDATIONS, self.steps // STEPS_BETWEEN)))
+
+
+def check_points(grid: Grid) -> None:
+    """Raises UserError ``points_not_supported`` where both ends of an axis are points."""
+    if any(grid.closed):
+        raise UserError(
+            "points_not_supported",
+            "models learn on cells of a bounded axis, whose ends are no points of it",
+            got="nodes with both ends",
+            hint="in the file's mapping, `onto` interpolates the values to cells",
+        )
 
 
 def check_methods(alignment: str, tuning: str) -> None:

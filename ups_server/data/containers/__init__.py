@@ -12,7 +12,8 @@ from pathlib import Path
 import h5py
 
 from ups_server.data.containers.base import Container, StoredArray
-from ups_server.data.formats.hdf5 import FIRST_BYTES, ZIP, refuse_foreign
+from ups_server.data.formats.base import FIRST_BYTES
+from ups_server.data.formats.hdf5 import ZIP, refuse_foreign
 from ups_server.errors import UserError
 
 __all__ = ["Container", "StoredArray", "open_container", "prepare"]

@@ -40,9 +40,9 @@ def open_npz(path: Path) -> Container:
         for entry in archive.infolist():
             name = entry.filename.removesuffix(".npy")
             with archive.open(entry) as stream:
-                version = np.lib.format.read_magic(stream)  # type: ignore[arg-type]
+                version = np.lib.format.read_magic(stream)
                 read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                shape, fortran, dtype = read(stream)  # type: ignore[arg-type]
+                shape, fortran, dtype = read(stream)
                 header = stream.tell()
             if dtype.hasobject or any(n < 0 for n in shape):
                 continue
@@ -96,6 +96,6 @@ def _decompressed(
                 hint="write it with np.savez, which does not compress",
             )
         with zipfile.ZipFile(path) as archive, archive.open(entry) as stream:
-            return np.lib.format.read_array(stream, allow_pickle=False)  # type: ignore[no-any-return]
+            return np.lib.format.read_array(stream, allow_pickle=False)
 
     return StoredArray(name, shape, dtype, lambda index: all_of_it()[index])

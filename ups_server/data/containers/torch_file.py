@@ -28,9 +28,11 @@ def open_torch(path: Path) -> Container:
         raise UserError("missing_library", "files of torch.save are read with PyTorch", hint="install it") from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except torch.serialization.pickle.UnpicklingError as error:
+    except Exception as error:  # what the restricted loader does not know, and what is damaged
         raise UserError(
-            "unreadable", f"{path.name} holds more than tensors", hint="save a dictionary of tensors"
+            "unreadable",
+            f"{path.name} is damaged or holds more than tensors",
+            hint="save a tensor, or a dictionary of tensors",
         ) from error
     arrays: dict[str, StoredArray] = {}
     attributes: dict[str, Any] = {}

@@ -45,6 +45,12 @@ def test_a_result_as_files(page: Page, tmp_path: Path) -> None:
     with Image.open(saved(page, "Save as PNG", tmp_path)) as picture:
         assert picture.size[0] > 600
         assert len(picture.convert("RGB").getcolors(2**24) or []) > 100
+    with Image.open(saved(page, "Save as GIF", tmp_path)) as animation:
+        assert animation.n_frames == 5
+        first = np.asarray(animation.convert("RGB"))
+        animation.seek(4)
+        assert (np.asarray(animation.convert("RGB")) != first).any()
+    expect(page.get_by_label("Frame")).to_have_attribute("aria-valuetext", "t = 0.2")
     rows = list(csv.DictReader(io.StringIO(saved(page, "Save curves as CSV", tmp_path).read_text())))
     assert [float(row["time"]) for row in rows] == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
     assert float(rows[4]["nRMSE of small against the reference: u"]) > 0

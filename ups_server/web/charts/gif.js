@@ -57,6 +57,35 @@ function compressed(pixels) {
 
 const word = (value) => [value & 255, value >> 8];
 
+/** {frames, palette} of pictures in RGBA, which together have few colours: the first 256 of them, others by the nearest. */
+export function indexed(pictures) {
+  const palette = new Uint8Array(768);
+  const known = new Map();
+  let count = 0;
+  const entry = (key, red, green, blue) => {
+    if (count < 256) {
+      palette.set([red, green, blue], 3 * count);
+      known.set(key, count);
+      count += 1;
+      return count - 1;
+    }
+    let [best, least] = [0, Infinity];
+    for (let index = 0; index < 256; index += 1) {
+      const distance = (palette[3 * index] - red) ** 2 + (palette[3 * index + 1] - green) ** 2 + (palette[3 * index + 2] - blue) ** 2;
+      if (distance < least) [best, least] = [index, distance];
+    }
+    known.set(key, best);
+    return best;
+  };
+  const frames = pictures.map((pixels) => Uint8Array.from({ length: pixels.length / 4 }, (_, pixel) => {
+    const [red, green, blue] = pixels.subarray(4 * pixel, 4 * pixel + 3);
+    // Shades that nobody tells apart are one colour.
+    const key = ((red >> 3) << 10) | ((green >> 3) << 5) | (blue >> 3);
+    return known.get(key) ?? entry(key, red, green, blue);
+  }));
+  return { frames, palette };
+}
+
 /** The bytes of an animation that repeats. `frames` are Uint8Arrays row by row from the top, `palette` 768 bytes. */
 export function gif(width, height, frames, palette, milliseconds) {
   const parts = [

@@ -1,9 +1,10 @@
 // Out of the page: the result as NetCDF, PNG, GIF, curves as CSV; the request as Python, curl, command line.
 import { MAPS } from "../charts/colour_maps.js";
-import { gif } from "../charts/gif.js";
+import { gif, indexed } from "../charts/gif.js";
 import { snapshot } from "../charts/snapshot.js";
 import { choice, h } from "../core/dom.js";
-import { copy, download } from "../core/save.js";
+import { copy as copyText, download } from "../core/save.js";
+import { colour } from "../core/theme.js";
 import { Curves } from "./curves.js";
 import { netcdf } from "./netcdf.js";
 import { asCommand, asCurl, asPython } from "./request_text.js";
@@ -16,39 +17,32 @@ const GIF_MILLISECONDS = 80;
 export function exportPanel(scene, fileName) {
   let language = "python";
   const text = h("pre", { class: "request", tabindex: "0", role: "region", "aria-label": "The request as text" });
-  const told = h("span", { class: "quietly", role: "log" });
+  const outcome = h("span", { class: "quietly", role: "log" });
   const languages = choice("The request as", [["python", "Python"], ["curl", "curl"], ["command", "CLI"]], language, (value) => {
     language = value;
     write();
   });
   const button = (name, label, action) => h("button", { type: "button", class: "quiet", "aria-label": label, onClick: action }, name);
-  const animation = button("GIF", "Save as GIF", () => saveGif(scene));
   const buttons = h("div", { class: "row", role: "group", "aria-label": "Save the result" },
     h("span", { class: "quietly" }, "Save as"),
     button("NetCDF", "Save as NetCDF", () => saveNetcdf(scene.result())),
     button("PNG", "Save as PNG", () => savePng(scene)),
-    animation,
+    button("GIF", "Save as GIF", () => saveGif(scene)),
     button("CSV of curves", "Save curves as CSV", () => saveCurves(scene.result())));
   const copying = h("button", { type: "button", onClick: async () => {
-    told.textContent = (await copy(text.textContent)) ? "Copied." : "This browser does not let the page copy: mark the text.";
+    outcome.textContent = (await copyText(text.textContent)) ? "Copied." : "This browser does not let the page copy: mark the text.";
   } }, "Copy");
-  const requestPart = h("details", { class: "asked" }, h("summary", {}, "Copy as Python, curl or CLI"), languages.element, text, h("div", { class: "row" }, copying, told));
+  const requestPart = h("details", { class: "asked" }, h("summary", {}, "Copy as Python, curl or CLI"), languages.element, text, h("div", { class: "row" }, copying, outcome));
   const element = h("div", { class: "exports" }, buttons, requestPart);
 
   function write() {
     const { request } = scene.result().solution;
     const url = new URL(".", location.href).href.replace(/\/$/, "");
     text.textContent = { python: () => asPython(request, url), curl: () => asCurl(request, url), command: () => asCommand(request, fileName) }[language]();
-    told.textContent = "";
+    outcome.textContent = "";
   }
 
-  return {
-    element,
-    show() {
-      animation.hidden = scene.result().family.dimensions !== 2;
-      write();
-    },
-  };
+  return { element, show: write };
 }
 
 const nameOf = ({ solution, family }) => `${solution.header.model}-${solution.request.equation === undefined ? family.id : "equation"}`.replace(/[^\w.-]+/g, "-");
@@ -108,10 +102,35 @@ function savePng(scene) {
   snapshot(scene.element, result.caption).toBlob((blob) => download(`${nameOf(result)}.png`, [blob], "image/png"));
 }
 
-/** The field of the model as it is coloured on the stage, in the proportions of its box. */
-function saveGif(scene) {
+async function saveGif(scene) {
   const result = scene.result();
-  const { solution } = result;
+  const { width, height, frames, palette } = result.family.dimensions === 2 ? mapFrames(scene) : await curveFrames(scene);
+  download(`${nameOf(result)}.gif`, gif(width, height, frames, palette, GIF_MILLISECONDS), "image/gif");
+}
+
+/** The curves of the state, frame by frame as the stage draws them, on the ground of the page. */
+async function curveFrames(scene) {
+  const { solution } = scene.result();
+  const shown = scene.frame();
+  const source = scene.element.querySelector(".pictures canvas");
+  const copy = Object.assign(document.createElement("canvas"), { width: source.clientWidth, height: source.clientHeight });
+  const context = copy.getContext("2d", { willReadFrequently: true });
+  const pictures = [];
+  for (let frame = 0; frame < solution.frames.length; frame += 1) {
+    scene.draw(frame);
+    await new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)));
+    context.fillStyle = colour("--panel");
+    context.fillRect(0, 0, copy.width, copy.height);
+    context.drawImage(source, 0, 0, copy.width, copy.height);
+    pictures.push(context.getImageData(0, 0, copy.width, copy.height).data);
+  }
+  scene.draw(shown);
+  return { width: copy.width, height: copy.height, ...indexed(pictures) };
+}
+
+/** The field of the model as it is coloured on the stage, in the proportions of its box. */
+function mapFrames(scene) {
+  const { solution } = scene.result();
   const [nx, ny] = solution.points;
   const { low, high, map } = scene.look();
   const lengths = solution.header.grid.extent.map(([from, to]) => to - from);
@@ -123,7 +142,7 @@ function saveGif(scene) {
       return Math.min(255, Math.max(0, Math.round((255 * (values[i * ny + j] - low)) / (high - low || 1))));
     });
   });
-  download(`${nameOf(result)}.gif`, gif(width, height, frames, MAPS[map], GIF_MILLISECONDS), "image/gif");
+  return { width, height, frames, palette: MAPS[map] };
 }
 
 /** One row a time; of every field the mean of each run, errors against the reference, bounds, spread, drift. */

@@ -305,6 +305,7 @@ export function stage() {
     draw,
     errors: () => curves.errors.get(result.solution),
     field: () => field,
+    frame: () => frame,
     look,
     result: () => result,
   };

@@ -63,7 +63,7 @@ def values_at(values: np.ndarray, channels: list[int]) -> np.ndarray:
     """The second and fifth frame, the later first, of every second point from the second on."""
     row = values[2 % len(values)][[4, 1]]
     space = (slice(1, None, 2),) * (values.ndim - 3)
-    return row[(slice(None), *space, channels)][None]
+    return np.asarray(row[(slice(None), *space, channels)][None])
 
 
 def test_an_upload_without_a_mapping_is_refused_with_a_proposal(tmp_path: Path) -> None:

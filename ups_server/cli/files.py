@@ -31,7 +31,10 @@ LOCAL = "http://127.0.0.1:8000"
 @app.command()
 def upload(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="HDF5 in one of PDEBench's layouts, or NetCDF-4 or npz of ours.")
+        Path,
+        typer.Argument(
+            metavar="FILE", help="HDF5 in PDEBench's layouts, NetCDF-4 or npz of ours; arrays of any kind with --map."
+        ),
     ],
     family: Annotated[str | None, typer.Option(help="Its family, where the file does not say.")] = None,
     coef: CoefficientOptions = None,

@@ -181,11 +181,11 @@ def _generic(container: Container, stem: str) -> Draft | None:
             where, certain, said = placement(vector.values, kind == "periodic")
             if points is not None and where != points and certain != "likely":
                 where = points
-            entry: dict[str, Any] = {"array": vector.array.name, "points": where}
+            proposed: dict[str, Any] = {"array": vector.array.name, "points": where}
             if where == "ends" and kind != "periodic":
-                entry["onto"] = _cells(len(vector.values))
+                proposed["onto"] = _cells(len(vector.values))
                 said += "; models learn on cells of a bounded axis: `onto` interpolates to so many"
-            draft.say(f"space.{axis}", entry, certain, said)
+            draft.say(f"space.{axis}", proposed, certain, said)
         draft.findings.append(Finding("boundary", "guess", f"{axis}: {reason}"))
     draft.document["boundary"] = sides
     frames = first.shape[order.index("time")] if "time" in order else 1

@@ -36,9 +36,8 @@ from ups_server.model.checkpoint import from_pretrained
 from ups_server.pde import family
 from ups_server.solvers.neural import UPSSolver
 from ups_server.train.config import TrainConfig, overridden
-from ups_server.train.listeners import TerminalListener
 from ups_server.train.loop import Diverged, read_position
-from ups_server.train.run import RUNS, TrainingRun, stop_on_signal
+from ups_server.train.run import RUNS, TerminalListener, TrainingRun, stop_on_signal
 from ups_server.train.validation import Score, score
 
 PLAN = Path(__file__).with_suffix(".yaml")

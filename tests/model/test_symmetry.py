@@ -9,10 +9,9 @@ from torch import Tensor
 from tests.small_models import SMALL, card
 from ups_server.model.conditioning import Conditions, conditions
 from ups_server.model.config import FamilyCard
-from ups_server.model.context import Context
+from ups_server.model.context import Context, turned
 from ups_server.model.operator import UPSModel
 from ups_server.model.superspace import lift, lower
-from ups_server.model.symmetry import turned
 from ups_server.pde import families
 from ups_server.pde.grid import BoundaryCondition, BoundaryKind
 

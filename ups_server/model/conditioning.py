@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from ups_server.errors import UserError
 from ups_server.model.config import ConditionerConfig, FamilyCard, SuperspaceConfig, UPSConfig
-from ups_server.model.rows import Rows
-from ups_server.model.symmetry import Symmetry, symmetry_of, turning
+from ups_server.model.context import Rows, Symmetry, symmetry_of, turning
 from ups_server.pde.family import metadata_text
 from ups_server.pde.grid import BoundaryCondition, BoundaryKind
 

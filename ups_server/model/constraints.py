@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ups_server.model.conditioning import zero
 from ups_server.model.config import SuperspaceConfig
-from ups_server.model.rows import Rows
+from ups_server.model.context import Rows
 from ups_server.model.scales import mean, spread
 from ups_server.pde.gas import GAMMA
 

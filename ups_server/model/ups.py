@@ -14,12 +14,11 @@ from ups_server.model.body import masked_mean
 from ups_server.model.conditioning import Conditioner, Conditions, Description, with_metadata, zero
 from ups_server.model.config import UPSConfig
 from ups_server.model.constraints import MeanCorrection, Projection
-from ups_server.model.context import Coefficients, Context
+from ups_server.model.context import Coefficients, Context, Symmetry
 from ups_server.model.embedder import FNOEmbedder, pooled
 from ups_server.model.operator import TokenMix, UPSModel
 from ups_server.model.paper import CHANNEL_POINTS, MeanPoolPredictor
 from ups_server.model.superspace import given_channels
-from ups_server.model.symmetry import Symmetry
 from ups_server.model.transport import Propagator, Rates, Transport, propagate
 
 DEFECT_SCALE = 100.0

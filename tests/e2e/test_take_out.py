@@ -46,7 +46,7 @@ def test_a_result_as_files(page: Page, tmp_path: Path) -> None:
         assert picture.size[0] > 600
         assert len(picture.convert("RGB").getcolors(2**24) or []) > 100
     with Image.open(saved(page, "Save as GIF", tmp_path)) as animation:
-        assert animation.n_frames == 5
+        assert getattr(animation, "n_frames", 1) == 5
         first = np.asarray(animation.convert("RGB"))
         animation.seek(4)
         assert (np.asarray(animation.convert("RGB")) != first).any()

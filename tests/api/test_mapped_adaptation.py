@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import yaml
@@ -64,6 +65,10 @@ def test_over_http(shock: Path, tmp_path: Path, language_model: Path) -> None:
             client.upload(shock)
         (refused,) = client.files()
         assert refused["problem"]["code"] == "not_hdf5"
+        address = f"{service.url}/v1/files/{refused['id']}/declaration"
+        for text in ("fields: [", "a: &a [1]\nb: *a", "a: " + "[" * 300, "3", "fields: 3"):
+            answer = httpx.put(address, content=text, headers={"Content-Type": "application/yaml"})
+            assert (answer.status_code, answer.json()["code"]) == (422, "invalid_mapping")
         mapping = yaml.safe_load(refused["problem"]["proposal"])
         record = client.declare(refused["id"], {"mapping": mapping})
         assert (record["state"], record["report"]["rows"]) == ("ready", 5)

@@ -3,10 +3,13 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from playwright.sync_api import Page, Route, expect
+from scipy.io import savemat
 
 from tests.api.conftest import RunningService
+from tests.e2e.test_access import violations
 
 pytestmark = pytest.mark.slow
 
@@ -66,6 +69,28 @@ def test_a_file_that_is_none_is_refused_in_words(page: Page, tmp_path: Path) -> 
     expect(page.locator("details", has_text="notes.h5").get_by_role("alert")).to_be_visible()
     expect(page.locator("details", has_text="notes.h5").locator(".state")).to_have_text("refused")
     expect(page.get_by_role("button", name="Examine again")).to_be_visible()
+
+
+def test_a_file_that_does_not_explain_itself_is_read_by_a_mapping(page: Page, tmp_path: Path) -> None:
+    x, t = np.linspace(-1, 1, 33), np.arange(60) * 0.01
+    usol = -np.sin(np.pi * x)[:, None] * np.exp(-3 * t)
+    usol[[0, -1]] = 0.0
+    path = tmp_path / "own_shock.mat"
+    savemat(path, {"x": x[:, None], "t": t[:, None], "usol": usol}, appendmat=False)
+    upload(page, path)
+    record = page.locator("details.panel", has_text=path.name)
+    expect(record.locator(".state")).to_have_text("refused")
+    mapping = record.get_by_label("Mapping")
+    expect(mapping).to_have_value(re.compile("usol"))
+    assert violations(page) == []
+    proposal = mapping.input_value()
+    mapping.fill("fields: [")
+    record.get_by_role("button", name="Examine with this mapping").click()
+    expect(record.get_by_text("is not YAML")).to_be_visible()
+    mapping.fill(proposal)
+    record.get_by_role("button", name="Examine with this mapping").click()
+    expect(record.locator(".state")).to_have_text("ready")
+    expect(record).to_contain_text("can be used")
 
 
 def test_a_rollout_starts_from_a_trajectory_of_a_file(page: Page, site: RunningService, burgers_file: Path) -> None:

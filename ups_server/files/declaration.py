@@ -2,6 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
+import yaml
 from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
 from ups_server.data.mapping import Mapping
@@ -15,6 +16,10 @@ Axes = Annotated[
     tuple[Literal["x", "y", "z"], ...],
     Field(min_length=1, max_length=3, description="The spatial axes in the order in which the file stores them."),
 ]
+
+
+MOST_BRACKETS = 200
+"""Of a mapping in YAML: it names a few dozen arrays, and none is nested deeply."""
 
 
 class Declaration(Spec):
@@ -110,6 +115,24 @@ class Declaration(Spec):
             declaration = cls.model_validate_json(text)
         except ValidationError as error:
             raise invalid_request(error) from None
+        declaration.check()
+        return declaration
+
+    @classmethod
+    def from_mapping(cls, text: bytes) -> Self:
+        """The declaration of a mapping in YAML, such as the one that a refused file proposes.
+
+        Raises:
+            UserError: ``invalid_mapping``, and those of `check`.
+        """
+        try:
+            written = text.decode()
+            aliased = any(isinstance(token, yaml.AliasToken) for token in yaml.scan(written))
+        except (UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UserError("invalid_mapping", "the mapping is not YAML", got=str(error)[:500]) from None
+        if aliased or written.count("[") + written.count("{") > MOST_BRACKETS:
+            raise UserError("invalid_mapping", "the mapping has aliases, or too many brackets", expected="plain YAML")
+        declaration = cls(mapping=Mapping.from_text(written))
         declaration.check()
         return declaration
 

@@ -10,7 +10,15 @@ from starlette.requests import ClientDisconnect
 
 from ups_server.access.keys import ApiKey
 from ups_server.api.access import Admitted, reserved, scoped_key
-from ups_server.api.body import HDF5_TYPES, JSON, described_upload, range_start, read_json, receive
+from ups_server.api.body import (
+    HDF5_TYPES,
+    JSON,
+    described_upload,
+    range_start,
+    read_body,
+    read_json,
+    receive,
+)
 from ups_server.api.problems import documented
 from ups_server.api.service import CurrentService, Service
 from ups_server.errors import UserError
@@ -42,9 +50,15 @@ PART_BODY = {
     "first on. Bytes that had already arrived are skipped.",
     "content": HDF5_BODIES,
 }
+YAML = "application/yaml"
+MAX_MAPPING_BYTES = 2**15
 DECLARATION_BODY = {
     "required": True,
-    "content": {JSON: {"schema": {"$ref": "#/components/schemas/Declaration"}, "example": {"family": "burgers"}}},
+    "description": "JSON: the declaration. YAML: its mapping, such as a refused file proposes.",
+    "content": {
+        JSON: {"schema": {"$ref": "#/components/schemas/Declaration"}, "example": {"family": "burgers"}},
+        YAML: {"schema": {"type": "string"}},
+    },
 }
 OFFSET_HEADERS = {
     "Upload-Offset": {"description": "Bytes that have arrived.", "schema": {"type": "integer"}},
@@ -171,8 +185,12 @@ async def put_content(
 )
 async def put_declaration(file_id: str, request: Request, service: CurrentService) -> FileRecord:
     """Says something else about a refused file, which is examined again."""
-    body = await read_json(request, MAX_REQUEST_BYTES)
-    declaration = await asyncio.to_thread(Declaration.from_json, body)
+    if request.headers.get("content-type", JSON).partition(";")[0].strip().lower() == YAML:
+        text = await read_body(request, MAX_MAPPING_BYTES)
+        declaration = await asyncio.to_thread(Declaration.from_mapping, text)
+    else:
+        body = await read_json(request, MAX_REQUEST_BYTES)
+        declaration = await asyncio.to_thread(Declaration.from_json, body)
     record = await asyncio.to_thread(service.files.redeclare, file_id, declaration)
     service.examiner.submit(file_id)
     return record

@@ -2,7 +2,7 @@
 import { fill, h, labelled } from "../core/dom.js";
 import { bytes, when } from "../core/numbers.js";
 import { guarded, problemNote } from "../core/problems.js";
-import { get, Problem, segment, send } from "../core/service.js";
+import { ask, get, Problem, segment, send } from "../core/service.js";
 import { fileReport } from "./report.js";
 import { upload } from "./upload.js";
 
@@ -12,15 +12,15 @@ const STATES = { uploading: "bytes are missing", validating: "being examined", r
 export function filesView() {
   let families = [];
   const family = h("select", {});
-  const input = h("input", { type: "file", id: "upload", multiple: true, class: "hidden", accept: ".h5,.hdf5", onChange: () => {
+  const input = h("input", { type: "file", id: "upload", multiple: true, class: "hidden", onChange: () => {
     take(input.files);
     input.value = "";
   } });
   const zone = h(
     "div",
     { class: "drop" },
-    h("p", {}, h("strong", {}, "Drop HDF5 files here"), " or ", input, h("label", { for: "upload", class: "button" }, "choose files")),
-    h("p", { class: "quietly" }, "An upload that breaks off goes on where it stopped when the same file is chosen again."),
+    h("p", {}, h("strong", {}, "Drop files here"), " or ", input, h("label", { for: "upload", class: "button" }, "choose files")),
+    h("p", { class: "quietly" }, "HDF5 as PDEBench writes it, and other files of arrays. An upload that breaks off goes on where it stopped when the same file is chosen again."),
   );
   const uploads = h("div", { class: "uploads" });
   const problem = h("div", {});
@@ -146,7 +146,20 @@ export function filesView() {
       await send("PUT", `v1/files/${segment(record.id)}/declaration`, { family: other.value });
       await refresh(record.id);
     }) }, "Examine again");
-    return h("div", {}, h("div", { class: "row end" }, labelled("It holds", other), again), note);
+    return h("div", {}, h("div", { class: "row end" }, labelled("It holds", other), again), meaning(record, note), note);
+  }
+
+  /** What the arrays of a file mean, where it does not explain itself: the service proposes it, people correct it. */
+  function meaning(record, note) {
+    const text = h("textarea", { rows: 14, spellcheck: "false" });
+    text.value = record.problem.proposal ?? "";
+    const examine = h("button", { type: "button", onClick: () => guarded(note, async () => {
+      await ask(`v1/files/${segment(record.id)}/declaration`, { method: "PUT", body: text.value, headers: { "Content-Type": "application/yaml" } });
+      ({ families } = await get("v1/families"));
+      await refresh(record.id);
+    }) }, "Examine with this mapping");
+    const remark = record.problem.proposal ? "Proposed from the names and shapes of its arrays: look at every line." : "YAML: family or equation, fields, axes, time, space.";
+    return h("details", { open: Boolean(record.problem.proposal) }, h("summary", {}, "What its arrays mean"), labelled("Mapping", text, remark), examine);
   }
 
   return {

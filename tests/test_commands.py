@@ -18,10 +18,12 @@ MISTAKES = {
     "equation": ["u_t = u_xx +"],
     "evaluate": ["numerical", "absent.h5"],
     "train recipe": ["absent.yaml"],
+    "train replay": ["absent"],
     "train baseline": ["fno", "absent.yaml"],
     "adapt": ["ups-mini", "absent.h5", "--n-trajectories", "2", "-o", "out"],
     "data generate": ["heat", "-n", "1", "-o", "x.h5"],
     "data check": ["absent.h5"],
+    "data inspect": ["absent.h5"],
     "data show": ["absent.h5", "-o", "x.png"],
     "data convert": ["absent.h5", "-o", "x.nc"],
     "files upload": ["absent.h5"],
@@ -49,7 +51,7 @@ MISTAKES = {
 """For every command, words that cannot be right in an empty folder."""
 
 SILENT = {
-    *("serve", "train recipe", "train baseline", "data generate", "data show", "data convert"),
+    *("serve", "train recipe", "train replay", "train baseline", "data generate", "data show", "data convert"),
     *("files delete", "models delete", "models export", "jobs cancel", "jobs resume", "jobs result", "jobs delete"),
     *("keys revoke", "keys delete"),
 }

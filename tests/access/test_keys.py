@@ -6,7 +6,8 @@ import pytest
 import sqlalchemy as sa
 
 from tests.jobs.conftest import database, database_url, postgresql  # noqa: F401 (fixtures)
-from ups_server.access.keys import KeyStore, Scope, granted
+from ups_server.access.keys import KeyStore
+from ups_server.access.scopes import Scope, granted
 from ups_server.errors import UserError
 from ups_server.jobs.database import Database, open_database
 

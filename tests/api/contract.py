@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.api.conftest import RunningService, running_service
-from ups_server.access.keys import KeyStore, Scope
+from ups_server.access.keys import KeyStore
+from ups_server.access.scopes import Scope
 from ups_server.settings import Settings
 
 CONFIGURATION = """

@@ -11,7 +11,8 @@ import pytest
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 
-from ups_server.access.keys import KeyStore, Scope, granted
+from ups_server.access.keys import KeyStore
+from ups_server.access.scopes import Scope, granted
 from ups_server.api.access import CHANGES, OPEN, scope_of
 from ups_server.api.app import create_app
 from ups_server.api.routes import ROUTERS

@@ -14,7 +14,8 @@ import pytest
 import xarray as xr
 
 from tests.api.conftest import DEADLINE_S, RunningService, running_service
-from ups_server.access.keys import KeyLimits, KeyStore, Scope
+from ups_server.access.keys import KeyLimits, KeyStore
+from ups_server.access.scopes import Scope
 from ups_server.client import AsyncClient, Client
 from ups_server.errors import UserError
 from ups_server.settings import Settings

@@ -9,7 +9,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from tests.api.conftest import RunningService, running_service, wait_until
-from ups_server.access.keys import KeyLimits, KeyStore, Scope
+from ups_server.access.keys import KeyLimits, KeyStore
+from ups_server.access.scopes import Scope
 from ups_server.access.usage import KeyUsage
 from ups_server.api.app import create_app
 from ups_server.jobs.database import open_database

@@ -16,7 +16,8 @@ from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.api.conftest import RunningService, wait_until
-from ups_server.access.keys import KeyStore, Scope
+from ups_server.access.keys import KeyStore
+from ups_server.access.scopes import Scope
 from ups_server.api.app import create_app
 from ups_server.api.routes.jobs import job_events
 from ups_server.jobs.database import open_database

@@ -9,7 +9,8 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.api.conftest import RunningService, running_service
 from tests.e2e.conftest import PATIENCE_MS
-from ups_server.access.keys import KeyStore, Scope
+from ups_server.access.keys import KeyStore
+from ups_server.access.scopes import Scope
 from ups_server.settings import Settings
 
 pytestmark = pytest.mark.slow

@@ -1,4 +1,4 @@
-"""API keys and what they allow: made, listed, revoked, recognised.
+"""API keys: made, listed, revoked, recognised.
 
 A key is `ups_ID_SECRET`; the id is public and finds the row, the hash of the whole is compared in constant time.
 """
@@ -8,39 +8,15 @@ import hmac
 import re
 import secrets
 from collections.abc import Iterable
-from enum import StrEnum
 from typing import Any
 
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, Field
 
+from ups_server.access.scopes import Scope, granted
 from ups_server.errors import UserError
 from ups_server.jobs.database import Database, now
 from ups_server.jobs.tables import metadata
-
-
-class Scope(StrEnum):
-    """One right. Every key may read; `admin` includes all the others."""
-
-    READ = "read"
-    RUN = "run"
-    ADAPT = "adapt"
-    ADMIN = "admin"
-
-
-DESCRIPTIONS = {
-    Scope.READ: "look at families, models, files, jobs and metrics",
-    Scope.RUN: "rollouts, evaluations; upload, declare and remove files",
-    Scope.ADAPT: "fine-tuning jobs",
-    Scope.ADMIN: "everything, the removal of models included",
-}
-
-
-def granted(scopes: Iterable[Scope]) -> frozenset[Scope]:
-    """All rights that these scopes come to."""
-    given = {Scope.READ, *scopes}
-    return frozenset(Scope) if Scope.ADMIN in given else frozenset(given)
-
 
 PATTERN = re.compile(r"ups_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 DAY_S = 86_400.0

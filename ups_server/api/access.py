@@ -26,7 +26,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as Connection
 
-from ups_server.access.keys import DAY_S, ApiKey, KeyLimits, KeyStore, Scope
+from ups_server.access.keys import DAY_S, ApiKey, KeyLimits, KeyStore
+from ups_server.access.scopes import Scope
 from ups_server.access.usage import KeyUsage, Meter
 from ups_server.api.service import CurrentService, Service
 from ups_server.engine.engine import Engine, Event, Health, RolloutSpec, Started

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ups_server.access.keys import DESCRIPTIONS, Scope
+from ups_server.access.scopes import DESCRIPTIONS, Scope
 from ups_server.cli.jobs import when
 from ups_server.cli.options import AsJson, DataDir, settings_of
 from ups_server.cli.output import print_json, print_line, print_note, print_table

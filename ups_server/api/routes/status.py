@@ -11,7 +11,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 
 from ups_server import __version__
-from ups_server.access.keys import ApiKey, KeyLimits, Scope, granted
+from ups_server.access.keys import ApiKey, KeyLimits
+from ups_server.access.scopes import Scope, granted
 from ups_server.api.access import Admitted, computed_today, limits_of, stored_bytes
 from ups_server.api.problems import documented
 from ups_server.api.service import CurrentService

@@ -95,6 +95,16 @@ def test_the_proposal_for_burgers_shock(tmp_path: Path) -> None:
             assert store.grid == source.grid
 
 
+def test_a_time_too_many_is_found_all_the_same(tmp_path: Path) -> None:
+    t = np.append(TIMES, TIMES[-1] + 0.25)
+    path = plain(tmp_path / "a.mat", u=waves()[..., 0], t=t, x=np.arange(POINTS) / POINTS)
+    found = inspect(path).mapping
+    assert found is not None
+    assert (found["axes"], found["time"]) == (["trajectory", "time", "x"], {"array": "t"})
+    with open_source(path, mapping=Mapping.from_document(found)) as source:
+        np.testing.assert_array_equal(source.times, TIMES)
+
+
 def test_from_nodes_onto_cells() -> None:
     x, middle = np.linspace(0, 1, 9), (np.arange(12) + 0.5) / 12
     expected = [middle**3 - middle, middle]

@@ -202,7 +202,8 @@ def _axes(array: StoredArray, vectors: list[_Vector]) -> tuple[list[str], dict[s
     ambiguous = False
     for vector in sorted(vectors, key=lambda vector: vector.axis is None):
         name = vector.axis
-        places = [i for i, n in enumerate(array.shape) if order[i] is None and n == len(vector.values)]
+        lengths = {len(vector.values), len(vector.values) - (name == "time")}  # PDEBench has a time too many
+        places = [i for i, n in enumerate(array.shape) if order[i] is None and n in lengths]
         if not places or name is None or name in found:
             continue
         ambiguous |= len(places) > 1

@@ -79,7 +79,7 @@ class TwoFields(Family):
 
 def test_two_dimensions_are_drawn_as_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     equation = TwoFields()
-    monkeypatch.setattr("ups_server.pictures.describe", lambda _: equation)
+    monkeypatch.setattr("ups_server.pictures.known_family", lambda _: equation)
     grid, times = Grid((24, 12), equation.extent), np.linspace(0.0, 3.0, 4)
     values = equation.solve(equation.sample_initial(np.random.default_rng(0), 1, grid), times, grid, {})[0]
     solution = Trajectory(equation.id, values, times, grid, equation.boundary)

@@ -29,18 +29,31 @@ from ups_server.train.run import RUNS, check_config
 
 DATA = Path(__file__).with_name("baselines.yaml")
 STEPS = {
-    "train": 6000, "refine": 4000, "stage2": 240, "grow": 550, "mix": 1300, "finish": 400, "polish": 240, "carry": 1200,
-    "settle": 600, "project": 880, "own_diffusion_sorption": 2400, "own_compressible_ns_1d": 2000, "own_burgers": 2000,
-    "own_advection": 1200, "fine_burgers": 3000, "fine_compressible_ns_1d": 1600,
-}  # fmt: skip
+    "01_three_families": 6000,
+    "02_thin_shocks": 4000,
+    "03_language_model": 240,
+    "04_seven_families": 550,
+    "05_flows_at_32_points": 1300,
+    "06_flows_at_64_points": 400,
+    "07_advection_and_sorption": 240,
+    "08_transport": 1200,
+    "09_smaller_steps": 600,
+    "10_projection": 880,
+    "11_deltas_of_diffusion_sorption": 2400,
+    "12_deltas_of_compressible_ns_1d": 2000,
+    "13_deltas_of_burgers": 2000,
+    "14_deltas_of_advection": 1200,
+    "15_burgers_at_256_points": 3000,
+    "16_compressible_ns_1d_at_256_points": 1600,
+}
 """Made with each recipe, in order; fewer than it says where it was ended by hand (the card)."""
 VERSION_3: dict[str, object] = {"projection": False, "retention": False}
 VERSION_2 = VERSION_3 | {"transport": False}
 VERSION_1 = VERSION_2 | {"joint_modes": 0, "defect": False, "levels": False, "padding": 0.25}
 LACKED = {
-    **dict.fromkeys(("train", "refine", "stage2"), VERSION_1),
-    **dict.fromkeys(("grow", "mix", "finish", "polish"), VERSION_2),
-    **dict.fromkeys(("carry", "settle"), VERSION_3),
+    **dict.fromkeys(list(STEPS)[:3], VERSION_1),
+    **dict.fromkeys(list(STEPS)[3:7], VERSION_2),
+    **dict.fromkeys(list(STEPS)[7:9], VERSION_3),
 }
 """What the architecture did not have yet in a recipe."""
 BATCH = ("trajectories", "windows", "every", "early", "unroll", "n", "coarse")
@@ -134,7 +147,7 @@ def main() -> None:
         if index % -(-len(STEPS) // ROUNDS) == 0:
             for other, seconds in timed.items():
                 seconds.append(baseline_seconds(other, data))
-        minutes[name] = recipe_minutes(options.model / f"{name}.yaml", steps, data)
+        minutes[name] = recipe_minutes(options.model / "recipes" / f"{name}.yaml", steps, data)
         table.add_row(name, str(steps), f"{minutes[name]:.1f}")
     total = sum(minutes.values())
     table.add_row("all", str(sum(STEPS.values())), f"{total:.1f}")

@@ -14,7 +14,7 @@ from ups_server.train.config import Stage
 
 
 def test_all_recipes_of_the_shipped_model_are_counted() -> None:
-    recipes = {path.stem for path in (shipped_folder() / "ups-mini").glob("*.yaml")}
+    recipes = {path.stem for path in (shipped_folder() / "ups-mini" / "recipes").glob("*.yaml")}
     assert set(training_cost.STEPS) == recipes
 
 

@@ -32,8 +32,9 @@ def test_minutes_of_every_recipe_and_of_all(
     language_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = recipe(language_model, stage1={"steps": 4, "warmup": 1, "unroll": [[0.0, 1], [0.5, 2]]}, stage2={})
-    (tmp_path / "small.yaml").write_text(yaml.safe_dump(small))
-    monkeypatch.setattr(training_cost, "DATA", tmp_path / "small.yaml")
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "small.yaml").write_text(yaml.safe_dump(small))
+    monkeypatch.setattr(training_cost, "DATA", tmp_path / "recipes" / "small.yaml")
     monkeypatch.setattr(training_cost, "STEPS", {"small": 4000})
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["training_cost.py", str(tmp_path), "--beside", "fno", "--json", "cost.json"])

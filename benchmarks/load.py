@@ -157,7 +157,7 @@ async def load_test(
         return int(service.memory_info().rss)
 
     def engines() -> list[int]:
-        found = [child for child in service.children() if "engine_process" in " ".join(child.cmdline())]
+        found = [child for child in service.children() if "ups_server.engine.process" in " ".join(child.cmdline())]
         return [child.pid for child in sorted(found, key=lambda child: -sum(child.cpu_times()[:2]))]
 
     # A first round, so that growth is not what every service loads once.

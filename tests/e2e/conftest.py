@@ -32,6 +32,8 @@ CALM = 0.005
 """Size of the weights of the untrained model: its rollouts stay finite and bounded."""
 PROVOKED = ("the server responded with a status of 422", "net::ERR_FAILED")
 """Chromium's own remarks on what tests provoke: answers that refuse, and requests that a test itself breaks off."""
+ABSENT = "/none"
+"""Ends the addresses of what tests ask for though it does not exist."""
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +77,8 @@ def page(browser: Browser, site: RunningService) -> Iterator[Page]:
     errors: list[str] = []
 
     def told(message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning") and not any(remark in message.text for remark in PROVOKED):
+        provoked = any(remark in message.text for remark in PROVOKED) or message.location["url"].endswith(ABSENT)
+        if message.type in ("error", "warning") and not provoked:
             errors.append(message.text)
 
     opened.on("console", told)

@@ -35,6 +35,7 @@ export function writtenEquation(onChange) {
 
   function edited() {
     answer = null;
+    asked += 1; // What is on its way answers another text.
     for (const name of names.keys()) if (!new RegExp(`(^|[^\\w])${name}($|[^\\w])`, "u").test(symbols.value)) names.delete(name);
     clearTimeout(timer);
     timer = setTimeout(read, PAUSE);

@@ -38,7 +38,7 @@ from ups_server.model.config import FNO, UPSConfig
 from ups_server.model.lora import digest
 from ups_server.pde import family
 from ups_server.solvers.registry import choose_device, model_folder
-from ups_server.train.adapt import Adaptation, Interrupted, Place
+from ups_server.train.adapt import Interrupted, Place, PreparedAdaptation
 from ups_server.train.dataset import held, make_card
 from ups_server.train.few_shot import AdaptationSettings, FewShotData
 from ups_server.train.loop import Diverged, StepReport
@@ -213,7 +213,7 @@ def result_of(run: Planned, model: Path, folder: Path, counts: Counts, console: 
         where = Place(place / "work", Silent(console), stop.is_set, choose_device("auto"))
         data = FewShotData(training, run.id, validation, f"{run.target.family} held out")
         try:
-            found = Adaptation(source, data, settings, "tuned", where).run()
+            found = PreparedAdaptation(source, data, settings, "tuned", where).run()
         except (Diverged, UserError) as error:
             if isinstance(error, UserError) and error.code != "not_finite":
                 raise

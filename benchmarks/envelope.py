@@ -24,7 +24,7 @@ from ups_server.data.store import Store
 from ups_server.errors import UserError
 from ups_server.evaluation.calibrate import Observed, calibrate
 from ups_server.evaluation.envelope import FamilyEnvelope, ModelEnvelopes
-from ups_server.model.config import FamilyCard
+from ups_server.model.config import KnownFamily
 from ups_server.pde import Family, Grid, family
 from ups_server.solvers.neural import UPSSolver, load_neural
 
@@ -73,7 +73,7 @@ def report(progress: Progress, bar: TaskID, done: int, count: int | None = None)
     progress.update(bar, completed=done, total=count)
 
 
-def measured(solver: UPSSolver, card: FamilyCard, name: str, workers: int, progress: Progress) -> list[FamilyEnvelope]:
+def measured(solver: UPSSolver, card: KnownFamily, name: str, workers: int, progress: Progress) -> list[FamilyEnvelope]:
     """All envelopes of a family."""
     entry, stores = family(name), dict[str, Store]()
     points, (calibration, test) = POINTS.get(name, entry.n), FEWER.get(name, (CALIBRATION, TEST))

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from benchmarks.descriptions import NAMES, Wording, sentences, targets, training_wordings
 from ups_server.catalog import shipped_folder
-from ups_server.language.clauses import Description
+from ups_server.language.clauses import CutText
 from ups_server.language.encoder import Encoder, body_weights
 from ups_server.language.naming import HEAD_FILE, NAMED, Bag, confidence_of, joined
 
@@ -114,7 +114,7 @@ def fitted(features: Tensor, wanted: Tensor, seed: int) -> nn.Sequential:
 def readings(networks: Sequence[nn.Sequential], features: Features, file: str) -> list[Reading]:
     """Every sentence of a file, read as the service reads it."""
     entries = sentences(file)
-    parts = [Description.of(entry["text"]) for entry in entries]
+    parts = [CutText.of(entry["text"]) for entry in entries]
     texts = sorted({text for description in parts for text in description.texts})
     with torch.no_grad():
         stacked = torch.tensor(np.stack([features(text) for text in texts]))
@@ -187,7 +187,7 @@ def prepared(model: Path) -> tuple[list[Wording], list[str]]:
     wordings = training_wordings()
     texts = [wording.text for wording in wordings]
     for file in ("validation.jsonl", "calibration.jsonl", "test.jsonl"):
-        texts += [text for entry in sentences(file) for text in Description.of(entry["text"]).texts]
+        texts += [text for entry in sentences(file) for text in CutText.of(entry["text"]).texts]
     return wordings, texts
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from ups_server.data.statistics import FamilyStatistics
 from ups_server.model.checkpoint import create
 from ups_server.model.conditioning import conditions
-from ups_server.model.config import UPS_MINI, FamilyCard
+from ups_server.model.config import UPS_MINI, KnownFamily
 from ups_server.model.context import Context
 from ups_server.model.operator import Operator
 from ups_server.model.superspace import nrmse
@@ -29,7 +29,7 @@ from ups_server.processes import keep_freed_memory
 GOAL = 20.0
 
 
-def burgers_card() -> FamilyCard:
+def burgers_card() -> KnownFamily:
     equation = family("burgers")
     one = (1.0,)
     figures = FamilyStatistics(
@@ -44,7 +44,7 @@ def burgers_card() -> FamilyCard:
         min=one,
         max=one,
     )
-    return FamilyCard(
+    return KnownFamily(
         dt=equation.dt,
         name=equation.name,
         ndim=1,

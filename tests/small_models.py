@@ -8,7 +8,7 @@ from transformers import BertConfig, BertModel, BertTokenizer
 from ups_server.data.statistics import FamilyStatistics
 from ups_server.model.body import load_tokenizer, pretrained_body
 from ups_server.model.checkpoint import around
-from ups_server.model.config import UPS_MINI, FamilyCard, UPSConfig
+from ups_server.model.config import UPS_MINI, KnownFamily, UPSConfig
 from ups_server.model.operator import UPSModel
 from ups_server.pde import Family
 
@@ -16,19 +16,19 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "1d", "2d", "burgers", "a
 WORDS += [mark + letter for letter in "abcdefghijklmnopqrstuvwxyz0123456789.=" for mark in ("", "##")] + [*"',-"]
 
 
-def card(name: str = "1D Burgers' Equation", ndim: int = 1, slots: tuple[int, ...] = (0,)) -> FamilyCard:
+def card(name: str = "1D Burgers' Equation", ndim: int = 1, slots: tuple[int, ...] = (0,)) -> KnownFamily:
     fields = tuple(f"field{slot}" for slot in slots)
     low, high = (-4.0,) * len(slots), (4.0,) * len(slots)
     statistics = FamilyStatistics(
         family="burgers", fields=fields, dt=0.05, n=32, trajectories=1,
         mean=(0.25,) * len(slots), std=(2.0,) * len(slots), increment_std=(0.5,) * len(slots), min=low, max=high,
     )  # fmt: skip
-    return FamilyCard(
+    return KnownFamily(
         dt=0.05, name=name, ndim=ndim, fields=fields, slots=slots, symbols={"nu": "Nu"}, statistics=statistics
     )
 
 
-def card_of(equation: Family) -> FamilyCard:
+def card_of(equation: Family) -> KnownFamily:
     """The card of any family, as a model trained on it would have it."""
     slots = tuple(field.slot for field in equation.fields)
     count = len(equation.static_fields)

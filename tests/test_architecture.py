@@ -63,6 +63,9 @@ TORCH_FREE = (
     "api",
     "cli",
 )
+TYPE_NAME = re.compile(r"[A-Z][A-Za-z0-9]*[a-z][A-Za-z0-9]*$")
+SAME_MEANING = {"Rows"}
+"""Defined more than once: numbers of rows, as solvers know them and as files do (any sequence); `pde` knows no file."""
 HEAVY = ("torch", "transformers", "neuralop", "tensorboard", "wandb")
 
 
@@ -138,6 +141,27 @@ def test_no_file_imports_itself_by_way_of_others() -> None:
             targets |= further
     circular = {name for name, targets in reachable.items() if name in targets}
     assert not circular, sorted(circular)
+
+
+def public_names(path: Path) -> Iterator[str]:
+    """Classes and names of types that a file defines at its top."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (target.id for target in targets if isinstance(target, ast.Name) and TYPE_NAME.match(target.id))
+
+
+def test_a_name_has_one_meaning() -> None:
+    """Whoever reads `Checkpoint` somewhere need not ask which."""
+    places: dict[str, list[str]] = {}
+    for path in MODULES:
+        for name in public_names(path):
+            if not name.startswith("_"):
+                places.setdefault(name, []).append(name_of(path))
+    assert {name: found for name, found in places.items() if len(found) > 1 and name not in SAME_MEANING} == {}
+    assert all(len(places.get(name, ())) > 1 for name in SAME_MEANING), "is defined once: no exception is needed"
 
 
 @pytest.mark.parametrize("unit", TORCH_FREE)

@@ -17,7 +17,7 @@ from ups_server.pde.grammar import MAX_CHARACTERS
 MIN_POINTS = 8
 """Fewest points per axis of a grid."""
 
-Points = Annotated[int, Field(ge=MIN_POINTS, le=2**20)]
+AxisPoints = Annotated[int, Field(ge=MIN_POINTS, le=2**20)]
 Offset = Annotated[FiniteFloat, Field(ge=0, lt=1)]
 
 
@@ -39,7 +39,7 @@ class Placement(StrEnum):
 class GridSpec(Spec):
     """The grid. Omitted parts default to the model's resolution and the family's box."""
 
-    n: tuple[Points, ...] | None = Field(default=None, min_length=1, max_length=3, description="Points per axis.")
+    n: tuple[AxisPoints, ...] | None = Field(default=None, min_length=1, max_length=3, description="Points per axis.")
     extent: tuple[tuple[FiniteFloat, FiniteFloat], ...] | None = Field(
         default=None,
         min_length=1,
@@ -181,7 +181,7 @@ class RolloutRequest(Spec):
     save_every: int = Field(
         default=1, ge=1, le=10**9, description="Keep every so many steps; the initial condition is kept."
     )
-    output_resolution: tuple[Points, ...] | None = Field(
+    output_resolution: tuple[AxisPoints, ...] | None = Field(
         default=None,
         min_length=1,
         max_length=3,

@@ -89,7 +89,7 @@ def test_a_solver_that_takes_too_long(tmp_path: Path, monkeypatch: pytest.Monkey
         while True:
             pass
 
-    monkeypatch.setattr(probe_module.Sample, "distance", never)
+    monkeypatch.setattr(probe_module.RowSample, "distance", never)
     monkeypatch.setattr("ups_server.data.check.PROBE_S", 0.05)
     assert warnings(path, "advection") == ("not compared with the reference solver: it takes more than 0.05 s",)
 
@@ -100,7 +100,7 @@ def test_a_solver_that_gives_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     def fail(*_: object) -> float:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(probe_module.Sample, "distance", fail)
+    monkeypatch.setattr(probe_module.RowSample, "distance", fail)
     (said,) = warnings(path, "advection")
     assert said.startswith("not compared with the reference solver, which cannot step these states")
 

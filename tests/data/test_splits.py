@@ -16,7 +16,7 @@ from ups_server.data.splits import (
     held_out_split,
     split_rows,
 )
-from ups_server.data.store import GridRecord, Layout, Store
+from ups_server.data.store import GridRecord, Store, StoreLayout
 from ups_server.data.writer import StoreWriter
 from ups_server.errors import UserError
 from ups_server.pde import family
@@ -75,7 +75,7 @@ def test_a_second_file_is_held_out_whole() -> None:
         assert caught.value.code == "too_few_trajectories"
 
 
-LAYOUT = Layout(
+LAYOUT = StoreLayout(
     family="burgers",
     fields=("u",),
     grid=GridRecord(n=(8,), extent=((0.0, 1.0),), offset=(0.5,)),

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ups_server.data.store import MANIFEST, GridRecord, Layout, Store
+from ups_server.data.store import MANIFEST, GridRecord, Store, StoreLayout
 from ups_server.data.writer import StoreWriter
 from ups_server.errors import UserError
 from ups_server.pde.grid import Grid
 
 GRID = Grid((8, 6), ((0.0, 1.0), (0.0, 2.0)))
-LAYOUT = Layout(
+LAYOUT = StoreLayout(
     family="any",
     fields=("u", "v"),
     grid=GridRecord.of(GRID),

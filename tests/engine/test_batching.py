@@ -13,14 +13,14 @@ from ups_server.engine.engine import RolloutSpec
 from ups_server.engine.model_cache import ModelCache
 from ups_server.engine.scheduler import Scheduler, StepLimits
 from ups_server.model.conditioning import Conditions
-from ups_server.model.config import FamilyCard
+from ups_server.model.config import KnownFamily
 from ups_server.model.context import Context
 from ups_server.pde import BoundaryCondition, Grid, family
 from ups_server.solvers.neural import UPSSolver
 from ups_server.solvers.solver import BatchedSession, Frames, Problem, Solver, rollout
 
 STEPS = 50
-FAMILIES: dict[str, tuple[FamilyCard, dict[str, float]]] = {
+FAMILIES: dict[str, tuple[KnownFamily, dict[str, float]]] = {
     "burgers": (card(), {"nu": 0.02}),
     "advection": (card("1D Advection Equation").model_copy(update={"symbols": {"beta": "Beta"}}), {"beta": 0.4}),
     "diffusion_sorption": (card("1D Diffusion-Sorption Equation").model_copy(update={"symbols": {}}), {}),
@@ -34,7 +34,7 @@ FAMILIES: dict[str, tuple[FamilyCard, dict[str, float]]] = {
 }
 
 
-def statics(entry: FamilyCard) -> FamilyCard:
+def statics(entry: KnownFamily) -> KnownFamily:
     count = len(entry.static_fields)
     changed = entry.statistics.model_copy(update={"static_mean": (0.0,) * count, "static_std": (1.0,) * count})
     return entry.model_copy(update={"statistics": changed})

@@ -14,17 +14,17 @@ from ups_server.data.statistics import FamilyStatistics
 from ups_server.errors import UserError
 from ups_server.jobs.spec import EvaluationSpec, FineTuningSpec
 from ups_server.jobs.submission import check_evaluation, check_fine_tuning
-from ups_server.model.config import FamilyCard, UPSConfig
+from ups_server.model.config import KnownFamily, UPSConfig
 from ups_server.pde import family
 
 
-def known(fields: tuple[str, ...] = ("u",), dt: float = 0.05) -> FamilyCard:
+def known(fields: tuple[str, ...] = ("u",), dt: float = 0.05) -> KnownFamily:
     ones = (1.0,) * len(fields)
     statistics = FamilyStatistics(
         family="burgers", fields=fields, dt=dt, n=32, trajectories=1, mean=ones, std=ones, increment_std=ones,
         min=ones, max=ones,
     )  # fmt: skip
-    return FamilyCard(dt=dt, name="B", ndim=1, fields=fields, slots=tuple(range(len(fields))), statistics=statistics)
+    return KnownFamily(dt=dt, name="B", ndim=1, fields=fields, slots=tuple(range(len(fields))), statistics=statistics)
 
 
 @pytest.fixture

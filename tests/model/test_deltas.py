@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from tests.small_models import SMALL, card, make
 from ups_server.engine.model_cache import stored_bytes
 from ups_server.errors import UserError
-from ups_server.model.checkpoint import WEIGHTS_FILE, Checkpoint, from_pretrained, save_pretrained
+from ups_server.model.checkpoint import WEIGHTS_FILE, TrainedModel, from_pretrained, save_pretrained
 from ups_server.model.deltas import Delta, deltas_between, row_length
 from ups_server.model.operator import Operator
 from ups_server.pde import Grid, family
@@ -34,14 +34,14 @@ def moved(model: Operator, amount: float = 0.3) -> Operator:
 
 
 @pytest.fixture
-def model(language_model: Path) -> Checkpoint:
+def model(language_model: Path) -> TrainedModel:
     """Burgers has weights of its own, advection has not."""
     config = SMALL.changed(families=FAMILIES)
     shared = make(config, language_model)
-    return Checkpoint(shared, {"burgers": deltas_between(shared, moved(make(config, language_model)))})
+    return TrainedModel(shared, {"burgers": deltas_between(shared, moved(make(config, language_model)))})
 
 
-def rolled(model: Checkpoint | Operator, name: str, steps: int = 4) -> Frames:
+def rolled(model: TrainedModel | Operator, name: str, steps: int = 4) -> Frames:
     return np.stack(list(rollout(session(UPSSolver(model), name), steps)))
 
 
@@ -77,11 +77,11 @@ def test_rows_that_hardly_deviate_are_left_out() -> None:
     torch.testing.assert_close(kept.added_to(shared)[4, 3], trained[4, 3])
 
 
-def test_only_what_deviates_is_kept(model: Checkpoint) -> None:
+def test_only_what_deviates_is_kept(model: TrainedModel) -> None:
     assert set(model.deltas["burgers"]) == set(MOVED)
 
 
-def test_a_family_has_its_own_and_shares_the_rest(model: Checkpoint, language_model: Path) -> None:
+def test_a_family_has_its_own_and_shares_the_rest(model: TrainedModel, language_model: Path) -> None:
     assert model.of_family("advection") is model
     burgers = model.of_family("burgers").operator
     for (name, shared), (_, own) in zip(model.operator.named_parameters(), burgers.named_parameters(), strict=True):
@@ -93,14 +93,14 @@ def test_a_family_has_its_own_and_shares_the_rest(model: Checkpoint, language_mo
     assert np.abs(rolled(model, "burgers") - rolled(plain, "burgers")).max() > 1e-2
 
 
-def test_they_do_not_share_a_step_with_other_weights(model: Checkpoint) -> None:
+def test_they_do_not_share_a_step_with_other_weights(model: TrainedModel) -> None:
     solver = UPSSolver(model)
     own, shared = session(solver, "burgers"), session(solver, "advection")
     assert own.bucket != shared.bucket
     assert own.bucket == session(solver, "burgers").bucket
 
 
-def test_a_family_that_is_not_known_has_the_shared_weights(model: Checkpoint) -> None:
+def test_a_family_that_is_not_known_has_the_shared_weights(model: TrainedModel) -> None:
     equation = family("burgers")
     problem = Problem("burgers", {"nu": 0.02}, Grid((32,), equation.extent), equation.boundary, equation.dt)
     x = np.sin(2 * np.pi * problem.grid.axes[0])[None, :, None].astype(np.float32)
@@ -109,7 +109,7 @@ def test_a_family_that_is_not_known_has_the_shared_weights(model: Checkpoint) ->
     np.testing.assert_array_equal(asked, ZeroShotSolver(model).session(problem, x).step())
 
 
-def test_they_come_back_from_disk(model: Checkpoint, tmp_path: Path) -> None:
+def test_they_come_back_from_disk(model: TrainedModel, tmp_path: Path) -> None:
     save_pretrained(model, tmp_path)
     loaded = from_pretrained(tmp_path)
     for name, kept in model.deltas["burgers"].items():
@@ -120,14 +120,14 @@ def test_they_come_back_from_disk(model: Checkpoint, tmp_path: Path) -> None:
     np.testing.assert_array_equal(once, rolled(from_pretrained(tmp_path / "again"), "burgers"))
 
 
-def test_a_model_keeps_only_those_of_its_families(model: Checkpoint, tmp_path: Path) -> None:
+def test_a_model_keeps_only_those_of_its_families(model: TrainedModel, tmp_path: Path) -> None:
     model.config = model.config.changed(families={"advection": FAMILIES["advection"]})
     save_pretrained(model, tmp_path)
     assert from_pretrained(tmp_path).deltas == {}
 
 
 @pytest.mark.parametrize("fault", ["family", "parameter", "rows", "levels", "scale"])
-def test_what_does_not_fit_is_no_model(model: Checkpoint, tmp_path: Path, fault: str) -> None:
+def test_what_does_not_fit_is_no_model(model: TrainedModel, tmp_path: Path, fault: str) -> None:
     save_pretrained(model, tmp_path)
     tensors = load_file(tmp_path / WEIGHTS_FILE)
     rows, levels, scale = (f"own.burgers.{part}.transport.of_features.weight" for part in ("rows", "levels", "scale"))
@@ -147,7 +147,7 @@ def test_what_does_not_fit_is_no_model(model: Checkpoint, tmp_path: Path, fault:
     assert caught.value.code == "not_a_model"
 
 
-def test_the_estimate_of_its_memory_counts_every_number(model: Checkpoint, tmp_path: Path) -> None:
+def test_the_estimate_of_its_memory_counts_every_number(model: TrainedModel, tmp_path: Path) -> None:
     save_pretrained(model, tmp_path)
     numbers = sum(parameter.numel() for parameter in model.operator.parameters())
     own = sum(kept.levels.numel() for kept in model.deltas["burgers"].values())

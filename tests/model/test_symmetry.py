@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tests.small_models import SMALL, card
 from ups_server.model.conditioning import Conditions, conditions
-from ups_server.model.config import FamilyCard
+from ups_server.model.config import KnownFamily
 from ups_server.model.context import Context, turned
 from ups_server.model.operator import UPSModel
 from ups_server.model.superspace import lift, lower
@@ -21,7 +21,7 @@ ODD = card().model_copy(update={"odd": True})
 MIRRORED = card().model_copy(update={"parity": (-1,)})
 
 
-def flow() -> FamilyCard:
+def flow() -> KnownFamily:
     """Velocities of different means and scales between walls, with a force."""
     entry = card("2D Flow", 2, (0, 1, 2))
     update = {"mean": (0.25, -0.1, 0.3), "std": (2.0, 1.5, 1.0), "static_mean": (0.2, -0.4), "static_std": (1.0, 3.0)}
@@ -29,7 +29,7 @@ def flow() -> FamilyCard:
     return entry.model_copy(update={**known, "statistics": entry.statistics.model_copy(update=update)})
 
 
-def told(entry: FamilyCard, fields: Tensor, boundary: BoundaryCondition, static: Tensor | None = None) -> Conditions:
+def told(entry: KnownFamily, fields: Tensor, boundary: BoundaryCondition, static: Tensor | None = None) -> Conditions:
     """Args: physical fields (B, X..., C) and static fields (B, X..., S)."""
     normalised = None
     if static is not None:
@@ -40,7 +40,7 @@ def told(entry: FamilyCard, fields: Tensor, boundary: BoundaryCondition, static:
 
 
 def stepped(
-    model: UPSModel, entry: FamilyCard, fields: Tensor, boundary: BoundaryCondition, static: Tensor | None = None
+    model: UPSModel, entry: KnownFamily, fields: Tensor, boundary: BoundaryCondition, static: Tensor | None = None
 ) -> Tensor:
     """Two steps of physical fields, read at their beginning."""
     given = told(entry, fields, boundary, static)
@@ -49,21 +49,21 @@ def stepped(
     return lower(model(model(u, context), context), entry, given)
 
 
-def problem(entry: FamilyCard) -> tuple[BoundaryCondition, Tensor, Tensor | None]:
+def problem(entry: KnownFamily) -> tuple[BoundaryCondition, Tensor, Tensor | None]:
     torch.manual_seed(5)
     if entry.ndim == 1:
         return LINE, torch.randn(2, 16, 1), None
     return WALLS, torch.randn(2, 12, 12, 3), torch.randn(2, 12, 12, 2)
 
 
-def symmetric(entry: FamilyCard, fields: Tensor, signs: tuple[int, ...]) -> Tensor:
+def symmetric(entry: KnownFamily, fields: Tensor, signs: tuple[int, ...]) -> Tensor:
     axes = [] if entry.odd else list(range(1, fields.ndim - 1))
     return fields.flip(axes) * torch.tensor(signs)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("entry", [MIRRORED, ODD, flow()], ids=["mirrored line", "odd", "walls and a force"])
-def test_steps_commute_with_the_symmetry(small: UPSModel, entry: FamilyCard) -> None:
+def test_steps_commute_with_the_symmetry(small: UPSModel, entry: KnownFamily) -> None:
     boundary, fields, static = problem(entry)
     signs = entry.parity or (-1,)
     other = None if static is None else symmetric(entry, static, entry.static_parity)

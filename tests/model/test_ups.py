@@ -10,7 +10,7 @@ from ups_server.errors import UserError
 from ups_server.model.body import MAX_TOKENS, load_tokenizer, pretrained_body
 from ups_server.model.checkpoint import from_pretrained, save_pretrained
 from ups_server.model.conditioning import Conditions, conditions, value_features
-from ups_server.model.config import UPS_PAPER, FamilyCard, UPSConfig
+from ups_server.model.config import UPS_PAPER, KnownFamily, UPSConfig
 from ups_server.model.operator import Operator, UPSModel
 from ups_server.model.superspace import check_card, lift, lower, nrmse
 from ups_server.model.transport import RATE_SCALE, carried, departure
@@ -24,7 +24,7 @@ PAPER = UPS_PAPER.changed(hidden_channels=8, n_layers=2, n_modes=4, tokens=6, re
 
 
 def given(
-    count: int, nu: list[float] | None = None, boundary: BoundaryCondition = PERIODIC, entry: FamilyCard | None = None,
+    count: int, nu: list[float] | None = None, boundary: BoundaryCondition = PERIODIC, entry: KnownFamily | None = None,
     config: UPSConfig = SMALL,
 ) -> Conditions:  # fmt: skip
     return conditions(config, entry or card(), {"nu": nu or [0.01] * count}, boundary, (0.5,), torch.ones(count, 8, 1))

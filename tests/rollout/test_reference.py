@@ -11,7 +11,7 @@ from tests.rollout.planning import observed, planned, write_card
 from ups_server.catalog import Catalog
 from ups_server.pde import Grid, family
 from ups_server.rollout.plan import Plan, plan
-from ups_server.rollout.reference import Level, Reference, compared, comparison_flags
+from ups_server.rollout.reference import Reference, ResolutionLevel, compared, comparison_flags
 from ups_server.settings import Settings
 from ups_server.specs import RolloutRequest
 
@@ -34,7 +34,7 @@ def reported(todo: Plan) -> dict[str, Any]:
     return found
 
 
-def first_level(todo: Plan) -> Level:
+def first_level(todo: Plan) -> ResolutionLevel:
     level = Reference(todo, [todo.states(todo.initial)] * todo.n_frames, 1e9).next_level()
     assert level is not None
     return level

@@ -8,11 +8,11 @@ import pytest
 from tests.rollout.planning import observed, planned, write_card
 from ups_server.errors import UserError
 from ups_server.pde.metrics import error_moments, nrmse_trajectory
-from ups_server.rollout.reference import Solved, TrueError, comparison_flags, reference_spec
+from ups_server.rollout.reference import ReferenceQuality, TrueError, comparison_flags, reference_spec
 
 
-def solved(reason: str | None, seconds: float | None) -> Solved:
-    return Solved(reason, seconds, (32,), None, None, None, "", "")
+def solved(reason: str | None, seconds: float | None) -> ReferenceQuality:
+    return ReferenceQuality(reason, seconds, (32,), None, None, None, "", "")
 
 
 def test_persistence_of_a_wave_that_travels(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from ups_server.data.splits import few_shot_split
 from ups_server.data.statistics import compute
 from ups_server.data.store import Store
 from ups_server.errors import UserError
-from ups_server.model.checkpoint import Checkpoint, from_pretrained
+from ups_server.model.checkpoint import TrainedModel, from_pretrained
 from ups_server.pde import family
-from ups_server.train.adapt import Adaptation, Interrupted, Place, check_output, deliver, ruined
+from ups_server.train.adapt import Interrupted, Place, PreparedAdaptation, check_output, deliver, ruined
 from ups_server.train.few_shot import AdaptationSettings, FewShotData, recipe
 from ups_server.train.loop import StepReport, schedule
 from ups_server.train.memory import check_memory
@@ -78,11 +78,11 @@ def adaptation(
     stop_after: int | None = None,
     held_out: Store | None = None,
     **changes: Any,
-) -> tuple[Adaptation, Recorder]:
+) -> tuple[PreparedAdaptation, Recorder]:
     recorder, calls = Recorder(), iter(range(10_000))
     place = Place(folder, recorder, lambda: stop_after is not None and next(calls) >= stop_after)
     data = FewShotData(store, "burgers.h5", held_out, None if held_out is None else "held_out.h5")
-    return Adaptation(parent, data, settings(**changes), "tuned", place), recorder
+    return PreparedAdaptation(parent, data, settings(**changes), "tuned", place), recorder
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -283,7 +283,7 @@ def test_training_that_leads_nowhere_ends_early(parent: Path, store: Store, tmp_
     assert ruined([{"one_step": error} for error in (0.1, 1.1, None)])
 
 
-def same(one: Checkpoint, other: Checkpoint) -> None:
+def same(one: TrainedModel, other: TrainedModel) -> None:
     for (name, a), (_, b) in zip(one.operator.named_parameters(), other.operator.named_parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6, msg=name)  # stored in half precision
 

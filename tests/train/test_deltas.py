@@ -12,7 +12,7 @@ from tests.train.test_adapt import adaptation
 from tests.train.test_run import SMALL_MODEL, recipe, train, weights
 from ups_server.data.simulate import build_store
 from ups_server.errors import UserError
-from ups_server.model.checkpoint import Checkpoint, from_pretrained, save_pretrained
+from ups_server.model.checkpoint import TrainedModel, from_pretrained, save_pretrained
 from ups_server.model.deltas import deltas_between
 from ups_server.pde import Grid, family
 from ups_server.solvers.neural import UPSSolver
@@ -44,7 +44,7 @@ def own_recipe(shared: Path, language_model: Path, name: str) -> dict[str, objec
     }
 
 
-def predicted(model: Checkpoint, name: str, values: dict[str, float]) -> Frames:
+def predicted(model: TrainedModel, name: str, values: dict[str, float]) -> Frames:
     equation = family(name)
     grid = Grid((32,), equation.extent)
     x = np.sin(2 * np.pi * grid.axes[0])[None, :, None].astype(np.float32)

@@ -15,7 +15,7 @@ from ups_server.data.simulate import build_store
 from ups_server.data.store import Store
 from ups_server.model.checkpoint import save_pretrained
 from ups_server.pde import family
-from ups_server.train.adapt import Adaptation
+from ups_server.train.adapt import PreparedAdaptation
 from ups_server.train.loop import StageTrainer
 from ups_server.train.memory import BASE_BYTES, LOADED, available_bytes, size
 from ups_server.train.tuning import TUNINGS
@@ -55,7 +55,7 @@ def kept_bytes(step: Callable[[], Any], own: list[Tensor]) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
-def measured_bytes(run: Adaptation) -> int:
+def measured_bytes(run: PreparedAdaptation) -> int:
     """The more demanding of the last step of the last stage, and of loading the best model beside this one."""
     model = run.model
     model.config = run.parent.model_copy(update={"families": {run.family: run.windows.card}})

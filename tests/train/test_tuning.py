@@ -18,7 +18,7 @@ from ups_server.data.simulate import build_store
 from ups_server.data.store import Store
 from ups_server.errors import UserError
 from ups_server.model.body import LLMBody
-from ups_server.model.checkpoint import Checkpoint, from_pretrained, save_pretrained
+from ups_server.model.checkpoint import TrainedModel, from_pretrained, save_pretrained
 from ups_server.model.config import FNO
 from ups_server.model.lora import adapter_parameters
 from ups_server.model.ups import UPS
@@ -41,7 +41,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return build_store(family("burgers"), {"nu": 0.1}, 8, 32, 0, folder, frame_dt=0.05, t_final=0.5)
 
 
-def predicted(model: Checkpoint, name: str = "advection") -> np.ndarray:
+def predicted(model: TrainedModel, name: str = "advection") -> np.ndarray:
     solver = UPSSolver(model)
     grid = Grid((32,), ((0.0, 1.0),))
     periodic = BoundaryCondition.uniform(BoundaryKind.PERIODIC, 1)

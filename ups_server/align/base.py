@@ -30,7 +30,7 @@ class Target(Protocol):
         ...
 
 
-class Windows(Protocol):
+class NormalisedBatch(Protocol):
     """A batch of one family, normalised, as `train.dataset.Batch` has it."""
 
     @property
@@ -73,7 +73,7 @@ class Alignment(ABC):
         """The alignment loss of a batch of sequence-mean features (B, E) and outlines of their targets (B, F)."""
         return features.new_zeros(())
 
-    def mixed_loss(self, model: UPSModel, batch: Windows, done: float) -> Tensor:
+    def mixed_loss(self, model: UPSModel, batch: NormalisedBatch, done: float) -> Tensor:
         """The loss of one step from mixed tokens; `done` is the fraction of the stage behind."""
         return batch.frames.new_zeros(())
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ups_server.align.base import Alignment, Target, Windows
+from ups_server.align.base import Alignment, NormalisedBatch, Target
 from ups_server.align.labels import passages
 from ups_server.model.operator import UPSModel
 from ups_server.model.superspace import nrmse
@@ -112,7 +112,7 @@ class PatchReplacement(Alignment):
             self._gate = nn.Linear(size, 1).to(device)
             self._head = nn.Linear(size, int(self._subjects.max()) + 1).to(device)
 
-    def mixed_loss(self, model: UPSModel, batch: Windows, done: float) -> Tensor:
+    def mixed_loss(self, model: UPSModel, batch: NormalisedBatch, done: float) -> Tensor:
         if self._gate is None or self._head is None:
             raise RuntimeError("prepare() comes before mixed_loss()")
         count = model.config.state_tokens

@@ -27,7 +27,7 @@ from ups_server.api.memory import Memory
 from ups_server.api.metrics import RequestMetrics, ServiceCollector
 from ups_server.api.middleware import RequestLog, SecurityHeaders, cors_options
 from ups_server.api.openapi import complete, demand_keys
-from ups_server.api.problems import Problem, install
+from ups_server.api.problems import ProblemDocument, install
 from ups_server.api.routes import ROUTERS, methods
 from ups_server.api.routes.stored_rollouts import kept_plan
 from ups_server.api.service import Service
@@ -127,7 +127,7 @@ def openapi_document(app: FastAPI) -> dict[str, Any]:
         document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         for model in (
-            Problem,
+            ProblemDocument,
             RolloutRequest,
             EquationRequest,
             UploadRequest,
@@ -137,7 +137,7 @@ def openapi_document(app: FastAPI) -> dict[str, Any]:
         ):
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas.update(schema.pop("$defs", {}))
-            schemas[model.__name__] = schema
+            schemas[schema["title"]] = schema
         complete(document)
         app.openapi_schema = document
     demand_keys(app.openapi_schema, keys_required(app.state.service))

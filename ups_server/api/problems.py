@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from sqlalchemy.exc import DBAPIError, OperationalError
 from starlette.exceptions import HTTPException
 
@@ -29,9 +29,10 @@ CHALLENGED = frozenset({"missing_key", "invalid_key"})
 """Errors whose answers say how to show a key (RFC 6750)."""
 
 
-class Problem(BaseModel):
+class ProblemDocument(BaseModel):
     """A problem document (RFC 9457). `code` is stable; `got`, `expected` and `hint` are there where they help."""
 
+    model_config = ConfigDict(title="Problem")
     type: str
     title: str
     status: int

@@ -11,7 +11,7 @@ from ups_server.cli.options import (
     Boundary,
     FamilyId,
     FileMapping,
-    InitialKind,
+    InitialKindOption,
     check_folder,
     check_suffix,
     parse_boundary,
@@ -47,7 +47,7 @@ def generate(
     ] = None,
     resolution: Annotated[int | None, typer.Option(min=8, help="Points per axis. [default: PDEBench's]")] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same initial states.")] = 0,
-    initial_kind: InitialKind = "rand",
+    initial_kind: InitialKindOption = "rand",
     boundary: Boundary = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that solve.")] = 1,
 ) -> None:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ups_server.cli.options import AsJson, Coefficients, parse_coefficients
+from ups_server.cli.options import AsJson, CoefficientOptions, parse_coefficients
 from ups_server.cli.output import print_facts, print_json, print_line, print_note, print_table
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def equation(
     text: Annotated[
         str, typer.Argument(metavar="TEXT", help="A description in words; what holds an = is read as symbols.")
     ],
-    coef: Coefficients = None,
+    coef: CoefficientOptions = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what equation a text names: its canonical form, or a proposal to confirm. Nothing is solved."""

@@ -7,8 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ups_server.cli.options import AsJson, FileMapping, check_file, check_suffix, parse_coefficients, read_mapping
-from ups_server.cli.options import Coefficients as CoefficientOptions
+from ups_server.cli.options import (
+    AsJson,
+    CoefficientOptions,
+    FileMapping,
+    check_file,
+    check_suffix,
+    parse_coefficients,
+    read_mapping,
+)
 from ups_server.cli.output import print_facts, print_json, print_note, print_table, progress
 from ups_server.errors import UserError
 
@@ -22,7 +29,7 @@ Key = Annotated[
     str | None,
     typer.Option("--key", help="API key, where the service asks for one; UPS_KEY keeps it out of sight."),
 ]
-FileId = Annotated[str, typer.Argument(metavar="ID", help="A file's id; `ups files list` lists them.")]
+FileIdArgument = Annotated[str, typer.Argument(metavar="ID", help="A file's id; `ups files list` lists them.")]
 INLINE = ("{", "\n", ": ")
 """What a declaration holds that is text, and the name of its file hardly."""
 LOCAL = "http://127.0.0.1:8000"
@@ -77,7 +84,7 @@ def list_files(url: Url = LOCAL, key: Key = None, as_json: AsJson = False) -> No
 
 @app.command()
 def show(
-    file_id: FileId,
+    file_id: FileIdArgument,
     picture: Annotated[
         Path | None, typer.Option("--picture", metavar="PNG", help="Write the preview to this file.")
     ] = None,
@@ -99,7 +106,7 @@ def show(
 
 
 @app.command()
-def delete(file_id: FileId, url: Url = LOCAL, key: Key = None) -> None:
+def delete(file_id: FileIdArgument, url: Url = LOCAL, key: Key = None) -> None:
     """Remove a file and all that was made of it."""
     with _client(url, key) as client:
         client.delete_file(file_id)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="List, show, export and delete models.", no_args_is_help=True, rich_markup_mode=None)
 
-ModelId = Annotated[str, typer.Argument(metavar="MODEL", help="A model id; `ups models list` lists them.")]
+ModelIdArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A model id; `ups models list` lists them.")]
 
 
 @app.command("list")
@@ -36,7 +36,7 @@ def list_models(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def show(model: ModelId, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+def show(model: ModelIdArgument, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """One model: its card."""
     card = catalog(data_dir).model(model)
     if as_json:
@@ -46,7 +46,7 @@ def show(model: ModelId, data_dir: DataDir = None, as_json: AsJson = False) -> N
 
 
 @app.command()
-def delete(model: ModelId, data_dir: DataDir = None) -> None:
+def delete(model: ModelIdArgument, data_dir: DataDir = None) -> None:
     """Remove an adapted model that no open job uses."""
     installed = catalog(data_dir)
     if installed.model(model).adaptation is not None:
@@ -59,7 +59,7 @@ def delete(model: ModelId, data_dir: DataDir = None) -> None:
 
 @app.command()
 def export(
-    model: ModelId,
+    model: ModelIdArgument,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The .zip file to write.")],
     data_dir: DataDir = None,
 ) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ups_server.settings import Settings
 
 FamilyId = Annotated[str, typer.Argument(metavar="FAMILY", help="A family id; `ups families` lists them.")]
-Coefficients = Annotated[
+CoefficientOptions = Annotated[
     list[str] | None,
     typer.Option("--coef", metavar="NAME=VALUE", help="A coefficient, repeatable; others keep the family's default."),
 ]
@@ -35,7 +35,7 @@ DataDir = Annotated[
 ]
 
 
-InitialKind = Annotated[
+InitialKindOption = Annotated[
     str,
     typer.Option("--initial-kind", metavar="KIND", help="Which initial states are drawn: `ups families FAMILY`."),
 ]

@@ -63,7 +63,7 @@ SIGNS = {"ok": "ok      ", "warning": "warning ", "failed": "FAILED  "}
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckFinding:
     """What one check found. `status`: ok; warning: something is less than it could be; failed: the service suffers."""
 
     name: str
@@ -86,27 +86,27 @@ def doctor(data_dir: DataDir = None, as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
-def examined(settings: "Settings") -> Iterator[Finding]:
+def examined(settings: "Settings") -> Iterator[CheckFinding]:
     """Every check; one that breaks is a failure with its reason."""
     for check in CHECKS:
         try:
             yield check(settings)
         except UserError as error:
-            yield Finding(check.__name__, "failed", error.message, error.hint)
+            yield CheckFinding(check.__name__, "failed", error.message, error.hint)
         except ModuleNotFoundError as error:
-            yield Finding(check.__name__, "failed", str(error), "pip install 'ups-server[serve]'")
+            yield CheckFinding(check.__name__, "failed", str(error), "pip install 'ups-server[serve]'")
         except (OSError, ImportError, ValueError, RuntimeError) as error:
-            yield Finding(check.__name__, "failed", f"{type(error).__name__}: {error}")
+            yield CheckFinding(check.__name__, "failed", f"{type(error).__name__}: {error}")
 
 
-def python(settings: "Settings") -> Finding:
+def python(settings: "Settings") -> CheckFinding:
     found = f"{platform.python_implementation()} {platform.python_version()} on {platform.platform()}"
     if sys.version_info < OLDEST:
-        return Finding("python", "failed", found, f"Python {'.'.join(map(str, OLDEST))} or newer is needed")
-    return Finding("python", "ok", found)
+        return CheckFinding("python", "failed", found, f"Python {'.'.join(map(str, OLDEST))} or newer is needed")
+    return CheckFinding("python", "ok", found)
 
 
-def torch(settings: "Settings") -> Finding:
+def torch(settings: "Settings") -> CheckFinding:
     """PyTorch loads, computes, and has the device that is asked for."""
     import torch as library
 
@@ -114,13 +114,13 @@ def torch(settings: "Settings") -> Finding:
     device = library.cuda.get_device_name(0) if cuda else "CPU"
     found = f"{library.__version__}, {device}, {settings.threads} threads"
     if settings.device == "cuda" and not cuda:
-        return Finding("torch", "failed", found, "UPS_DEVICE is cuda, and there is none")
+        return CheckFinding("torch", "failed", found, "UPS_DEVICE is cuda, and there is none")
     if not bool(library.isfinite(library.ones(2, 2) @ library.ones(2, 2)).all()):
-        return Finding("torch", "failed", f"{found}: a product of matrices is not finite")
-    return Finding("torch", "ok", found)
+        return CheckFinding("torch", "failed", f"{found}: a product of matrices is not finite")
+    return CheckFinding("torch", "ok", found)
 
 
-def models(settings: "Settings") -> Finding:
+def models(settings: "Settings") -> CheckFinding:
     """Every model folder is read, the weights of each have a header, and the default is among them."""
     from ups_server.catalog import Catalog
     from ups_server.files.equations import model_equation
@@ -134,8 +134,10 @@ def models(settings: "Settings") -> Finding:
             model_equation(Path(card.source))
     default = catalog.model(settings.default_model)
     if broken := catalog.unreadable():
-        return Finding("models", "warning", "; ".join(map(str, broken.values())), "repair or remove these folders")
-    return Finding("models", "ok", f"{', '.join(card.id for card in cards)}; by default {default.id} {default.version}")
+        return CheckFinding("models", "warning", "; ".join(map(str, broken.values())), "repair or remove these folders")
+    return CheckFinding(
+        "models", "ok", f"{', '.join(card.id for card in cards)}; by default {default.id} {default.version}"
+    )
 
 
 def check_weights(file: Path) -> None:
@@ -153,7 +155,7 @@ def check_weights(file: Path) -> None:
         )
 
 
-def data(settings: "Settings") -> Finding:
+def data(settings: "Settings") -> CheckFinding:
     """The data folder, or the one it will be made in, can be written and has room."""
     folder = settings.data_dir.absolute()
     place = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
@@ -164,11 +166,11 @@ def data(settings: "Settings") -> Finding:
     free = shutil.disk_usage(place).free
     found = f"{settings.data_dir} {'is there' if place == folder else 'will be made'}, {free / 2**30:.1f} GiB free"
     if free < FREE_BYTES:
-        return Finding("data", "warning", found, "uploads and jobs need room")
-    return Finding("data", "ok", found)
+        return CheckFinding("data", "warning", found, "uploads and jobs need room")
+    return CheckFinding("data", "ok", found)
 
 
-def database(settings: "Settings") -> Finding:
+def database(settings: "Settings") -> CheckFinding:
     """The database opens, and is brought to this version; a SQLite file that is not there yet is tried elsewhere."""
     from ups_server.access.keys import KeyStore
     from ups_server.jobs.database import FILE, open_database
@@ -183,11 +185,11 @@ def database(settings: "Settings") -> Finding:
             opened.close()
     found = f"{kind}{', to be made' if new else ''}, {'with' if keyed else 'without'} an active API key"
     if not keyed and not is_loopback(settings.host):
-        return Finding("database", "failed", found, f"UPS_HOST is {settings.host}: `ups keys create` makes a key")
-    return Finding("database", "ok", found)
+        return CheckFinding("database", "failed", found, f"UPS_HOST is {settings.host}: `ups keys create` makes a key")
+    return CheckFinding("database", "ok", found)
 
 
-def sandbox(settings: "Settings") -> Finding:
+def sandbox(settings: "Settings") -> CheckFinding:
     """What confines the process that reads uploaded files; a process of its own tries it."""
     import subprocess
 
@@ -199,16 +201,16 @@ def sandbox(settings: "Settings") -> Finding:
     words = [sys.executable, "-c", program]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, env=environment)
     if done.returncode != 0:
-        return Finding("sandbox", "failed", done.stderr.strip()[-500:] or f"exit code {done.returncode}")
+        return CheckFinding("sandbox", "failed", done.stderr.strip()[-500:] or f"exit code {done.returncode}")
     held = dict(zip(("Landlock (files)", "seccomp (network, programs)"), done.stdout.split(), strict=True))
     missing = [name for name, answer in held.items() if answer != "1"]
     if missing:
         hint = "uploads are still read in a process with limits; take them from trusted users only"
-        return Finding("sandbox", "warning", f"this system has no {' and no '.join(missing)}", hint)
-    return Finding("sandbox", "ok", ", ".join(["limits", *held]))
+        return CheckFinding("sandbox", "warning", f"this system has no {' and no '.join(missing)}", hint)
+    return CheckFinding("sandbox", "ok", ", ".join(["limits", *held]))
 
 
-def port(settings: "Settings") -> Finding:
+def port(settings: "Settings") -> CheckFinding:
     """The address is free to listen on."""
     kind, address = socket.AF_INET6 if ":" in settings.host else socket.AF_INET, (settings.host, settings.port)
     with socket.socket(kind, socket.SOCK_STREAM) as trial:
@@ -217,9 +219,9 @@ def port(settings: "Settings") -> Finding:
             trial.bind(address)
         except OSError as error:
             hint = "a service runs there already, or choose another with UPS_PORT"
-            return Finding("port", "warning", f"{settings.host}:{settings.port}: {error.strerror}", hint)
-    return Finding("port", "ok", f"{settings.host}:{settings.port} is free")
+            return CheckFinding("port", "warning", f"{settings.host}:{settings.port}: {error.strerror}", hint)
+    return CheckFinding("port", "ok", f"{settings.host}:{settings.port} is free")
 
 
-CHECKS: tuple[Callable[["Settings"], Finding], ...] = (python, torch, models, data, database, sandbox, port)
+CHECKS: tuple[Callable[["Settings"], CheckFinding], ...] = (python, torch, models, data, database, sandbox, port)
 """In the order they are made."""

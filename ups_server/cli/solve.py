@@ -13,9 +13,9 @@ import typer
 from ups_server.cli.jobs import open_store
 from ups_server.cli.options import (
     Boundary,
-    Coefficients,
+    CoefficientOptions,
     DataDir,
-    InitialKind,
+    InitialKindOption,
     check_file,
     check_suffix,
     parse_boundary,
@@ -55,9 +55,9 @@ def solve(
     method: Annotated[
         Literal["numerical", "persistence"] | None, typer.Option(help="Solve without a model: the reference solver.")
     ] = None,
-    coef: Coefficients = None,
+    coef: CoefficientOptions = None,
     seed: Annotated[int, typer.Option(min=0, help="Draws the initial state, the same as the service does.")] = 0,
-    initial_kind: InitialKind = "rand",
+    initial_kind: InitialKindOption = "rand",
     initial: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Take the initial state from a file of trajectories.")
     ] = None,

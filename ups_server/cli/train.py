@@ -204,7 +204,7 @@ def _adapt(
     import shutil
 
     from ups_server.solvers.registry import choose_device, model_folder
-    from ups_server.train.adapt import Adaptation, Interrupted, Place, deliver
+    from ups_server.train.adapt import Interrupted, Place, PreparedAdaptation, deliver
     from ups_server.train.few_shot import FewShotData
 
     keep_freed_memory()
@@ -217,7 +217,7 @@ def _adapt(
         if held_out is not None:
             validation = _store(held_out, said, work / "validation_store", advance)
             data = replace(data, validation=validation, validation_file=held_out.name)
-        adaptation = Adaptation(folder, data, settings, output.name, place)
+        adaptation = PreparedAdaptation(folder, data, settings, output.name, place)
         report = adaptation.run()
     except Interrupted:
         raise UserError(

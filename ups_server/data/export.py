@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from ups_server.data.atomic import replacing
 from ups_server.data.formats import exporters
-from ups_server.data.formats.base import Coefficients, Exporter, Header, InMemory
-from ups_server.data.source import Progress, Readable, TrajectorySource
+from ups_server.data.formats.base import CoefficientValues, Exporter, Header, InMemory
+from ups_server.data.source import Readable, RowProgress, TrajectorySource
 from ups_server.errors import UserError
 from ups_server.pde.family import Family
 from ups_server.pde.grid import Grid, Trajectory
@@ -59,7 +59,7 @@ def media_type_of(path: str | Path) -> str:
 
 
 def write_file(
-    path: Path, header: Header, values: Readable, format: str | None = None, progress: Progress | None = None
+    path: Path, header: Header, values: Readable, format: str | None = None, progress: RowProgress | None = None
 ) -> None:
     """Write all of `values`, in constant memory; the file or folder appears when it is whole.
 
@@ -82,7 +82,7 @@ def encode(
     times: NDArray[np.float64],
     family: Family,
     grid: Grid,
-    coefficients: Coefficients,
+    coefficients: CoefficientValues,
     attributes: Mapping[str, Any] | None = None,
     batched: bool = True,
 ) -> bytes:
@@ -142,7 +142,7 @@ def export(
         _exporter(format or "safetensors").write(target, header, values)
 
 
-def convert(source: TrajectorySource, target: str | os.PathLike[str], progress: Progress | None = None) -> Path:
+def convert(source: TrajectorySource, target: str | os.PathLike[str], progress: RowProgress | None = None) -> Path:
     """Write all trajectories of `source` in the format that the suffix of `target` names.
 
     The file appears when it is whole. A trajectory axis is always written.

@@ -31,7 +31,7 @@ AxisName = Literal["trajectory", "time", "x", "y", "z", "component", "-"]
 """`component`: of a vector; `-`: an axis of length one that says nothing."""
 ArrayName = Annotated[str, Field(min_length=1, max_length=256, description="The array's name in the file.")]
 AxisOrder = Annotated[tuple[AxisName, ...], Field(min_length=1, max_length=8)]
-Points = Literal["cells", "nodes", "ends"]
+PointPlaces = Literal["cells", "nodes", "ends"]
 """Where the points of an axis lie: in the centres of cells; on nodes, the upper end left out; on nodes, both ends."""
 
 
@@ -68,7 +68,7 @@ class MappedAxis(Spec):
     array: ArrayName | None = None
     low: FiniteFloat | None = Field(default=None, description="Lower end of the box.")
     high: FiniteFloat | None = Field(default=None, description="Upper end of the box.")
-    points: Points = Field(
+    points: PointPlaces = Field(
         default="cells",
         description="`cells`: in their centres. `nodes`: from the lower end on, the upper one left out. `ends`: nodes "
         "with both ends; on a periodic axis the last one, which repeats the first, is left out.",

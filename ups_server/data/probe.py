@@ -31,7 +31,7 @@ SMALLEST_STEP = 1e-3
 
 
 @dataclass(frozen=True)
-class Sample:
+class RowSample:
     """Some rows as they stand in the file.
 
     Attributes:
@@ -87,7 +87,7 @@ def probe(source: TrajectorySource, rows: Sequence[int], seconds: float) -> Iter
         yield f"not compared with the reference solver, which cannot step these states ({type(error).__name__})"
 
 
-def _findings(sample: Sample) -> Iterator[str]:
+def _findings(sample: RowSample) -> Iterator[str]:
     distance = sample.distance()
     if not distance >= DIFFERS:
         return
@@ -105,7 +105,7 @@ def _findings(sample: Sample) -> Iterator[str]:
     yield f"{said}; none of the likely causes explains it: look at family, coefficients, axes and times"
 
 
-def _causes(sample: Sample) -> Iterator[tuple[str, Sample]]:
+def _causes(sample: RowSample) -> Iterator[tuple[str, RowSample]]:
     """What the user may have stored in place of what the file says."""
     yield from _swapped(sample)
     for name in sample.coefficients:
@@ -130,7 +130,7 @@ def _causes(sample: Sample) -> Iterator[tuple[str, Sample]]:
     yield from _other_equations(sample)
 
 
-def _swapped(sample: Sample) -> Iterator[tuple[str, Sample]]:
+def _swapped(sample: RowSample) -> Iterator[tuple[str, RowSample]]:
     values, frames = sample.values, sample.values.shape[1]
     if sample.grid.ndim == 1 and frames == sample.grid.n[0]:
         yield "time and x are swapped in the stored array", replace(sample, values=values.swapaxes(1, 2))
@@ -139,7 +139,7 @@ def _swapped(sample: Sample) -> Iterator[tuple[str, Sample]]:
         yield "x and y are swapped in the stored array", replace(sample, values=values.swapaxes(2, 3), static=static)
 
 
-def _other_equations(sample: Sample) -> Iterator[tuple[str, Sample]]:
+def _other_equations(sample: RowSample) -> Iterator[tuple[str, RowSample]]:
     own = sample.family
     if own.ndim == 1 and len(own.fields) == 1 and "nu" in sample.coefficients:
         yield "they move as the heat equation u_t = nu u_xx with the nu of the file", _Heat.of(sample)
@@ -154,11 +154,11 @@ def _other_equations(sample: Sample) -> Iterator[tuple[str, Sample]]:
 
 
 @dataclass(frozen=True)
-class _Heat(Sample):
+class _Heat(RowSample):
     """The same rows under u_t = nu u_xx on a periodic axis, solved exactly in Fourier space."""
 
     @classmethod
-    def of(cls, sample: Sample) -> "_Heat":
+    def of(cls, sample: RowSample) -> "_Heat":
         return cls(**vars(sample))
 
     def distance(self) -> float:
@@ -168,7 +168,7 @@ class _Heat(Sample):
         return _distance(first, np.fft.irfft(np.fft.rfft(first, axis=1) * decay, self.grid.n[0], axis=1), stored)
 
 
-def _sample(source: TrajectorySource, family: Family, rows: Sequence[int]) -> Sample:
+def _sample(source: TrajectorySource, family: Family, rows: Sequence[int]) -> RowSample:
     chosen = [rows[0], rows[len(rows) // 2], rows[-1]]
     chosen = list(dict.fromkeys(chosen))[:ROWS]
     reached = np.flatnonzero(source.times - source.times[0] >= family.dt * (1 - 1e-6))
@@ -177,7 +177,7 @@ def _sample(source: TrajectorySource, family: Family, rows: Sequence[int]) -> Sa
     frames = slice(0, len(source.times)) if square else slice(0, step + 1, step)
     static = source.read_static(chosen)
     table = source.coefficients[chosen]
-    return Sample(
+    return RowSample(
         family,
         source.read(chosen, frames).astype(np.float64),
         source.times if square else source.times[frames],
@@ -199,11 +199,11 @@ def _distance(first: Array, solved: Array, stored: Array) -> float:
     return float(np.median(found)) if found else np.nan
 
 
-def _time(sample: Sample) -> float:
+def _time(sample: RowSample) -> float:
     return float(sample.times[sample.step] - sample.times[0])
 
 
-def _numbers(sample: Sample) -> str:
+def _numbers(sample: RowSample) -> str:
     """`` with beta = 0.4``, of the first row."""
     named = ", ".join(f"{name} = {column[0]:g}" for name, column in sample.coefficients.items())
     return f" with {named}" if named else ""

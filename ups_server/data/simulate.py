@@ -24,8 +24,8 @@ from ups_server.data.export import write_file
 from ups_server.data.formats.base import Header
 from ups_server.data.formats.pdebench.card import card_of
 from ups_server.data.formats.pdebench.writing import PdebenchExporter, boundary_word
-from ups_server.data.source import Progress
-from ups_server.data.store import MANIFEST, VALUE, GridRecord, Layout, Store
+from ups_server.data.source import RowProgress
+from ups_server.data.store import MANIFEST, VALUE, GridRecord, Store, StoreLayout
 from ups_server.data.writer import SHARD_BYTES, StoreWriter
 from ups_server.errors import UserError
 from ups_server.pde.family import RAND, Family
@@ -313,7 +313,7 @@ def build_store(
     seed: int,
     path: str | os.PathLike[str],
     batch: int = 64,
-    progress: Progress | None = None,
+    progress: RowProgress | None = None,
     frame_dt: float | None = None,
     t_final: float | None = None,
     workers: int = 1,
@@ -377,9 +377,9 @@ def build_store(
         return writer.close()
 
 
-def family_layout(family: Family, grid: Grid, times: NDArray[np.float64]) -> Layout:
+def family_layout(family: Family, grid: Grid, times: NDArray[np.float64]) -> StoreLayout:
     """The store layout of a family's trajectories."""
-    return Layout(
+    return StoreLayout(
         family=family.id,
         fields=tuple(field.name for field in family.fields),
         grid=GridRecord.of(grid),
@@ -390,7 +390,7 @@ def family_layout(family: Family, grid: Grid, times: NDArray[np.float64]) -> Lay
     )
 
 
-def _finished(path: str | os.PathLike[str], layout: Layout, provenance: dict[str, object]) -> Store:
+def _finished(path: str | os.PathLike[str], layout: StoreLayout, provenance: dict[str, object]) -> Store:
     store = Store.open(path)
     if store.manifest.layout != layout or store.manifest.provenance != StoreWriter.plain(provenance):
         raise UserError("store_exists", f"{path} holds a store of other settings", hint="choose another path")
@@ -424,7 +424,7 @@ def generate(
     resolution: int,
     out: str | os.PathLike[str],
     seed: int,
-    progress: Progress | None = None,
+    progress: RowProgress | None = None,
     frame_dt: float | None = None,
     t_final: float | None = None,
     workers: int = 1,

@@ -18,7 +18,7 @@ from ups_server.pde.grid import BoundaryCondition, Grid, Trajectory
 Rows = Sequence[int] | NDArray[np.integer[Any]]
 FrameIndices = slice | Sequence[int] | NDArray[np.integer[Any]]
 
-Progress = Callable[[int, int], None]
+RowProgress = Callable[[int, int], None]
 """Called with (rows done, rows in all)."""
 
 BLOCK_BYTES = 64 * 2**20
@@ -374,7 +374,7 @@ def summary(left_out: Mapping[int, str]) -> list[dict[str, Any]]:
 
 
 def pieces(
-    source: Readable, bytes_at_most: int = BLOCK_BYTES, progress: Progress | None = None
+    source: Readable, bytes_at_most: int = BLOCK_BYTES, progress: RowProgress | None = None
 ) -> Iterator[tuple[range, slice, NDArray[np.float32]]]:
     """All values in order, as (rows, frames, values (n, F, X..., C)) of bounded size, however large a row is.
 

@@ -49,7 +49,7 @@ class GridRecord(BaseModel):
         return Grid(self.n, self.extent, self.offset, self.closed)
 
 
-class Layout(BaseModel):
+class StoreLayout(BaseModel):
     """What every row of a store has in common.
 
     Attributes:
@@ -123,7 +123,7 @@ class StoreManifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format_version: int = FORMAT_VERSION
-    layout: Layout
+    layout: StoreLayout
     count: int
     shards: tuple[Shard, ...]
     left_out: tuple[LeftOut, ...] | None = None
@@ -135,7 +135,7 @@ class StoreManifest(BaseModel):
         return self.layout.family
 
 
-def fingerprint(layout: Layout, shards: tuple[Shard, ...]) -> str:
+def fingerprint(layout: StoreLayout, shards: tuple[Shard, ...]) -> str:
     """sha256 of the canonical JSON of layout and shards."""
     described = layout.model_dump(mode="json")
     if not any(layout.grid.closed):  # as before there were nodes with both ends

@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 
 from ups_server.data.atomic import replacing, sync_folder
 from ups_server.data.composed import Subset
-from ups_server.data.source import LeftOut, Progress, TrajectorySource, block_rows, frame_slices, grouped
+from ups_server.data.source import LeftOut, RowProgress, TrajectorySource, block_rows, frame_slices, grouped
 from ups_server.data.store import (
     COEFFICIENT,
     MANIFEST,
     PLAN,
     VALUE,
-    Layout,
     Shard,
     Store,
+    StoreLayout,
     StoreManifest,
     fingerprint,
 )
@@ -52,7 +52,7 @@ class StoreWriter:
     def __init__(
         self,
         path: str | os.PathLike[str],
-        layout: Layout,
+        layout: StoreLayout,
         provenance: dict[str, Any] | None = None,
         rows_per_shard: int | None = None,
         left_out: Sequence[LeftOut] | None = None,
@@ -290,7 +290,7 @@ def transcode(
     source: TrajectorySource,
     path: str | os.PathLike[str],
     provenance: dict[str, Any] | None = None,
-    progress: Progress | None = None,
+    progress: RowProgress | None = None,
     left_out: Mapping[int, str] | None = None,
 ) -> Store:
     """Copy the trajectories of `source` into a store at `path`, in constant memory; the store knows their numbers.
@@ -303,7 +303,7 @@ def transcode(
     Raises:
         UserError: ``non_finite`` where a value is not finite, and those of `StoreWriter`.
     """
-    layout = Layout.of(source)
+    layout = StoreLayout.of(source)
     if left_out:
         kept = [row for row in range(source.n_trajectories) if row not in left_out]
         source = Subset(source, kept, left_out)

@@ -8,7 +8,7 @@ import numpy as np
 
 from ups_server.engine.engine import RolloutSpec
 from ups_server.solvers.limits import Ended, Survivors
-from ups_server.solvers.solver import Batch, BatchedSession, Frames, InFlight, Resumable, Session
+from ups_server.solvers.solver import BatchedSession, Frames, InFlight, Resumable, Session, SessionBatch
 
 
 @dataclass(eq=False)
@@ -163,7 +163,7 @@ class RunningBatch:
     """A batch of a bucket, and the turns its members still have before those that wait."""
 
     members: list[Part]
-    batch: Batch
+    batch: SessionBatch
     turns: int
 
 
@@ -197,7 +197,7 @@ class Single:
         pass
 
 
-def batch_of(parts: Sequence[Part]) -> Batch:
+def batch_of(parts: Sequence[Part]) -> SessionBatch:
     """A batch of parts of one bucket."""
     first = parts[0].session
     if not isinstance(first, BatchedSession):

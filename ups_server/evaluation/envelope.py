@@ -14,24 +14,22 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ups_server.catalog import invalid_model, read_document
 from ups_server.data.statistics import FamilyStatistics
+from ups_server.pde.grid import Array
 
 ENVELOPE_FILE = "envelope.json"
 CONFIDENCE = 0.95
 SHAPE_FLOOR = 1e-9
 
-Array = NDArray[np.float64]
 
-
-class Frozen(BaseModel):
+class EnvelopePart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Coverage(Frozen):
+class Coverage(EnvelopePart):
     """Share of test trajectories inside at every step, with its Clopper-Pearson interval at 95 %."""
 
     share: float
@@ -48,7 +46,7 @@ class Coverage(Frozen):
         return cls(share=inside / count, low=low, high=high)
 
 
-class FamilyEnvelope(Frozen):
+class FamilyEnvelope(EnvelopePart):
     """One envelope of a family; it is valid for what its attributes say and for nothing else.
 
     Attributes:
@@ -93,7 +91,7 @@ class FamilyEnvelope(Frozen):
         }
 
 
-class ModelEnvelopes(Frozen):
+class ModelEnvelopes(EnvelopePart):
     """All envelopes of a model folder, and the command that measured them.
 
     Attributes:

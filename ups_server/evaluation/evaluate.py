@@ -242,7 +242,7 @@ def frames_per_step(times: NDArray[np.float64], dt: float) -> int:
     return stride
 
 
-Progress = Callable[[str, int, int], None]
+TrajectoryProgress = Callable[[str, int, int], None]
 """Called with the file's name, the trajectories done and their number."""
 
 
@@ -254,7 +254,7 @@ def evaluate(
     trajectories: int | None = None,
     device: str = "auto",
     predictions: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: TrajectoryProgress | None = None,
     body: Literal["trained", "none", "random"] = "trained",
     family: str | None = None,
     coefficients: Mapping[str, float] | None = None,
@@ -300,7 +300,7 @@ def evaluate_source(
     dt: float | None = None,
     resolution: int | None = None,
     trajectories: int | None = None,
-    progress: Progress | None = None,
+    progress: TrajectoryProgress | None = None,
 ) -> FileScores:
     """Scores a solver on trajectories that are open already; the rest as in `evaluate`.
 
@@ -312,7 +312,7 @@ def evaluate_source(
 
 
 def _evaluate_file(
-    solver: Solver, task: EvaluationInput, output: PredictionsGroup | None, progress: Progress | None
+    solver: Solver, task: EvaluationInput, output: PredictionsGroup | None, progress: TrajectoryProgress | None
 ) -> FileScores:
     if output is not None:
         output.describe(_attributes(solver, task), task.coefficients, task.row_numbers)

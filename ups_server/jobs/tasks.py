@@ -73,7 +73,7 @@ def fine_tune(context: JobContext) -> dict[str, Any]:
     import torch
 
     from ups_server.solvers.registry import choose_device
-    from ups_server.train.adapt import Adaptation, Interrupted, Place, deliver
+    from ups_server.train.adapt import Interrupted, Place, PreparedAdaptation, deliver
     from ups_server.train.few_shot import AdaptationSettings, FewShotData
     from ups_server.train.loop import Diverged
 
@@ -95,7 +95,7 @@ def fine_tune(context: JobContext) -> dict[str, Any]:
         training = opened.enter_context(Store.open(store))
         validation = None if held_out is None else opened.enter_context(Store.open(held_out))
         data = FewShotData(training, spec.training_file, validation, spec.validation_file)
-        adaptation = Adaptation(Path(card.source), data, wanted, model_id, place)
+        adaptation = PreparedAdaptation(Path(card.source), data, wanted, model_id, place)
         context.running()
         try:
             report = adaptation.run()

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+from ups_server.language.encoder import Activations
 
 SENTENCES = re.compile(
     r"[.;:!?]\s+|\s*[,;]\s*(?:and |but |while |as |whereas |plus )?|\s+(?:but|while|whereas)\s+", re.IGNORECASE
@@ -72,7 +71,7 @@ EDGES = " .,;:!?"
 
 
 @dataclass(frozen=True)
-class Description:
+class CutText:
     """A text cut in three ways.
 
     Attributes:
@@ -86,7 +85,7 @@ class Description:
     denied: tuple[str, ...]
 
     @classmethod
-    def of(cls, text: str) -> "Description":
+    def of(cls, text: str) -> "CutText":
         return cls(tuple(clauses(text)), tuple(segments(text)), tuple(denied(text)))
 
     @property
@@ -94,7 +93,7 @@ class Description:
         """All parts."""
         return set(chain(self.clauses, self.segments, self.denied))
 
-    def probabilities(self, logits: Mapping[str, Array], terms: int) -> Array:
+    def probabilities(self, logits: Mapping[str, Activations], terms: int) -> Activations:
         """(K,): that the description names each of the K `terms`, given the logits (K,) of every part.
 
         A term counts with the clause and with the segment that name it most clearly; what is denied is not named.
@@ -105,16 +104,16 @@ class Description:
         found = _sigmoid((clearest[0] + clearest[1]) / 2.0)
         for part in self.denied:
             found = np.minimum(found, 1.0 - _sigmoid(logits[part]))
-        result: Array = found.astype(np.float32)
+        result: Activations = found.astype(np.float32)
         return result
 
-    def clearest(self, term: int, logits: Mapping[str, Array]) -> str:
+    def clearest(self, term: int, logits: Mapping[str, Activations]) -> str:
         """The clause that names a term most clearly."""
         return max(self.clauses, key=lambda clause: float(logits[clause][term]))
 
 
-def _sigmoid(logits: Array) -> Array:
-    result: Array = (1.0 / (1.0 + np.exp(-logits))).astype(np.float32)
+def _sigmoid(logits: Activations) -> Activations:
+    result: Activations = (1.0 / (1.0 + np.exp(-logits))).astype(np.float32)
     return result
 
 

@@ -15,7 +15,8 @@ from safetensors import safe_open
 
 from ups_server.errors import UserError
 
-Array = NDArray[np.float32]
+Activations = NDArray[np.float32]
+"""Weights and what layers make of them, in single precision."""
 
 MAX_TOKENS = 256
 """Of what stands between two commas or full stops."""
@@ -53,7 +54,7 @@ class Encoder:
         """The language model inside of a shipped model's folder."""
         return cls(model / "language_model", body_weights(model))
 
-    def tokens(self, text: str) -> Array:
+    def tokens(self, text: str) -> Activations:
         """Hidden states (L, E) of the tokens of a text, its two special ones included.
 
         Raises:
@@ -62,7 +63,7 @@ class Encoder:
         words = self.word_embeddings(text)
         return self._states(words, [len(words)])[-1]
 
-    def layers(self, text: str) -> Array:
+    def layers(self, text: str) -> Activations:
         """(E * 4,) of unit length: means over the tokens of the word embeddings and of three layers, beside each other.
 
         Raises:
@@ -70,13 +71,13 @@ class Encoder:
         """
         return self.layers_of([text])[0]
 
-    def layers_of(self, texts: Sequence[str]) -> list[Array]:
+    def layers_of(self, texts: Sequence[str]) -> list[Activations]:
         """`layers` of many texts, some at once.
 
         Raises:
             UserError: ``text_too_long``.
         """
-        found = list[Array]()
+        found = list[Activations]()
         depths = [round(self._layers * share / 3) for share in (1, 2, 3)]
         for start in range(0, len(texts), AT_ONCE):
             words = [self.word_embeddings(text) for text in texts[start : start + AT_ONCE]]
@@ -90,7 +91,7 @@ class Encoder:
                 found.append((means.ravel() / math.sqrt(len(means))).astype(np.float32))
         return found
 
-    def _states(self, words: Array, lengths: Sequence[int]) -> list[Array]:
+    def _states(self, words: Activations, lengths: Sequence[int]) -> list[Activations]:
         """Of the tokens (sum of lengths, E) of some texts, before the first and after every layer."""
         positions = np.concatenate([np.arange(length) for length in lengths])
         hidden = words + self._weights["embeddings.position_embeddings.weight"][positions]
@@ -100,7 +101,7 @@ class Encoder:
             states.append(self._layer(states[-1], lengths, f"encoder.layer.{layer}."))
         return states
 
-    def word_embeddings(self, text: str) -> Array:
+    def word_embeddings(self, text: str) -> Activations:
         """(L, E) of the tokens by themselves.
 
         Raises:
@@ -115,10 +116,10 @@ class Encoder:
                 expected=f"at most {MAX_TOKENS}",
                 hint="use shorter sentences, or commas",
             )
-        embedded: Array = self._words[ids].astype(np.float32)
+        embedded: Activations = self._words[ids].astype(np.float32)
         return embedded
 
-    def _layer(self, hidden: Array, lengths: Sequence[int], name: str) -> Array:
+    def _layer(self, hidden: Activations, lengths: Sequence[int], name: str) -> Activations:
         attention = self._attention(hidden, lengths, f"{name}attention.self.")
         hidden = hidden + self._linear(attention, f"{name}attention.output.dense")
         hidden = self._normalised(hidden, f"{name}attention.output.LayerNorm")
@@ -129,29 +130,29 @@ class Encoder:
         hidden = hidden + self._linear(inner, f"{name}output.dense")
         return self._normalised(hidden, f"{name}output.LayerNorm")
 
-    def _attention(self, hidden: Array, lengths: Sequence[int], name: str) -> Array:
+    def _attention(self, hidden: Activations, lengths: Sequence[int], name: str) -> Activations:
         """Of the tokens to those of the same text."""
         ends = np.cumsum(lengths)[:-1]
         parts = (np.split(self._linear(hidden, name + part), ends) for part in ("query", "key", "value"))
         return np.concatenate([self._mixed(*text) for text in zip(*parts, strict=True)])
 
-    def _mixed(self, *projections: Array) -> Array:
+    def _mixed(self, *projections: Activations) -> Activations:
         length, size = projections[0].shape
         query, key, value = (part.reshape(length, self._heads, -1).transpose(1, 0, 2) for part in projections)
         scores = query @ key.transpose(0, 2, 1) / math.sqrt(query.shape[-1])
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
         mixed = (weights / weights.sum(axis=-1, keepdims=True)) @ value
-        joined: Array = mixed.transpose(1, 0, 2).reshape(length, size)
+        joined: Activations = mixed.transpose(1, 0, 2).reshape(length, size)
         return joined
 
-    def _linear(self, values: Array, name: str) -> Array:
-        result: Array = values @ self._weights[f"{name}.weight"].T + self._weights[f"{name}.bias"]
+    def _linear(self, values: Activations, name: str) -> Activations:
+        result: Activations = values @ self._weights[f"{name}.weight"].T + self._weights[f"{name}.bias"]
         return result
 
-    def _normalised(self, values: Array, name: str) -> Array:
+    def _normalised(self, values: Activations, name: str) -> Activations:
         centred = values - values.mean(axis=-1, keepdims=True)
         scale = np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + self._epsilon)
-        result: Array = centred / scale * self._weights[f"{name}.weight"] + self._weights[f"{name}.bias"]
+        result: Activations = centred / scale * self._weights[f"{name}.weight"] + self._weights[f"{name}.bias"]
         return result
 
 

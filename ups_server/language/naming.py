@@ -14,12 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors import safe_open
 
-from ups_server.language.encoder import Encoder
-
-Array = NDArray[np.float32]
+from ups_server.language.encoder import Activations, Encoder
 
 HEAD_FILE = "words.safetensors"
 """In a model folder: the network that names terms. `benchmarks/language.py` makes it."""
@@ -34,7 +31,7 @@ class Bag:
     """Counts of known words, weighted by how rare they are, and of pieces of any words."""
 
     words: tuple[str, ...]
-    weights: Array
+    weights: Activations
 
     @classmethod
     def of(cls, texts: Sequence[str]) -> "Bag":
@@ -43,12 +40,12 @@ class Bag:
         words = tuple(sorted(word for word, times in count.items() if times > 1))
         return cls(words, np.array([math.log(len(texts) / count[word]) for word in words], np.float32))
 
-    def counts(self, text: str) -> Array:
+    def counts(self, text: str) -> Activations:
         """(W,) of unit length; zero where no word is known."""
         said = Counter(words_of(text))
         return _unit(self.weights * np.array([said[word] for word in self.words], np.float32))
 
-    def pieces(self, text: str) -> Array:
+    def pieces(self, text: str) -> Activations:
         """(PIECES,) of unit length: pieces of three to five letters, with signs so that collisions cancel."""
         found = np.zeros(PIECES, np.float32)
         for word in words_of(text):
@@ -59,7 +56,7 @@ class Bag:
                     found[place % PIECES] += 1.0 if place & (1 << 20) else -1.0
         return _unit(found)
 
-    def features(self, text: str) -> Array:
+    def features(self, text: str) -> Activations:
         """(W + PIECES,) of unit length."""
         return _unit(np.concatenate([self.counts(text), self.pieces(text)]))
 
@@ -69,7 +66,7 @@ def words_of(text: str) -> list[str]:
     return re.findall(r"[\w^*]+|[+-]", text.lower())
 
 
-def features_of(texts: Sequence[str], encoder: Encoder, bag: Bag) -> list[Array]:
+def features_of(texts: Sequence[str], encoder: Encoder, bag: Bag) -> list[Activations]:
     """(E,) of unit length for each text: the language model's layers beside words and their pieces.
 
     Raises:
@@ -79,14 +76,14 @@ def features_of(texts: Sequence[str], encoder: Encoder, bag: Bag) -> list[Array]
     return [joined(layer, bag.counts(text), bag.pieces(text)) for layer, text in zip(layers, texts, strict=True)]
 
 
-def joined(*parts: Array) -> Array:
+def joined(*parts: Activations) -> Activations:
     """Features beside each other, of unit length where each of them is."""
-    result: Array = np.concatenate(parts) / math.sqrt(len(parts))
+    result: Activations = np.concatenate(parts) / math.sqrt(len(parts))
     return result
 
 
-def _unit(values: Array) -> Array:
-    result: Array = values / max(float(np.linalg.norm(values)), 1e-6)
+def _unit(values: Activations) -> Activations:
+    result: Activations = values / max(float(np.linalg.norm(values)), 1e-6)
     return result
 
 
@@ -97,10 +94,10 @@ class Head:
     names: tuple[str, ...]
     threshold: float
     bag: Bag
-    hidden: Array
-    hidden_bias: Array
-    out: Array
-    out_bias: Array
+    hidden: Activations
+    hidden_bias: Activations
+    out: Activations
+    out_bias: Activations
 
     @classmethod
     def load(cls, file: Path) -> "Head":
@@ -113,15 +110,15 @@ class Head:
         bag = Bag(tuple(json.loads(about["words"])), weights)
         return cls(tuple(json.loads(about["terms"])), float(about["threshold"]), bag, *tensors)
 
-    def logits(self, features: Array) -> Array:
+    def logits(self, features: Activations) -> Activations:
         """(K,) of a text's features (E,)."""
         inner = features @ self.hidden.T + self.hidden_bias
         # The tanh form is what the network was trained with.
         hidden = 0.5 * inner * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (inner + 0.044715 * inner**3)))
-        result: Array = (hidden @ self.out.T + self.out_bias).astype(np.float32)
+        result: Activations = (hidden @ self.out.T + self.out_bias).astype(np.float32)
         return result
 
 
-def confidence_of(best: Array) -> float:
+def confidence_of(best: Activations) -> float:
     """That all terms, named or not, are right, given each one's probability (K,)."""
     return float(np.prod(np.maximum(best, 1.0 - best)))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ups_server.catalog import shipped_folder
 from ups_server.errors import UserError
-from ups_server.language.clauses import GAIN, LEFT, LOSS, NEGATIVE, Description, stated_size
+from ups_server.language.clauses import GAIN, LEFT, LOSS, NEGATIVE, CutText, stated_size
 from ups_server.language.encoder import Encoder
 from ups_server.language.naming import HEAD_FILE, NAMED, Head, confidence_of, features_of
 from ups_server.pde.equation import TERMS, Equation, Formula, recognise
@@ -79,7 +79,7 @@ class Reader:
                 got=f"{len(description)} characters",
                 expected=f"at most {MAX_CHARACTERS}",
             )
-        parts = Description.of(description)
+        parts = CutText.of(description)
         texts = sorted(parts.texts)
         features = features_of(texts, self._encoder, self._head.bag)
         logits = {text: self._head.logits(feature) for text, feature in zip(texts, features, strict=True)}

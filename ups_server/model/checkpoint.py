@@ -56,12 +56,12 @@ READER, OPERATORS = "reader.", {1: "line.", 2: "plane."}
 SCALE = ".scale"
 """Follows the name of a matrix that is stored in eight bits; `in_levels`."""
 
-_bases: "weakref.WeakValueDictionary[tuple[str, str], Checkpoint]" = weakref.WeakValueDictionary()
+_bases: "weakref.WeakValueDictionary[tuple[str, str], TrainedModel]" = weakref.WeakValueDictionary()
 """Bases by (checksum, device), for as long as a model lives that shares their weights."""
 
 
 @dataclass(eq=False)
-class Checkpoint:
+class TrainedModel:
     """A trained model.
 
     Attributes:
@@ -74,10 +74,10 @@ class Checkpoint:
     operator: Operator
     deltas: dict[str, Deltas] = field(default_factory=dict)
     adapters: lora.AdapterSettings | None = None
-    base: "Checkpoint | None" = None
+    base: "TrainedModel | None" = None
 
     @classmethod
-    def of(cls, model: "Operator | Checkpoint") -> "Checkpoint":
+    def of(cls, model: "Operator | TrainedModel") -> "TrainedModel":
         """An operator by itself is a checkpoint without deltas or adapters."""
         return cls(model) if isinstance(model, Operator) else model
 
@@ -89,7 +89,7 @@ class Checkpoint:
     def config(self, config: UPSConfig) -> None:
         self.operator.config = config
 
-    def of_family(self, family: str) -> "Checkpoint":
+    def of_family(self, family: str) -> "TrainedModel":
         """The model of one family: itself where the family has no deltas.
 
         It shares all other weights with this one, which must not be changed any more.
@@ -97,7 +97,7 @@ class Checkpoint:
         if family not in self.deltas:
             return self
         operator = deltas.with_deltas(self.operator, self.deltas[family])
-        return Checkpoint(operator, adapters=self.adapters, base=self.base)
+        return TrainedModel(operator, adapters=self.adapters, base=self.base)
 
     def equip(self, base: Path) -> None:
         """Adds low-rank adapters that change nothing yet; its weights are those of the folder `base`.
@@ -139,9 +139,9 @@ def around(config: UPSConfig, body: PreTrainedModel, tokenizer: PreTrainedTokeni
     return operators[config.operator](config, body, tokenizer)
 
 
-def save_pretrained(checkpoint: Checkpoint | Operator, folder: Path) -> None:
+def save_pretrained(checkpoint: TrainedModel | Operator, folder: Path) -> None:
     """Writes a self-contained model folder, or adapters alone; the largest weights in fewer bits."""
-    checkpoint = Checkpoint.of(checkpoint)
+    checkpoint = TrainedModel.of(checkpoint)
     model = checkpoint.operator
     if checkpoint.adapters is not None:
         lora.save_adapters(model, checkpoint.adapters, folder)
@@ -164,7 +164,7 @@ def save_pretrained(checkpoint: Checkpoint | Operator, folder: Path) -> None:
     save_file(tensors | deltas.as_tensors(known), folder / WEIGHTS_FILE, metadata={"format": "pt"})
 
 
-def from_pretrained(folder: Path, device: str | torch.device = "cpu") -> Checkpoint:
+def from_pretrained(folder: Path, device: str | torch.device = "cpu") -> TrainedModel:
     """Loads a model folder for inference (float32, eval mode).
 
     Raises:
@@ -184,7 +184,7 @@ def from_pretrained(folder: Path, device: str | torch.device = "cpu") -> Checkpo
         ) from error
 
 
-def _whole(folder: Path, device: str | torch.device) -> Checkpoint:
+def _whole(folder: Path, device: str | torch.device) -> TrainedModel:
     """A model with all its weights."""
     if not (folder / CONFIG_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
         raise UserError("not_a_model", "no model here", got=folder.name, expected=f"{CONFIG_FILE} and {WEIGHTS_FILE}")
@@ -203,7 +203,7 @@ def _whole(folder: Path, device: str | torch.device) -> Checkpoint:
     if expected != tensors.keys():
         raise UserError("not_a_model", "weights do not match the config", got=sorted(expected ^ tensors.keys())[:5])
     model.load_state_dict(tensors, strict=False)
-    return Checkpoint(model.to(device).eval(), deltas.from_tensors(beside, model))
+    return TrainedModel(model.to(device).eval(), deltas.from_tensors(beside, model))
 
 
 def weights_in(folder: Path) -> dict[str, Tensor]:
@@ -229,7 +229,7 @@ def place_adapters(folder: Path, out: Path) -> None:
             lora.write_settings(replace(found, base=base), folder)
 
 
-def _from_adapters(folder: Path, device: str | torch.device) -> Checkpoint:
+def _from_adapters(folder: Path, device: str | torch.device) -> TrainedModel:
     settings = lora.read_settings(folder)
     wanted = settings.base
     near = None if wanted.folder is None else folder / wanted.folder
@@ -253,7 +253,7 @@ def _from_adapters(folder: Path, device: str | torch.device) -> Checkpoint:
     stored = with_names_of_today(load_file(folder / lora.ADAPTER_WEIGHTS))
     model = lora.restore(base.of_family(family).operator, settings, stored)
     model.config = config
-    return Checkpoint(model.eval(), adapters=settings, base=base)
+    return TrainedModel(model.eval(), adapters=settings, base=base)
 
 
 def _empty(config: UPSConfig, language: Path) -> Operator:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ups_server.errors import UserError
-from ups_server.model.config import ConditionerConfig, FamilyCard, SuperspaceConfig, UPSConfig
-from ups_server.model.context import Rows, Symmetry, symmetry_of, turning
+from ups_server.model.config import ConditionerConfig, KnownFamily, SuperspaceConfig, UPSConfig
+from ups_server.model.context import BatchRows, Symmetry, symmetry_of, turning
 from ups_server.pde.family import metadata_text
 from ups_server.pde.grid import BoundaryCondition, BoundaryKind
 
@@ -28,7 +28,7 @@ SYMBOL = 32
 
 
 @dataclass(frozen=True)
-class Conditions(Rows):
+class Conditions(BatchRows):
     """Per sample: how the equation is named and what its numbers are.
 
     Attributes:
@@ -88,7 +88,7 @@ def with_metadata(given: Conditions, metadata: Literal["both", "text", "numbers"
 
 def conditions(
     config: UPSConfig,
-    card: FamilyCard,
+    card: KnownFamily,
     coefficients: Mapping[str, Sequence[float]],
     boundary: BoundaryCondition,
     offset: tuple[float, ...],
@@ -153,7 +153,7 @@ def conditions(
     )
 
 
-def levels_of(config: UPSConfig, card: FamilyCard, initial: Tensor) -> Tensor:
+def levels_of(config: UPSConfig, card: KnownFamily, initial: Tensor) -> Tensor:
     """(B, N) means of the initial states (B, X..., C) of the fields that are relative to them, one elsewhere."""
     levels = torch.ones(len(initial), config.superspace.slots)
     means = initial.float().mean(tuple(range(1, initial.ndim - 1))).cpu()
@@ -181,7 +181,7 @@ def value_features(values: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Description(Rows):
+class Description(BatchRows):
     """Problems as the layers of an operator read them.
 
     Attributes:
@@ -196,7 +196,7 @@ class Description(Rows):
     values: Tensor | None
 
 
-class Conditioner(nn.Module):
+class OperatorConditioner(nn.Module):
     """Name, numbers, boundary and slots -> one vector per sample.
 
     The name enters as the mean of its frozen word embeddings, each coefficient as its symbol's embedding with features

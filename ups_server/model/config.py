@@ -30,7 +30,7 @@ class CoefficientRange(Frozen):
     high: float
 
 
-class FamilyCard(Frozen):
+class KnownFamily(Frozen):
     """A family as this checkpoint knows it. Everything the model needs, so that no code changes for a new family."""
 
     dt: float = Field(gt=0)
@@ -198,7 +198,7 @@ class UPSConfig(Frozen):
     embedder: EmbedderConfig = EmbedderConfig()
     reading: ReadingConfig = ReadingConfig()
     step: StepConfig = StepConfig()
-    families: dict[str, FamilyCard] = Field(default_factory=dict)
+    families: dict[str, KnownFamily] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -222,7 +222,7 @@ class UPSConfig(Frozen):
                 raise ValueError(f"{name} has no place in {space.slots} slots and {space.max_dimensions} dimensions")
         return self
 
-    def has_place_for(self, card: FamilyCard) -> bool:
+    def has_place_for(self, card: KnownFamily) -> bool:
         """Are there slots and axes for the fields of a family?"""
         return max(card.slots) < self.superspace.slots and card.ndim <= self.superspace.max_dimensions
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ups_server.model.conditioning import zero
 from ups_server.model.config import SuperspaceConfig
-from ups_server.model.context import Rows
+from ups_server.model.context import BatchRows
 from ups_server.model.scales import mean, spread
 from ups_server.pde.gas import GAMMA
 
@@ -26,7 +26,7 @@ LEAST_HEAT = 1e-3
 
 
 @dataclass(frozen=True)
-class Projection(Rows):
+class Projection(BatchRows):
     """Of the normalised states of B problems whose velocity, in the first slots, is free of divergence.
 
     Attributes:

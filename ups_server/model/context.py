@@ -15,12 +15,12 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from ups_server.model.config import FamilyCard
+from ups_server.model.config import KnownFamily
 from ups_server.pde.grid import BoundaryCondition
 
 
 @dataclass(frozen=True)
-class Rows:
+class BatchRows:
     """Tensors (B, ...), parts that are rows themselves, and what is the same for the whole batch.
 
     Attributes:
@@ -36,22 +36,23 @@ class Rows:
         """Every tensor by name; those of a part by ``part.name``."""
         found = dict[str, Tensor]()
         for name, value in self._entries():
-            if isinstance(value, Rows):
+            if isinstance(value, BatchRows):
                 found |= {f"{name}.{inner}": tensor for inner, tensor in value.tensors().items()}
             else:
                 found[name] = value
         return found
 
-    def _entries(self) -> Iterator[tuple[str, "Tensor | Rows"]]:
+    def _entries(self) -> Iterator[tuple[str, "Tensor | BatchRows"]]:
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, Tensor | Rows):
+            if isinstance(value, Tensor | BatchRows):
                 yield field.name, value
 
     def changed(self, change: Callable[[Tensor], Tensor]) -> Self:
         """Every tensor changed alike, those of parts too."""
         new: dict[str, Any] = {
-            name: value.changed(change) if isinstance(value, Rows) else change(value) for name, value in self._entries()
+            name: value.changed(change) if isinstance(value, BatchRows) else change(value)
+            for name, value in self._entries()
         }
         return replace(self, **new)
 
@@ -87,7 +88,7 @@ def _stacked(parts: Sequence[Any], counts: Sequence[int]) -> Any:
     """Rows or tensors (B_i, K_i, ...) along B, filled up with zeros to the largest K; None is nothing."""
     present = [part for part in parts if part is not None]
     first = present[0]
-    if isinstance(first, Rows):
+    if isinstance(first, BatchRows):
         names = dict.fromkeys(name for part in present for name, _ in part._entries())
         columns = {name: [None if part is None else getattr(part, name) for part in parts] for name in names}
         new = {name: _stacked(column, counts) for name, column in columns.items()}
@@ -108,7 +109,7 @@ CENTRE = 0.5
 
 
 @dataclass(frozen=True)
-class Symmetry(Rows):
+class Symmetry(BatchRows):
     """P for B problems.
 
     Attributes:
@@ -133,7 +134,7 @@ class Symmetry(Rows):
 
 
 def symmetry_of(
-    card: FamilyCard, boundary: BoundaryCondition, offset: tuple[float, ...]
+    card: KnownFamily, boundary: BoundaryCondition, offset: tuple[float, ...]
 ) -> tuple[tuple[int, ...], bool] | None:
     """The symmetry that a step is averaged over, on this box and these points: signs of the fields, and is it a mirror?
 
@@ -162,7 +163,7 @@ def turned(u: Tensor, turn: Tensor, mirrors: bool) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Coefficients(Rows):
+class Coefficients(BatchRows):
     """What one kind of operator knows beside what all know: each has a class of its own."""
 
     def turned(self, symmetry: Symmetry) -> Self:
@@ -171,7 +172,7 @@ class Coefficients(Rows):
 
 
 @dataclass(frozen=True)
-class Context(Rows):
+class Context(BatchRows):
     """What was read of each problem, one row per sample: all a step needs besides the state.
 
     Attributes:

@@ -34,7 +34,9 @@ class FNOEmbedder(nn.Module):
     def forward(self, inputs: Tensor, modulation: Tensor, periodic: tuple[bool, ...], trained: int) -> Tensor:
         """Args: inputs (B, I, X...); modulation (B, L, 2, C); periodic: per axis; trained: points per axis then."""
         points = tuple(inputs.shape[2:])
-        scales = Scales.of(points, trained, tuple(0 if wraps else round(trained * self.padding) for wraps in periodic))
+        scales = GridScales.of(
+            points, trained, tuple(0 if wraps else round(trained * self.padding) for wraps in periodic)
+        )
         h = self.lift(inputs.movedim(1, -1))
         for axis, wraps in enumerate(periodic):
             if not wraps:
@@ -73,7 +75,7 @@ class FourierLayer(nn.Module):
         self.mix = nn.Linear(channels, channels)
         nn.init.normal_(self.mix.weight, std=0.5 / channels**0.5)
 
-    def forward(self, h: Tensor, modulation: Tensor, scales: "Scales") -> Tensor:
+    def forward(self, h: Tensor, modulation: Tensor, scales: "GridScales") -> Tensor:
         """Args: h (B, X..., C); modulation (B, 2, C)."""
         spread = (slice(None), *(None,) * (h.ndim - 2))
         scale, shift = modulation[:, 0][spread], (modulation[:, 1] + self.bias)[spread]
@@ -83,7 +85,7 @@ class FourierLayer(nn.Module):
 
 
 @dataclass(frozen=True)
-class Scales:
+class GridScales:
     """How layers trained on one grid act on another: the same wave numbers, the same stencil in physical units.
 
     Attributes:
@@ -95,7 +97,7 @@ class Scales:
     dilation: tuple[int, ...]
 
     @classmethod
-    def of(cls, points: tuple[int, ...], trained: int, cells: tuple[int, ...]) -> "Scales":
+    def of(cls, points: tuple[int, ...], trained: int, cells: tuple[int, ...]) -> "GridScales":
         """Args: points of the grid; trained: points per axis in training; cells: padding per axis in training."""
         return cls(
             tuple((trained + added + 1) // 2 for added in cells),

@@ -5,11 +5,11 @@ from torch import Tensor
 
 from ups_server.errors import UserError
 from ups_server.model.conditioning import Conditions
-from ups_server.model.config import FamilyCard, SuperspaceConfig, UPSConfig
+from ups_server.model.config import KnownFamily, SuperspaceConfig, UPSConfig
 from ups_server.model.context import Context
 
 
-def check_card(config: UPSConfig, card: FamilyCard) -> None:
+def check_card(config: UPSConfig, card: KnownFamily) -> None:
     """Raises UserError ``superspace_too_small`` where a family does not fit."""
     space = config.superspace
     if not config.has_place_for(card):
@@ -23,7 +23,7 @@ def check_card(config: UPSConfig, card: FamilyCard) -> None:
         raise UserError("superspace_too_small", "too many static fields", got=card.static_fields)
 
 
-def lift(fields: Tensor, card: FamilyCard, given: Conditions) -> Tensor:
+def lift(fields: Tensor, card: KnownFamily, given: Conditions) -> Tensor:
     """Physical fields (B, X..., C) -> normalised superspace (B, N, X...), zero in the slots the family lacks."""
     spread = (..., *(None,) * card.ndim)
     out = fields.new_zeros(fields.shape[0], given.mask.shape[1], *fields.shape[1:-1])
@@ -31,7 +31,7 @@ def lift(fields: Tensor, card: FamilyCard, given: Conditions) -> Tensor:
     return (out - given.mean[spread]) / given.std[spread]
 
 
-def lower(u: Tensor, card: FamilyCard, given: Conditions) -> Tensor:
+def lower(u: Tensor, card: KnownFamily, given: Conditions) -> Tensor:
     """Normalised superspace (B, N, X...) -> physical fields (B, X..., C)."""
     spread = (..., *(None,) * card.ndim)
     physical = u * given.std[spread] + given.mean[spread]

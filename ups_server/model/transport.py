@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ups_server.model.conditioning import MAX_VALUE, SYMBOL, Description, zero
 from ups_server.model.config import SuperspaceConfig
-from ups_server.model.context import Rows
+from ups_server.model.context import BatchRows
 
 RATE_SCALE = 0.01
 """Boxes per step: the unit of learned rates. Small, because a shift by whole boxes is invisible to the loss and a large
@@ -26,7 +26,7 @@ TAPS = (-1, 0, 1, 2)
 
 
 @dataclass(frozen=True)
-class Rates(Rows):
+class Rates(BatchRows):
     """Coefficients of transport and diffusion per step, on the unit box.
 
     Attributes:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ups_server.model.body import masked_mean
-from ups_server.model.conditioning import Conditioner, Conditions, Description, with_metadata, zero
+from ups_server.model.conditioning import Conditions, Description, OperatorConditioner, with_metadata, zero
 from ups_server.model.config import UPSConfig
 from ups_server.model.constraints import MeanCorrection, Projection
 from ups_server.model.context import Coefficients, Context, Symmetry
@@ -64,7 +64,7 @@ class UPS(UPSModel):
         space, step = config.superspace, config.step
         channels, size, words = config.embedder.hidden_channels, config.conditioner.size, self.body.size
         # Start as the unconditioned operator, persistence, and a body that changes nothing yet.
-        self.conditioner = Conditioner(config.conditioner, space, words)
+        self.conditioner = OperatorConditioner(config.conditioner, space, words)
         self.embedder = FNOEmbedder(config.embedder, space)
         self.modulation = zero(nn.Linear(size, config.embedder.n_layers * 2 * channels))
         self.tokenise = nn.Linear(channels if config.reading.token_kind == "patch" else CHANNEL_POINTS, words)

@@ -39,7 +39,7 @@ CELLS = 32768
 RENEWAL = 8
 """Steps between two measurements of the speed of sound."""
 
-Rows = slice | NDArray[np.intp]
+RowChoice = slice | NDArray[np.intp]
 
 
 def compressible_solution(
@@ -142,7 +142,7 @@ class _Gas(Stepped):
                 state[..., rows] = self._strang(state[..., rows], step[rows], int(steps), stages[rows], rows)
         return _from_primitive(primitive(state)[(slice(None), *self._given)]).astype(np.float64)
 
-    def _strang(self, state: Array, step: Array, count: int, stages: NDArray[np.int64], rows: Rows) -> Array:
+    def _strang(self, state: Array, step: Array, count: int, stages: NDArray[np.int64], rows: RowChoice) -> Array:
         """`count` steps of some rows, friction at both ends and between them."""
         eta, zeta = self._eta[rows], self._zeta[rows]
 
@@ -161,7 +161,7 @@ class _Gas(Stepped):
         return state
 
 
-def _rows(chosen: NDArray[np.bool_]) -> Rows:
+def _rows(chosen: NDArray[np.bool_]) -> RowChoice:
     """Where `chosen` is true; a slice where it is everywhere, which copies nothing."""
     return slice(None) if chosen.all() else np.flatnonzero(chosen)
 

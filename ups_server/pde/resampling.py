@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ups_server.errors import UserError
 from ups_server.pde.grid import Array, BoundaryCondition, Grid
 
-Frames = NDArray[np.float32]
+SampledValues = NDArray[np.float32]
 
 
 def refined(
@@ -77,7 +77,7 @@ def _bounded(values: Array, axis: int, factor: int, first: int) -> Array:
     return np.moveaxis(fine, 0, axis)
 
 
-def resample(values: Frames, source: Grid, target: Grid, boundary: BoundaryCondition) -> Frames:
+def resample(values: SampledValues, source: Grid, target: Grid, boundary: BoundaryCondition) -> SampledValues:
     """Values (B, X..., C) on `source` at the points of `target`, another grid of the same box.
 
     Along each axis a cubic spline, periodic where the axis is; elsewhere points beyond the outermost of the source
@@ -108,21 +108,21 @@ def coarser(grid: Grid, points: Sequence[int]) -> tuple[Grid, tuple[int, ...]]:
     return Grid(tuple(points), grid.extent, offset), strides
 
 
-def subsampled(frames: Frames, strides: Sequence[int]) -> Frames:
+def subsampled(frames: SampledValues, strides: Sequence[int]) -> SampledValues:
     """(..., X..., C), every so many-th point of each axis."""
     index: tuple[Any, ...] = (..., *(slice(None, None, stride) for stride in strides), slice(None))
-    chosen: Frames = frames[index]
+    chosen: SampledValues = frames[index]
     return chosen
 
 
 def _spline(
-    values: Frames,
+    values: SampledValues,
     given: NDArray[np.float64],
     wanted: NDArray[np.float64],
     extent: tuple[float, float],
     axis: int,
     wraps: bool,
-) -> Frames:
+) -> SampledValues:
     from scipy.interpolate import CubicSpline
 
     low, high = extent
@@ -135,5 +135,5 @@ def _spline(
     else:
         spline = CubicSpline(given, rows, axis=axis, bc_type="not-a-knot")
         at = wanted.clip(given[0], given[-1])
-    result: Frames = spline(at).astype(np.float32)
+    result: SampledValues = spline(at).astype(np.float32)
     return result

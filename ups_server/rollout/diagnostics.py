@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ups_server.catalog import SeenStates
 from ups_server.evaluation.envelope import FamilyEnvelope, ModelEnvelopes
 from ups_server.pde.family import RAND
+from ups_server.pde.grid import Array
 from ups_server.pde.metrics import power_spectrum
 from ups_server.rollout.flags import OUTSIDE, beyond, departures, left_training, outside_values, relative_fields
 from ups_server.rollout.plan import Plan
@@ -23,9 +23,7 @@ from ups_server.solvers.limits import Ended
 from ups_server.solvers.solver import Frames
 from ups_server.specs import Diagnostics, Drift, ExpectedError, Flag, OutOfDistribution, Spectra, Stopped
 
-Array = NDArray[np.float64]
-
-Step = dict[str, Any]
+FrameReport = dict[str, Any]
 """Of one frame, by name: `conserved` (mean and drift), `energy`, `power`, `departure`."""
 
 OVERSHOOT = 0.02
@@ -53,7 +51,7 @@ class Diagnosis:
         self._endings: list[Stopped] = []
         self.flags: list[Flag] = []
 
-    def add(self, values: Frames) -> Step:
+    def add(self, values: Frames) -> FrameReport:
         """What is to be said of the next frame, the engine's states (B, X..., C)."""
         plan, frame = self._plan, len(self._energy)
         with np.errstate(all="ignore"):

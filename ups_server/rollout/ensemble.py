@@ -12,14 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ups_server.errors import UserError
 from ups_server.pde import BoundaryKind, Family, Grid
+from ups_server.pde.grid import Array
 from ups_server.solvers.solver import Frames
 from ups_server.specs import EnsembleAnswer, EnsembleSpec, Flag
-
-Array = NDArray[np.float64]
 
 CYCLES = 8
 DECAY = 4.0

@@ -1,7 +1,7 @@
 """Initial states of a request: given as arrays, stored in an uploaded file, or drawn from the family's distribution.
 
-What a request gives is looked at in two steps: its shape at once, its numbers (`Given.states`, `Stored.states`) when
-there is memory for them. Imports no torch.
+What a request gives is looked at in two steps: its shape at once, its numbers (`GivenArrays.states`,
+`StoredStart.states`) when there is memory for them. Imports no torch.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ States = tuple[Frames, Frames | None]
 
 
 @dataclass(frozen=True)
-class Given:
+class GivenArrays:
     """Arrays that a request gives, their numbers not yet looked at.
 
     Attributes:
@@ -36,7 +36,7 @@ class Given:
     batched: bool
 
     @classmethod
-    def of(cls, arrays: Arrays, equation: Family, n: tuple[int, ...] | None) -> "Given":
+    def of(cls, arrays: Arrays, equation: Family, n: tuple[int, ...] | None) -> "GivenArrays":
         """Accepts (X..., C), (B, X..., C), and without the field axis where the family has a single field.
 
         Args:
@@ -93,7 +93,7 @@ class Given:
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredStart:
     """The first state of a trajectory of an uploaded file, not yet read.
 
     Attributes:
@@ -119,24 +119,24 @@ class Stored:
         """Read from the file.
 
         Raises:
-            UserError: those of `Given`, ``unknown_file``.
+            UserError: those of `GivenArrays`, ``unknown_file``.
         """
         with self.files.open_store(self.file) as store:
             arrays = {"initial_condition": store.read([self.row], [0])[0, 0]}
             static = store.read_static([self.row])
         if static is not None:
             arrays["static"] = static[0]
-        return Given.of(arrays, equation, self.asked).states(equation)
+        return GivenArrays.of(arrays, equation, self.asked).states(equation)
 
 
 def source_of(
     initial: InitialConditionSpec | None, arrays: Arrays | None, equation: Family, n: tuple[int, ...] | None
-) -> Given | SampleSpec:
+) -> GivenArrays | SampleSpec:
     """What a request that names no file starts from.
 
     Raises:
         UserError: ``missing_initial_condition``, ``ambiguous_initial_condition``, ``wrong_dtype``, and those of
-            `Given.of`.
+            `GivenArrays.of`.
     """
     given = dict(arrays or {})
     unknown = sorted(set(given) - {"initial_condition", "static"})
@@ -147,7 +147,7 @@ def source_of(
     if initial is not None and initial.values is not None:
         given["initial_condition"] = _from_lists(initial.values)
     if "initial_condition" in given:
-        return Given.of(given, equation, n)
+        return GivenArrays.of(given, equation, n)
     if initial is None or initial.sample is None:
         raise UserError(
             "missing_initial_condition",

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 
 from ups_server.engine.engine import EngineFailure, Event, Finished, Frame, RolloutSpec
 from ups_server.errors import UserError
-from ups_server.rollout.diagnostics import Diagnosis, Step
+from ups_server.rollout.diagnostics import Diagnosis, FrameReport
 from ups_server.rollout.plan import Plan
-from ups_server.rollout.reference import Level, Reference, compared, comparison_flags
+from ups_server.rollout.reference import Reference, ResolutionLevel, compared, comparison_flags
 from ups_server.solvers.limits import Ended
 from ups_server.solvers.solver import Frames
 from ups_server.specs import Comparison, Flag
@@ -40,7 +40,7 @@ class Computed:
 
     index: int
     values: Frames
-    diagnostics: Step | None
+    diagnostics: FrameReport | None
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class Observation:
         except (UserError, EngineFailure, TimeoutError) as error:
             reference.give_up(_words(error))
 
-    async def _solve_level(self, reference: Reference, level: Level) -> None:
+    async def _solve_level(self, reference: Reference, level: ResolutionLevel) -> None:
         """One resolution, as far as the model gets."""
         async with aclosing(self._source.rollout(level.spec, level.initial, level.static)) as events:
             async for event in events:

@@ -45,7 +45,7 @@ MAX_VALUES = 2**24
 
 
 @dataclass
-class Level:
+class ResolutionLevel:
     """One resolution: what the engine is asked for, and what of it has come.
 
     Attributes:
@@ -82,7 +82,7 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Solved:
+class ReferenceQuality:
     """How good a reference is.
 
     Attributes:
@@ -124,7 +124,7 @@ class Reference:
     predictions: Sequence[Frames]
     budget: float
     reason: str | None = None
-    levels: list[Level] = field(default_factory=list)
+    levels: list[ResolutionLevel] = field(default_factory=list)
     _rollout_ended: bool = False
     _gave_up: str | None = None
     _unaffordable: str | None = None
@@ -143,7 +143,7 @@ class Reference:
         """Frames."""
         return len(self.predictions) if self._rollout_ended else self.plan.n_frames
 
-    def next_level(self) -> Level | None:
+    def next_level(self) -> ResolutionLevel | None:
         """What to solve next; None at the end.
 
         Raises:
@@ -195,7 +195,7 @@ class Reference:
             return [states_at(self.plan, 1)[0] * self.plan.scale]
         return self.levels[-1].frames
 
-    def solved(self) -> Solved:
+    def solved(self) -> ReferenceQuality:
         """After `conclude`."""
         points = self.levels[-1].points if self.levels else self.plan.answer_grid.n
         gap = self._gap()
@@ -203,7 +203,7 @@ class Reference:
         settled = None if gap is None and self.plan.family.grid_bound else self._settled()
         if not self.levels or self.reason is not None:
             settled = None
-        return Solved(
+        return ReferenceQuality(
             reason=self.reason,
             seconds=self._matched_seconds(),
             points=points,
@@ -214,7 +214,7 @@ class Reference:
             start=start_in_words(self.plan, self.levels[-1].factor if self.levels else 1),
         )
 
-    def _level(self) -> Level:
+    def _level(self) -> ResolutionLevel:
         plan = self.plan
         base = plan.answer_grid
         if plan.family.grid_bound:
@@ -228,7 +228,7 @@ class Reference:
         seen = initial if factor == 1 else initial[(slice(None), *places)]
         # Beside a model on the same points, to the last bit what that starts from.
         first = plan.control(plan.initial) if plan.refined is None else seen
-        return Level(
+        return ResolutionLevel(
             factor,
             reference_spec(plan, factor),
             initial,
@@ -374,7 +374,7 @@ class TrueError:
             "rmse_per_field": self._by_field(rmse(moments)[:, 0]),
         }
 
-    def summary(self, solved: Solved, model: float | None) -> Comparison:
+    def summary(self, solved: ReferenceQuality, model: float | None) -> Comparison:
         """All pairs so far.
 
         Args:

@@ -24,7 +24,7 @@ from ups_server.language.reader import terms_of
 from ups_server.pde import BoundaryCondition, Family, Grid, families, family
 from ups_server.pde.equation import Equation, recognise
 from ups_server.pde.grammar import parse_equation
-from ups_server.rollout.initial import Given, Stored, source_of
+from ups_server.rollout.initial import GivenArrays, StoredStart, source_of
 from ups_server.settings import Settings
 from ups_server.solvers.solver import Frames
 from ups_server.specs import GridSpec, Placement, RolloutRequest, SampleSpec
@@ -136,7 +136,7 @@ class Resolved:
     card: ModelCard
     support: FamilySupport
     family: Family
-    source: Given | Stored | SampleSpec
+    source: GivenArrays | StoredStart | SampleSpec
     written: WrittenEquation | None
     wanted: RolloutRequest
     arrays: Arrays | None
@@ -333,7 +333,7 @@ def _family(request: ResolvedRequest, card: ModelCard) -> Family:
 
 def _from_file(
     request: ResolvedRequest, equation: Family, files: FileStorage | None, arrays: Arrays | None
-) -> tuple[ResolvedRequest, Stored]:
+) -> tuple[ResolvedRequest, StoredStart]:
     """The request at the points of a trajectory's first state; its coefficients and boundary are the default.
 
     Raises:
@@ -355,7 +355,7 @@ def _from_file(
         row = place_of(store, initial.trajectory or 0, initial.file)
         own = dict(zip(store.coefficient_names, store.coefficients[row].tolist(), strict=True))
         size = math.prod(store.grid.n) * len(store.fields)
-        stored = Stored(files, initial.file, row, store.grid.n, request.grid.n, size)
+        stored = StoredStart(files, initial.file, row, store.grid.n, request.grid.n, size)
         changes: dict[str, Any] = {
             "initial_condition": None,
             "coefficients": {**own, **equation.named(request.coefficients)},

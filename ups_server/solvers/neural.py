@@ -18,9 +18,9 @@ from torch import Tensor
 
 from ups_server.data.statistics import FamilyStatistics
 from ups_server.errors import UserError
-from ups_server.model.checkpoint import Checkpoint, from_pretrained
+from ups_server.model.checkpoint import TrainedModel, from_pretrained
 from ups_server.model.conditioning import Conditions, conditions
-from ups_server.model.config import FamilyCard, UPSConfig
+from ups_server.model.config import KnownFamily, UPSConfig
 from ups_server.model.context import Context
 from ups_server.model.operator import BodyControl, Operator, control_body
 from ups_server.model.superspace import check_card, lift, lower
@@ -33,7 +33,7 @@ STEP_TENSORS = 12
 """Tensors (channels, points) that are alive at once in the heaviest part of a step."""
 
 
-def as_static(static: Frames | None, card: FamilyCard) -> Tensor | None:
+def as_static(static: Frames | None, card: KnownFamily) -> Tensor | None:
     """Static fields (B, X..., S) -> normalised (B, S, X...)."""
     if static is None:
         return None
@@ -61,7 +61,7 @@ class UPSSession(BatchedSession):
         every: along each axis, every so many-th point is one that was asked for.
     """
 
-    def __init__(self, model: Operator, card: FamilyCard, given: Conditions, u: Tensor, every: int = 1) -> None:
+    def __init__(self, model: Operator, card: KnownFamily, given: Conditions, u: Tensor, every: int = 1) -> None:
         self.model, self.card, self.given, self.u, self.every = model, card, given, canonical(u), every
         self.context: Context | None = None
         self.steps = 0
@@ -245,8 +245,8 @@ def step_bytes(config: UPSConfig, points: Sequence[int]) -> int:
 class UPSSolver:
     """A trained model behind the `Solver` interface."""
 
-    def __init__(self, model: Checkpoint | Operator) -> None:
-        self.checkpoint = Checkpoint.of(model)
+    def __init__(self, model: TrainedModel | Operator) -> None:
+        self.checkpoint = TrainedModel.of(model)
         self.model = self.checkpoint.operator
         self.name = model.config.name
         self._operators = dict[str, Operator]()
@@ -255,7 +255,7 @@ class UPSSolver:
     def dt(self, family: str) -> float:
         return self._card(family).dt
 
-    def _card(self, family: str) -> FamilyCard:
+    def _card(self, family: str) -> KnownFamily:
         try:
             return self.model.config.families[family]
         except KeyError:
@@ -283,7 +283,7 @@ class UPSSolver:
 
     def _conditions(
         self, problem: Problem, fine: Problem, initial: Tensor, static: Frames | None
-    ) -> tuple[FamilyCard, Conditions]:
+    ) -> tuple[KnownFamily, Conditions]:
         """Args: initial, on the grid of `fine`; static, on that of `problem`."""
         card = self._card(problem.family)
         if not np.isclose(problem.dt, card.dt, rtol=1e-6):
@@ -343,9 +343,9 @@ STD_FLOOR = 1e-6
 class ZeroShotSolver:
     """The model on any family, every trajectory under statistics of its own."""
 
-    def __init__(self, model: Checkpoint | Operator) -> None:
+    def __init__(self, model: TrainedModel | Operator) -> None:
         self.name = model.config.name
-        self._model = Checkpoint.of(model).operator
+        self._model = TrainedModel.of(model).operator
 
     def dt(self, family: str) -> float:
         return find(family).dt
@@ -389,7 +389,7 @@ class _Sessions:
         return np.concatenate([session.step() for session in self._sessions])
 
 
-def unseen_card(config: UPSConfig, family_id: str, initial: Frames, static: Frames | None = None) -> FamilyCard:
+def unseen_card(config: UPSConfig, family_id: str, initial: Frames, static: Frames | None = None) -> KnownFamily:
     """The card of a family the model does not know, from one initial state (X..., C) and static fields (X..., S).
 
     How far a state moves in one step is not in it: the scale of increments is the geometric mean, over the families
@@ -418,7 +418,7 @@ def unseen_card(config: UPSConfig, family_id: str, initial: Frames, static: Fram
         static_mean=tuple(still.mean(0).tolist()),
         static_std=tuple(np.maximum(still.std(0), STD_FLOOR).tolist()),
     )
-    card = FamilyCard(
+    card = KnownFamily(
         dt=entry.dt,
         name=entry.name,
         ndim=entry.ndim,

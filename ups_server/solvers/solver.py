@@ -61,7 +61,7 @@ InFlight = Callable[[], list[Frames | None]]
 """Waits for a step that was launched. Each session's state (B, X..., C) where it was wanted or is not finite."""
 
 
-class Batch(Protocol):
+class SessionBatch(Protocol):
     """Sessions that advance together."""
 
     def launch(self, wanted: Sequence[bool]) -> InFlight:
@@ -103,7 +103,7 @@ class BatchedSession(ABC):
         """Sessions of at most so many states each, instead of this one; before the first step only."""
 
     @abstractmethod
-    def batch(self, sessions: "Sequence[BatchedSession]") -> Batch:
+    def batch(self, sessions: "Sequence[BatchedSession]") -> SessionBatch:
         """A batch of sessions of this bucket, this one among them."""
 
 

@@ -91,7 +91,7 @@ class Place:
     save_seconds: float = 60.0
 
 
-class Adaptation:
+class PreparedAdaptation:
     """A model folder, trajectories and what is asked for, checked and ready to run.
 
     Attributes:

@@ -35,7 +35,7 @@ class FamilyData(Section):
             beginning, where a decaying solution changes most.
         unroll: steps unrolled at most, whatever the stage says.
         coarse: share of the windows that begin from every other point, interpolated to the others: as states are given
-            to a model that steps on a finer grid than they are known on (`FamilyCard.points`).
+            to a model that steps on a finer grid than they are known on (`KnownFamily.points`).
         validation: trajectories of the validation split that are scored.
     """
 

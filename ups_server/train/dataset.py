@@ -22,7 +22,7 @@ from ups_server.data.store import Store
 from ups_server.data.windows import Windows
 from ups_server.errors import UserError
 from ups_server.model.conditioning import Conditions, conditions
-from ups_server.model.config import CoefficientRange, FamilyCard, UPSConfig
+from ups_server.model.config import CoefficientRange, KnownFamily, UPSConfig
 from ups_server.model.superspace import lift
 from ups_server.pde import family
 from ups_server.pde.resampling import coarser, resample, subsampled
@@ -57,7 +57,7 @@ class FamilyWindows:
     Args:
         split: rows to train on and to validate on, in place of those that the row numbers tell.
         held_out: the store that the rows to validate on belong to; default `store`.
-        points: that a periodic box is stepped on at least (`FamilyCard.points`).
+        points: that a periodic box is stepped on at least (`KnownFamily.points`).
 
     Attributes:
         grid: that states are stepped on; those of a coarser store are interpolated to it, as they are when solving.
@@ -69,7 +69,7 @@ class FamilyWindows:
         data: FamilyData,
         store: Store,
         n: int,
-        known: FamilyCard | None = None,
+        known: KnownFamily | None = None,
         split: FewShotSplit | None = None,
         held_out: Store | None = None,
         points: int = 0,
@@ -158,7 +158,7 @@ def repeat(given: Conditions, times: int) -> Conditions:
     )
 
 
-def joined(known: FamilyCard, trained: FamilyCard) -> FamilyCard:
+def joined(known: KnownFamily, trained: KnownFamily) -> KnownFamily:
     """The card of weights that go on training: their own statistics, the ranges of both trainings.
 
     What the weights read is in units of their own statistics: others, of a few trajectories, would be other inputs.
@@ -187,7 +187,7 @@ def joined(known: FamilyCard, trained: FamilyCard) -> FamilyCard:
     return known.model_copy(update={"coefficients": ranges, "statistics": statistics, **symmetries})
 
 
-def make_card(family_id: str, store: Store, n: int, training: NDArray[np.int64] | None = None) -> FamilyCard:
+def make_card(family_id: str, store: Store, n: int, training: NDArray[np.int64] | None = None) -> KnownFamily:
     """The family as the checkpoint will know it; statistics of the training split, or of the rows `training`."""
     entry = family(family_id)
     statistics = compute(store, entry.dt, n, training=training)
@@ -195,7 +195,7 @@ def make_card(family_id: str, store: Store, n: int, training: NDArray[np.int64] 
         name: CoefficientRange(low=statistics.coefficient_low[name], high=statistics.coefficient_high[name])
         for name in store.coefficient_names
     }
-    return FamilyCard(
+    return KnownFamily(
         dt=entry.dt,
         name=entry.name,
         ndim=entry.ndim,
@@ -216,7 +216,7 @@ def prepare(
     config: TrainConfig,
     folder: Path,
     n: int,
-    known: Mapping[str, FamilyCard],
+    known: Mapping[str, KnownFamily],
     progress: DataReport,
     workers: int = 1,
 ) -> list[FamilyWindows]:

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from ups_server.align import ALIGNMENTS
 from ups_server.errors import UserError
-from ups_server.model.checkpoint import Checkpoint, create, from_pretrained, save_pretrained
+from ups_server.model.checkpoint import TrainedModel, create, from_pretrained, save_pretrained
 from ups_server.model.config import PRESETS, UPSConfig
 from ups_server.model.deltas import deltas_between
 from ups_server.model.operator import Operator, randomise_body
@@ -221,7 +221,7 @@ class TrainingRun:
         best = value < progress.best or self.config.keep == "last"
         if best:
             progress.best, progress.best_at = value, f"stage {trainer.index + 1}, step {trainer.step}"
-            found = Checkpoint(trainer.model)
+            found = TrainedModel(trainer.model)
             if self.config.deltas and self.config.init is not None:
                 found = with_deltas_of(from_pretrained(self.config.init, self.device), trainer.model)
             publish(found, self.folder / "best")
@@ -270,7 +270,7 @@ def warm_start(model: Operator, folder: Path, family: str | None = None) -> None
         new[name].copy_(value)
 
 
-def with_deltas_of(checkpoint: Checkpoint, trained: Operator) -> Checkpoint:
+def with_deltas_of(checkpoint: TrainedModel, trained: Operator) -> TrainedModel:
     """The checkpoint with what was trained of one family, from its weights, as the deltas of that family."""
     (family,) = trained.config.families
     checkpoint.deltas[family] = deltas_between(checkpoint.operator, trained)
@@ -284,7 +284,7 @@ def described_by(config: UPSConfig, trained: UPSConfig) -> UPSConfig:
     return config.model_copy(update={"name": trained.name, "version": trained.version, "families": families})
 
 
-def publish(checkpoint: Checkpoint, folder: Path) -> None:
+def publish(checkpoint: TrainedModel, folder: Path) -> None:
     """Replaces a model folder as a whole: readers see the old or the new one."""
     part, old = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
     for stale in (part, old):

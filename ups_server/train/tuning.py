@@ -10,7 +10,7 @@ from ups_server.errors import UserError
 if TYPE_CHECKING:
     from torch import nn
 
-    from ups_server.model.checkpoint import Checkpoint
+    from ups_server.model.checkpoint import TrainedModel
     from ups_server.model.operator import Operator
     from ups_server.train.loop import Select
 
@@ -30,7 +30,7 @@ class Tuning:
 
     select: "Select"
     select_aligned: "Select"
-    equip: "Callable[[Checkpoint, Path], None] | None" = None
+    equip: "Callable[[TrainedModel, Path], None] | None" = None
     body: bool = True
     kept: float = 1.0
 
@@ -51,9 +51,9 @@ def _full() -> Tuning:
 
 def _lora() -> Tuning:
     """Low-rank adapters of attention projections and of the operator's linear layers; in stage 1 only the latter."""
-    from ups_server.model.checkpoint import Checkpoint
+    from ups_server.model.checkpoint import TrainedModel
 
-    return Tuning(low_rank, low_rank, Checkpoint.equip)
+    return Tuning(low_rank, low_rank, TrainedModel.equip)
 
 
 def _layernorm() -> Tuning:

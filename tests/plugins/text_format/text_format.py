@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ups_server.data.formats.base import Exporter, Format, Given, Header, damage_named
 from ups_server.data.formats.description import ArraySource
-from ups_server.data.source import Progress, Readable, TrajectorySource, pieces
+from ups_server.data.source import Readable, RowProgress, TrajectorySource, pieces
 from ups_server.errors import UserError
 
 MARK, END = "# trajectories ", "# end"
@@ -32,7 +32,7 @@ class TextExporter(Exporter):
     media_type = "text/plain"
 
     def write(
-        self, target: Path | BinaryIO, header: Header, values: Readable, progress: Progress | None = None
+        self, target: Path | BinaryIO, header: Header, values: Readable, progress: RowProgress | None = None
     ) -> None:
         if header.grid.ndim > 1:
             raise UserError("no_layout", "text holds 1-D trajectories only")

@@ -73,7 +73,7 @@ CREATED: dict[int | str, dict[str, Any]] = {
     },
     **documented(400, 404, 409, 411, 413, 415, 422, 507),
 }
-IdempotencyKey = Annotated[
+UploadKey = Annotated[
     str | None,
     Header(min_length=1, max_length=256, description="A request repeated with the same key makes no second file."),
 ]
@@ -100,7 +100,7 @@ async def create_file(
     declaration: Annotated[
         str | None, Query(max_length=8192, description="The declaration as JSON, where the body is the file.")
     ] = None,
-    idempotency_key: IdempotencyKey = None,
+    idempotency_key: UploadKey = None,
     caller: Admitted = None,
 ) -> FileRecord | Response:
     """Takes a file, or makes a place for one that comes in parts; it is then examined."""

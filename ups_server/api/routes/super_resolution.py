@@ -16,7 +16,7 @@ from ups_server.api.routes.rollouts import ANSWERS, BINARY, EXAMPLE, REQUEST_BOD
 from ups_server.api.service import CurrentService, Service
 from ups_server.errors import UserError
 from ups_server.rollout.plan import Plan, completed
-from ups_server.rollout.reference import Solved, TrueError
+from ups_server.rollout.reference import ReferenceQuality, TrueError
 from ups_server.rollout.resolve import Discretized
 from ups_server.rollout.super_resolution import Refinement
 from ups_server.specs import Comparison, Method, SuperResolutionAnswer
@@ -113,7 +113,7 @@ def _compared(answer: Answer, truths: list[Any], first: Comparison) -> Compariso
     errors = TrueError(answer.plan)
     for frame, truth in enumerate(truths[: answer.values.shape[1]]):
         errors.add(answer.values[:, frame], truth)
-    solved = Solved(
+    solved = ReferenceQuality(
         first.reason,
         first.seconds["solver"],
         tuple(first.points),

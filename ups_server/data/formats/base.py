@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ups_server.data.source import FrameIndices, Progress, Readable, Rows, TrajectorySource
+from ups_server.data.source import FrameIndices, Readable, RowProgress, Rows, TrajectorySource
 from ups_server.errors import UserError
 from ups_server.pde.family import Family
 from ups_server.pde.grid import BoundaryCondition, Grid
@@ -105,7 +105,7 @@ LONGEST_ATTRIBUTE = 2**15
 """Bytes: HDF5 stores no attribute of 64 KiB or more; texts that are longer than this become variables."""
 
 
-Coefficients = Mapping[str, "float | NDArray[np.float64]"]
+CoefficientValues = Mapping[str, "float | NDArray[np.float64]"]
 """By name: one number, or one a trajectory (B,)."""
 
 
@@ -124,7 +124,7 @@ class Header:
     family: Family
     grid: Grid
     times: NDArray[np.float64]
-    coefficients: Coefficients
+    coefficients: CoefficientValues
     count: int
     attributes: Mapping[str, Any] = field(default_factory=dict)
     batched: bool = True
@@ -177,7 +177,7 @@ class Exporter(ABC):
 
     @abstractmethod
     def write(
-        self, target: Path | BinaryIO, header: Header, values: Readable, progress: Progress | None = None
+        self, target: Path | BinaryIO, header: Header, values: Readable, progress: RowProgress | None = None
     ) -> None:
         """Write all of `values`, read in `ups_server.data.source.pieces` where that may be more than memory holds.
 

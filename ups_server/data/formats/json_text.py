@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ups_server.data.formats.base import Exporter, Header
-from ups_server.data.source import Progress, Readable
+from ups_server.data.source import Readable, RowProgress
 
 
 class JsonExporter(Exporter):
@@ -19,7 +19,7 @@ class JsonExporter(Exporter):
     media_type = "application/json"
 
     def write(
-        self, target: Path | BinaryIO, header: Header, values: Readable, progress: Progress | None = None
+        self, target: Path | BinaryIO, header: Header, values: Readable, progress: RowProgress | None = None
     ) -> None:
         data = values.read(range(header.count)).reshape(header.shape)
         document = {**header.document(), "data": plain(data)}

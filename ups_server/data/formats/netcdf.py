@@ -12,7 +12,7 @@ from ups_server.data.formats import hdf5
 from ups_server.data.formats.base import (
     AXIS_NAMES,
     LONGEST_ATTRIBUTE,
-    Coefficients,
+    CoefficientValues,
     Exporter,
     Format,
     Given,
@@ -20,7 +20,7 @@ from ups_server.data.formats.base import (
     damage_named,
 )
 from ups_server.data.formats.description import ArraySource
-from ups_server.data.source import Progress, Readable, pieces, static_pieces
+from ups_server.data.source import Readable, RowProgress, pieces, static_pieces
 from ups_server.errors import UserError
 from ups_server.pde.family import Family
 from ups_server.pde.grid import Grid
@@ -50,7 +50,7 @@ class NetcdfExporter(Exporter):
     media_type = "application/x-netcdf"
 
     def write(
-        self, target: Path | BinaryIO, header: Header, values: Readable, progress: Progress | None = None
+        self, target: Path | BinaryIO, header: Header, values: Readable, progress: RowProgress | None = None
     ) -> None:
         dataset = template(header, bool(values.static_fields))
         for name, text in list(dataset.attrs.items()):
@@ -127,7 +127,7 @@ def to_dataset(
     times: NDArray[np.float64],
     family: Family,
     grid: Grid,
-    coefficients: Coefficients,
+    coefficients: CoefficientValues,
     attributes: dict[str, Any] | None = None,
 ) -> "xr.Dataset":
     """One variable a field over (trajectory,) time, x, ...; coordinates and variables carry units and long names.
@@ -247,7 +247,7 @@ class _NetcdfFile:
 
 
 def fill(
-    file: ArrayFile, dataset: "xr.Dataset", header: Header, values: Readable, progress: Progress | None = None
+    file: ArrayFile, dataset: "xr.Dataset", header: Header, values: Readable, progress: RowProgress | None = None
 ) -> None:
     """All variables of `dataset` (see `template`), with what is in `values`, in constant memory."""
     for name, variable in dataset.variables.items():

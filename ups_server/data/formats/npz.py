@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ups_server.data.formats.base import AXIS_NAMES, Exporter, Format, Given, Header, damage_named
 from ups_server.data.formats.description import ArraySource
 from ups_server.data.formats.hdf5 import ZIP, zip_of
-from ups_server.data.source import Progress, Readable, pieces, static_pieces
+from ups_server.data.source import Readable, RowProgress, pieces, static_pieces
 from ups_server.errors import UserError
 
 
@@ -38,7 +38,7 @@ class NpzExporter(Exporter):
     media_type = "application/x-npz"
 
     def write(
-        self, target: Path | BinaryIO, header: Header, values: Readable, progress: Progress | None = None
+        self, target: Path | BinaryIO, header: Header, values: Readable, progress: RowProgress | None = None
     ) -> None:
         small = {"header": np.array(json.dumps(header.document())), "times": header.times, **header.axes()}
         with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:

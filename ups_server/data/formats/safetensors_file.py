@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ups_server.data.formats.base import Exporter, Header
-from ups_server.data.source import Progress, Readable, pieces, static_pieces
+from ups_server.data.source import Readable, RowProgress, pieces, static_pieces
 
 ALIGNMENT = 8
 """Bytes: the header ends at a multiple."""
@@ -26,7 +26,7 @@ class SafetensorsExporter(Exporter):
     media_type = "application/vnd.safetensors"
 
     def write(
-        self, target: Path | BinaryIO, header: Header, values: Readable, progress: Progress | None = None
+        self, target: Path | BinaryIO, header: Header, values: Readable, progress: RowProgress | None = None
     ) -> None:
         small = {"times": header.times, **header.axes()}
         shapes = [(name, "F64", array.shape, 8) for name, array in small.items()]

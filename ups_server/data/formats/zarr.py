@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ups_server.data.atomic import replace_bytes
 from ups_server.data.formats.base import Exporter, Format, Given, Header, damage_named
 from ups_server.data.formats.netcdf import XarraySource, chunk_shape, fill, template
-from ups_server.data.source import FrameIndices, Progress, Readable, Rows
+from ups_server.data.source import FrameIndices, Readable, RowProgress, Rows
 from ups_server.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class ZarrExporter(Exporter):
     media_type = None
 
     def write(
-        self, target: Path | BinaryIO, header: Header, values: Readable, progress: Progress | None = None
+        self, target: Path | BinaryIO, header: Header, values: Readable, progress: RowProgress | None = None
     ) -> None:
         if not isinstance(target, Path):
             raise UserError("unknown_format", "Zarr is a folder, not bytes", got=self.format)

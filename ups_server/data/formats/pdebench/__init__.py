@@ -19,16 +19,16 @@ from ups_server.data.formats.pdebench.layouts import (
 from ups_server.data.formats.pdebench.reading import PdebenchSource
 from ups_server.errors import UserError
 
-Reader = Callable[[Path, h5py.File, Given, Card | None], PdebenchSource]
+LayoutReader = Callable[[Path, h5py.File, Given, Card | None], PdebenchSource]
 
-RECOGNISED: tuple[tuple[Callable[[h5py.File], bool], Reader], ...] = (
+RECOGNISED: tuple[tuple[Callable[[h5py.File], bool], LayoutReader], ...] = (
     (matches_batched, BatchedFile),
     (matches_single, SingleFile),
     (matches_grouped, GroupedFile),
 )
 """How a layout is recognised, and its reader; the first that matches."""
 
-READERS: Mapping[str, Reader] = {
+READERS: Mapping[str, LayoutReader] = {
     SINGLE: SingleFile,
     GROUPED: GroupedFile,
     BATCHED: BatchedFile,
@@ -67,7 +67,7 @@ def open_pdebench(path: Path, given: Given, card: Card | None = None) -> Pdebenc
         raise
 
 
-def _reader(path: Path, file: h5py.File) -> Reader:
+def _reader(path: Path, file: h5py.File) -> LayoutReader:
     for matches, reader in RECOGNISED:
         if matches(file):
             return reader

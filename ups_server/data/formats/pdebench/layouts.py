@@ -39,7 +39,7 @@ from ups_server.data.formats.pdebench.card import (
     named_card,
     read_config,
 )
-from ups_server.data.formats.pdebench.reading import NEVER_WRITTEN, Block, PdebenchSource, StackedSource
+from ups_server.data.formats.pdebench.reading import NEVER_WRITTEN, ChannelBlock, PdebenchSource, StackedSource
 from ups_server.errors import UserError
 from ups_server.pde.family import Family
 from ups_server.pde.grid import Grid
@@ -100,11 +100,11 @@ class SingleFile(StackedSource):
         stored = attribute_coefficients(equation, card, file.attrs)
         self._table = coefficient_table(equation, card.attributes, shape[0], stored, claims)
 
-    def _blocks(self, start: int, stop: int, frames: slice) -> Iterator[Block]:
+    def _blocks(self, start: int, stop: int, frames: slice) -> Iterator[ChannelBlock]:
         for channel, source in enumerate(self._datasets):
             yield slice(channel, channel + 1), hdf5.read(source, (slice(start, stop), frames))[..., None]
 
-    def _static_blocks(self, row: int) -> Iterator[Block]:
+    def _static_blocks(self, row: int) -> Iterator[ChannelBlock]:
         for channel, source in enumerate(self._static):
             yield slice(channel, channel + 1), hdf5.read(source, row)[..., None]
 
@@ -179,13 +179,13 @@ class BatchedFile(StackedSource):
         self.assumed = assumed_coefficients(equation, (*claims.values(), stored))
         self._table = coefficient_table(equation, (), count, stored, claims)
 
-    def _blocks(self, start: int, stop: int, frames: slice) -> Iterator[Block]:
+    def _blocks(self, start: int, stop: int, frames: slice) -> Iterator[ChannelBlock]:
         channel = 0
         for source in self._datasets:
             yield slice(channel, channel + source.shape[-1]), hdf5.read(source, (slice(start, stop), frames))
             channel += source.shape[-1]
 
-    def _static_blocks(self, row: int) -> Iterator[Block]:
+    def _static_blocks(self, row: int) -> Iterator[ChannelBlock]:
         channel = 0
         for source in self._static:
             yield slice(channel, channel + source.shape[-1]), hdf5.read(source, row)
@@ -311,13 +311,13 @@ class GroupedFile(PdebenchSource):
     def _stored(self) -> list[h5py.Dataset]:
         return [self._data(0)]
 
-    def _blocks(self, start: int, stop: int, frames: slice) -> Iterator[Block]:
+    def _blocks(self, start: int, stop: int, frames: slice) -> Iterator[ChannelBlock]:
         if stop - start == 1:
             yield slice(None), hdf5.read(self._data(start), frames)[None]
         else:
             yield slice(None), np.stack([hdf5.read(self._data(row), frames) for row in range(start, stop)])
 
-    def _static_blocks(self, row: int) -> Iterator[Block]:
+    def _static_blocks(self, row: int) -> Iterator[ChannelBlock]:
         yield from ()
 
     def _data(self, row: int) -> h5py.Dataset:

@@ -22,7 +22,7 @@ RUN_BYTES = 64 * 2**20
 
 NEVER_WRITTEN = "its values were never all written"
 
-Block = tuple[slice, NDArray[np.floating[Any]]]
+ChannelBlock = tuple[slice, NDArray[np.floating[Any]]]
 """Channels, and their values with the spatial axes in the order of the file."""
 
 
@@ -84,11 +84,11 @@ class PdebenchSource(FileSource):
         """The datasets that hold the values (of the first trajectory, where each has its own)."""
 
     @abstractmethod
-    def _blocks(self, start: int, stop: int, frames: slice) -> Iterator[Block]:
+    def _blocks(self, start: int, stop: int, frames: slice) -> Iterator[ChannelBlock]:
         """The values (n, F, X..., c) of consecutive rows and frames, some channels at a time."""
 
     @abstractmethod
-    def _static_blocks(self, row: int) -> Iterator[Block]:
+    def _static_blocks(self, row: int) -> Iterator[ChannelBlock]:
         """The static values (X..., s) of a row."""
 
     def _ordered(self, block: NDArray[np.floating[Any]], leading: int) -> NDArray[np.floating[Any]]:

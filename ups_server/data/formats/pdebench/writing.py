@@ -14,10 +14,10 @@ import yaml
 from numpy.typing import NDArray
 
 from ups_server import __version__
-from ups_server.data.formats.base import LONGEST_ATTRIBUTE, Coefficients, Exporter, Header
+from ups_server.data.formats.base import LONGEST_ATTRIBUTE, CoefficientValues, Exporter, Header
 from ups_server.data.formats.pdebench.card import BATCHED, CONFIG, FAMILY, GROUPED, SINGLE, Card, card_of
 from ups_server.data.formats.pdebench.layouts import BOUNDARY
-from ups_server.data.source import Progress, Readable, pieces, static_pieces
+from ups_server.data.source import Readable, RowProgress, pieces, static_pieces
 from ups_server.errors import UserError
 from ups_server.pde.family import Family
 from ups_server.pde.grid import BoundaryCondition, Grid
@@ -54,7 +54,7 @@ class PdebenchExporter(Exporter):
     media_type = "application/x-hdf5"
 
     def write(
-        self, target: Path | BinaryIO, header: Header, values: Readable, progress: Progress | None = None
+        self, target: Path | BinaryIO, header: Header, values: Readable, progress: RowProgress | None = None
     ) -> None:
         layout = layout_file(
             target, header.family, header.coefficients, header.times, header.grid, header.count, header.boundary
@@ -91,7 +91,7 @@ class LayoutFile(ABC):
         target: Path | BinaryIO,
         card: Card,
         family: Family,
-        coefficients: Coefficients,
+        coefficients: CoefficientValues,
         times: NDArray[np.float64],
         grid: Grid,
         count: int,
@@ -252,7 +252,7 @@ WRITERS: dict[str, type[LayoutFile]] = {SINGLE: SingleLayout, GROUPED: GroupedLa
 def layout_file(
     target: Path | BinaryIO,
     family: Family,
-    coefficients: Coefficients,
+    coefficients: CoefficientValues,
     times: NDArray[np.float64],
     grid: Grid,
     count: int,

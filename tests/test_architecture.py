@@ -45,24 +45,8 @@ ORDER = (
 )
 """A unit imports itself and what stands before it."""
 
-TORCH_FREE = (
-    "errors",
-    "plugins",
-    "settings",
-    "processes",
-    "pde",
-    "tensors",
-    "specs",
-    "catalog",
-    "language",
-    "pictures",
-    "data",
-    "files",
-    "access",
-    "client",
-    "api",
-    "cli",
-)
+TORCH_USERS = ("model", "solvers", "evaluation", "align", "train", "engine", "rollout", "jobs")
+TORCH_FREE = tuple(unit for unit in ORDER if unit not in TORCH_USERS)
 TYPE_NAME = re.compile(r"[A-Z][A-Za-z0-9]*[a-z][A-Za-z0-9]*$")
 SAME_MEANING = {"Rows"}
 """Defined more than once: numbers of rows, as solvers know them and as files do (any sequence); `pde` knows no file."""

@@ -20,6 +20,7 @@ import pytest
 import ups_server
 from ups_server.api.body import JSON, decode
 from ups_server.catalog import Catalog
+from ups_server.cli.serve import EXAMPLE
 from ups_server.rollout.plan import completed, outlined
 from ups_server.settings import Settings
 
@@ -27,16 +28,7 @@ PACKAGE = Path(ups_server.__file__).resolve().parent
 ARCHITECTURE = PACKAGE.parent / "docs" / "architecture.md"
 LIBRARY = ("pde/", "plugins.py")
 MOST_FILES = 8
-BODY: dict[str, Any] = {
-    "model": "ups-mini",
-    "family": "burgers",
-    "coefficients": {"nu": 0.001},
-    "grid": {"n": [128]},
-    "initial_condition": {"sample": {"seed": 7}},
-    "n_steps": 20,
-    "diagnostics": True,
-    "reference": True,
-}
+BODY: dict[str, Any] = {**EXAMPLE, "diagnostics": True, "reference": True}
 
 
 class Way:

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ups_server.pde.grid import Array
+from ups_server.pde.grid import Array, Floats
 
 Measure = Literal["least", "greatest", "mean", "rms"]
 
@@ -38,7 +38,7 @@ class Bound:
     reason: str
 
 
-def measured(measure: Measure, values: NDArray[np.floating]) -> Array:
+def measured(measure: Measure, values: Floats) -> Array:
     """The measure (N,) of one field of N states (N, X...)."""
     space = tuple(range(1, values.ndim))
     with np.errstate(all="ignore"):
@@ -73,13 +73,13 @@ def at_most(field: int, measure: Measure, limit: Array, reason: str) -> Bound:
     return Bound(field, measure, limit, np.abs(limit), reason)
 
 
-def extremes(initial: NDArray[np.floating], field: int) -> tuple[Array, Array]:
+def extremes(initial: Floats, field: int) -> tuple[Array, Array]:
     """Least and greatest value (N,) of a field of states (N, X..., C)."""
     values = initial[..., field]
     return measured("least", values), measured("greatest", values)
 
 
-def positive(initial: NDArray[np.floating], field: int) -> Bound:
+def positive(initial: Floats, field: int) -> Bound:
     """A field stays positive where it started so."""
     low, high = extremes(initial, field)
     return Bound(field, "least", np.minimum(low, 0.0), np.maximum(np.abs(low), high), "it is positive in nature")

@@ -11,7 +11,7 @@ not a number.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ups_server.errors import UserError
 from ups_server.pde.equation import TERMS
-from ups_server.pde.grid import Array
+from ups_server.pde.grid import Array, Numbers
 from ups_server.pde.integrators import ETDRK4, Spectrum
 from ups_server.pde.solution import Exact, Grouped, Rows, Solution, at_times, in_groups
 
@@ -41,15 +41,13 @@ GROUP = 32
 
 
 def solve_evolution(
-    initial: Array, times: Array, length: float, coefficients: Mapping[str, Array], forcing: Array | None = None
+    initial: Array, times: Array, length: float, coefficients: Numbers, forcing: Array | None = None
 ) -> Array:
     """(N, T, X) at `times`, from `initial` at times[0]; the rest as in `evolution_solution`."""
     return at_times(evolution_solution(initial, length, coefficients, forcing), times)[..., 0]
 
 
-def evolution_solution(
-    initial: Array, length: float, coefficients: Mapping[str, Array], forcing: Array | None = None
-) -> Solution:
+def evolution_solution(initial: Array, length: float, coefficients: Numbers, forcing: Array | None = None) -> Solution:
     """The solution from `initial` (N, X) on a periodic box; its states are (N, X, 1).
 
     Args:
@@ -167,7 +165,7 @@ class _Problems:
     forcing: Array
 
     @classmethod
-    def of(cls, initial: Array, length: float, coefficients: Mapping[str, Array], forcing: Array | None) -> "_Problems":
+    def of(cls, initial: Array, length: float, coefficients: Numbers, forcing: Array | None) -> "_Problems":
         given = {name: np.asarray(values, dtype=np.float64) for name, values in coefficients.items()}
         strength = given.pop("forcing", np.zeros(len(initial)))
         field = np.zeros_like(initial) if forcing is None else strength[:, None] * forcing

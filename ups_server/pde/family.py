@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import ClassVar, NoReturn, Self, final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ups_server.errors import UserError
 from ups_server.pde.bounds import Bound, between, extremes, positive
-from ups_server.pde.grid import Array, BoundaryCondition, Extent, Grid
+from ups_server.pde.grid import Array, BoundaryCondition, Extent, Floats, Grid, Numbers
 from ups_server.pde.resampling import refined
 from ups_server.pde.solution import Solution, at_times
 
@@ -89,7 +88,7 @@ class InitialKind:
 
     name: str
     description: str
-    draw: Callable[[np.random.Generator, int, Grid, Mapping[str, Array]], Array]
+    draw: Callable[[np.random.Generator, int, Grid, Numbers], Array]
     boundaries: tuple[BoundaryCondition, ...]
     static: Callable[[np.random.Generator, int, Grid], Array] | None = None
 
@@ -329,9 +328,7 @@ class Family(ABC):
         return values
 
     @abstractmethod
-    def begin(
-        self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None
-    ) -> Solution:
+    def begin(self, initial: Array, grid: Grid, coefficients: Numbers, static: Array | None = None) -> Solution:
         """The reference solution from `initial` (N, X..., C), to be advanced from time to time.
 
         Args:
@@ -345,13 +342,13 @@ class Family(ABC):
         initial: Array,
         times: Array,
         grid: Grid,
-        coefficients: Mapping[str, Array],
+        coefficients: Numbers,
         static: Array | None = None,
     ) -> Array:
         """The reference solution (N, T, X..., C) at `times`, from `initial` at times[0]; the rest as in `begin`."""
         return at_times(self.begin(initial, grid, coefficients, static), times)
 
-    def fit_initial(self, initial: Array, coefficients: Mapping[str, Array]) -> Array:
+    def fit_initial(self, initial: Array, coefficients: Numbers) -> Array:
         """Sampled states (N, X..., C) as they start at these coefficients, each (N,): most families ignore them."""
         return initial
 
@@ -388,7 +385,7 @@ class Family(ABC):
         rng: np.random.Generator,
         count: int,
         grid: Grid,
-        coefficients: Mapping[str, Array],
+        coefficients: Numbers,
         kind: str = RAND,
     ) -> Array:
         """`count` states (N, X..., C) of a kind as they start at these coefficients, each (N,).
@@ -419,18 +416,13 @@ class Family(ABC):
             return self.sample_static(rng, count, grid)
         return chosen.static(rng, count, grid)
 
-    def conserved_means(self, values: NDArray[np.floating]) -> dict[str, Array]:
+    def conserved_means(self, values: Floats) -> dict[str, Array]:
         """Means over the box (T,) of what the equation conserves, by name, from values (T, X..., C)."""
         space = tuple(range(1, values.ndim - 1))
         names = [field.name for field in self.fields]
         return {name: values[..., names.index(name)].mean(axis=space, dtype=np.float64) for name in self.conserved}
 
-    def bounds(
-        self,
-        initial: NDArray[np.floating],
-        coefficients: Mapping[str, Array],
-        static: NDArray[np.floating] | None = None,
-    ) -> list[Bound]:
+    def bounds(self, initial: Floats, coefficients: Numbers, static: Floats | None = None) -> list[Bound]:
         """What no solution from `initial` (N, X..., C) leaves at any time.
 
         By default all values stay between the extremes of the start (`keeps_extremes`), or positive fields positive.
@@ -458,9 +450,7 @@ class UnsolvedFamily(Family):
         self._refuse()
 
     @final
-    def begin(
-        self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None
-    ) -> Solution:
+    def begin(self, initial: Array, grid: Grid, coefficients: Numbers, static: Array | None = None) -> Solution:
         """Raises UserError ``no_solver``."""
         self._refuse()
 

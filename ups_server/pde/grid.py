@@ -14,6 +14,10 @@ from ups_server.errors import UserError
 
 Array = NDArray[np.float64]
 """Numbers in double precision, as solvers and scores compute with."""
+Floats = NDArray[np.floating]
+"""Numbers in single or double precision, as states come."""
+Numbers = Mapping[str, Array]
+"""Of every coefficient, by its name: one number a trajectory (N,)."""
 Extent = tuple[tuple[float, float], ...]
 
 
@@ -228,12 +232,12 @@ class State:
     """
 
     family: str
-    values: NDArray[np.floating]
+    values: Floats
     time: float
     grid: Grid
     boundary: BoundaryCondition
     coefficients: Mapping[str, float] = field(default_factory=dict)
-    static: NDArray[np.floating] | None = None
+    static: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -247,12 +251,12 @@ class Trajectory:
     """
 
     family: str
-    values: NDArray[np.floating]
+    values: Floats
     times: NDArray[np.float64]
     grid: Grid
     boundary: BoundaryCondition
     coefficients: Mapping[str, float] = field(default_factory=dict)
-    static: NDArray[np.floating] | None = None
+    static: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.times)

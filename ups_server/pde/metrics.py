@@ -18,7 +18,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from ups_server.pde.grid import Array, BoundaryCondition
+from ups_server.pde.grid import Array, BoundaryCondition, Floats
 
 FLOOR = 1e-6
 """Smallest norm of a field at one step, relative to its trajectory, that an error is divided by: float32 files do not
@@ -56,7 +56,7 @@ class ErrorMoments:
         return bool(np.isfinite(self.squared_error).all())
 
 
-def error_moments(prediction: NDArray[np.floating], target: NDArray[np.floating]) -> ErrorMoments:
+def error_moments(prediction: Floats, target: Floats) -> ErrorMoments:
     """Reduces a batch of predictions (N, T, X..., C) and targets of the same shape.
 
     Raises:
@@ -215,7 +215,7 @@ def _shells(n: tuple[int, ...]) -> tuple[NDArray[np.int64], Array]:
     return np.floor(radius + 1e-9).astype(np.int64).ravel(), np.where(own_conjugate, 1.0, 0.5).ravel()
 
 
-def power_spectrum(values: NDArray[np.floating], boundary: BoundaryCondition) -> Array:
+def power_spectrum(values: Floats, boundary: BoundaryCondition) -> Array:
     """Power (N, T, K, C) of values (N, T, X..., C) at wave numbers 0 to K - 1.
 
     The powers of a field add up to its mean square over the box (Parseval). A plane wave a sin(2 pi k x) has a^2 / 2

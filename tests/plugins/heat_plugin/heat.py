@@ -6,12 +6,10 @@ Shapes: states (N, X, 1). Waves decay, the shortest first; the mean is conserved
 the start.
 """
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from ups_server.pde import BoundaryCondition, BoundaryKind, Coefficient, Family, Field, Grid
-from ups_server.pde.grid import Array
+from ups_server.pde.grid import Array, Numbers
 from ups_server.pde.random_fields import SCALAR
 from ups_server.pde.solution import Exact, Solution
 
@@ -36,9 +34,7 @@ class Heat(Family):
     def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
         return SCALAR.sample(rng, count, grid)[..., None]
 
-    def begin(
-        self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None
-    ) -> Solution:
+    def begin(self, initial: Array, grid: Grid, coefficients: Numbers, static: Array | None = None) -> Solution:
         """Exact for the trigonometric interpolant: each wave decays by itself."""
         n, kappa = grid.n[0], coefficients["kappa"][:, None]
         wave = 2.0 * np.pi / grid.length[0] * np.arange(n // 2 + 1)

@@ -12,12 +12,10 @@ given state, at any time, with no steps in between.
 Source: Takamoto et al., PDEBench (2022), D.1. PDEBench's own files carry 0.3 % of numerical dissipation.
 """
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from ups_server.pde.family import Coefficient, Family, Field
-from ups_server.pde.grid import Array, BoundaryCondition, BoundaryKind, Grid
+from ups_server.pde.grid import Array, BoundaryCondition, BoundaryKind, Grid, Numbers
 from ups_server.pde.random_fields import SCALAR
 from ups_server.pde.solution import Exact, Solution
 
@@ -44,9 +42,7 @@ class Advection(Family):
     def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
         return SCALAR.sample(rng, count, grid)[..., None]
 
-    def begin(
-        self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None
-    ) -> Solution:
+    def begin(self, initial: Array, grid: Grid, coefficients: Numbers, static: Array | None = None) -> Solution:
         n, beta = grid.n[0], coefficients["beta"][:, None]
         wave_number = 2.0 * np.pi / grid.length[0] * np.arange(n // 2 + 1)
         spectrum = np.fft.rfft(initial[..., 0], axis=-1)

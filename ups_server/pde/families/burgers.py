@@ -28,13 +28,12 @@ Sources: Takamoto et al., PDEBench (2022), D.2; Cole, Quart. Appl. Math. 9 (1951
 """
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
 
 from ups_server.errors import UserError
 from ups_server.pde.family import Coefficient, Family, Field
-from ups_server.pde.grid import Array, BoundaryCondition, BoundaryKind, Grid
+from ups_server.pde.grid import Array, BoundaryCondition, BoundaryKind, Grid, Numbers
 from ups_server.pde.random_fields import SCALAR
 from ups_server.pde.solution import Exact, Solution
 
@@ -175,9 +174,7 @@ class Burgers(Family):
     def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
         return SCALAR.sample(rng, count, grid)[..., None]
 
-    def begin(
-        self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None
-    ) -> Solution:
+    def begin(self, initial: Array, grid: Grid, coefficients: Numbers, static: Array | None = None) -> Solution:
         """The reference solution.
 
         Raises:

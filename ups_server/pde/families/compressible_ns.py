@@ -55,17 +55,15 @@ Two faults of PDEBench's files in one dimension: total energy grows by 0.1 to 0.
 first 0.05 the velocity can be 0.5 % away from a converged solution.
 """
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ups_server.pde.bounds import Bound, at_most, positive
 from ups_server.pde.compressible import compressible_solution
 from ups_server.pde.family import Coefficient, Family, Field, InitialKind, UnsolvedFamily
 from ups_server.pde.gas import GAMMA
-from ups_server.pde.grid import Array, BoundaryCondition, BoundaryKind, Grid
+from ups_server.pde.grid import Array, BoundaryCondition, BoundaryKind, Floats, Grid, Numbers
 from ups_server.pde.random_fields import EDGE_SPAN, FIRST_EDGE, MultiSine, sum_waves, waves_off_the_axes, window_mask
 from ups_server.pde.solution import Solution
 
@@ -101,12 +99,7 @@ class _Gas(Family):
     anywhere = True
     single_offered = True
 
-    def bounds(
-        self,
-        initial: NDArray[np.floating],
-        coefficients: Mapping[str, Array],
-        static: NDArray[np.floating] | None = None,
-    ) -> list[Bound]:
+    def bounds(self, initial: Floats, coefficients: Numbers, static: Floats | None = None) -> list[Bound]:
         """Density and pressure are positive; without sides, mass and energy, pressure being a part, do not grow."""
         density, pressure = initial.shape[-1] - 2, initial.shape[-1] - 1
         signs = [positive(initial, density), positive(initial, pressure)]
@@ -120,9 +113,7 @@ class _Gas(Family):
             at_most(pressure, "mean", (GAMMA - 1.0) * means["energy"], "energy is conserved"),
         ]
 
-    def begin(
-        self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None
-    ) -> Solution:
+    def begin(self, initial: Array, grid: Grid, coefficients: Numbers, static: Array | None = None) -> Solution:
         """The reference solution.
 
         Raises:
@@ -131,11 +122,11 @@ class _Gas(Family):
         eta, zeta = coefficients["eta"], coefficients["zeta"]
         return compressible_solution(initial, grid, self.boundary, eta, zeta, self.min_points, self.single)
 
-    def conserved_means(self, values: NDArray[np.floating]) -> dict[str, Array]:
+    def conserved_means(self, values: Floats) -> dict[str, Array]:
         return gas_means(values) if all(self.boundary.periodic) else {}
 
 
-def gas_means(values: NDArray[np.floating]) -> dict[str, Array]:
+def gas_means(values: Floats) -> dict[str, Array]:
     """Means over the box (T,) of density, momenta and total energy, from values (T, X..., d + 2)."""
     ndim = values.ndim - 2
     *velocities, density, pressure = np.moveaxis(values.astype(np.float64), -1, 0)
@@ -163,7 +154,7 @@ def _both(ndim: int) -> tuple[BoundaryCondition, BoundaryCondition]:
 LINE_PERIODIC, LINE_OUTFLOW = _both(1)
 
 
-def _shocks(rng: np.random.Generator, count: int, grid: Grid, coefficients: Mapping[str, Array]) -> Array:
+def _shocks(rng: np.random.Generator, count: int, grid: Grid, coefficients: Numbers) -> Array:
     """Two uniform states side by side (N, X, 3)."""
     right, left = rng.random((count, 2, 3)).swapaxes(0, 1)
     low, high = np.log(SHOCK_RANGE).T
@@ -225,7 +216,7 @@ CHANNEL = BoundaryCondition((PLANE_PERIODIC.sides[0], PLANE_OUTFLOW.sides[1]))
 """Periodic along x, zero gradients at the ends of y."""
 
 
-def _turbulence(rng: np.random.Generator, count: int, grid: Grid, coefficients: Mapping[str, Array]) -> Array:
+def _turbulence(rng: np.random.Generator, count: int, grid: Grid, coefficients: Numbers) -> Array:
     """Nearly solenoidal velocities of mean magnitude 1 in a uniform gas (N, X, Y, 4)."""
     numbers = np.arange(WEIGHTS.shape[0]) - WEIGHTS.shape[0] // 2
     projected = np.where(numbers < 0, numbers + 1, numbers)
@@ -243,7 +234,7 @@ def _turbulence(rng: np.random.Generator, count: int, grid: Grid, coefficients: 
     return states
 
 
-def _streams(rng: np.random.Generator, count: int, grid: Grid, coefficients: Mapping[str, Array]) -> Array:
+def _streams(rng: np.random.Generator, count: int, grid: Grid, coefficients: Numbers) -> Array:
     """Two streams side by side (N, X, Y, 4)."""
     drawn = [(rng.integers(1, 4), rng.uniform(0.5, 2.0)) for _ in range(count)]
     waves, ratios = np.array(drawn).T.reshape(2, count, 1)
@@ -259,7 +250,7 @@ def _streams(rng: np.random.Generator, count: int, grid: Grid, coefficients: Map
     return states
 
 
-def _unit_pressure(coefficients: Mapping[str, Array]) -> Array:
+def _unit_pressure(coefficients: Numbers) -> Array:
     """Pressure (N, 1, 1) at which a flow of speed 1 and density 1 has the Mach number M."""
     pressure: Array = 1.0 / (GAMMA * coefficients["M"] ** 2)
     return pressure[:, None, None]
@@ -320,7 +311,7 @@ class CompressibleNs2D(_Gas):
         """States (N, X, Y, 4) at the default Mach number."""
         return np.stack([_sample_plane(rng, grid) for _ in range(count)])
 
-    def fit_initial(self, initial: Array, coefficients: Mapping[str, Array]) -> Array:
+    def fit_initial(self, initial: Array, coefficients: Numbers) -> Array:
         """Scales the velocities to the Mach number."""
         fitted = initial.copy()
         fitted[..., :2] *= (coefficients["M"] / MACH.default)[:, None, None, None]

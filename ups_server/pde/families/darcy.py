@@ -19,15 +19,12 @@ Source: Takamoto et al., PDEBench (2022), appendix D, whose solutions had not co
 correlation length is that with their number of interfaces along a line, 1.5.
 """
 
-from collections.abc import Mapping
-
 import numpy as np
-from numpy.typing import NDArray
 
 from ups_server.errors import UserError
 from ups_server.pde.bounds import Bound, between, measured
 from ups_server.pde.family import Coefficient, Family, Field
-from ups_server.pde.grid import Array, BoundaryCondition, BoundaryKind, Grid
+from ups_server.pde.grid import Array, BoundaryCondition, BoundaryKind, Floats, Grid, Numbers
 from ups_server.pde.random_fields import bell, draw_waves, sum_waves
 from ups_server.pde.solution import Exact, Solution
 
@@ -66,12 +63,7 @@ class Darcy(Family):
         fields = [sum_waves(draw_waves(rng, 1, WAVES), x, y)[0] for _ in range(count)]
         return np.where(np.stack(fields) > 0.0, HIGH, LOW)[..., None]
 
-    def bounds(
-        self,
-        initial: NDArray[np.floating],
-        coefficients: Mapping[str, Array],
-        static: NDArray[np.floating] | None = None,
-    ) -> list[Bound]:
+    def bounds(self, initial: Floats, coefficients: Numbers, static: Floats | None = None) -> list[Bound]:
         """u has the sign of beta and at most |beta| |box| / (4 pi min nu), as on a disc of that area (Talenti)."""
         zero = np.zeros(len(initial))
         if static is None:
@@ -82,9 +74,7 @@ class Darcy(Family):
         reason = "maximum principle: the head has the sign of the source, and no more than on a disc of the same area"
         return between(0, np.minimum(peak, zero), np.maximum(peak, zero), reason)
 
-    def begin(
-        self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None
-    ) -> Solution:
+    def begin(self, initial: Array, grid: Grid, coefficients: Numbers, static: Array | None = None) -> Solution:
         """The steady solution at every time, the first among them, whatever the initial state.
 
         Raises:

@@ -13,14 +13,13 @@ Source: Takamoto et al., PDEBench (2022), D.4. PDEBench's float32 files at 1024 
 (increments round away); at 256 cells they are right to 2e-4.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ups_server.pde.bounds import Bound, between, extremes
 from ups_server.pde.family import Coefficient, Family, Field
-from ups_server.pde.grid import Array, BoundaryCondition, BoundaryKind, Grid
+from ups_server.pde.grid import Array, BoundaryCondition, BoundaryKind, Floats, Grid, Numbers
 from ups_server.pde.random_fields import SCALAR
 from ups_server.pde.solution import Solution, Stepped
 
@@ -62,21 +61,14 @@ class DiffusionReaction1D(Family):
     def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
         return SCALAR.sample(rng, count, grid, unit_range=True)[..., None]
 
-    def bounds(
-        self,
-        initial: NDArray[np.floating],
-        coefficients: Mapping[str, Array],
-        static: NDArray[np.floating] | None = None,
-    ) -> list[Bound]:
+    def bounds(self, initial: Floats, coefficients: Numbers, static: Floats | None = None) -> list[Bound]:
         """[0, 1] is invariant; from beyond 1 values fall, from below 0 they fall without bound."""
         low, high = extremes(initial, 0)
         low = np.where(low >= 0.0, np.minimum(low, 1.0), -np.inf)
         reason = "maximum principle: growth leads to 1, diffusion keeps the extremes"
         return between(0, low, np.maximum(high, 1.0), reason)
 
-    def begin(
-        self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None
-    ) -> Solution:
+    def begin(self, initial: Array, grid: Grid, coefficients: Numbers, static: Array | None = None) -> Solution:
         return _Growth(initial, grid.length[0], coefficients["nu"][:, None], coefficients["rho"][:, None])
 
 

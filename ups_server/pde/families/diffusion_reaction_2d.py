@@ -19,16 +19,15 @@ Source: Takamoto et al., PDEBench (2022), appendix D; Klaasen and Troy, SIAM J. 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from ups_server.errors import UserError
 from ups_server.pde.bounds import Bound, between
 from ups_server.pde.family import Coefficient, Family, Field
-from ups_server.pde.grid import Array, BoundaryCondition, BoundaryKind, Grid
+from ups_server.pde.grid import Array, BoundaryCondition, BoundaryKind, Floats, Grid, Numbers
 from ups_server.pde.solution import Grouped, Rows, Solution, Stepped, in_groups
 
 TOLERANCE = 5e-4
@@ -84,12 +83,7 @@ class DiffusionReaction2D(Family):
     def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
         return rng.standard_normal((count, *grid.n, 2))
 
-    def bounds(
-        self,
-        initial: NDArray[np.floating],
-        coefficients: Mapping[str, Array],
-        static: NDArray[np.floating] | None = None,
-    ) -> list[Bound]:
+    def bounds(self, initial: Floats, coefficients: Numbers, static: Floats | None = None) -> list[Bound]:
         """A square |u|, |v| <= a is invariant where a (a^2 - 2) >= |k|: at its sides the reaction points inwards."""
         space = tuple(range(1, initial.ndim))
         sink = np.abs(np.asarray(coefficients["k"], dtype=np.float64))
@@ -98,9 +92,7 @@ class DiffusionReaction2D(Family):
         reason = "activator and inhibitor stay in a square into which the reaction points"
         return [bound for field in (0, 1) for bound in between(field, -side, side, reason)]
 
-    def begin(
-        self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None
-    ) -> Solution:
+    def begin(self, initial: Array, grid: Grid, coefficients: Numbers, static: Array | None = None) -> Solution:
         """The reference solution.
 
         Raises:

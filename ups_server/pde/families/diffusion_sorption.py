@@ -26,14 +26,13 @@ Source: Takamoto et al., PDEBench (2022), D.5. PDEBench's published files carry 
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ups_server.pde.bounds import Bound, between, extremes
 from ups_server.pde.family import Family, Field, InitialKind
-from ups_server.pde.grid import Array, BoundaryCondition, BoundaryKind, Grid
+from ups_server.pde.grid import Array, BoundaryCondition, BoundaryKind, Floats, Grid, Numbers
 from ups_server.pde.integrators import RODAS_GAMMA, rodas_step
 from ups_server.pde.random_fields import SCALAR
 from ups_server.pde.solution import Grouped, Solution, Stepped, in_groups
@@ -62,7 +61,7 @@ GROUP = 8
 SIDES = BoundaryCondition(((BoundaryKind.DIRICHLET, BoundaryKind.CAUCHY),))
 
 
-def _profiles(rng: np.random.Generator, count: int, grid: Grid, coefficients: Mapping[str, Array]) -> Array:
+def _profiles(rng: np.random.Generator, count: int, grid: Grid, coefficients: Numbers) -> Array:
     """Uneven states (N, X, 1) within [0, 1]."""
     states = np.empty((count, *grid.n, 1))
     for state in states:
@@ -98,20 +97,13 @@ class DiffusionSorption(Family):
         fine, _ = grid.refined(factor)
         return _resample(values[..., 0], grid.axes[0], fine.axes[0], _ends(grid))[..., None]
 
-    def bounds(
-        self,
-        initial: NDArray[np.floating],
-        coefficients: Mapping[str, Array],
-        static: NDArray[np.floating] | None = None,
-    ) -> list[Bound]:
+    def bounds(self, initial: Floats, coefficients: Numbers, static: Floats | None = None) -> list[Bound]:
         """Maximum principle: values stay between the extremes of the start, of u = 1 at the left and of a dry right."""
         low, high = extremes(initial, 0)
         reason = f"maximum principle: from 0 to {U_LEFT:g}, the value at the left end, or the extremes of the start"
         return between(0, np.minimum(low, 0.0), np.maximum(high, U_LEFT), reason)
 
-    def begin(
-        self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None
-    ) -> Solution:
+    def begin(self, initial: Array, grid: Grid, coefficients: Numbers, static: Array | None = None) -> Solution:
         n = grid.n[0]
         cells = Grid((n * -(-MIN_CELLS // n),), grid.extent)
         groups = in_groups(np.arange(len(initial)), GROUP)

@@ -38,7 +38,7 @@ from ups_server.errors import UserError
 from ups_server.pde.equation import TERMS, Term, ill_posed
 from ups_server.pde.evolution import evolution_solution
 from ups_server.pde.family import Coefficient, Family, Field
-from ups_server.pde.grid import Array, BoundaryCondition, BoundaryKind, Grid
+from ups_server.pde.grid import Array, BoundaryCondition, BoundaryKind, Grid, Numbers
 from ups_server.pde.solution import Solution
 
 Set = frozenset[str]
@@ -250,7 +250,7 @@ class Evolution1D(Family):
     def sample_initial(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
         return sample_states(rng, count, grid)[..., None]
 
-    def fit_initial(self, initial: Array, coefficients: Mapping[str, Array]) -> Array:
+    def fit_initial(self, initial: Array, coefficients: Numbers) -> Array:
         """Positive states where the reaction is logistic or loses u^2: a negative one would fall without bound."""
         falls = (coefficients["logistic"] > 0.0) | (coefficients["quadratic"] < 0.0)
         return np.where(falls[:, None, None], positive_states(initial[..., 0])[..., None], initial)
@@ -259,9 +259,7 @@ class Evolution1D(Family):
         """Forcing drawn like states."""
         return sample_states(rng, count, grid)[..., None]
 
-    def begin(
-        self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None
-    ) -> Solution:
+    def begin(self, initial: Array, grid: Grid, coefficients: Numbers, static: Array | None = None) -> Solution:
         """The reference solution.
 
         Raises:

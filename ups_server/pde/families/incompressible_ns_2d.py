@@ -26,14 +26,11 @@ multiplies the particles, the order of the operators, spectra, norms and lower b
 Assumed, one trajectory being there: that norms vary from component to component as said.
 """
 
-from collections.abc import Mapping
-
 import numpy as np
-from numpy.typing import NDArray
 
 from ups_server.pde.bounds import Bound, at_most, between, extremes
 from ups_server.pde.family import Coefficient, Family, Field, InitialKind
-from ups_server.pde.grid import Array, BoundaryCondition, BoundaryKind, Grid
+from ups_server.pde.grid import Array, BoundaryCondition, BoundaryKind, Floats, Grid, Numbers
 from ups_server.pde.incompressible import incompressible_solution, to_centres
 from ups_server.pde.random_fields import draw_waves, falling, sum_waves
 from ups_server.pde.solution import Solution
@@ -62,7 +59,7 @@ def _sample_forces(rng: np.random.Generator, count: int, grid: Grid) -> Array:
     return np.stack([_sample_vector(rng, grid, FORCE_WAVES) for _ in range(count)])
 
 
-def _wide_states(rng: np.random.Generator, count: int, grid: Grid, coefficients: Mapping[str, Array]) -> Array:
+def _wide_states(rng: np.random.Generator, count: int, grid: Grid, coefficients: Numbers) -> Array:
     states = np.empty((count, *grid.n, 3))
     low, high = np.log(WIDE_STATE)
     for state in states:
@@ -123,12 +120,7 @@ class IncompressibleNs2D(Family):
     def sample_static(self, rng: np.random.Generator, count: int, grid: Grid) -> Array:
         return _sample_forces(rng, count, grid)
 
-    def bounds(
-        self,
-        initial: NDArray[np.floating],
-        coefficients: Mapping[str, Array],
-        static: NDArray[np.floating] | None = None,
-    ) -> list[Bound]:
+    def bounds(self, initial: Floats, coefficients: Numbers, static: Floats | None = None) -> list[Bound]:
         """Particles keep their extremes; the kinetic energy stays below what the force keeps up against friction.
 
         d/dt |v| <= |c f| - 2 pi^2 nu |v| in the mean square, 2 pi^2 being the lowest eigenvalue of the Laplacian on
@@ -146,9 +138,7 @@ class IncompressibleNs2D(Family):
         reason = "kinetic energy stays below what the force keeps up against friction"
         return [*particles, *(at_most(field, "rms", limit, reason) for field in (0, 1))]
 
-    def begin(
-        self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None
-    ) -> Solution:
+    def begin(self, initial: Array, grid: Grid, coefficients: Numbers, static: Array | None = None) -> Solution:
         """The reference solution, without force where `static` is None.
 
         Raises:
@@ -157,7 +147,7 @@ class IncompressibleNs2D(Family):
         return incompressible_solution(initial, grid, coefficients["nu"], static)
 
 
-def _norm(vectors: NDArray[np.floating]) -> Array:
+def _norm(vectors: Floats) -> Array:
     """Root mean square length (N,) of vector fields (N, X, Y, 2)."""
     squares: Array = np.square(vectors, dtype=np.float64).sum(-1).mean((1, 2))
     return np.sqrt(squares)

@@ -25,7 +25,7 @@ Sources: Takamoto et al., PDEBench (2022), appendix D; LeVeque, Finite Volume Me
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from ups_server.errors import UserError
 from ups_server.pde.bounds import Bound, at_most, measured, positive
 from ups_server.pde.family import Family, Field, InitialKind
-from ups_server.pde.grid import Array, BoundaryCondition, BoundaryKind, Grid
+from ups_server.pde.grid import Array, BoundaryCondition, BoundaryKind, Floats, Grid, Numbers
 from ups_server.pde.solution import Grouped, Solution, Stepped, in_groups, whole_steps
 
 OUTFLOW = BoundaryCondition.uniform(BoundaryKind.OUTFLOW, 2)
@@ -53,7 +53,7 @@ LINES = 64
 Mask = NDArray[np.bool_]
 
 
-def _dams(rng: np.random.Generator, count: int, grid: Grid, coefficients: Mapping[str, Array]) -> Array:
+def _dams(rng: np.random.Generator, count: int, grid: Grid, coefficients: Numbers) -> Array:
     """Depths (N, X, Y, 1) of round dams anywhere in the box, the deepest where they overlap."""
     states = np.empty((count, *grid.n, 1))
     for state in states:
@@ -89,12 +89,7 @@ class ShallowWater(Family):
         distance = np.hypot(*np.meshgrid(*grid.axes, indexing="ij"))
         return np.where(distance <= radius, INSIDE, OUTSIDE)[..., None]
 
-    def bounds(
-        self,
-        initial: NDArray[np.floating],
-        coefficients: Mapping[str, Array],
-        static: NDArray[np.floating] | None = None,
-    ) -> list[Bound]:
+    def bounds(self, initial: Floats, coefficients: Numbers, static: Floats | None = None) -> list[Bound]:
         """Depth is positive; from rest, potential energy does not grow, but by water that comes in at the sides."""
         depth = initial[..., 0]
         edges = [depth[:, 0], depth[:, -1], depth[:, :, 0], depth[:, :, -1]]
@@ -102,9 +97,7 @@ class ShallowWater(Family):
         limit = np.maximum(measured("rms", depth), deepest)
         return [positive(initial, 0), at_most(0, "rms", limit, "the energy of water at rest does not grow")]
 
-    def begin(
-        self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None
-    ) -> Solution:
+    def begin(self, initial: Array, grid: Grid, coefficients: Numbers, static: Array | None = None) -> Solution:
         """The reference solution from water at rest.
 
         Raises:

@@ -7,7 +7,7 @@ import torch
 from tests.align.conftest import FixedTarget
 from tests.small_models import SMALL, make
 from ups_server.align import ALIGNMENTS, aligns, mixes
-from ups_server.align.mmd import BANDWIDTHS, MMDAlignment, mmd2
+from ups_server.align.distances import BANDWIDTHS, MMDAlignment, mmd2
 
 NONE = torch.zeros(0)
 """Outlines, which this method does not ask for."""

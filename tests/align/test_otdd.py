@@ -5,8 +5,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from tests.align.conftest import FixedTarget
+from ups_server.align.distances import OTDDAlignment, classwise, clouds, label_costs, otdd
 from ups_server.align.labels import SourceTask, classify, kmeans, outlines
-from ups_server.align.otdd import OTDDAlignment, classwise, clouds, label_costs, otdd
 from ups_server.align.transport import bures2, squared_distances
 from ups_server.model.operator import UPSModel
 

@@ -5,7 +5,7 @@ import torch
 
 from tests.align.conftest import FixedTarget
 from ups_server.align.base import Alignment
-from ups_server.align.otdd import OTDDAlignment
+from ups_server.align.distances import OTDDAlignment
 from ups_server.align.recraft import RecraftAlignment
 from ups_server.model.operator import UPSModel
 

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from tests.small_models import SMALL, card, make
 from ups_server.engine.engine import RolloutSpec
-from ups_server.engine.model_cache import ModelCache
 from ups_server.engine.scheduler import Scheduler, StepLimits
 from ups_server.model.conditioning import Conditions
 from ups_server.model.config import KnownFamily
 from ups_server.model.context import Context
 from ups_server.pde import BoundaryCondition, Grid, family
 from ups_server.solvers.neural import UPSSolver
+from ups_server.solvers.registry import ModelCache
 from ups_server.solvers.solver import BatchedSession, Frames, Problem, Solver, rollout
 
 STEPS = 50

@@ -2,9 +2,9 @@
 
 import pytest
 
-from ups_server.engine.model_cache import ModelCache
 from ups_server.errors import UserError
 from ups_server.solvers.classical import Persistence
+from ups_server.solvers.registry import ModelCache
 from ups_server.solvers.solver import Solver
 
 SIZES = {"a": 4, "b": 4, "c": 4, "huge": 11}

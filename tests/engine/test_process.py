@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from ups_server.engine.engine import RolloutSpec
-from ups_server.engine.model_cache import ModelCache
 from ups_server.engine.scheduler import Scheduler, StepLimits
 from ups_server.errors import UserError
 from ups_server.pde import Grid, family
 from ups_server.solvers.limits import Ended, StateLimit
+from ups_server.solvers.registry import ModelCache
 from ups_server.solvers.solver import Frames, Problem, Session, Solver
 
 

@@ -9,11 +9,11 @@ import pytest
 
 from tests.small_models import SMALL, card, make
 from ups_server.engine.engine import RolloutSpec
-from ups_server.engine.model_cache import ModelCache
 from ups_server.engine.scheduler import Scheduler, StepLimits
 from ups_server.pde import Grid, family
 from ups_server.solvers.classical import BUILTIN
 from ups_server.solvers.neural import UPSSolver
+from ups_server.solvers.registry import ModelCache
 from ups_server.solvers.solver import Frames, Problem, Solver
 
 STEPS, SAVE_EVERY = 9, 2

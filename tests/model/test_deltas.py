@@ -8,13 +8,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.small_models import SMALL, card, make
-from ups_server.engine.model_cache import stored_bytes
 from ups_server.errors import UserError
 from ups_server.model.checkpoint import WEIGHTS_FILE, TrainedModel, from_pretrained, save_pretrained
 from ups_server.model.deltas import Delta, deltas_between, row_length
 from ups_server.model.operator import Operator
 from ups_server.pde import Grid, family
 from ups_server.solvers.neural import UPSSession, UPSSolver, ZeroShotSolver
+from ups_server.solvers.registry import stored_bytes
 from ups_server.solvers.solver import Frames, Problem, rollout
 
 MOVED = ("embedder.layers.0.spectral.weights.0", "predictor.bias", "transport.of_features.weight")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ups_server.catalog import Catalog
-from ups_server.engine.in_process import InProcess
+from ups_server.engine.local import InProcess
 from ups_server.pde import family
 from ups_server.rollout.observation import Computed, Observation
 from ups_server.rollout.plan import Plan, plan

@@ -11,12 +11,11 @@ import pytest
 from tests.small_models import SMALL, card_of, make
 from ups_server.catalog import shipped_folder
 from ups_server.engine.engine import RolloutSpec
-from ups_server.engine.model_cache import ModelCache
 from ups_server.engine.scheduler import Scheduler, StepLimits
 from ups_server.model.checkpoint import save_pretrained
 from ups_server.pde import Grid, families, family
 from ups_server.solvers.limits import Ended, StateLimit
-from ups_server.solvers.registry import load
+from ups_server.solvers.registry import ModelCache, load
 from ups_server.solvers.solver import Frames, Problem, Solver
 
 STEPS, POINTS = 6, 16

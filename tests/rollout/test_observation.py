@@ -19,7 +19,7 @@ from ups_server.engine.engine import (
     Started,
     engine_unavailable,
 )
-from ups_server.engine.in_process import InProcess
+from ups_server.engine.local import InProcess
 from ups_server.errors import UserError
 from ups_server.rollout.observation import Computed, Observation
 from ups_server.solvers.limits import Ended

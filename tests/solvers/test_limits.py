@@ -56,7 +56,7 @@ def test_a_rollout_in_this_process_ends_state_by_state(tmp_path: Path, monkeypat
         def session(self, problem: object, initial: Frames, static: object) -> Growing:
             return Growing(initial)
 
-    monkeypatch.setattr("ups_server.engine.in_process.load", lambda source, device: Solver())
+    monkeypatch.setattr("ups_server.engine.local.load", lambda source, device: Solver())
     write_card(tmp_path)
     todo = planned(tmp_path, initial_condition={"values": [[-1.0, 1.0] * 16] * 3}, n_steps=6)
     states, observation = observed(todo)

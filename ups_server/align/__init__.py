@@ -24,13 +24,13 @@ def _none() -> "Alignment":
 
 
 def _mmd() -> "Alignment":
-    from ups_server.align.mmd import MMDAlignment
+    from ups_server.align.distances import MMDAlignment
 
     return MMDAlignment()
 
 
 def _otdd() -> "Alignment":
-    from ups_server.align.otdd import OTDDAlignment
+    from ups_server.align.distances import OTDDAlignment
 
     return OTDDAlignment()
 

@@ -293,7 +293,7 @@ def _rollout_request(request: _Request, start: "State | None", catalog: "Catalog
 
 def _roll_out(todo: "Plan", device: str) -> "tuple[list[Trajectory], dict[str, Any]]":
     """The trajectory, or one for each statistic of an ensemble, and what belongs to them; ends before a blow-up."""
-    from ups_server.engine.in_process import InProcess
+    from ups_server.engine.local import InProcess
     from ups_server.pde import Trajectory
     from ups_server.rollout.observation import Computed, Observation
     from ups_server.settings import Settings

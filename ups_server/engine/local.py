@@ -1,20 +1,28 @@
-"""The engine on this machine: a process for trained models, and two beside it for the built-in solvers.
+"""Engines on this machine.
 
-One of the two makes short steps only: a solver whose step lasts longer is ended there and goes on in the other, so
-that a solution of milliseconds never waits for one of minutes.
+`LocalEngine` has a process for trained models, and two beside it for the built-in solvers. One of the two makes short
+steps only: a solver whose step lasts longer is ended there and goes on in the other, so that a solution of milliseconds
+never waits for one of minutes. `InProcess` computes without any, for a command.
 """
 
+import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from pathlib import Path
+
+import numpy as np
 
 from ups_server.catalog import Catalog, builtin_solvers
 from ups_server.engine.admission import SOLVER, step_seconds
 from ups_server.engine.connection import LEARNED, SupervisedProcess
-from ups_server.engine.engine import Engine, Event, Frame, Health, LateStep, RolloutSpec, Standing, Started
+from ups_server.engine.engine import Engine, Event, Finished, Frame, Health, LateStep, RolloutSpec, Standing, Started
 from ups_server.errors import UserError
 from ups_server.settings import Settings, available_cores
+from ups_server.solvers.limits import Survivors
+from ups_server.solvers.registry import load
 from ups_server.solvers.solver import Frames
 
 logger = logging.getLogger(__name__)
@@ -137,3 +145,38 @@ class LocalEngine(Engine):
         if source not in connection.loaded:
             return "loading", f"{self._settings.default_model} is being loaded"
         return "ready", None
+
+
+class InProcess:
+    """Computes one rollout at a time, on a device of this process."""
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+
+    async def rollout(self, spec: RolloutSpec, initial: Frames, static: Frames | None = None) -> AsyncGenerator[Event]:
+        """See `Engine.rollout`; a step is made between two awaits.
+
+        Raises:
+            UserError: what the solver objects to.
+        """
+        source = spec.model if spec.model in builtin_solvers() else Path(spec.model)
+        session = load(source, device=self._device).session(spec.problem, initial, static)
+        survivors, seconds = Survivors(spec.limits, len(initial)), 0.0
+        yield Started()
+        for step in range(1, spec.n_steps + 1):
+            await asyncio.sleep(0)  # an interrupt is noticed here
+            began = time.perf_counter()
+            with np.errstate(all="ignore"):
+                values = session.step()
+            seconds += time.perf_counter() - began
+            for ended in survivors.check(step, values):
+                yield ended
+            if not survivors.alive.any():
+                break
+            if step % spec.save_every == 0:
+                yield Frame(step, survivors.masked(values))
+        yield Finished(seconds)
+
+    def beside(self, model: str) -> bool:
+        """See `Engine.beside`."""
+        return False

@@ -21,11 +21,10 @@ from typing import Any
 import numpy as np
 
 from ups_server.engine import protocol
-from ups_server.engine.model_cache import ModelCache
 from ups_server.engine.scheduler import Interruption, Scheduler, StepLimits
 from ups_server.processes import configure_logs, keep_freed_memory
 from ups_server.settings import LogFormat, Settings
-from ups_server.solvers.registry import choose_device, load
+from ups_server.solvers.registry import ModelCache, choose_device, load
 from ups_server.solvers.solver import Frames
 
 logger = logging.getLogger("ups_server.engine")

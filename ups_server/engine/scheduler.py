@@ -20,8 +20,8 @@ from typing import Any
 from ups_server.engine import protocol
 from ups_server.engine.batching import InFlightStep, Part, Rollout, RunningBatch, batch_of, charge
 from ups_server.engine.engine import RolloutSpec
-from ups_server.engine.model_cache import ModelCache
 from ups_server.errors import UserError
+from ups_server.solvers.registry import ModelCache
 from ups_server.solvers.solver import BatchedSession, Frames, Session
 
 logger = logging.getLogger("ups_server.engine")

@@ -24,14 +24,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ups_server.catalog import adapted_already, base_folder
 from ups_server.errors import UserError
 from ups_server.model import deltas, lora
-from ups_server.model.baselines import BASELINES
+from ups_server.model.baselines import BASELINES, UPSPaper
 from ups_server.model.body import body_folder, empty_body, load_tokenizer, pretrained_body
 from ups_server.model.config import CONFIG_FILE, UPSConfig
 from ups_server.model.deltas import Deltas, in_levels
 from ups_server.model.lead import LeadModel, LeadSystem
 from ups_server.model.lead_config import LeadConfig
 from ups_server.model.operator import Operator, UPSModel
-from ups_server.model.paper import UPSPaper
 from ups_server.model.ups import UPS
 
 logger = logging.getLogger(__name__)

@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ups_server.errors import UserError
 from ups_server.model.body import masked_mean
 from ups_server.model.conditioning import Conditions, Description, OperatorConditioner, with_metadata, zero
 from ups_server.model.config import UPSConfig
@@ -17,10 +19,11 @@ from ups_server.model.constraints import MeanCorrection, Projection
 from ups_server.model.context import Coefficients, Context, Symmetry
 from ups_server.model.embedder import FNOEmbedder, pooled
 from ups_server.model.operator import TokenMix, UPSModel
-from ups_server.model.paper import CHANNEL_POINTS, MeanPoolPredictor
 from ups_server.model.superspace import given_channels
 from ups_server.model.transport import Propagator, Rates, Transport, propagate
 
+CHANNEL_POINTS = 64
+"""Parts of the box that a channel token holds; a square number, so that it works in two dimensions too."""
 DEFECT_SCALE = 100.0
 """A front that moves by a hundredth of the box moves the mean by a hundredth of its height."""
 
@@ -219,3 +222,42 @@ class UPS(UPSModel):
 def local(channels: int, config: UPSConfig) -> nn.Linear:
     """The predictor that is linear at every point."""
     return zero(nn.Linear(channels, config.superspace.slots))
+
+
+class MeanPoolPredictor(nn.Module):
+    """The paper's predictor: each channel a token ``n^d -> e``, the mean over the sequence, linear ``e -> N n^d``.
+
+    A GELU stands where the paper has the language model in every step: without it the mean of linear tokens would be
+    the token of the mean channel. The weights belong to the grids of the families, as the paper's do.
+
+    Source: thesis 6.1.3.
+    """
+
+    def __init__(self, config: UPSConfig, size: int) -> None:
+        super().__init__()
+        self.slots = config.superspace.slots
+        self.tokenise = nn.ModuleDict()
+        self.expand = nn.ModuleDict()
+        for n, ndim in config.grids:
+            self.tokenise[_key((n,) * ndim)] = nn.Linear(n**ndim, size)
+            self.expand[_key((n,) * ndim)] = zero(nn.Linear(size, self.slots * n**ndim))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, C, X...) -> step (B, N, X...).
+
+        Raises:
+            UserError: ``resolution_mismatch`` on a grid it was not trained on.
+        """
+        points = tuple(features.shape[2:])
+        if _key(points) not in self.tokenise:
+            raise UserError(
+                "resolution_mismatch", "the mean-pool predictor is tied to the grids it was trained on",
+                got=_key(points), expected=sorted(self.tokenise),
+            )  # fmt: skip
+        tokens = F.gelu(self.tokenise[_key(points)](features.flatten(2)))
+        step: Tensor = self.expand[_key(points)](tokens.mean(1)).reshape(-1, self.slots, *points)
+        return step
+
+
+def _key(points: tuple[int, ...]) -> str:
+    return "x".join(map(str, points))

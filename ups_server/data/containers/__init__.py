@@ -55,7 +55,7 @@ def prepare(first: bytes) -> None:
 
 
 def _opener(path: Path) -> Callable[[Path], Container]:
-    from ups_server.data.containers import hdf5, matlab, netcdf, numpy_files, torch_file, zarr
+    from ups_server.data.containers import hdf5, matlab, numpy_files, torch_file, zarr
 
     if path.is_dir():
         if not any((path / name).is_file() for name in ZARR_NAMES):
@@ -66,7 +66,7 @@ def _opener(path: Path) -> Callable[[Path], Container]:
     if first.startswith(b"MATLAB 5.0 MAT-file"):
         return matlab.open_matlab
     if first.startswith(NETCDF_3):
-        return netcdf.open_netcdf
+        return hdf5.open_netcdf
     if first.startswith(b"\x93NUMPY"):
         return numpy_files.open_npy
     if first.startswith(ZIP):

@@ -1,20 +1,23 @@
 """HDF5: every numeric dataset that lies in the file, by its path; MATLAB 7.3 with its axes as MATLAB shows them.
 
-NetCDF-4 goes to the NetCDF library, which knows scales and missing values.
+NetCDF-4, which is HDF5, and classic NetCDF (netCDF-3) go to the NetCDF library, which knows named dimensions, scales
+and missing values.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from ups_server.data.containers.base import MOST_ARRAYS, Container, Index, StoredArray, plain
-from ups_server.data.containers.netcdf import open_netcdf
 from ups_server.data.formats import hdf5
 from ups_server.errors import UserError
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 DEPTH = 8
 MATLAB = b"MATLAB 7.3 MAT-file"
@@ -86,3 +89,34 @@ def _attributes(found: h5py.Group | h5py.Dataset) -> dict[str, Any]:
             if not (isinstance(value, np.ndarray) and any(isinstance(entry, h5py.Reference) for entry in value.flat)):
                 entries[name] = value
     return plain(entries)
+
+
+def open_netcdf(path: Path) -> Container:
+    """Raises what xarray raises for damaged files."""
+    import xarray as xr
+
+    with path.open("rb") as stream:
+        classic = stream.read(3) == b"CDF"
+    file = xr.open_dataset(path, engine="scipy" if classic else "h5netcdf", decode_times=False, cache=False)
+    arrays = {str(name): _variable(str(name), variable) for name, variable in file.variables.items()}
+    return Container("a classic NetCDF file" if classic else "a NetCDF-4 file", arrays, plain(file.attrs), file.close)
+
+
+def _variable(name: str, variable: "xr.Variable") -> StoredArray:
+    chunks = variable.encoding.get("chunksizes")
+    return StoredArray(
+        name,
+        variable.shape,
+        variable.dtype,
+        _variable_part(variable),
+        tuple(map(str, variable.dims)),
+        None if chunks is None or len(chunks) != variable.ndim else tuple(map(int, chunks)),
+        plain(variable.attrs),
+    )
+
+
+def _variable_part(variable: "xr.Variable") -> Callable[[Index], NDArray[Any]]:
+    def part(index: Index) -> NDArray[Any]:
+        return np.asarray(variable.isel(dict(zip(variable.dims, index, strict=True))).values)
+
+    return part

@@ -27,7 +27,7 @@ from benchmarks.descriptions import NAMES, Wording, sentences, targets, training
 from ups_server.catalog import shipped_folder
 from ups_server.language.clauses import CutText
 from ups_server.language.encoder import Encoder, body_weights
-from ups_server.language.naming import HEAD_FILE, NAMED, Bag, confidence_of, joined
+from ups_server.language.reader import HEAD_FILE, NAMED, Bag, confidence_of, joined
 
 HIDDEN, EPOCHS, BATCH, RATE, DROPPED, MEMBERS = 64, 10, 128, 3e-3, 0.3, 2
 """`MEMBERS` networks are shipped, as one; an arm has one network per seed."""

@@ -99,7 +99,7 @@ def test_the_base_says_which_extra_a_command_needs(
     (tmp_path / "ups.sqlite").touch()
     words = [word.replace("FILE", str(burgers)).replace("DIR", str(tmp_path)) for word in words]
     program = (
-        "import sys; from ups_server.cli.app import EXTRAS, main\n"
+        "import sys; from ups_server.cli import EXTRAS, main\n"
         "sys.modules.update(dict.fromkeys(EXTRAS))  # as if none were installed\n"
         f"main({words!r})"
     )

@@ -193,7 +193,7 @@ def test_the_wheel_carries_code_and_models(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
-    assert {"ups_server/py.typed", "ups_server/cli/app.py", "ups_server/_models/README.md"} <= names
+    assert {"ups_server/py.typed", "ups_server/cli/serve.py", "ups_server/_models/README.md"} <= names
     for path in (REPOSITORY / "models").rglob("*"):
         if path.is_file():
             assert f"ups_server/_models/{path.relative_to(REPOSITORY / 'models').as_posix()}" in names

@@ -14,8 +14,7 @@ from fastapi.testclient import TestClient
 from ups_server.access.keys import KeyStore
 from ups_server.access.scopes import Scope, granted
 from ups_server.api.access import CHANGES, OPEN, scope_of
-from ups_server.api.app import create_app
-from ups_server.api.routes import ROUTERS
+from ups_server.api.app import ROUTERS, create_app
 from ups_server.api.server import serve
 from ups_server.cli import main
 from ups_server.client import Client

@@ -12,8 +12,7 @@ import sqlalchemy as sa
 from ups_server.jobs.database import Database
 from ups_server.jobs.leases import Lease, LeaseLost, Leases
 from ups_server.jobs.spec import EvaluationSpec, JobState
-from ups_server.jobs.store import JobStore
-from ups_server.jobs.tables import jobs
+from ups_server.jobs.store import JobStore, jobs
 
 
 def claim(leases: Leases, owner: str = "worker") -> Lease:

@@ -9,8 +9,7 @@ from ups_server.errors import UserError
 from ups_server.jobs.database import MIGRATIONS, Database, migrate, open_database, postgresql_engine, sqlite_engine
 from ups_server.jobs.leases import Leases
 from ups_server.jobs.spec import JobState
-from ups_server.jobs.store import JobStore
-from ups_server.jobs.tables import metadata
+from ups_server.jobs.store import JobStore, metadata
 
 OLD_JOB = """
 INSERT INTO jobs (id, kind, state, priority, spec, cancel_requested, fence, attempt, crashes, last_seq, created_at)

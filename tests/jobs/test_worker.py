@@ -13,12 +13,12 @@ import pytest
 
 from tests.api.conftest import wait_until
 from ups_server.errors import UserError
-from ups_server.jobs.context import JobContext
 from ups_server.jobs.database import Database
 from ups_server.jobs.leases import Lease, Leases
 from ups_server.jobs.local import WorkerSupervisor, clear_settings
 from ups_server.jobs.spec import EvaluationSpec, Job, JobState
 from ups_server.jobs.store import JobStore
+from ups_server.jobs.tasks import JobContext
 from ups_server.jobs.worker import Worker
 from ups_server.settings import Settings
 

@@ -10,8 +10,7 @@ from ups_server.catalog import shipped_folder
 from ups_server.errors import UserError
 from ups_server.language.clauses import clauses, denied, segments, stated_size
 from ups_server.language.encoder import MAX_TOKENS, Encoder, body_weights
-from ups_server.language.naming import PIECES, Bag
-from ups_server.language.reader import Reader, reader_of, understood
+from ups_server.language.reader import PIECES, Bag, Reader, reader_of, understood
 from ups_server.pde.equation import TERMS
 from ups_server.pde.grammar import parse_equation
 from ups_server.specs import EquationRequest

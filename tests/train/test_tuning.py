@@ -13,7 +13,7 @@ import torch
 from tests.small_models import SMALL, write_parent
 from tests.train.test_adapt import adaptation
 from ups_server.catalog import Catalog
-from ups_server.cli.models import export
+from ups_server.cli.catalogue import export
 from ups_server.data.simulate import build_store
 from ups_server.data.store import Store
 from ups_server.errors import UserError

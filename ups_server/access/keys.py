@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ups_server.access.scopes import Scope, granted
 from ups_server.errors import UserError
 from ups_server.jobs.database import Database, now
-from ups_server.jobs.tables import metadata
+from ups_server.jobs.store import metadata
 
 PATTERN = re.compile(r"ups_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 DAY_S = 86_400.0

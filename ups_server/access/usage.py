@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from ups_server.access.keys import DAY_S
 from ups_server.jobs.database import Database, now
-from ups_server.jobs.tables import jobs, metadata
+from ups_server.jobs.store import jobs, metadata
 
 MINUTE_S = 60.0
 RESERVED_S = 600.0

@@ -31,7 +31,7 @@ from starlette.types import Receive, Scope, Send
 from ups_server.api.problems import problem_document
 from ups_server.data.export import encode as export_bytes
 from ups_server.data.export import media_types
-from ups_server.data.formats.json_text import plain
+from ups_server.data.formats.written import plain
 from ups_server.engine.engine import Engine, EngineFailure
 from ups_server.errors import UserError
 from ups_server.rollout.observation import Compared, Computed, Observation

@@ -9,6 +9,7 @@ from typing import Any
 
 from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry
 from starlette.middleware.cors import CORSMiddleware
 
@@ -28,7 +29,7 @@ from ups_server.api.metrics import RequestMetrics, ServiceCollector
 from ups_server.api.middleware import RequestLog, SecurityHeaders, cors_options
 from ups_server.api.openapi import complete, demand_keys
 from ups_server.api.problems import ProblemDocument, install
-from ups_server.api.routes import ROUTERS, methods
+from ups_server.api.routes import catalogue, files, jobs, page, rollouts, status, stored_rollouts
 from ups_server.api.routes.stored_rollouts import kept_plan
 from ups_server.api.service import Service
 from ups_server.catalog import Catalog
@@ -48,6 +49,20 @@ from ups_server.specs import EquationRequest, RolloutRequest
 
 logger = logging.getLogger(__name__)
 
+ROUTERS = (
+    page.router,
+    status.router,
+    catalogue.family_routes,
+    catalogue.equation_routes,
+    files.router,
+    catalogue.model_routes,
+    rollouts.router,
+    stored_rollouts.router,
+    rollouts.super_resolution,
+    jobs.evaluations,
+    jobs.fine_tuning,
+)
+"""The resources. A new one is a router here."""
 DESCRIPTION = "One model for many partial differential equations."
 
 
@@ -112,6 +127,12 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         app.include_router(router, dependencies=[Depends(admit)])
     app.openapi = lambda: openapi_document(app)  # type: ignore[method-assign]
     return app
+
+
+def methods(path: str) -> set[str]:
+    """All methods that a path answers, whichever routes they belong to."""
+    routes = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+    return {method for route in routes if route.path_regex.match(path) for method in route.methods or ()}
 
 
 def examiner_of(settings: Settings) -> Examiner:

@@ -1,7 +1,6 @@
 """Python clients: rollouts as `xarray.Dataset`, problem documents as `UserError`. Import no torch."""
 
-from ups_server.client.asynchronous import AsyncClient
-from ups_server.client.blocking import Client
+from ups_server.client.clients import AsyncClient, Client
 from ups_server.client.messages import (
     CheckpointDocument,
     Document,

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from ups_server.jobs.database import Database, now
 from ups_server.jobs.spec import ACTIVE, Job, JobState
-from ups_server.jobs.tables import STATE, change, events, job_of, jobs, state_data
+from ups_server.jobs.store import STATE, change, events, job_of, jobs, state_data
 
 LOST = {"code": "worker_lost", "status": 500, "title": "worker lost"}
 

@@ -10,8 +10,8 @@ from ups_server.data.windows import frame_stride
 from ups_server.errors import UserError
 from ups_server.evaluation.evaluate import frames_per_step
 from ups_server.files.equations import check_one_equation, model_equation, same_equation, stored_equation
-from ups_server.jobs.context import stored_file
 from ups_server.jobs.spec import EvaluationSpec, FineTuningSpec, TuningName
+from ups_server.jobs.tasks import stored_file
 from ups_server.model.config import UPSConfig
 from ups_server.pde import families, family
 from ups_server.train.few_shot import FewShotData, check_language_model, check_methods, check_points

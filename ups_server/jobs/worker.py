@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from ups_server.errors import UserError
-from ups_server.jobs.context import JobContext, TaskStopped, heartbeats
 from ups_server.jobs.database import open_database
 from ups_server.jobs.leases import Lease, LeaseLost, Leases
 from ups_server.jobs.spec import ROLLOUT
-from ups_server.jobs.tasks import Task, task
+from ups_server.jobs.tasks import JobContext, Task, TaskStopped, heartbeats, task
 from ups_server.processes import configure_logs
 from ups_server.settings import Settings
 

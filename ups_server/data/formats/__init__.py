@@ -62,11 +62,10 @@ def formats() -> tuple[Format, ...]:
 @cache
 def exporters() -> dict[str, Exporter]:
     """All formats that are written, by name; the first is the default of bytes."""
-    from ups_server.data.formats.json_text import JsonExporter
     from ups_server.data.formats.netcdf import NetcdfExporter
     from ups_server.data.formats.npz import NpzExporter
     from ups_server.data.formats.pdebench.writing import PdebenchExporter
-    from ups_server.data.formats.safetensors_file import SafetensorsExporter
+    from ups_server.data.formats.written import JsonExporter, SafetensorsExporter
     from ups_server.data.formats.zarr import ZarrExporter
 
     built_in: tuple[Exporter, ...] = (

@@ -1,7 +1,4 @@
-"""safetensors: tensors `data`, `times`, `x`, ..., `static`; the header as JSON in the metadata entry `header`.
-
-The library writes what lies in memory whole; this writes the same container piece by piece.
-"""
+"""Formats that are written and not read here: safetensors and JSON."""
 
 import json
 import math
@@ -12,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ups_server.data.formats.base import Exporter, Header
 from ups_server.data.source import Readable, RowProgress, pieces, static_pieces
@@ -21,6 +19,11 @@ ALIGNMENT = 8
 
 
 class SafetensorsExporter(Exporter):
+    """Tensors `data`, `times`, `x`, ..., `static`; the header as JSON in the metadata entry `header`.
+
+    The library writes what lies in memory whole; this writes the same container piece by piece.
+    """
+
     format = "safetensors"
     suffixes = (".safetensors",)
     media_type = "application/vnd.safetensors"
@@ -58,3 +61,35 @@ def _stream(target: Path | BinaryIO) -> Iterator[BinaryIO]:
             yield stream
     else:
         yield target
+
+
+class JsonExporter(Exporter):
+    """The header with the values as nested lists `data` ([B,] T, X..., C), `static` too. Small results only.
+
+    Values that are not finite become null: JSON has no other word.
+    """
+
+    format = "json"
+    suffixes = (".json",)
+    media_type = "application/json"
+
+    def write(
+        self, target: Path | BinaryIO, header: Header, values: Readable, progress: RowProgress | None = None
+    ) -> None:
+        data = values.read(range(header.count)).reshape(header.shape)
+        document = {**header.document(), "data": plain(data)}
+        if (static := values.read_static(range(header.count))) is not None:
+            document["static"] = plain(static)
+        content = json.dumps(document, allow_nan=False, separators=(",", ":")).encode()
+        with _stream(target) as stream:
+            stream.write(content)
+
+
+def plain(values: NDArray[np.float32]) -> list[Any]:
+    """Nested lists of numbers and nulls."""
+    finite = np.isfinite(values)
+    if finite.all():
+        return list(values.tolist())
+    boxed = values.astype(object)
+    boxed[~finite] = None
+    return list(boxed.tolist())

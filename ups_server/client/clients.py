@@ -1,7 +1,8 @@
-"""The client for coroutines: the same operations as the blocking one's, awaited."""
+"""The two clients: every method has an operation happen, `Client` by waiting for it, `AsyncClient` in coroutines."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterable
 from contextlib import aclosing, closing
 from functools import cached_property
 from types import TracebackType
@@ -187,3 +188,139 @@ async def _passed_on(parts: Iterable[bytes]) -> AsyncIterator[bytes]:
     """Parts small enough to be read between two others' turns."""
     for part in parts:
         yield part
+
+
+def waiting(operation: Callable[P, Operation[T]]) -> "Callable[Concatenate[Client, P], T]":
+    """The method that returns an operation's value."""
+
+    def method(client: "Client", /, *arguments: P.args, **named: P.kwargs) -> T:
+        return client._run(operation(*arguments, **named))
+
+    described(method, operation)
+    return method
+
+
+def waiting_for_each(stream: Callable[P, Stream[ItemT]]) -> "Callable[Concatenate[Client, P], Generator[ItemT]]":
+    """The method that yields the items of a stream."""
+
+    def method(client: "Client", /, *arguments: P.args, **named: P.kwargs) -> Generator[ItemT]:
+        return client._iterate(stream(*arguments, **named))
+
+    described(method, stream)
+    return method
+
+
+class Client:
+    """Talks to a running service.
+
+    Args:
+        transport: replaces the network, as httpx understands it.
+        timeout: seconds without an answer.
+        key: API key; by default that of the environment variable UPS_KEY.
+    """
+
+    def __init__(
+        self,
+        base_url: str = DEFAULT_URL,
+        transport: httpx.BaseTransport | None = None,
+        timeout: float = TIMEOUT_S,
+        key: str | None = None,
+    ) -> None:
+        self._http = httpx.Client(transport=transport, **connection(base_url, timeout, key))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    families = waiting(operations.families)
+    family = waiting(operations.family)
+    equation = waiting(operations.equation)
+    models = waiting(operations.models)
+    model = waiting(operations.model)
+    delete_model = waiting(operations.delete_model)
+    current_key = waiting(operations.current_key)
+
+    rollout = waiting(operations.rollout)
+    super_resolution = waiting(operations.super_resolution)
+    stream = waiting_for_each(operations.stream)
+    stream_events = waiting_for_each(operations.stream_events)
+    submit = waiting(operations.submit)
+    result = waiting(operations.result)
+    download = waiting(operations.download)
+    delete_rollout = waiting(operations.delete_rollout)
+
+    upload = waiting(operations.upload)
+    examined_file = waiting(operations.examined_file)
+    file = waiting(operations.file)
+    preview = waiting(operations.preview)
+    declare = waiting(operations.declare)
+    delete_file = waiting(operations.delete_file)
+    files = waiting(operations.files)
+
+    evaluate = waiting(operations.evaluate)
+    fine_tune = waiting(operations.fine_tune)
+    job = waiting(operations.job)
+    follow = waiting_for_each(operations.follow)
+    checkpoints = waiting(operations.checkpoints)
+    cancel = waiting(operations.cancel)
+    resume = waiting(operations.resume)
+    jobs = waiting(operations.jobs)
+
+    def _run(self, operation: Operation[T]) -> T:
+        outcome: Any = None
+        with closing(operation):
+            while True:
+                try:
+                    effect = advance(operation, outcome)
+                except StopIteration as end:
+                    value: T = end.value
+                    return value
+                try:
+                    outcome = self._perform(effect)
+                except httpx.TransportError as error:
+                    outcome = error
+
+    def _perform(self, effect: Effect) -> Any:
+        match effect:
+            case Ask():
+                return self._answer(effect)
+            case Pause():
+                return time.sleep(effect.seconds)
+            case InThread():
+                return effect.function(self._http)
+
+    def _answer(self, ask: Ask) -> httpx.Response:
+        request = self._http.build_request(
+            ask.method, ask.path, content=ask.content, headers=ask.headers, params=ask.params
+        )
+        response = self._http.send(request, stream=True)
+        if ask.streamed and response.is_success:
+            return response
+        with closing(response):
+            if ask.into is not None and response.is_success:
+                with ask.into.open("wb") as file:
+                    for part in response.iter_bytes():
+                        file.write(part)
+            else:
+                response.read()
+        return response
+
+    def _iterate(self, stream: Stream[ItemT]) -> Generator[ItemT]:
+        while not stream.ended:
+            broken: httpx.TransportError | None = None
+            with closing(self._run(stream.connect())) as response:
+                try:
+                    for event in EventSource(response).iter_sse():
+                        yield from stream.read(event)
+                        if stream.ended:
+                            return
+                except httpx.TransportError as error:
+                    broken = error
+            self._run(stream.disconnected(broken))

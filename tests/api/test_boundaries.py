@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from tests.api.conftest import RunningService
 from tests.api.test_problems import check
-from ups_server.cli.app import app
+from ups_server.cli import app
 from ups_server.cli.options import parse_boundary
 from ups_server.data.formats import open_source
 from ups_server.errors import UserError

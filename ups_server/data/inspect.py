@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from ups_server.data.containers import Container, StoredArray, open_container
-from ups_server.data.layouts import layouts
-from ups_server.data.layouts.axes import placement
-from ups_server.data.layouts.draft import Draft, Finding, Sure, as_yaml, safe_name
+from ups_server.data.layouts.draft import Draft, Finding, Sure, as_yaml, placement, safe_name
+from ups_server.data.layouts.published import layouts
 from ups_server.errors import UserError
 
 FROZEN = ConfigDict(frozen=True, extra="forbid")

@@ -3,8 +3,7 @@
 from typing import Any
 
 from ups_server.data.containers import Container, StoredArray
-from ups_server.data.layouts.axes import placement
-from ups_server.data.layouts.draft import Draft, Layout, safe_name
+from ups_server.data.layouts.draft import Draft, Layout, placement, safe_name
 
 TIME = ("time", "t")
 SPACE = {"x": ("x", "lon", "longitude", "projection_x_coordinate"), "y": ("y", "lat", "latitude"), "z": ("z", "height")}
@@ -76,4 +75,4 @@ def propose(container: Container, stem: str) -> Draft:
     return draft
 
 
-LAYOUT = Layout("CF conventions", matches, propose)
+CF = Layout("CF conventions", matches, propose)

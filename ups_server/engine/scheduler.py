@@ -1,9 +1,12 @@
 """Continuous batching: rollouts join and leave between any two steps, and share the steps. Imports no torch.
 
 A turn is one step of one batch. The batches of different buckets (model, grid, boundary) take turns; within a bucket,
-parts that fit together (rows, memory) make `QUANTUM` steps before others that wait take their places. Rollouts that
-have just come go first: they make their first step in a turn of their own, which is short, so that neither the first
-frame nor a rollout of one step waits for a step of a full batch; the batch that runs is not taken apart for it.
+parts that fit together (rows, memory) make `QUANTUM` steps before others that wait take their places.
+
+Rollouts that have just come make their first step in a turn of their own, before the others', so that neither the first
+frame nor a rollout of one step waits for those that came long ago; the batch that runs is not taken apart for it. After
+such a turn those who have made a step before have `TURNS_BETWEEN` turns, if they want them: a crowd of short rollouts
+leaves long ones two of three turns, and waits for two of theirs at most.
 """
 
 import logging
@@ -28,6 +31,9 @@ logger = logging.getLogger("ups_server.engine")
 
 QUANTUM = 8
 """Steps a full batch makes before those that wait take the places: membership is not changed at every step."""
+
+TURNS_BETWEEN = 2
+"""Turns of rollouts under way between two of newcomers."""
 
 Send = Callable[[dict[str, Any], Sequence[Frames]], None]
 
@@ -135,6 +141,7 @@ class Scheduler:
         self._turn = 0
         self.work = Work()
         self._favoured = False
+        self._turns_since = TURNS_BETWEEN
 
     def handle(self, header: dict[str, Any], arrays: list[Frames]) -> None:
         """Takes in one message."""
@@ -159,7 +166,7 @@ class Scheduler:
         self._turn += 1
         bucket = self._next_bucket(ready)
         self._turn_of[bucket] = self._turn
-        candidates = [part for part in ready if part.bucket == bucket and (part.newcomer or not self._favoured)]
+        candidates = [part for part in ready if part.bucket == bucket and part.newcomer == self._favoured]
         step = self._launched(bucket, self._chosen(bucket, candidates))
         if step is not None:
             self._in_flight.append(step)
@@ -214,20 +221,23 @@ class Scheduler:
             )
 
     def _next_bucket(self, ready: Sequence[Part]) -> Hashable:
-        """Of the newcomer that came first, in every other turn at most; else the one that waited longest."""
+        """Of the newcomer that came first, unless it is the others' turn; else the one that waited longest."""
         newcomers = [part for part in ready if part.newcomer]
-        self._favoured = bool(newcomers) and not self._favoured
+        others = [part for part in ready if not part.newcomer]
+        self._favoured = bool(newcomers) and (self._turns_since >= TURNS_BETWEEN or not others)
         if self._favoured:
+            self._turns_since = 0 if others else TURNS_BETWEEN
             return newcomers[0].bucket
-        return min(ready, key=lambda part: self._turn_of.get(part.bucket, 0)).bucket
+        self._turns_since += 1
+        return min(others, key=lambda part: self._turn_of.get(part.bucket, 0)).bucket
 
     def _chosen(self, bucket: Hashable, ready: list[Part]) -> list[Part]:
-        """Newcomers first, then members of the batch that have turns left, then who waited longest; what fits."""
+        """Members of the batch that have turns left first, then who waited longest; what fits."""
         running = self._running.get(bucket)
         members = set(running.members) if running and running.turns > 0 else set()
 
-        def place(part: Part) -> tuple[bool, bool, int]:
-            return (not part.newcomer, part not in members, part.served)
+        def place(part: Part) -> tuple[bool, int]:
+            return (part not in members, part.served)
 
         chosen: list[Part] = []
         rows = size = 0

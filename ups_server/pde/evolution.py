@@ -11,7 +11,7 @@ not a number.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,20 +83,34 @@ class _Resolved(Solution):
         self._runs = [problems.start(_coarsest(problems.n, doubling)[0]) for doubling in (0, 1)]
 
     def saved(self) -> Array:
-        columns = [self._doubling[:, None], self._size[:, None]]
-        for run in self._runs:
-            columns += [run.alive[:, None], np.ascontiguousarray(run.spectrum).view(np.float64)]
-        return np.concatenate(columns, axis=1, dtype=np.float64)
+        # Of each trajectory its own modes and no more: a row means the same in any company.
+        coarse, fine = self._runs
+        whole = np.zeros((len(self.initial), 4 + 2 * sum(run.spectrum.shape[1] for run in self._runs)))
+        whole[:, :4] = np.stack([self._doubling, self._size, coarse.alive, fine.alive], axis=1)
+        for rows, run, modes, place in self._places():
+            whole[rows, place] = np.ascontiguousarray(run.spectrum[rows, :modes]).view(np.float64)
+        return whole
 
     def _restore(self, elapsed: float, saved: Array) -> None:
         self._doubling = saved[:, 0].astype(np.int64)
         self._size = saved[:, 1].copy()
-        highest, first = int(self._doubling.max()), 2
         for level, run in enumerate(self._runs):
-            width = 2 * (_coarsest(self._problems.n, highest + level)[0] // 2)
-            run.alive = saved[:, first].astype(bool)
-            run.spectrum = np.ascontiguousarray(saved[:, first + 1 : first + 1 + width]).view(np.complex128)
-            first += 1 + width
+            run.alive = saved[:, 2 + level].astype(bool)
+            run.spectrum = np.zeros((len(saved), self._modes(int(self._doubling.max()), level)), dtype=np.complex128)
+        for rows, run, modes, place in self._places():
+            run.spectrum[rows, :modes] = np.ascontiguousarray(saved[rows, place]).view(np.complex128)
+
+    def _modes(self, doubling: int, level: int) -> int:
+        return _coarsest(self._problems.n, doubling + level)[0] // 2
+
+    def _places(self) -> "Iterator[tuple[Rows, _Run, int, slice]]":
+        """Where the modes of some rows, of either resolution, are in what is saved of them."""
+        for doubling in np.unique(self._doubling):
+            first = 4
+            for level, run in enumerate(self._runs):
+                modes = self._modes(int(doubling), level)
+                yield np.flatnonzero(self._doubling == doubling), run, modes, slice(first, first + 2 * modes)
+                first += 2 * modes
 
     def _advance(self, elapsed: float) -> Array:
         """Raises UserError ``not_resolved``."""
@@ -270,6 +284,9 @@ class _Run:
         """
         modes = points // 2
         spectrum, alive = self.spectrum[rows, :modes], self.alive[rows]
+        # What is too large from the start has no say in the steps of the others.
+        alive &= np.abs(spectrum).sum(axis=1) < UNBOUNDED
+        spectrum[~alive] = 0.0
         size = np.abs(np.fft.irfft(spectrum, n=points, axis=-1, norm="forward")).max(axis=1)
         rate = problems.rate(size, _coarsest(problems.n, 0)[0])[alive]
         count = max(1, math.ceil(float(rate.max(initial=0.0)) * interval)) * subdivision
@@ -278,6 +295,8 @@ class _Run:
         nonlinear = problems.nonlinear(modes)
         with np.errstate(all="ignore"):
             for _ in range(count):
+                if not alive.any():
+                    break
                 spectrum = method.advance(spectrum, nonlinear)
                 alive &= np.abs(spectrum).sum(axis=1) < UNBOUNDED
                 spectrum[~alive] = 0.0

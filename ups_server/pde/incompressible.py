@@ -105,7 +105,8 @@ class Ring:
 
     A shift along an axis is then a slice, and every operation runs over contiguous memory: at 64^2, where operations
     cost little more than their call, that halves the time of a step. Points of the ring lie before and after others in
-    memory that are no neighbours of theirs: whatever is computed there is meaningless and must be set again.
+    memory that are no neighbours of theirs: whatever is computed there is meaningless, not a number perhaps, and must be
+    set again.
 
     Attributes:
         shape: (N, X + 2, Y + 2).
@@ -173,10 +174,14 @@ def _anywhere(ring: Ring, field: Array, x: Array, y: Array) -> Array:
     n, m = ring.shape[1:]
     row, across, along = np.unravel_index(np.arange(field.size)[ring.core], ring.shape)
     place = [np.clip(across - x, 0.0, n - 1.0), np.clip(along - y, 0.0, m - 1.0)]
+    nowhere = np.isnan(place[0]) | np.isnan(place[1])
+    for axis in place:
+        axis[nowhere] = 0.0
     found = np.empty_like(x)
     for index, values in enumerate(ring.box(field)):
         here = row == index
         found[here] = map_coordinates(values, [axis[here] for axis in place], order=1, mode="nearest", prefilter=False)
+    found[nowhere] = np.nan
     return found
 
 
@@ -236,9 +241,9 @@ class _Flow(Stepped):
         self.viscosity = viscosity
         self.ring = ring = Ring(len(initial), grid.n)
         self.u, self.v, self.particles, self.rate = (ring.zeros() for _ in range(4))
-        self.inner_u, self.inner_v = ring.zeros(), ring.zeros()
-        ring.box(self.inner_u)[:, 1:-2, 1:-1] = 1.0
-        ring.box(self.inner_v)[:, 1:-1, 1:-2] = 1.0
+        # Where there is no face inside the box, and no cell.
+        self.no_u, self.no_v, self.no_cell = (np.ones(ring.shape, dtype=np.bool_) for _ in range(3))
+        self.no_u[:, 1:-2, 1:-1] = self.no_v[:, 1:-1, 1:-2] = self.no_cell[:, 1:-1, 1:-1] = False
         ring.box(self.rate)[:] = viscosity[:, None, None]
         ring.box(self.u)[:, 1:-2, 1:-1] = to_faces(initial[..., 0], 1)
         ring.box(self.v)[:, 1:-1, 1:-2] = to_faces(initial[..., 1], 2)
@@ -296,15 +301,15 @@ class _Flow(Stepped):
         u_at_v *= 0.25 * x
         advected_u = upstream(self.ring, u, x * near(u), v_at_u)
         advected_v = upstream(self.ring, v, u_at_v, y * near(v))
-        np.multiply(advected_u, near(self.inner_u), out=near(u))
-        np.multiply(advected_v, near(self.inner_v), out=near(v))
+        near(u)[:] = self._inside(advected_u, self.no_u)
+        near(v)[:] = self._inside(advected_v, self.no_v)
 
     def _diffuse(self, step: float) -> None:
         near = self.ring.near
         rate_x, rate_y = (step / spacing**2 for spacing in self.spacing)
         stiff = np.flatnonzero(self.viscosity * (rate_x + rate_y) > MAX_EXPLICIT)
         implicit = [self._diffused_implicitly(field, stiff, step) for field in (self.u, self.v)]
-        for field, inner in ((self.u, self.inner_u), (self.v, self.inner_v)):
+        for field, beyond in ((self.u, self.no_u), (self.v, self.no_v)):
             change = near(field, 1) + near(field, -1)
             change *= rate_x
             beside = near(field, 0, 1) + near(field, 0, -1)
@@ -312,8 +317,7 @@ class _Flow(Stepped):
             change += beside
             change -= np.multiply(near(field), 2.0 * (rate_x + rate_y), out=beside)
             change *= near(self.rate)
-            change *= near(inner)
-            near(field)[:] += change
+            near(field)[:] += self._inside(change, beyond)
         for field, solved in zip((self.u, self.v), implicit, strict=True):
             self.ring.box(field)[stiff] = solved
 
@@ -335,11 +339,14 @@ class _Flow(Stepped):
 
     def _accelerate(self, step: float, force_x: Array, force_y: Array) -> None:
         near, c = self.ring.near, self.particles
-        for velocity, force, beyond in ((self.u, force_x, near(c, 1)), (self.v, force_y, near(c, 0, 1))):
-            push = near(c) + beyond
+        for velocity, force, after, beyond in (
+            (self.u, force_x, near(c, 1), self.no_u),
+            (self.v, force_y, near(c, 0, 1), self.no_v),
+        ):
+            push = near(c) + after
             push *= 0.5 * step
             push *= near(force)
-            near(velocity)[:] += push
+            near(velocity)[:] += self._inside(push, beyond)
 
     def _project(self) -> None:
         near, u, v = self.ring.near, self.u, self.v
@@ -351,15 +358,20 @@ class _Flow(Stepped):
         beside = near(v) - near(v, 0, -1)
         beside *= 1.0 / dy
         inside += beside
+        self._inside(inside, self.no_cell)
         pressure = self.pressure.solve(self.ring.box(divergence)).ravel()
-        for velocity, inner, beyond, spacing in (
-            (u, self.inner_u, near(pressure, 1), dx),
-            (v, self.inner_v, near(pressure, 0, 1), dy),
+        for velocity, beyond, after, spacing in (
+            (u, self.no_u, near(pressure, 1), dx),
+            (v, self.no_v, near(pressure, 0, 1), dy),
         ):
-            slope = beyond - near(pressure)
+            slope = after - near(pressure)
             slope *= 1.0 / spacing
-            slope *= near(inner)
-            near(velocity)[:] -= slope
+            near(velocity)[:] -= self._inside(slope, beyond)
+
+    def _inside(self, values: Array, beyond: NDArray[np.bool_]) -> Array:
+        """Values over the core, in place zero `beyond` the box: what stands there need be no number."""
+        np.copyto(values, 0.0, where=beyond.reshape(-1)[self.ring.core])
+        return values
 
     def _advect_particles(self, step: float) -> None:
         near = self.ring.near

@@ -8,7 +8,7 @@ import numpy as np
 
 from ups_server.engine.engine import RolloutSpec
 from ups_server.solvers.limits import Ended, Survivors
-from ups_server.solvers.solver import BatchedSession, Frames, InFlight, Resumable, Session, SessionBatch
+from ups_server.solvers.solver import BatchedSession, Frames, InFlight, Resumable, Session, SessionBatch, why_ended
 
 
 @dataclass(eq=False)
@@ -119,7 +119,7 @@ class Rollout:
         part.finished = step
         if values is None:
             return []
-        ended = self.survivors.check(step, values, part.first)
+        ended = self.survivors.check(step, values, part.first, why_ended(part.session))
         part.over = self._has_ended(part)
         if step % self.save_every == 0:
             masked = self.survivors.masked(values, part.first)

@@ -23,7 +23,7 @@ from ups_server.errors import UserError
 from ups_server.settings import Settings, available_cores
 from ups_server.solvers.limits import Survivors
 from ups_server.solvers.registry import load
-from ups_server.solvers.solver import Frames
+from ups_server.solvers.solver import Frames, why_ended
 
 logger = logging.getLogger(__name__)
 
@@ -169,7 +169,7 @@ class InProcess:
             with np.errstate(all="ignore"):
                 values = session.step()
             seconds += time.perf_counter() - began
-            for ended in survivors.check(step, values):
+            for ended in survivors.check(step, values, why=why_ended(session)):
                 yield ended
             if not survivors.alive.any():
                 break

@@ -36,6 +36,8 @@ from ups_server.pde.solution import Grouped, Solution, Stepped, in_groups
 
 CELLS = 32768
 """Cells advanced together: enough for the calls to cost little, few enough for a core's cache."""
+MOST_STEPS = 10**6
+"""From one look at the states to the next: a frame of a usual state takes some hundred."""
 RENEWAL = 8
 """Steps between two measurements of the speed of sound."""
 
@@ -61,7 +63,8 @@ def compressible_solution(
         single: compute in single precision.
 
     Raises:
-        UserError: ``state_not_positive`` where density or pressure is not.
+        UserError: ``state_not_positive`` where density or pressure is not; ``state_too_large``, from
+            `Solution.advance`, where its sound is too fast.
     """
     ndim = grid.ndim
     if not (initial[..., ndim:] > 0.0).all():
@@ -131,6 +134,14 @@ class _Gas(Stepped):
         state, remaining = self._state, np.full(len(self.initial), elapsed - self.elapsed)
         while (remaining > 0.0).any():
             count = np.ceil(remaining / largest_step(state, self._spacing) * (1.0 - 1e-12))
+            if (count > MOST_STEPS).any():
+                raise UserError(
+                    "state_too_large",
+                    "sound or flow is too fast for the reference solver",
+                    got=f"{np.nanmax(count):.3g} steps",
+                    expected=f"at most {MOST_STEPS}",
+                    hint="lower pressure and velocity, or raise the density",
+                )
             step = remaining / np.maximum(count, 1.0)
             number = np.minimum(count, RENEWAL)
             roughness = density_roughness(state[0], self._wraps)

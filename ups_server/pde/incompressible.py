@@ -105,8 +105,8 @@ class Ring:
 
     A shift along an axis is then a slice, and every operation runs over contiguous memory: at 64^2, where operations
     cost little more than their call, that halves the time of a step. Points of the ring lie before and after others in
-    memory that are no neighbours of theirs: whatever is computed there is meaningless, not a number perhaps, and must be
-    set again.
+    memory that are no neighbours of theirs: whatever is computed there is meaningless, perhaps not a number, and must
+    be set again.
 
     Attributes:
         shape: (N, X + 2, Y + 2).

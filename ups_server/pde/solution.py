@@ -5,6 +5,7 @@ it keeps all of that, so that looking at a state changes nothing: a rollout fram
 at once are the same thing.
 """
 
+import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -13,9 +14,15 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
+from ups_server.errors import UserError
 from ups_server.pde.grid import Array
 
+logger = logging.getLogger("ups_server.pde")
+
 Rows = NDArray[np.intp]
+
+FAILURES = (UserError, ArithmeticError, ValueError, RuntimeError)
+"""What a solver raises at a state that it cannot go on from: what it objects to, or what comes of numbers too large."""
 
 
 class Solution(ABC):
@@ -127,6 +134,114 @@ class Grouped(Solution):
     def _restore(self, elapsed: float, saved: Array) -> None:
         for rows, part in self._groups:
             part.restore(elapsed, saved[rows])
+
+
+@final
+class Independent(Solution):
+    """Trajectories that go together for as long as all go well; what fails ends alone.
+
+    A row that is not finite, or at which the solver fails, is not a number from there on and computed no more. Where an
+    advance shows such a row it is made again in halves, down to single rows: the others get what they get without it.
+
+    Args:
+        sound: (N,): is all that is given of a row finite?
+        begin: makes the solution of such rows.
+
+    Attributes:
+        refused: why, of each row at which the solver failed.
+
+    Raises:
+        UserError: and whatever else the solver raises, here and from `advance`, where it fails at all rows at once.
+    """
+
+    def __init__(self, initial: Array, sound: NDArray[np.bool_], begin: Callable[[Rows], Solution]) -> None:
+        super().__init__(initial)
+        self.refused: dict[int, UserError] = {}
+        self._begin = begin
+        self._parts: list[tuple[Rows, Solution]] = []
+        self._attempt(lambda: self._begun(np.flatnonzero(sound)))
+
+    def saved(self) -> Array:
+        """Of each row the number of its part, from one on, before what the part saves."""
+        found = [(rows, part.saved()) for rows, part in self._parts]
+        whole = np.zeros((len(self.initial), 1 + max((saved.shape[1] for _, saved in found), default=0)))
+        for number, (rows, saved) in enumerate(found, start=1):
+            whole[rows, 0] = number
+            whole[rows, 1 : 1 + saved.shape[1]] = saved
+        return whole
+
+    def _restore(self, elapsed: float, saved: Array) -> None:
+        # What has ended may have been overwritten, with anything that is no such number.
+        number = saved[:, 0]
+        parts = []
+        for own in range(1, len(saved) + 1):
+            rows = np.flatnonzero(number == own)
+            if rows.size:
+                part = next((part for known, part in self._parts if np.array_equal(known, rows)), None)
+                parts.append((rows, part or self._begin(rows)))
+                parts[-1][1].restore(elapsed, saved[rows, 1:])
+        if not parts:
+            raise ValueError("this was not saved from a solution that goes on")
+        self._parts = parts
+
+    def _advance(self, elapsed: float) -> Array:
+        states = np.full(self.initial.shape, np.nan)
+
+        def go() -> list[tuple[Rows, Solution]]:
+            return [piece for rows, part in self._parts for piece in self._gone(rows, part, elapsed, states)]
+
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            self._attempt(go)
+        return states
+
+    def _attempt(self, make: Callable[[], list[tuple[Rows, Solution]]]) -> None:
+        """Makes the parts anew; raises what the solver did where it fails at all rows."""
+        self._failures: list[Exception] = []
+        self._parts = make()
+        if len(self._failures) == len(self.initial):
+            raise self._failures[0]
+
+    def _begun(self, rows: Rows) -> list[tuple[Rows, Solution]]:
+        """Solutions of these rows, as few as can be."""
+        if not rows.size:
+            return []
+        try:
+            return [(rows, self._begin(rows))]
+        except FAILURES as error:
+            if len(rows) == 1:
+                self._refuse(rows, error)
+                return []
+        return [piece for half in np.array_split(rows, 2) for piece in self._begun(half)]
+
+    def _gone(self, rows: Rows, part: Solution, elapsed: float, states: Array) -> list[tuple[Rows, Solution]]:
+        """Advances a part and writes its states; what it goes on as."""
+        place = part.saved() if len(rows) > 1 else None
+        try:
+            found = part.advance(elapsed)
+        except FAILURES as error:
+            if place is None:
+                self._refuse(rows, error)
+                return []
+        else:
+            if np.isfinite(found).all():
+                states[rows] = found
+                return [(rows, part)]
+            if place is None:
+                return []
+        pieces = []
+        for chosen in np.array_split(np.arange(len(rows)), 2):
+            half = self._begin(rows[chosen])
+            if self.elapsed:
+                half.restore(self.elapsed, place[chosen])
+            pieces += self._gone(rows[chosen], half, elapsed, states)
+        return pieces
+
+    def _refuse(self, rows: Rows, error: Exception) -> None:
+        self._failures.append(error)
+        if not isinstance(error, UserError):
+            logger.warning("a solver failed at one state", exc_info=error)
+            error = UserError("not_solved", "the solver failed at this state", got=f"{type(error).__name__}: {error}")
+        self.refused[int(rows[0])] = error
 
 
 def in_groups(order: Rows, size: int) -> list[Rows]:

@@ -9,7 +9,8 @@ import numpy as np
 from ups_server.errors import UserError
 from ups_server.pde import Family, Grid, family
 from ups_server.pde.grid import Array
-from ups_server.pde.solution import Solution
+from ups_server.pde.solution import Independent, Rows, Solution
+from ups_server.solvers.limits import NOT_FINITE
 from ups_server.solvers.solver import Frames, Problem, Session, Solver
 
 CHUNK_VALUES = 2**18
@@ -128,9 +129,17 @@ class _Equation:
             static=None if self.static is None else np.repeat(self.static, times, axis=0),
         )
 
-    def begin(self, initial: Array) -> Solution:
-        """The solution from `initial` (B, X..., C)."""
-        return self.family.begin(initial, self.grid, self.coefficients, self.static)
+    def begin(self, initial: Array) -> Independent:
+        """The solution from `initial` (B, X..., C); none of its rows spoils another."""
+        given = [initial, *self.coefficients.values()] + ([] if self.static is None else [self.static])
+        sound = np.all([np.isfinite(array).reshape(len(initial), -1).all(axis=1) for array in given], axis=0)
+
+        def some(rows: Rows) -> Solution:
+            coefficients = {name: values[rows] for name, values in self.coefficients.items()}
+            static = None if self.static is None else self.static[rows]
+            return self.family.begin(initial[rows], self.grid, coefficients, static)
+
+        return Independent(initial, sound, some)
 
 
 @final
@@ -144,7 +153,13 @@ class NumericalSession:
 
     def step(self) -> Frames:
         self._done += 1
-        return self._solution.advance(self._done * self._dt).astype(np.float32)
+        states = self._solution.advance(self._done * self._dt)
+        with np.errstate(over="ignore"):
+            return states.astype(np.float32)
+
+    def why_ended(self) -> dict[int, str]:
+        """See `Explained`: of the states at which the solver failed."""
+        return {row: f"{NOT_FINITE}: {problem.message}" for row, problem in self._solution.refused.items()}
 
     def saved(self) -> Frames:
         """The bits of float64 (B, M) as twice as many numbers."""

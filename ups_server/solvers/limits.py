@@ -19,6 +19,8 @@ from ups_server.solvers.solver import Frames
 
 Reason = Literal["not_finite", "outside_bounds", "outside_trained_range"]
 
+NOT_FINITE = "stopped being finite"
+
 WIDTHS = 1.0
 """How far a state may leave the values of the training (and of its own start), in units of their width."""
 SMALLEST = 0.02
@@ -49,7 +51,7 @@ class Ended:
 
     Attributes:
         fields, states: indices.
-        words: what they left, or that they are not finite.
+        words: what they left, or that they are not finite, and why, where it is known.
         got, limit: of the first of these states, the measure and what it may be; None where it is not finite.
     """
 
@@ -57,7 +59,7 @@ class Ended:
     fields: tuple[int, ...]
     states: tuple[int, ...]
     reason: Reason = "not_finite"
-    words: str = "stopped being finite"
+    words: str = NOT_FINITE
     got: float | None = None
     limit: float | None = None
 
@@ -129,16 +131,23 @@ class Survivors:
         """These ended before."""
         self.alive[list(states)] = False
 
-    def check(self, step: int, values: Frames, first: int = 0) -> list[Ended]:
-        """States (N, X..., C) after a step, the first of them number `first`: which of those that went on end here."""
+    def check(self, step: int, values: Frames, first: int = 0, why: Mapping[int, str] | None = None) -> list[Ended]:
+        """States (N, X..., C) after a step, the first of them number `first`: which of those that went on end here.
+
+        Args:
+            why: by row of `values`, why it is not finite, where its solver knows.
+        """
         rows = slice(first, first + len(values))
         going = self.alive[rows].copy()
         finite = np.isfinite(values)
         found = []
         whole = finite.all(axis=tuple(range(1, values.ndim)))
-        if (broken := going & ~whole).any():
-            fields = np.flatnonzero(~finite[broken].all(axis=tuple(range(values.ndim - 1))))
-            found.append(Ended(step, tuple(fields.tolist()), _numbers(broken, first)))
+        broken = going & ~whole
+        words = np.array([(why or {}).get(row, NOT_FINITE) for row in range(len(values))])
+        for said in dict.fromkeys(words[broken].tolist()):
+            alike = broken & (words == said)
+            fields = np.flatnonzero(~finite[alike].all(axis=tuple(range(values.ndim - 1))))
+            found.append(Ended(step, tuple(fields.tolist()), _numbers(alike, first), words=said))
         going &= whole
         for limit, given in self._limits:
             if not going.any():

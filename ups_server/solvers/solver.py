@@ -57,6 +57,15 @@ class Resumable(Protocol):
         ...
 
 
+@runtime_checkable
+class Explained(Protocol):
+    """A session that knows why some of its states are not finite."""
+
+    def why_ended(self) -> Mapping[int, str]:
+        """By state, in words that follow the name of a field; those without a known reason are left out."""
+        ...
+
+
 InFlight = Callable[[], list[Frames | None]]
 """Waits for a step that was launched. Each session's state (B, X..., C) where it was wanted or is not finite."""
 
@@ -135,6 +144,11 @@ class Solver(Protocol):
         determine the next one.
         """
         ...
+
+
+def why_ended(session: Session) -> Mapping[int, str]:
+    """What a session knows of it."""
+    return session.why_ended() if isinstance(session, Explained) else {}
 
 
 def rollout(session: Session, n_steps: int) -> Iterator[Frames]:

@@ -30,6 +30,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ups_server.errors import UserError
 from ups_server.pde.bounds import Bound, between, extremes
 from ups_server.pde.family import Family, Field, InitialKind
 from ups_server.pde.grid import Array, BoundaryCondition, BoundaryKind, Floats, Grid, Numbers
@@ -52,6 +53,7 @@ MIN_CELLS = 512
 RTOL, ATOL = 1e-6, 1e-9
 """Of the error of a step."""
 FIRST_STEP = 1e-3
+LEAST_STEP = 1e-12
 GROWTH = 5.0
 """Most by which a step is longer or shorter than the last."""
 GROUP = 8
@@ -104,6 +106,11 @@ class DiffusionSorption(Family):
         return between(0, np.minimum(low, 0.0), np.maximum(high, U_LEFT), reason)
 
     def begin(self, initial: Array, grid: Grid, coefficients: Numbers, static: Array | None = None) -> Solution:
+        """The reference solution.
+
+        Raises:
+            UserError: ``not_resolved``, from `Solution.advance`.
+        """
         n = grid.n[0]
         cells = Grid((n * -(-MIN_CELLS // n),), grid.extent)
         groups = in_groups(np.arange(len(initial)), GROUP)
@@ -132,7 +139,9 @@ class _Profiles(Stepped):
     def _advance(self, elapsed: float) -> Array:
         remaining = elapsed - self.elapsed
         while remaining > 0.0:
-            longest = float(self._step[0, 0])
+            longest = float(self._step.min())
+            if not longest >= LEAST_STEP:
+                raise UserError("not_resolved", "no step of the solver is short enough for this state", got=longest)
             count = math.ceil(remaining / longest * (1.0 - 1e-12))
             # The last two steps before a frame share what is left.
             step = remaining / count if count <= 2 else longest
@@ -174,7 +183,7 @@ class _Profiles(Stepped):
         before[:, 0] = after[:, -1] = 0.0
         *factors, failed = lapack.dgttrf(before.ravel()[1:], diagonal.ravel(), after.ravel()[:-1])
         if failed:
-            raise RuntimeError("diffusion-sorption met a singular system")
+            raise UserError("not_resolved", "the solver met a singular system at this state", got=step)
 
         def solve(right: Array) -> Array:
             found: Array = lapack.dgttrs(*factors, right.ravel())[0]

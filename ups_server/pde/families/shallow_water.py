@@ -47,6 +47,8 @@ STEP = 0.01
 """PDEBench's step. Finer grids divide it, so that frames do not change the steps between them."""
 COURANT = 0.9
 """Largest (|u| + 2 sqrt(h)) step / dx. The Riemann invariants bound every speed that can arise."""
+MOST_STEPS = 10**4
+"""In a time of `STEP`, for which usual states need one."""
 LINES = 64
 """Lines of cells swept together: their intermediates fit a core's cache."""
 
@@ -101,7 +103,7 @@ class ShallowWater(Family):
         """The reference solution from water at rest.
 
         Raises:
-            UserError: ``depth_not_positive``.
+            UserError: ``depth_not_positive``; from `Solution.advance` ``state_too_large``, ``not_resolved``.
         """
         if not (initial > 0.0).all():
             raise UserError("depth_not_positive", "the depth must be positive everywhere", got=float(initial.min()))
@@ -133,7 +135,15 @@ def advance(state: Array, interval: float, grid: Grid) -> Array:
     """The state (3, X, Y) of h, h u and h v an `interval` later."""
     dx, dy = grid.spacing
     speed = np.sqrt(state[1] ** 2 + state[2] ** 2) / state[0] + 2.0 * np.sqrt(state[0])
-    count = max(1, math.ceil(float(speed.max()) * interval / (COURANT * min(dx, dy))))
+    needed = float(speed.max()) * interval / (COURANT * min(dx, dy))
+    if not needed <= MOST_STEPS:
+        raise UserError(
+            "state_too_large",
+            "the waves of this state are too fast for the reference solver",
+            got=f"{needed:.3g} steps in a time of {interval:g}",
+            expected=f"at most {MOST_STEPS}",
+        )
+    count = max(1, math.ceil(needed))
     step = interval / count
     for _ in range(count):
         state = _sweep(state, step / dx)
@@ -168,7 +178,7 @@ def _sweep_lines(state: Array, ratio: float) -> Array:
         beside[:-1] |= drained
         beside[1:] |= drained
         if not (beside & ~unreliable).any():
-            raise RuntimeError("the shallow-water solver emptied a cell")
+            raise UserError("not_resolved", "the solver emptied a cell of this state", got=float(swept[0].min()))
         unreliable |= beside
 
 

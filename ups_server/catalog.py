@@ -123,6 +123,8 @@ class ModelCard(BaseModel):
     scores: Any = None
     readme: str | None = Field(default=None, description="The model card, Markdown.")
     source: str = Field(exclude=True, description="What the solver is loaded from: a folder or a built-in id.")
+    equation: Any = Field(default=None, exclude=True, description="Of a model tuned to a user's own equation: that.")
+    compared: Any = Field(default=None, exclude=True, description="Measured ways to a finer grid, where they were.")
 
     def support(self, family_id: str) -> FamilySupport:
         """Raises UserError ``family_not_in_model``."""
@@ -153,8 +155,14 @@ def builtin_solvers() -> dict[str, str]:
     return BUILTIN | {entry.name: f"Of the package {origin(entry)}." for entry in found}
 
 
-CARD_FILES = ("config.json", "scores.json", "README.md", "adaptation.json", "adapter.json")
-"""Of a model folder, what its card is made from."""
+EQUATION_FILE = "equation.json"
+"""Of a model that was tuned to a user's own equation."""
+TABLE_FILE = "super_resolution.json"
+"""In a model folder: what `benchmarks/superres.py --json` measured of it."""
+CARD_FILES = (
+    "config.json", "scores.json", "README.md", "adaptation.json", "adapter.json", EQUATION_FILE, TABLE_FILE
+)  # fmt: skip
+"""Of a model folder, what its card is made from: all that planning a rollout takes of it."""
 
 Stamps = tuple[tuple[int, int, int] | None, ...]
 """Inode, time of change and size of each of them; None where it is not there."""
@@ -360,9 +368,15 @@ def read_card(folder: Path) -> ModelCard:
     Raises:
         UserError: ``invalid_model``.
     """
-    configuration, scores, readme, adaptation, adapters = (folder / name for name in CARD_FILES)
+    configuration, scores, readme, adaptation, adapters, equation, table = (folder / name for name in CARD_FILES)
     config, adapted = read_document(configuration), read_document(adapters)
-    known = {"scores": read_document(scores), "readme": read_text(readme), "adaptation": read_document(adaptation)}
+    known = {
+        "scores": read_document(scores),
+        "readme": read_text(readme),
+        "adaptation": read_document(adaptation),
+        "equation": read_document(equation),
+        "compared": read_document(table),
+    }
     try:
         return ModelCard.model_validate(
             {

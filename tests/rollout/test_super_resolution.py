@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from tests.rollout.planning import observed, planned, write_card
+from ups_server.catalog import TABLE_FILE
 from ups_server.errors import UserError
 from ups_server.pde import Grid, family
 from ups_server.rollout.plan import Plan
 from ups_server.rollout.reference import reference_spec, start_in_words, states_at
-from ups_server.rollout.super_resolution import TABLE_FILE
 from ups_server.specs import Method, SuperResolution
 
 FREE, INTERPOLATED = "resolution-free", "interpolation"

@@ -18,8 +18,10 @@ from typing import Any
 import pytest
 
 import ups_server
+from tests.files.test_declaration import EQUATION
+from tests.rollout.planning import write_card
 from ups_server.api.body import JSON, decode
-from ups_server.catalog import Catalog
+from ups_server.catalog import EQUATION_FILE, Catalog
 from ups_server.cli.serve import EXAMPLE
 from ups_server.rollout.plan import completed, outlined
 from ups_server.settings import Settings
@@ -60,9 +62,9 @@ def on_the_way(frame: FrameType) -> str | None:
     return None if name.startswith(LIBRARY) else name
 
 
-def traced(**changes: Any) -> Way:
+def traced(data_dir: Path | None = None, **changes: Any) -> Way:
     body = json.dumps({**BODY, **changes}).encode()
-    catalog, settings, way = Catalog(), Settings(), Way()
+    catalog, settings, way = Catalog(data_dir), Settings(), Way()
     before = sys.getprofile()
     sys.setprofile(way)
     try:
@@ -95,8 +97,22 @@ def test_a_body_becomes_a_plan_downwards_through_few_files() -> None:
         {"model": "numerical", "reference": False},
         {"n_steps": None, "times": [0.0, 0.1, 0.2]},
         {"family": None, "equation": "u_t = -u*u_x + 0.01*u_xx", "coefficients": {}},
+        {"output_resolution": [256]},
+        {"output_resolution": [256], "method": "interpolation", "ensemble": {"members": 4}},
     ],
     ids=lambda changes: "-".join(changes),
 )
 def test_no_other_body_climbs_back(changes: dict[str, Any]) -> None:
     assert traced(**changes).climbs == []
+
+
+def test_a_model_tuned_to_an_equation_of_the_users_own_is_not_climbed_back_to(tmp_path: Path) -> None:
+    folder = write_card(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config["families"] = {EQUATION["id"]: {"dt": 0.1}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / EQUATION_FILE).write_text(json.dumps(EQUATION))
+    asked = {"model": folder.name, "family": EQUATION["id"], "coefficients": {"eps": 0.01}, "reference": False}
+    way = traced(tmp_path, **asked, initial_condition={"values": [0.0, 1.0] * 64}, output_resolution=[256])
+    assert {"files/equations.py", "data/user_equation.py", "rollout/super_resolution.py"} <= set(way.files)
+    assert way.climbs == []

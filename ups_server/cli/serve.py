@@ -131,7 +131,7 @@ def models(settings: "Settings") -> CheckFinding:
         if card.kind == "learned":
             for file in Path(card.source).glob("*.safetensors"):
                 check_weights(file)
-            model_equation(Path(card.source))
+            model_equation(card)
     default = catalog.model(settings.default_model)
     if broken := catalog.unreadable():
         return CheckFinding("models", "warning", "; ".join(map(str, broken.values())), "repair or remove these folders")

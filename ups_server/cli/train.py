@@ -268,7 +268,7 @@ def _store(file: Path, said: FileSaid, copy: Path, advance: Advance) -> "Store":
 
 def _equation_file(store: "Store", said: FileSaid) -> dict[str, str]:
     """The equation of the user's own that a mapping declares, which goes with the tuned model."""
-    from ups_server.files.equations import EQUATION_FILE
+    from ups_server.catalog import EQUATION_FILE
 
     if said.mapping is None or said.mapping.equation is None:
         return {}

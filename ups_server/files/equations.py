@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ups_server.catalog import invalid_model, read_document
+from ups_server.catalog import EQUATION_FILE, ModelCard, invalid_model, read_document
 from ups_server.data.user_equation import EquationSpec, check_mappable
 from ups_server.errors import UserError
 from ups_server.files.storage import FileStorage
@@ -15,9 +15,6 @@ from ups_server.pde import Family
 from ups_server.pde.registry import add_user_family, is_installed
 
 logger = logging.getLogger(__name__)
-
-EQUATION_FILE = "equation.json"
-"""Of a model that was tuned to a user's own equation."""
 
 
 def stored_equation(data_dir: Path, file_id: str) -> EquationSpec | None:
@@ -78,26 +75,37 @@ def _meaning(equation: EquationSpec) -> dict[str, Any]:
     return document
 
 
-def model_equation(model: Path) -> EquationSpec | None:
-    """The equation of its own that a model folder was tuned to.
+def model_equation(card: ModelCard) -> EquationSpec | None:
+    """The equation of its own that a model was tuned to.
 
     Raises:
         UserError: ``invalid_model``.
     """
-    document = read_document(model / EQUATION_FILE)
-    if document is None:
-        return None
+    return None if card.equation is None else _own(card.equation, Path(card.source) / EQUATION_FILE)
+
+
+def kept_equation(folder: Path) -> EquationSpec | None:
+    """The same of a folder that a model's equation was copied into.
+
+    Raises:
+        UserError: ``invalid_model``.
+    """
+    document = read_document(folder / EQUATION_FILE)
+    return None if document is None else _own(document, folder / EQUATION_FILE)
+
+
+def _own(document: Any, file: Path) -> EquationSpec:
     try:
         equation = EquationSpec.model_validate_json(json.dumps(document))
         check_mappable(equation.id, len(equation.extent), [entry.slot for entry in equation.fields])
     except (ValidationError, UserError) as error:
-        raise invalid_model(model / EQUATION_FILE, error) from error
+        raise invalid_model(file, error) from error
     if is_installed(equation.id):
-        raise invalid_model(model / EQUATION_FILE, ValueError(f"{equation.id} is a family of this installation"))
+        raise invalid_model(file, ValueError(f"{equation.id} is a family of this installation"))
     return equation
 
 
-def declared_families(data_dir: Path, models: list[Path]) -> dict[str, Family]:
+def declared_families(data_dir: Path, models: list[ModelCard]) -> dict[str, Family]:
     """Every equation of users by id: those of ready files, then those that models were tuned to, which win."""
     found: dict[str, Family] = {}
     storage = FileStorage(data_dir / "files", 0, 0)

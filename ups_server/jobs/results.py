@@ -25,13 +25,14 @@ from typing import Any
 
 import numpy as np
 
+from ups_server.catalog import EQUATION_FILE
 from ups_server.data.atomic import replace_bytes
 from ups_server.data.export import write_file
 from ups_server.data.formats.base import Header
 from ups_server.data.formats.zarr import ZarrSteps
 from ups_server.engine.engine import Frame, Standing
 from ups_server.errors import UserError
-from ups_server.files.equations import EQUATION_FILE, model_equation
+from ups_server.files.equations import kept_equation
 from ups_server.jobs.spec import Job
 from ups_server.jobs.store import JobStore
 from ups_server.pde import BoundaryCondition, Grid, family
@@ -62,9 +63,8 @@ class RolloutFolder:
         self.path.mkdir(parents=True)
         content = to_safetensors(arrays or {}, {"request": request.model_dump_json()})
         replace_bytes(self.path / REQUEST, content)
-        declared = Path(plan.card.source) / EQUATION_FILE
-        if plan.card.kind == "learned" and declared.is_file():
-            shutil.copyfile(declared, self.path / EQUATION_FILE)
+        if plan.card.equation is not None:
+            replace_bytes(self.path / EQUATION_FILE, json.dumps(plan.card.equation).encode())
         self._describe(plan.header())
         return hashlib.sha256(content).hexdigest()
 
@@ -141,7 +141,7 @@ class RolloutFolder:
         """Of the frames that are planned, and at the end of those that are there."""
         document = json.loads((self.path / HEADER).read_text(encoding="utf-8"))
         grid, equation = Grid.from_json(document.pop("grid")), document.pop("family")
-        declared = model_equation(self.path)
+        declared = kept_equation(self.path)
         known = declared.family() if declared is not None and declared.id == equation else family(equation)
         # Folders of earlier versions do not say it: then it was the equation's own.
         sides = document.pop("boundary", known.boundary.as_names())

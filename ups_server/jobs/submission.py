@@ -88,7 +88,7 @@ def _check_step(dt: float, config: UPSConfig, store: Store) -> None:
 def _check_family(spec: FineTuningSpec, card: ModelCard, config: UPSConfig, store: Store, data_dir: Path) -> None:
     """Raises UserError ``family_mismatch`` where the model knows another equation of the file's id."""
     known = config.families.get(store.family)
-    trained, equation = model_equation(Path(card.source)), stored_equation(data_dir, spec.training_file)
+    trained, equation = model_equation(card), stored_equation(data_dir, spec.training_file)
     other = (
         trained is not None
         and equation is not None

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from ups_server.catalog import Catalog
+from ups_server.catalog import EQUATION_FILE, Catalog
 from ups_server.data.store import Store
 from ups_server.errors import UserError
-from ups_server.files.equations import EQUATION_FILE, check_one_equation, declare_stored
+from ups_server.files.equations import check_one_equation, declare_stored
 from ups_server.jobs.leases import Lease, LeaseLost, Leases
 from ups_server.jobs.spec import AnySpec, EvaluationSpec, FineTuningSpec, spec_of, tuned_model_id
 from ups_server.processes import keep_freed_memory

@@ -9,7 +9,6 @@ Imports no torch.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from ups_server.catalog import Catalog, FamilySupport, ModelCard, Range
 from ups_server.data.source import place_of
 from ups_server.errors import UserError
-from ups_server.files.equations import EQUATION_FILE, model_equation
+from ups_server.files.equations import model_equation
 from ups_server.files.storage import FileStorage
 from ups_server.language.reader import terms_of
 from ups_server.pde import BoundaryCondition, Family, Grid, families, family
@@ -325,9 +324,7 @@ def _by_family(request: RolloutRequest, written: WrittenEquation | None) -> Reso
 
 def _family(request: ResolvedRequest, card: ModelCard) -> Family:
     """The family of a request: the model's own where it was tuned to an equation of a user's."""
-    folder = Path(card.source)
-    tuned = card.kind == "learned" and (folder / EQUATION_FILE).is_file()
-    own = model_equation(folder) if tuned else None
+    own = None if card.equation is None else model_equation(card)
     return own.family() if own is not None and own.id == request.family else family(request.family)
 
 

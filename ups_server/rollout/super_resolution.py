@@ -6,15 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ups_server.catalog import ModelCard, invalid_model, read_document
+from ups_server.catalog import TABLE_FILE, ModelCard, invalid_model
 from ups_server.errors import UserError
 from ups_server.pde import Family, Grid
 from ups_server.pde.resampling import resample
 from ups_server.solvers.solver import Frames
 from ups_server.specs import Method, SuperResolution
-
-TABLE_FILE = "super_resolution.json"
-"""In a model folder: what `benchmarks/superres.py --json` measured of it."""
 
 
 @dataclass(frozen=True)
@@ -80,16 +77,14 @@ def chosen_method(card: ModelCard, equation: Family, coefficients: Mapping[str, 
 
     The measured equation whose coefficients are nearest, by their ratio, decides.
     """
-    file = Path(card.source) / TABLE_FILE
     if card.kind == "builtin":
         return Method.RESOLUTION_FREE, f"{card.id} runs on any grid"
-    table = read_document(file)
-    if table is None:
+    if card.compared is None:
         return Method.INTERPOLATION, f"the two methods were not compared for {card.id}"
     try:
-        measured = _measured(table, equation, coefficients)
+        measured = _measured(card.compared, equation, coefficients)
     except (LookupError, TypeError, ValueError, AttributeError, UserError) as error:
-        raise invalid_model(file, error) from error
+        raise invalid_model(Path(card.source) / TABLE_FILE, error) from error
     if measured is None:
         return Method.INTERPOLATION, f"the two methods were not compared for {equation.id} with {card.id}"
     nearest, better = measured

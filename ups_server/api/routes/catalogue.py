@@ -1,7 +1,6 @@
 """What this installation knows: its families, the equation that a text names, its models. Nothing is run."""
 
 import asyncio
-from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field, ValidationError
@@ -43,9 +42,7 @@ def get_family(family_id: str, service: CurrentService) -> FamilyCard:
 
 
 def _declared(service: Service) -> dict[str, Family]:
-    return declared_families(
-        service.settings.data_dir, [Path(card.source) for card in service.catalog.models() if card.kind == "learned"]
-    )
+    return declared_families(service.settings.data_dir, service.catalog.models())
 
 
 equation_routes = APIRouter(prefix="/v1/equations", tags=["equations"])

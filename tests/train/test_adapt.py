@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.small_models import write_parent
 from ups_server.data.simulate import build_store
 from ups_server.data.splits import few_shot_split
 from ups_server.data.statistics import compute
@@ -46,11 +45,6 @@ class Recorder:
 
     def saved(self, step: int) -> None:
         self.saves.append(step)
-
-
-@pytest.fixture(scope="module")
-def parent(language_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_parent(tmp_path_factory.mktemp("models") / "tiny", language_model)
 
 
 @pytest.fixture(scope="module")

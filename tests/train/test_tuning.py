@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.small_models import SMALL, write_parent
+from tests.small_models import SMALL
 from tests.train.test_adapt import adaptation
 from ups_server.catalog import Catalog
 from ups_server.cli.catalogue import export
@@ -28,11 +28,6 @@ from ups_server.solvers.solver import Problem
 from ups_server.train.adapt import deliver
 from ups_server.train.few_shot import check_language_model
 from ups_server.train.tuning import TUNINGS, frozen_language_model
-
-
-@pytest.fixture(scope="module")
-def parent(language_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_parent(tmp_path_factory.mktemp("models") / "tiny", language_model)
 
 
 @pytest.fixture(scope="module")

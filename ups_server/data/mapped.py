@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
@@ -13,14 +12,13 @@ from numpy.typing import NDArray
 from ups_server.data.containers import Container, StoredArray, open_container
 from ups_server.data.formats.description import SPACING_TOLERANCE, coefficient_table, times_of
 from ups_server.data.mapping import MappedAxis, MappedField, Mapping, boundary_of, equal_steps
-from ups_server.data.source import FileSource, FrameIndices, Rows, StoredDataset, coefficient_faults
+from ups_server.data.source import FileSource, FrameIndices, Rows, StoredDataset
 from ups_server.errors import UserError
 from ups_server.pde.family import Family
 from ups_server.pde.grid import BoundaryCondition, BoundaryKind, Grid
 from ups_server.pde.registry import add_user_family, known_family
 
 OFFSETS = {"cells": Grid.CENTRE, "nodes": 0.0, "ends": 0.0}
-NEVER_WRITTEN = "its values were never all written"
 TIME = "time"
 
 
@@ -128,17 +126,11 @@ class MappedSource(FileSource):
     def coefficients(self) -> NDArray[np.float64]:
         return self._table
 
-    @cached_property
-    def row_faults(self) -> MappingOf[int, str]:
-        return coefficient_faults(self.equation, self._table) | dict.fromkeys(sorted(self._missing), NEVER_WRITTEN)
-
     @final
     def read(
         self, rows: Rows, frames: FrameIndices = slice(None), stride: int = 1, first: int = 0
     ) -> NDArray[np.float32]:
-        self._check(rows)
-        chosen = np.arange(len(self.times))[frames]
-        out = np.empty((len(rows), len(chosen), *self._points(stride, first), len(self.fields)), np.float32)
+        chosen, out = self._room(rows, frames, stride, first)
         space = dict(zip("xyz", self._spans(stride, first), strict=False))
         for places, span in _spans(chosen):
             for target, row in zip(out, rows, strict=True):
@@ -150,17 +142,10 @@ class MappedSource(FileSource):
         return out
 
     @final
-    def read_static(self, rows: Rows, stride: int = 1, first: int = 0) -> NDArray[np.float32] | None:
-        if not self.static_fields:
-            return None
-        self._check(rows)
-        out = np.empty((len(rows), *self._points(stride, first), len(self.static_fields)), np.float32)
+    def _static_parts(self, row: int, stride: int, first: int) -> Iterator[tuple[int, NDArray[Any]]]:
         space = dict(zip("xyz", self._spans(stride, first), strict=False))
-        for target, row in zip(out, rows, strict=True):
-            for channel, placed in enumerate(self._fixed):
-                block = placed.read(int(row) // self._segments, space)
-                target[..., channel] = self._on_cells(block, 0, stride, first)
-        return out
+        for channel, placed in enumerate(self._fixed):
+            yield channel, self._on_cells(placed.read(row // self._segments, space), 0, stride, first)
 
     @final
     def close(self) -> None:
@@ -185,11 +170,9 @@ class MappedSource(FileSource):
                 block = block[(slice(None),) * axis + (slice(first, None, stride),)]
         return block
 
-    def _check(self, rows: Rows) -> None:
-        self._check_rows(rows)
-        for row in rows if self._missing else ():
-            if row in self._missing:
-                raise UserError("never_written", f"trajectory {row} cannot be read: {NEVER_WRITTEN}")
+    @final
+    def _never_written(self) -> set[int]:
+        return self._missing
 
 
 def onto_cells(values: NDArray[Any], axis: int, cells: int) -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
 """Trajectories of one family on one grid, wherever they are stored: what every source gives, and reading in pieces."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -218,6 +218,9 @@ def _preview_stride(n: tuple[int, ...], at_most: int) -> int:
     return next((stride for stride in wanted if all(points % stride == 0 for points in n)), 1)
 
 
+NEVER_WRITTEN = "its values were never all written"
+
+
 class FileSource(TrajectorySource):
     """A file whose equation is known.
 
@@ -242,10 +245,45 @@ class FileSource(TrajectorySource):
 
     @cached_property
     def row_faults(self) -> Mapping[int, str]:
-        return coefficient_faults(self.equation, self.coefficients)
+        unwritten = dict.fromkeys(sorted(self._never_written()), NEVER_WRITTEN)
+        return coefficient_faults(self.equation, self.coefficients) | unwritten
 
+    @final
+    def read_static(self, rows: Rows, stride: int = 1, first: int = 0) -> NDArray[np.float32] | None:
+        if not self.static_fields:
+            return None
+        self._check_rows(rows)
+        out = np.empty((len(rows), *self._points(stride, first), len(self.static_fields)), np.float32)
+        for target, row in zip(out, rows, strict=True):
+            for channels, values in self._static_parts(int(row), stride, first):
+                target[..., channels] = values
+        return out
+
+    @abstractmethod
+    def _static_parts(self, row: int, stride: int, first: int) -> Iterator[tuple[int | slice, NDArray[Any]]]:
+        """The static fields of a row, some channels at a time: one (X...), or several (X..., s)."""
+
+    @final
+    def _room(
+        self, rows: Rows, frames: FrameIndices, stride: int, first: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """What `read` begins with: the numbers of the frames, and an array for the values.
+
+        Raises:
+            UserError: ``row_out_of_range``.
+        """
+        self._check_rows(rows)
+        chosen = np.arange(len(self.times))[frames]
+        return chosen, np.empty((len(rows), len(chosen), *self._points(stride, first), len(self.fields)), np.float32)
+
+    def _never_written(self) -> Collection[int]:
+        """Rows whose values are not all in the file."""
+        return ()
+
+    @final
     def _check_rows(self, rows: Rows) -> None:
-        """Raises UserError ``row_out_of_range``."""
+        """Raises UserError ``row_out_of_range``, ``never_written``."""
+        unwritten = self._never_written()
         for row in rows:
             if not 0 <= row < self.n_trajectories:
                 raise UserError(
@@ -253,6 +291,8 @@ class FileSource(TrajectorySource):
                     f"{self.path.name} has no trajectory {row}",
                     expected=f"0 to {self.n_trajectories - 1}",
                 )
+            if row in unwritten:
+                raise UserError("never_written", f"trajectory {row} cannot be read: {NEVER_WRITTEN}")
 
 
 LISTED_ROWS = 8

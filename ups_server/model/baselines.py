@@ -13,7 +13,7 @@ absolute next state, as in PDEBench, or with `increment` the change in units of 
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, final
 
@@ -68,15 +68,7 @@ class ChannelOperator(Operator):
     def read(self, initial: Tensor, given: Conditions) -> Context:
         """The state is not read: a baseline sees one frame at a time."""
         given = with_metadata(given, self.config.conditioner.metadata)
-        return Context(
-            given.mask,
-            given.periodic,
-            given.offset,
-            given.trained,
-            increment=given.increment,
-            static=given.static,
-            coefficients=Constants(self._constants(given)),
-        )
+        return replace(given.context(), coefficients=Constants(self._constants(given)))
 
     def _constants(self, given: Conditions) -> Tensor:
         batch = len(given.mask)

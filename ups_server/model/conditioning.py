@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ups_server.errors import UserError
 from ups_server.model.config import ConditionerConfig, KnownFamily, SuperspaceConfig, UPSConfig
-from ups_server.model.context import BatchRows, Symmetry, symmetry_of, turning
+from ups_server.model.context import BatchRows, Context, Symmetry, symmetry_of, turning
 from ups_server.pde.family import metadata_text
 from ups_server.pde.grid import BoundaryCondition, BoundaryKind
 
@@ -67,6 +67,10 @@ class Conditions(BatchRows):
     offset: tuple[float, ...]
     trained: int
     solenoidal: bool
+
+    def context(self) -> Context:
+        """What the steps of any operator are told of it."""
+        return Context(self.mask, self.periodic, self.offset, self.trained, self.increment, self.static)
 
 
 def with_metadata(given: Conditions, metadata: Literal["both", "text", "numbers", "none"]) -> Conditions:

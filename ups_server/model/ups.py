@@ -141,13 +141,8 @@ class UPS(UPSModel):
             mean_share=None if self.mean_correction is None else self.mean_correction.share(vector, given.mask),
             projection=Projection(given.mean, given.std, 1 / given.std) if projected else None,
         )
-        return Context(
-            given.mask,
-            given.periodic,
-            given.offset,
-            given.trained,
-            increment=given.increment,
-            static=given.static,
+        return replace(
+            given.context(),
             metadata=tokens,
             metadata_mask=mask,
             symmetry=None if self.training else given.symmetry,

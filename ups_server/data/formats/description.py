@@ -4,7 +4,7 @@
 """
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, final
@@ -294,9 +294,7 @@ class ArraySource(FileSource):
     def read(
         self, rows: Rows, frames: FrameIndices = slice(None), stride: int = 1, first: int = 0
     ) -> NDArray[np.float32]:
-        self._check_rows(rows)
-        chosen = np.arange(len(self.times))[frames]
-        out = np.empty((len(rows), len(chosen), *self._points(stride, first), len(self.fields)), np.float32)
+        chosen, out = self._room(rows, frames, stride, first)
         if not out.size:
             return out
         span = slice(int(chosen.min()), int(chosen.max()) + 1)
@@ -307,15 +305,9 @@ class ArraySource(FileSource):
         return out
 
     @final
-    def read_static(self, rows: Rows, stride: int = 1, first: int = 0) -> NDArray[np.float32] | None:
-        if not self.static_fields:
-            return None
-        self._check_rows(rows)
-        out = np.empty((len(rows), *self._points(stride, first), len(self.static_fields)), np.float32)
-        for target, row in zip(out, rows, strict=True):
-            for channel in range(len(self.static_fields)):
-                target[..., channel] = self._whole(self._static, channel, int(row), self._space(stride, first))
-        return out
+    def _static_parts(self, row: int, stride: int, first: int) -> Iterator[tuple[int, NDArray[Any]]]:
+        for channel in range(len(self.static_fields)):
+            yield channel, self._whole(self._static, channel, row, self._space(stride, first))
 
     @abstractmethod
     def _values(self, channel: int, row: int, frames: slice, space: tuple[slice, ...]) -> NDArray[np.floating[Any]]:

@@ -39,7 +39,8 @@ from ups_server.data.formats.pdebench.card import (
     named_card,
     read_config,
 )
-from ups_server.data.formats.pdebench.reading import NEVER_WRITTEN, ChannelBlock, PdebenchSource, StackedSource
+from ups_server.data.formats.pdebench.reading import ChannelBlock, PdebenchSource, StackedSource
+from ups_server.data.source import NEVER_WRITTEN
 from ups_server.errors import UserError
 from ups_server.pde.family import Family
 from ups_server.pde.grid import Grid

@@ -1,7 +1,7 @@
 """What the readers of all layouts share."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, final
@@ -12,15 +12,12 @@ from numpy.typing import NDArray
 
 from ups_server.data.formats import hdf5
 from ups_server.data.formats.pdebench.card import Card
-from ups_server.data.source import FileSource, FrameIndices, Rows, StoredDataset, coefficient_faults
-from ups_server.errors import UserError
+from ups_server.data.source import FileSource, FrameIndices, Rows, StoredDataset
 from ups_server.pde.family import Family
 from ups_server.pde.grid import BoundaryCondition, Grid
 
 RUN_BYTES = 64 * 2**20
 """What one read from the file aims to hold at most."""
-
-NEVER_WRITTEN = "its values were never all written"
 
 ChannelBlock = tuple[slice, NDArray[np.floating[Any]]]
 """Channels, and their values with the spatial axes in the order of the file."""
@@ -49,9 +46,7 @@ class PdebenchSource(FileSource):
         self, rows: Rows, frames: FrameIndices = slice(None), stride: int = 1, first: int = 0
     ) -> NDArray[np.float32]:
         """As every source; holds little more than what it returns, however large a row is."""
-        self._check_rows(rows)
-        chosen = np.arange(len(self.times))[frames]
-        out = np.empty((len(rows), len(chosen), *self._points(stride, first), len(self.fields)), np.float32)
+        chosen, out = self._room(rows, frames, stride, first)
         frame_bytes = 8 * int(np.prod(self.grid.n))
         for places, span in _pieces(chosen, frame_bytes, self.chunk_frames):
             index = (slice(None), chosen[places] - span.start, *self._space(stride, first))
@@ -61,15 +56,9 @@ class PdebenchSource(FileSource):
         return out
 
     @final
-    def read_static(self, rows: Rows, stride: int = 1, first: int = 0) -> NDArray[np.float32] | None:
-        if not self.static_fields:
-            return None
-        self._check_rows(rows)
-        out = np.empty((len(rows), *self._points(stride, first), len(self.static_fields)), np.float32)
-        for target, row in zip(out, rows, strict=True):
-            for channels, block in self._static_blocks(int(row)):
-                target[..., channels] = self._ordered(block, 0)[self._space(stride, first)]
-        return out
+    def _static_parts(self, row: int, stride: int, first: int) -> Iterator[tuple[slice, NDArray[Any]]]:
+        for channels, block in self._static_blocks(row):
+            yield channels, self._ordered(block, 0)[self._space(stride, first)]
 
     @final
     def datasets(self) -> list[StoredDataset]:
@@ -128,20 +117,12 @@ class StackedSource(PdebenchSource):
         return self._table
 
     @cached_property
-    def row_faults(self) -> Mapping[int, str]:
-        unwritten = dict.fromkeys(sorted(self._unwritten), NEVER_WRITTEN)
-        return coefficient_faults(self.equation, self.coefficients) | unwritten
-
-    @cached_property
     def _unwritten(self) -> frozenset[int]:
-        """Rows whose values are not all in the file."""
         return frozenset(row for found in self._stored() for row in hdf5.unwritten(found).tolist())
 
-    def _check_rows(self, rows: Rows) -> None:
-        super()._check_rows(rows)
-        for row in rows if self._unwritten else ():
-            if row in self._unwritten:
-                raise UserError("never_written", f"trajectory {row} cannot be read: {NEVER_WRITTEN}")
+    @final
+    def _never_written(self) -> frozenset[int]:
+        return self._unwritten
 
     @final
     def _stored(self) -> list[h5py.Dataset]:

@@ -1,6 +1,6 @@
 """Files as arrays with names, whatever wrote them: what a mapping gives a meaning to.
 
-One module a container: MATLAB 5, HDF5 (MATLAB 7.3 too), NetCDF, Zarr, NumPy, PyTorch. A file is recognised by its first
+MATLAB 5; HDF5, with MATLAB 7.3 and NetCDF; Zarr; arrays saved by NumPy and PyTorch. A file is recognised by its first
 bytes; nothing but the arrays' names, shapes and small attributes is read when it is opened.
 """
 
@@ -55,7 +55,7 @@ def prepare(first: bytes) -> None:
 
 
 def _opener(path: Path) -> Callable[[Path], Container]:
-    from ups_server.data.containers import hdf5, matlab, numpy_files, torch_file, zarr
+    from ups_server.data.containers import hdf5, matlab, saved_arrays, zarr
 
     if path.is_dir():
         if not any((path / name).is_file() for name in ZARR_NAMES):
@@ -68,15 +68,15 @@ def _opener(path: Path) -> Callable[[Path], Container]:
     if first.startswith(NETCDF_3):
         return hdf5.open_netcdf
     if first.startswith(b"\x93NUMPY"):
-        return numpy_files.open_npy
+        return saved_arrays.open_npy
     if first.startswith(ZIP):
         names = _zip_names(path)
         if any(name.endswith("/data.pkl") for name in names):
-            return torch_file.open_torch
+            return saved_arrays.open_torch
         if any(name in ZARR_NAMES for name in names):
             return zarr.open_zarr
         if names and all(name.endswith(".npy") for name in names):
-            return numpy_files.open_npz
+            return saved_arrays.open_npz
     if h5py.is_hdf5(path):
         return hdf5.open_hdf5
     refuse_foreign(path)

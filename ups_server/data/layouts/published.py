@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ups_server.data.containers import Container, StoredArray
-from ups_server.data.containers.numpy_files import ALONE
+from ups_server.data.containers.saved_arrays import ALONE
 from ups_server.data.layouts.cf import CF
 from ups_server.data.layouts.draft import Draft, Layout, placement, safe_name
 

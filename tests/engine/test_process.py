@@ -10,6 +10,7 @@ from ups_server.engine.engine import RolloutSpec
 from ups_server.engine.scheduler import Scheduler, StepLimits
 from ups_server.errors import UserError
 from ups_server.pde import Grid, family
+from ups_server.solvers.classical import Numerical
 from ups_server.solvers.limits import Ended, StateLimit
 from ups_server.solvers.registry import ModelCache
 from ups_server.solvers.solver import Frames, Problem, Session, Solver
@@ -54,6 +55,7 @@ SOLVERS: Mapping[str, Callable[[], Solver]] = {
     "nan": lambda: Counting("nan", 3),
     "raise": lambda: Counting("raise", 2),
     "refuse": lambda: Counting("refuse", 0),
+    "numerical": Numerical,
 }
 
 
@@ -76,13 +78,13 @@ class Wire:
 
     def start(
         self, rollout_id: int, model: str, n_steps: int, save_every: int = 1, window: int = 100,
-        limits: tuple[StateLimit, ...] = (),
+        limits: tuple[StateLimit, ...] = (), initial: Frames | None = None,
     ) -> None:  # fmt: skip
         burgers = family("burgers")
         problem = Problem("burgers", {"nu": 0.1}, Grid((8,), burgers.extent), burgers.boundary, 0.05)
         spec = RolloutSpec(model, problem, n_steps, save_every, limits=limits)
         header = {"op": "rollout", "id": rollout_id, "spec": spec.as_json(), "window": window}
-        self.scheduler.handle(header, [np.zeros((2, 8, 1), dtype=np.float32)])
+        self.scheduler.handle(header, [np.zeros((2, 8, 1), dtype=np.float32) if initial is None else initial])
 
     def ops(self, rollout_id: int) -> list[str]:
         return [header["op"] for header, _ in self.sent if header.get("id") == rollout_id]
@@ -149,6 +151,19 @@ def test_what_is_not_finite_ends_its_state_and_no_other(wire: Wire) -> None:
     frames = np.stack([arrays[0] for header, arrays in wire.sent if header["op"] == "frame"])
     np.testing.assert_array_equal(frames[:, 0, 0, 0], [1, 2, 3, 4, 5])
     np.testing.assert_array_equal(frames[:, 1, 0, 0], [1, 2, np.nan, np.nan, np.nan])
+
+
+def test_what_a_solver_refuses_ends_its_state_with_the_reason(wire: Wire) -> None:
+    waves = np.sin(2.0 * np.pi * np.arange(8) / 8)[None, :, None] * np.array([1.0, 1e12, 0.5])[:, None, None]
+    wire.start(1, "numerical", n_steps=2, initial=waves.astype(np.float32))
+    wire.start(2, "numerical", n_steps=2, initial=waves[1:2].astype(np.float32))
+    wire.run()
+    assert wire.ops(1) == ["started", "ended", "frame", "frame", "end"]
+    (ended,) = (Ended.from_json(header["states_ended"]) for header, _ in wire.sent if header["op"] == "ended")
+    reason = "stopped being finite: the shocks of this state are too thin for the reference solver"
+    assert ended == Ended(1, (0,), (1,), words=reason)
+    problems = [(header["id"], header["problem"]["code"]) for header, _ in wire.sent if header["op"] == "problem"]
+    assert problems == [(2, "viscosity_too_small")], "nothing is left of it"
 
 
 def test_once_all_states_have_ended_the_rollout_has(wire: Wire) -> None:

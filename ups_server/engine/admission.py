@@ -5,7 +5,7 @@ signals are, and the number of steps of its solver follows from that.
 
 Short rollouts and long ones wait in lines of their own. While both lines have somebody, neither kind takes more than
 its half of the places and of the memory: a crowd of one kind never keeps the other out. What one does not need, the
-other has. (Inside, the scheduler gives every other turn to those that have made no step yet.)
+other has. (Inside, the scheduler gives one of three turns to those that have made no step yet.)
 """
 
 import asyncio

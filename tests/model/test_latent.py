@@ -66,7 +66,7 @@ def test_a_shift_by_patches_of_a_periodic_box_commutes_with_it(config: LatentCon
     model = trained_like(config)
     inputs = some(config, 32)
     axes = tuple(range(1, 1 + config.ndim))
-    moved = {name: inputs[name].roll((8,) * config.ndim, axes) for name in ("u", "static")}
+    moved = {name: inputs[name].roll((8,) * config.ndim, axes) for name in ("u", "known", "static")}
     periodic, offset = (True,) * config.ndim, (0.5,) * config.ndim
     before = sum(model(**inputs, periodic=periodic, offset=offset))
     after = sum(model(**(inputs | moved), periodic=periodic, offset=offset))
@@ -109,9 +109,9 @@ def test_rows_of_a_batch_do_not_see_each_other() -> None:
 @torch.no_grad()
 def test_no_time_is_no_change() -> None:
     model, inputs = trained_like(PLANE), some(PLANE, 32)
-    inputs["lead"] = torch.zeros(2)
+    inputs["lead"] = inputs["time"] = torch.zeros(2)
     moved, increment = model(**inputs, periodic=(True, True), offset=(0.5, 0.5))
-    torch.testing.assert_close(moved, inputs["u"], atol=1e-6, rtol=0)
+    torch.testing.assert_close(moved, inputs["known"], atol=1e-6, rtol=0)
     assert not increment.any()
 
 
@@ -128,8 +128,11 @@ def some(config: LatentConfig, points: int, batch: int = 2) -> dict[str, Tensor]
     shape = (points,) * config.ndim
     return {
         "u": torch.randn(batch, *shape, config.fields),
+        "known": torch.randn(batch, *shape, config.fields),
         "static": torch.randn(batch, *shape, config.static),
         "place": torch.zeros(*shape, config.ndim),
         "condition": torch.randn(batch, config.condition),
         "lead": torch.full((batch,), 0.7),
+        "time": torch.full((batch,), 0.2),
+        "carry": torch.ones(batch),
     }

@@ -7,7 +7,7 @@ from torch import Tensor
 from ups_server.model.lead import LeadModel, Problems, problems
 from ups_server.model.lead_config import EQUATIONS, LatentConfig
 from ups_server.model.scales import scales_of
-from ups_server.pde import BoundaryCondition, BoundaryKind
+from ups_server.pde import BoundaryCondition, BoundaryKind, Grid
 from ups_server.pde.gas import GAMMA
 
 FLOAT = torch.float64
@@ -47,7 +47,9 @@ def given(family_id: str, numbers: dict[str, float], state: Tensor, static: Tens
     rows = {name: torch.full((len(state),), value, dtype=FLOAT) for name, value in numbers.items()}
     slots = (0, 1, 2, 3) if equation.scales.kind == "gas" else (0,)
     boundary = BoundaryCondition.uniform(BoundaryKind.PERIODIC, ndim)
-    return problems(equation, features, rows, slots, boundary, (0.5,) * ndim, state, static)
+    return problems(
+        equation, features, rows, slots, boundary, Grid(tuple(state.shape[1:-1]), ((0.0, 1.0),) * ndim), state, static
+    )
 
 
 @pytest.mark.parametrize("family_id", sorted(EQUATIONS))

@@ -4,7 +4,7 @@ import torch
 
 from ups_server.model.lead import Problems, TermSet, problems
 from ups_server.model.lead_config import EQUATIONS
-from ups_server.pde import family
+from ups_server.pde import Grid, family
 from ups_server.pde.equation import TERMS
 
 TEXT = 12
@@ -16,7 +16,9 @@ def given(rows: list[dict[str, float]]) -> Problems:
     features = {term.text: torch.randn(TEXT) for term in EQUATION.terms}
     columns = {name: torch.tensor([row.get(name, 0.0) for row in rows]) for name in TERMS}
     state = torch.zeros(len(rows), 16, 4)
-    return problems(EQUATION, features, columns, (0,), family("evolution_1d").boundary, (0.5,), state)
+    return problems(
+        EQUATION, features, columns, (0,), family("evolution_1d").boundary, Grid((16,), ((0.0, 1.0),)), state
+    )
 
 
 def reader() -> TermSet:

@@ -60,6 +60,9 @@ def test_the_loss_is_the_error_over_the_change() -> None:
     predicted[..., 0] = 1.5
     slots = torch.tensor([[1.0, 0.0]])
     assert float(relative_change(predicted, target, before, slots)) == pytest.approx(0.25, abs=1e-4)
+    # A field that fades: what is left of it counts, not what it lost.
+    fading = relative_change(0.6 * target, 0.5 * target, target * 2, slots)
+    assert float(fading) == pytest.approx(0.2 / (1 + 0.3**2 * 9) ** 0.5, abs=1e-4)
     assert float(relative_change(target, target, before, slots)) == pytest.approx(0.0, abs=1e-4)
 
 

@@ -39,7 +39,8 @@ class LatentOperator(nn.Module):
     """See above; inputs and outputs are scaled fields (`model.scales`) with the points along the inner axes.
 
     Shapes:
-        u: (B, X..., F); static: (B, X..., S), zeros where a family has none; condition: (B, size).
+        u, known: (B, X..., F), the latter advanced as far as is known (`model.gas_steps`).
+        static: (B, X..., S), zeros where a family has none; condition: (B, size).
         place: (X..., d) coordinates along axes with walls, zero along periodic ones.
     """
 
@@ -47,14 +48,14 @@ class LatentOperator(nn.Module):
         super().__init__()
         self.config = config
         terms, c = config.degree**config.ndim, config.channels
-        given = config.fields + config.static + config.ndim
+        given = 2 * config.fields + config.static + config.ndim
         self.stem = nn.Linear(given * terms, c)
         self.stem_film = nn.Linear(config.condition, 2 * c)
         self.blocks = nn.ModuleList(LatentBlock(config) for _ in range(config.blocks))
         # Of the polynomials of a patch: features for the head, and increments directly.
         self.unfold = nn.Linear(c, (config.local + config.fields) * terms)
         conv = nn.Conv1d if config.ndim == 1 else nn.Conv2d
-        self.first = conv(config.local + given, config.local, config.width)
+        self.first = conv(config.local + given, 2 * config.local, config.width)
         self.head_film = nn.Linear(config.condition, 2 * config.local)
         shifts = config.ndim if config.transport else 0
         self.last = conv(config.local, config.fields + shifts, config.width)
@@ -68,22 +69,33 @@ class LatentOperator(nn.Module):
                 layer.weight.mul_(share)
                 if layer.bias is not None:
                     layer.bias.zero_()
+            if self.velocity is not None:
+                # What is carried comes from upstream: the first slots are the velocity.
+                slopes = self.velocity.bias[: config.ndim * config.fields].view(config.ndim, config.fields)
+                slopes.diagonal().fill_(-1)
 
     def forward(
         self,
         u: Tensor,
+        known: Tensor,
         static: Tensor,
         place: Tensor,
         condition: Tensor,
         lead: Tensor,
+        time: Tensor,
         periodic: tuple[bool, ...],
         offset: tuple[float, ...],
+        carry: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """(transported state, increment), each (B, X..., F); lead (B,): the share of a full increment, see `scales`."""
+        """(transported state, increment), each (B, X..., F); lead (B,): the share of a full increment; time (B,): the
+        lead time in characteristic units, see `scales`.
+
+        carry: (B,) one for the rows that are transported; None where none is.
+        """
         config = self.config
         ndim, points = config.ndim, tuple(u.shape[1:-1])
         spread = (slice(None), *(None,) * ndim)
-        inputs = torch.cat([u, static, place.expand(len(u), *place.shape)], dim=-1)
+        inputs = torch.cat([u, known, static, place.expand(len(u), *place.shape)], dim=-1)
         h = self.stem(fitted(inputs, config.patches, config.degree, offset))
         scale, shift = self.stem_film(condition)[spread].chunk(2, dim=-1)
         h = torch.addcmul(shift, h, 1 + scale)
@@ -93,17 +105,18 @@ class LatentOperator(nn.Module):
         features, direct = fine.split([config.local, config.fields], dim=-1)
         local = convolved(self.first, torch.cat([features, inputs], dim=-1), periodic)
         scale, shift = self.head_film(condition)[spread].chunk(2, dim=-1)
-        local = convolved(self.last, F.gelu(torch.addcmul(shift, local, 1 + scale)), periodic)
+        left, right = local.chunk(2, dim=-1)
+        local = convolved(self.last, F.gelu(torch.addcmul(shift, left, 1 + scale)) * right, periodic)
         increment = (direct + local[..., : config.fields]) * lead[spread][..., None]
-        if self.velocity is None:
-            return u, increment
+        if self.velocity is None or carry is None:
+            return known, increment
         drift = self.velocity(condition)[spread]
-        linear, constant = drift.split([config.ndim * config.fields, config.ndim], dim=-1)
-        shifts = (linear.unflatten(-1, (config.ndim, config.fields)) * u[..., None, :]).sum(-1) + constant
+        slope, constant = drift.split([config.ndim * config.fields, config.ndim], dim=-1)
+        shifts = (slope.unflatten(-1, (config.ndim, config.fields)) * u[..., None, :]).sum(-1) + constant
         shifts = shifts + 0.1 * local[..., config.fields :]
-        displacement = 0.5 * torch.tanh(2 * shifts * lead[spread][..., None]).movedim(-1, 1)
+        displacement = 0.5 * torch.tanh(2 * shifts * (time * carry)[spread][..., None]).movedim(-1, 1)
         with exact(u):
-            moved = carried(u.movedim(-1, 1), whole(displacement), periodic).movedim(1, -1)
+            moved = carried(known.movedim(-1, 1), whole(displacement), periodic).movedim(1, -1)
         return moved, increment
 
 
@@ -118,7 +131,7 @@ class LatentBlock(nn.Module):
         conv = nn.Conv1d if config.ndim == 1 else nn.Conv2d
         self.depthwise = conv(c, c, 3, groups=c)
         self.norm = nn.LayerNorm(c, elementwise_affine=False)
-        self.inner = nn.Linear(c, wide)
+        self.inner = nn.Linear(c, 2 * wide)
         self.outer = nn.Linear(wide, c)
         self.film = nn.Linear(config.condition, 2 * c + wide)
         nn.init.normal_(self.outer.weight, std=0.3 / math.sqrt(wide))
@@ -130,11 +143,12 @@ class LatentBlock(nn.Module):
         """Args: h (B, P..., C); condition (B, size)."""
         c = h.shape[-1]
         spread = (slice(None), *(None,) * self.ndim)
-        scale, shift, gate = self.film(condition)[spread].split([c, c, self.inner.out_features], dim=-1)
+        scale, shift, gate = self.film(condition)[spread].split([c, c, self.outer.in_features], dim=-1)
         mixed = self.spectral(h, self.spectral.gains(condition), periodic)
         mixed = mixed + convolved(self.depthwise, h, periodic)
         mixed = torch.addcmul(shift, mixed, 1 + scale)
-        step: Tensor = self.outer(F.gelu(self.inner(mixed)) * (1 + gate))
+        left, right = self.inner(mixed).chunk(2, dim=-1)
+        step: Tensor = self.outer(F.gelu(left) * right * (1 + gate))
         return h + step
 
 

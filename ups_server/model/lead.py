@@ -18,12 +18,16 @@ from ups_server.model import constraints
 from ups_server.model.body import text_features
 from ups_server.model.conditioning import KINDS, VALUE_FEATURES, value_features
 from ups_server.model.constraints import gradient_part
-from ups_server.model.latent import LatentOperator, check_points
+from ups_server.model.flow_steps import flow_steps
+from ups_server.model.gas_steps import gas_steps
+from ups_server.model.latent import LatentOperator, check_points, exact
 from ups_server.model.lead_config import EquationCard, LatentConfig, LeadConfig
-from ups_server.model.scales import NUMBERS, Scaled, scales_of
-from ups_server.pde import BoundaryCondition
+from ups_server.model.scales import NUMBERS, Scaled, scales_of, spread
+from ups_server.pde import BoundaryCondition, Grid
 
 SYMBOL = 32
+GAS_SLOTS = (2, 3)
+"""Density and pressure."""
 FULL = 0.1
 """Characteristic times after which the scale of an increment has mostly grown to its whole; none at zero."""
 SPACING = 64
@@ -40,8 +44,8 @@ class Problems:
         names: (B, K, E) features of the texts of terms; values, rate, present: (B, K).
         slots: (B, N) one for the slots that each has.
         static: (B, X..., S), zero where there is none; static_slots: (B, S) one for those there are.
-        sides: (B, F) one-hot kinds of the boundary a side. periodic: per axis, the same for all.
-        offset: of the points in their cells, per axis, the same for all.
+        sides: (B, F) one-hot kinds of the boundary a side. lengths: (B, d) of the box.
+        periodic: per axis, the same for all. offset: of the points in their cells, per axis, the same for all.
     """
 
     equations: tuple[EquationCard, ...]
@@ -54,6 +58,7 @@ class Problems:
     static: Tensor
     static_slots: Tensor
     sides: Tensor
+    lengths: Tensor
     periodic: tuple[bool, ...]
     offset: tuple[float, ...]
 
@@ -101,7 +106,7 @@ def problems(
     coefficients: Mapping[str, Tensor],
     slots: Sequence[int],
     boundary: BoundaryCondition,
-    offset: tuple[float, ...],
+    grid: Grid,
     state: Tensor,
     static: Tensor | None = None,
     static_slots: int = 2,
@@ -142,8 +147,9 @@ def problems(
         static=fixed,
         static_slots=fixed_mask.expand(count, -1),
         sides=kinds_of(boundary).to(state).expand(count, -1),
+        lengths=state.new_tensor([high - low for low, high in grid.extent]).expand(count, -1),
         periodic=boundary.periodic,
-        offset=offset,
+        offset=grid.offset,
     )
 
 
@@ -222,16 +228,24 @@ class LeadModel(nn.Module):
         periodic = given.periodic
         moved, increment = self.operator(
             scaled.fields,
+            self._known(scaled, lead, given),
             scaled.static,
             self._place(points, given, state),
             self._condition(scaled, lead, given, points),
             1 - torch.exp(-lead * scaled.speed / FULL),
+            lead * scaled.speed,
             periodic,
             given.offset,
+            self._carried(given, state),
         )
         mask = given.slots.reshape(len(state), *(1,) * len(points), -1)
         after = scaled.physical((moved + increment) * mask) * mask
         return self._kept(after, state, given)
+
+    def _carried(self, given: Problems, like: Tensor) -> Tensor | None:
+        """(B,) one for those whose equation is a flow that carries the fields; None where no one's is."""
+        flags = [equation.carried for equation in given.equations]
+        return like.new_tensor([float(flag) for flag in flags])[given.which] if any(flags) else None
 
     def _scaled(self, state: Tensor, given: Problems) -> Scaled:
         scales = [scales_of(equation.scales) for equation in given.equations]
@@ -242,6 +256,36 @@ class LeadModel(nn.Module):
         order = torch.cat([index for index, _ in parts]).argsort()
         whole = {f.name: torch.cat([getattr(part, f.name) for _, part in parts])[order] for f in fields(Scaled)}
         return Scaled(**whole)
+
+    def _known(self, scaled: Scaled, lead: Tensor, given: Problems) -> Tensor:
+        """What a few large steps of each equation make of the fields, where it is known; else the fields."""
+        found = scaled.fields
+        for which, equation in enumerate(given.equations):
+            if equation.known == "gas" and all(given.periodic):
+                steps = self._gas
+            elif equation.known == "flow" and not any(given.periodic):
+                steps = self._flow
+            else:
+                continue
+            rows = (given.which == which).nonzero()[:, 0]
+            with exact(found):
+                found = found.index_put((rows,), steps(scaled.rows(rows), lead[rows], given.rows(rows)))
+        return found
+
+    def _flow(self, scaled: Scaled, lead: Tensor, given: Problems) -> Tensor:
+        own, force = scaled.fields[..., :3].movedim(-1, 1), scaled.static[..., :2].movedim(-1, 1)
+        after = flow_steps(own, force, lead * scaled.speed, given.values[:, 1] / scaled.speed)
+        return torch.cat([after.movedim(1, -1), scaled.fields[..., 3:]], dim=-1)
+
+    def _gas(self, scaled: Scaled, lead: Tensor, given: Problems) -> Tensor:
+        ndim, speed = self.config.ndim, scaled.speed
+        slots = [*range(ndim), *GAS_SLOTS]
+        unit = torch.cat([scaled.unit[:, :ndim] / speed[:, None], scaled.unit[:, list(GAS_SLOTS)]], dim=1)
+        own = (scaled.fields[..., slots] * spread(unit, scaled.fields)).movedim(-1, 1)
+        after = gas_steps(own, lead * speed, given.values[:, 1] / speed, given.values[:, 2] / speed, given.lengths)
+        out = torch.zeros_like(scaled.fields)
+        out[..., slots] = after.movedim(1, -1) / spread(unit, scaled.fields)
+        return out
 
     def _condition(self, scaled: Scaled, lead: Tensor, given: Problems, points: Sequence[int]) -> Tensor:
         """(B, size); everything without dimension."""

@@ -82,12 +82,17 @@ class EquationCard(Frozen):
         terms: in any order. scales: of its states.
         conserved: what is restored after a step in a periodic box: every mean, or mass, momentum and energy.
         solenoidal: is the velocity, in the first slots, free of divergence?
+        known: what of it a few large steps start from: "gas", in a periodic box (`model.gas_steps`), its second and
+            third terms being the viscosities; "flow", between walls (`model.flow_steps`), the second the viscosity.
+        carried: are fields carried along displacements?
     """
 
     terms: tuple[TermCard, ...]
     scales: ScalesCard
     conserved: Literal["nothing", "means", "gas"] = "nothing"
     solenoidal: bool = False
+    known: Literal["nothing", "gas", "flow"] = "nothing"
+    carried: bool = False
 
 
 class LeadCard(Frozen):
@@ -158,6 +163,7 @@ EQUATIONS: dict[str, EquationCard] = {
         terms=(TermCard(text="transport to the right at constant speed", coefficient="beta"),),
         scales=ScalesCard(kind="amplitude"),
         conserved="means",
+        carried=True,
     ),
     "burgers": EquationCard(
         terms=(
@@ -166,13 +172,14 @@ EQUATIONS: dict[str, EquationCard] = {
         ),
         scales=ScalesCard(kind="velocity"),
         conserved="means",
+        carried=True,
     ),
     "diffusion_sorption": EquationCard(
         terms=(TermCard(text="diffusion, held back by sorption to the ground", factor=5e-4),),
         scales=ScalesCard(kind="level", level=(0.25, 0, 0, 0), unit=(0.25, 1, 1, 1), speed=0.002),
     ),
-    "compressible_ns_1d": EquationCard(terms=GAS, scales=ScalesCard(kind="gas"), conserved="gas"),
-    "compressible_ns_2d": EquationCard(terms=GAS, scales=ScalesCard(kind="gas"), conserved="gas"),
+    "compressible_ns_1d": EquationCard(terms=GAS, scales=ScalesCard(kind="gas"), conserved="gas", known="gas"),
+    "compressible_ns_2d": EquationCard(terms=GAS, scales=ScalesCard(kind="gas"), conserved="gas", known="gas"),
     "shallow_water": EquationCard(
         terms=(TermCard(text="shallow water over a flat bed, driven by gravity", factor=0.2),),
         scales=ScalesCard(kind="level", level=(1.0, 0, 0, 0), unit=(0.15, 1, 1, 1), speed=1.0),
@@ -186,6 +193,8 @@ EQUATIONS: dict[str, EquationCard] = {
         ),
         scales=ScalesCard(kind="stirred"),
         solenoidal=True,
+        known="flow",
+        carried=True,
     ),
 }
 """By family."""

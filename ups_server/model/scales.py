@@ -8,7 +8,7 @@ numbers.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -43,6 +43,9 @@ class Scaled:
     logarithmic: Tensor
     speed: Tensor
     numbers: Tensor
+
+    def rows(self, index: Tensor) -> "Scaled":
+        return Scaled(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     def physical(self, fields: Tensor) -> Tensor:
         """Scaled fields (B, X..., N), in the units of the state that was measured -> physical ones."""

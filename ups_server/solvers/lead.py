@@ -191,7 +191,7 @@ class LeadSolver:
         }
         features = self.system.features(tuple(term.text for term in card.equation.terms))
         given = problems(
-            card.equation, features, coefficients, card.slots, problem.boundary, grid.offset, states, fixed,
+            card.equation, features, coefficients, card.slots, problem.boundary, grid, states, fixed,
             model.config.static,
         )  # fmt: skip
         return LeadSession(model, card, problem, given, states, grid)

@@ -48,6 +48,8 @@ STATE = "state.safetensors"
 SCORES = "validation.jsonl"
 LEAST_CHANGE = 0.03
 """Of a field's deviation from its mean: a smaller change counts as this in the loss."""
+LEAST_LEFT = 0.3
+"""Of its change: less left of a field counts as this in the loss."""
 WORST = 5.0
 """A relative error counts as this at most: one sample does not lead a step."""
 MOST_CALLS = 20
@@ -159,7 +161,7 @@ class FamilyTriples:
         named = dict(zip(store.coefficient_names, torch.from_numpy(coefficients).float().unbind(1), strict=True))
         return problems(
             EQUATIONS[self.family.id], self.features, named, [field.slot for field in self.family.fields],
-            store.boundary, grid.offset, states[:, 0], None if static is None else torch.from_numpy(static),
+            store.boundary, grid, states[:, 0], None if static is None else torch.from_numpy(static),
         )  # fmt: skip
 
 
@@ -203,12 +205,15 @@ class Samples(Dataset[Sample]):
 def relative_change(predicted: Tensor, target: Tensor, before: Tensor, slots: Tensor) -> Tensor:
     """Root mean square error over that of the true change, per sample and field; the mean over the fields there are.
 
+    A field that fades changes by more than what is left of it: then what is left counts.
+
     Shapes: states (B, X..., N); slots (B, N).
     """
     axes = tuple(range(1, target.ndim - 1))
     error, change = (predicted - target).square().mean(axes), (target - before).square().mean(axes)
     deviation = (target - target.mean(axes, keepdim=True)).square().mean(axes)
-    ratio = (error / (change + LEAST_CHANGE**2 * deviation + 1e-12) + 1e-10).sqrt().clamp_max(WORST)
+    scale = change.minimum(target.square().mean(axes) + LEAST_LEFT**2 * change) + LEAST_CHANGE**2 * deviation
+    ratio = (error / (scale + 1e-12) + 1e-10).sqrt().clamp_max(WORST)
     return (ratio * slots).sum() / slots.sum()
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ups_server.model.flow_steps import cosine_waves, flow_steps, sine_waves
 from ups_server.model.gas_steps import exponential, gas_steps
+from ups_server.model.wave_steps import wave_steps
 from ups_server.pde import Grid, family
 from ups_server.pde.gas import GAMMA
 
@@ -157,3 +158,15 @@ def test_the_steps_are_near_the_familys_solver() -> None:
     found = flow_steps(u, force, torch.full((2,), 0.05), torch.full((2,), 0.02))
     share = (found - truth).flatten(2).norm(dim=2) / (u - truth).flatten(2).norm(dim=2)
     assert share.max() < 0.35
+
+
+def test_linear_terms_are_exact_and_nothing_grows() -> None:
+    """u_t = -c u_x + D u_xx + g u of a wave on a box of length two: moved, damped, and not grown."""
+    n, k, time = 64, np.pi * 3, 0.3
+    x = (np.arange(n) + 0.5) / n * 2
+    u = torch.from_numpy(np.cos(k * x)).float()[None].expand(2, -1)
+    shares = torch.tensor([[-0.7, 0.01, -0.2], [-0.7, 0.0, 0.4]])
+    found = wave_steps(u, torch.full((2,), time), shares, (1, 2, 0), torch.full((2,), 2.0))
+    damped = np.exp(-(0.01 * k**2 + 0.2) * time) * np.cos(k * (x - 0.7 * time))
+    np.testing.assert_allclose(found[0], damped, atol=2e-6)
+    np.testing.assert_allclose(found[1], np.cos(k * (x - 0.7 * time)), atol=2e-6)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ups_server.data.statistics import FamilyStatistics
 from ups_server.errors import UserError
-from ups_server.model.body import load_tokenizer, pretrained_body
+from ups_server.model.body import load_tokenizer, pretrained_body, text_features
 from ups_server.model.checkpoint import load_lead, save_lead
 from ups_server.model.lead import LeadModel, LeadSystem, Problems
 from ups_server.model.lead_config import EQUATIONS, LatentConfig, LeadCard, LeadConfig
@@ -48,9 +48,8 @@ def system(language_model: Path) -> LeadSystem:
         name="small", line=LINE, text_size=size,
         families={"burgers": card("burgers", 0.2), "advection": card("advection", 0.1)},
     )  # fmt: skip
-    system = LeadSystem(config, {1: model}, reader, load_tokenizer(language_model))
-    system.read_names()
-    return system
+    texts = text_features(reader, load_tokenizer(language_model), list(config.texts))
+    return LeadSystem(config, {1: model}, texts)
 
 
 def problem(family_id: str = "burgers", dt: float = 0.05, n: int = 64) -> Problem:

@@ -5,8 +5,8 @@ no language model, and its folder none of that. Deltas (`model.deltas`) lie besi
 adapters (`model.lora`) refers to the model they belong to, by its id; models made of adapters of one base share its
 weights in memory.
 
-A folder of a model of lead times (`model.lead`) holds its operators by dimension, in half precision, and the language
-model that reads the terms, its matrices in eight bits, row by row: what it is asked for are features of a few texts.
+A folder of a model of lead times (`model.lead`) holds its operators by dimension, in half precision, and in
+the place of its language model what that made of the texts of its terms: it is frozen, and the texts are known.
 """
 
 import logging
@@ -50,8 +50,8 @@ EARLIER = {
     "conditioner.retain.": "mean_correction.of_problem.",
 }
 """What parts of a model were called in the checkpoints of version 6 and before, and what they are called now."""
-READER, OPERATORS = "reader.", {1: "line.", 2: "plane."}
-"""What the weights of a model of lead times begin with: of its language model, and of its operators by dimension."""
+TEXTS, OPERATORS = "texts", {1: "line.", 2: "plane."}
+"""Of the weights of a model of lead times: the features of its texts, and what the operators' begin with."""
 SCALE = ".scale"
 """Follows the name of a matrix that is stored in eight bits; `in_levels`."""
 
@@ -275,14 +275,7 @@ def save_lead(system: LeadSystem, folder: Path) -> None:
     """Writes a self-contained model folder."""
     folder.mkdir(parents=True, exist_ok=True)
     system.config.save(folder)
-    system.reader.config.save_pretrained(folder / LANGUAGE_FOLDER)
-    system.tokenizer.save_pretrained(folder / LANGUAGE_FOLDER)
-    tensors = dict[str, Tensor]()
-    for name, value in system.reader.state_dict().items():
-        if value.ndim > 1 and value.is_floating_point():
-            tensors[READER + name], tensors[READER + name + SCALE] = in_levels(value, torch.int8)
-        else:
-            tensors[READER + name] = value
+    tensors = {TEXTS: torch.stack([system.features[text] for text in system.config.texts])}
     for ndim, operator in system.operators.items():
         for name, value in operator.state_dict().items():
             tensors[OPERATORS[ndim] + name] = value.half() if value.is_floating_point() else value
@@ -300,21 +293,21 @@ def load_lead(folder: Path, device: str | torch.device = "cpu") -> LeadSystem:
         raise UserError("not_a_model", "no model here", got=folder.name, expected=f"{CONFIG_FILE} and {WEIGHTS_FILE}")
     config = LeadConfig.load(folder)
     stored = weights_in(folder)
-    reader = empty_body(folder / LANGUAGE_FOLDER)
     operators = {
         ndim: LeadModel(shape, config.text_size)
         for ndim, shape in ((1, config.line), (2, config.plane))
         if shape is not None
     }
-    parts: dict[str, torch.nn.Module] = {READER: reader}
-    parts |= {OPERATORS[ndim]: operator for ndim, operator in operators.items()}
-    expected = {prefix + name for prefix, part in parts.items() for name in part.state_dict()}
+    parts = {OPERATORS[ndim]: operator for ndim, operator in operators.items()}
+    expected = {TEXTS} | {prefix + name for prefix, part in parts.items() for name in part.state_dict()}
     if expected != stored.keys():
         raise UserError("not_a_model", "weights do not match the config", got=sorted(expected ^ stored.keys())[:5])
+    if stored[TEXTS].shape != (len(config.texts), config.text_size):
+        raise UserError("not_a_model", "the features of texts do not match the config", got=tuple(stored[TEXTS].shape))
     for prefix, part in parts.items():
         found = {name.removeprefix(prefix): value for name, value in stored.items() if name.startswith(prefix)}
         part.load_state_dict(
             {name: value.float() if value.is_floating_point() else value for name, value in found.items()}
         )
         part.eval().requires_grad_(False)
-    return LeadSystem(config, operators, reader, load_tokenizer(folder / LANGUAGE_FOLDER)).to(device)
+    return LeadSystem(config, operators, dict(zip(config.texts, stored[TEXTS].float(), strict=True))).to(device)

@@ -2,27 +2,27 @@
 
 What is known of an equation enters as a set: every term by a feature of the text that says what it does, with its
 coefficient as a number. No family has a name or weights of its own here. A system has an operator for each number of
-dimensions, and the language model that reads the texts.
+dimensions, and the features of the texts.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ups_server.model import constraints
-from ups_server.model.body import text_features
 from ups_server.model.conditioning import KINDS, VALUE_FEATURES, value_features
 from ups_server.model.constraints import gradient_part
 from ups_server.model.flow_steps import flow_steps
 from ups_server.model.gas_steps import gas_steps
 from ups_server.model.latent import LatentOperator, check_points, exact
-from ups_server.model.lead_config import EquationCard, LatentConfig, LeadConfig
-from ups_server.model.scales import NUMBERS, Scaled, scales_of, spread
+from ups_server.model.lead_config import NUMBERS, EquationCard, LatentConfig, LeadConfig
+from ups_server.model.scales import Scaled, scales_of, spread
+from ups_server.model.wave_steps import wave_steps
 from ups_server.pde import BoundaryCondition, Grid
 
 SYMBOL = 32
@@ -262,15 +262,27 @@ class LeadModel(nn.Module):
         found = scaled.fields
         for which, equation in enumerate(given.equations):
             if equation.known == "gas" and all(given.periodic):
-                steps = self._gas
+                steps: Callable[[Scaled, Tensor, Problems], Tensor] = self._gas
             elif equation.known == "flow" and not any(given.periodic):
                 steps = self._flow
+            elif equation.known == "waves" and all(given.periodic):
+                steps = partial(self._waves, equation)
             else:
                 continue
             rows = (given.which == which).nonzero()[:, 0]
             with exact(found):
                 found = found.index_put((rows,), steps(scaled.rows(rows), lead[rows], given.rows(rows)))
         return found
+
+    @staticmethod
+    def _waves(equation: EquationCard, scaled: Scaled, lead: Tensor, given: Problems) -> Tensor:
+        linear = [
+            (number, term.order, term.sign) for number, term in enumerate(equation.terms) if term.order is not None
+        ]
+        numbers, orders, signs = zip(*linear, strict=True)
+        shares = given.values[:, list(numbers)] * given.values.new_tensor(signs)
+        after = wave_steps(scaled.fields[..., 0], lead, shares, orders, given.lengths[:, 0])
+        return torch.cat([after[..., None], scaled.fields[..., 1:]], dim=-1)
 
     def _flow(self, scaled: Scaled, lead: Tensor, given: Problems) -> Tensor:
         own, force = scaled.fields[..., :3].movedim(-1, 1), scaled.static[..., :2].movedim(-1, 1)
@@ -327,34 +339,20 @@ class LeadModel(nn.Module):
 
 
 class LeadSystem:
-    """The operators of a model by dimension, and the language model that reads its texts."""
+    """The operators of a model by dimension, and what the language model made of the texts that they are told.
 
-    def __init__(
-        self,
-        config: LeadConfig,
-        operators: Mapping[int, LeadModel],
-        reader: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-    ) -> None:
-        self.config, self.operators, self.reader, self.tokenizer = config, dict(operators), reader, tokenizer
-        self._features = dict[str, Tensor]()
+    The language model is frozen and the texts are known, so its features are kept in its place.
+    """
 
-    def features(self, texts: tuple[str, ...]) -> Mapping[str, Tensor]:
-        """The feature (E,) of every text; each is read once."""
-        new = [text for text in texts if text not in self._features]
-        if new:
-            self._features |= text_features(self.reader, self.tokenizer, new)
-        return self._features
-
-    def read_names(self) -> None:
-        """Has the operators know the names of what they are told beside the terms."""
-        names = self.features(NUMBERS)
+    def __init__(self, config: LeadConfig, operators: Mapping[int, LeadModel], texts: Mapping[str, Tensor]) -> None:
+        """Args: texts: the feature (E,) of every text of `config.texts`."""
+        self.config, self.operators = config, dict(operators)
+        self.features = {text: texts[text] for text in config.texts}
         for operator in self.operators.values():
-            operator.number_names.copy_(torch.stack([names[name] for name in NUMBERS]))
+            operator.number_names.copy_(torch.stack([texts[name] for name in NUMBERS]))
 
     def to(self, device: str | torch.device) -> "LeadSystem":
         for operator in self.operators.values():
             operator.to(device)
-        self.reader.to(torch.device(device))  # type: ignore[arg-type]
-        self._features = {text: feature.to(device) for text, feature in self._features.items()}
+        self.features = {text: feature.to(device) for text, feature in self.features.items()}
         return self

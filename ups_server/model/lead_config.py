@@ -10,6 +10,9 @@ from ups_server.model.config import CONFIG_FILE, CoefficientRange, Frozen
 from ups_server.pde import BoundaryKind
 from ups_server.pde.equation import TERMS
 
+NUMBERS = ("lead time", "points", "amplitude of waves", "amplitude of density", "share of the flow")
+"""What a model is given beside the terms of the equation, by name; 0 where a kind of scales has it not."""
+
 
 class LatentConfig(Frozen):
     """The latent operator of one dimension count.
@@ -66,6 +69,8 @@ class TermCard(Frozen):
         factor: of the coefficient.
         rate: is it one over a time, to be measured in characteristic units?
         optional: is the term absent where its coefficient is zero?
+        order: of the derivative that the term is a multiple of; None where it is not linear.
+        sign: of that multiple.
     """
 
     text: str
@@ -73,6 +78,8 @@ class TermCard(Frozen):
     factor: float = 1.0
     rate: bool = True
     optional: bool = False
+    order: int | None = None
+    sign: float = 1.0
 
 
 class EquationCard(Frozen):
@@ -83,7 +90,8 @@ class EquationCard(Frozen):
         conserved: what is restored after a step in a periodic box: every mean, or mass, momentum and energy.
         solenoidal: is the velocity, in the first slots, free of divergence?
         known: what of it a few large steps start from: "gas", in a periodic box (`model.gas_steps`), its second and
-            third terms being the viscosities; "flow", between walls (`model.flow_steps`), the second the viscosity.
+            third terms being the viscosities; "flow", between walls (`model.flow_steps`), the second the viscosity;
+            "waves", of one field in a periodic box, the terms that are linear (`model.wave_steps`).
         carried: are fields carried along displacements?
     """
 
@@ -91,7 +99,7 @@ class EquationCard(Frozen):
     scales: ScalesCard
     conserved: Literal["nothing", "means", "gas"] = "nothing"
     solenoidal: bool = False
-    known: Literal["nothing", "gas", "flow"] = "nothing"
+    known: Literal["nothing", "gas", "flow", "waves"] = "nothing"
     carried: bool = False
 
 
@@ -138,6 +146,12 @@ class LeadConfig(Frozen):
     text_size: int
     families: dict[str, LeadCard]
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All that the operators are told in words."""
+        terms = (term.text for card in self.families.values() for term in card.equation.terms)
+        return tuple(dict.fromkeys([*NUMBERS, *terms]))
+
     def save(self, folder: Path) -> None:
         (folder / CONFIG_FILE).write_text(self.model_dump_json(indent=2) + "\n")
 
@@ -152,7 +166,12 @@ GAS = (
     TermCard(text="bulk viscosity", coefficient="zeta"),
 )
 ANY = tuple(
-    TermCard(text=f"{name.replace('_', ' ')}: {term.words}", coefficient=name, optional=True)
+    TermCard(
+        text=f"{name.replace('_', ' ')}: {term.words}",
+        coefficient=name,
+        optional=True,
+        order=term.order if [piece.power for piece in term.pieces] == [1] else None,
+    )
     for name, term in TERMS.items()
 )
 """Every term an equation in symbols may have; the sign and size of its coefficient say the rest."""
@@ -160,18 +179,19 @@ INVERSE_PI = 0.3183098861837907
 
 EQUATIONS: dict[str, EquationCard] = {
     "advection": EquationCard(
-        terms=(TermCard(text="transport to the right at constant speed", coefficient="beta"),),
+        terms=(TermCard(text="transport to the right at constant speed", coefficient="beta", order=1, sign=-1.0),),
         scales=ScalesCard(kind="amplitude"),
         conserved="means",
-        carried=True,
+        known="waves",
     ),
     "burgers": EquationCard(
         terms=(
             TermCard(text="transport of the quantity by itself", rate=False),
-            TermCard(text="diffusion", coefficient="nu", factor=INVERSE_PI),
+            TermCard(text="diffusion", coefficient="nu", factor=INVERSE_PI, order=2),
         ),
         scales=ScalesCard(kind="velocity"),
         conserved="means",
+        known="waves",
         carried=True,
     ),
     "diffusion_sorption": EquationCard(
@@ -184,7 +204,11 @@ EQUATIONS: dict[str, EquationCard] = {
         terms=(TermCard(text="shallow water over a flat bed, driven by gravity", factor=0.2),),
         scales=ScalesCard(kind="level", level=(1.0, 0, 0, 0), unit=(0.15, 1, 1, 1), speed=1.0),
     ),
-    "evolution_1d": EquationCard(terms=ANY, scales=ScalesCard(kind="level", level=(0.0, 0, 0, 0), unit=(1.0, 1, 1, 1))),
+    "evolution_1d": EquationCard(
+        terms=ANY,
+        scales=ScalesCard(kind="level", level=(0.0, 0, 0, 0), unit=(1.0, 1, 1, 1)),
+        known="waves",
+    ),
     "incompressible_ns_2d": EquationCard(
         terms=(
             TermCard(text="incompressible flow that carries particles", rate=False),

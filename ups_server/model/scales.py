@@ -13,13 +13,11 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from ups_server.model.lead_config import ScalesCard
+from ups_server.model.lead_config import NUMBERS, ScalesCard
 from ups_server.pde.gas import GAMMA
 
 LEAST = 1e-4
 """Smallest amplitude, in characteristic units: a state at rest is not divided by zero."""
-NUMBERS = ("lead time", "points", "amplitude of waves", "amplitude of density", "share of the flow")
-"""What the model is given beside the terms of the equation, by name; 0 where a kind of scales has it not."""
 WAVES, DENSITY, FLOW = 2, 3, 4
 LARGEST = 12.0
 """Of the logarithm of a density or pressure over its mean, in magnitude."""

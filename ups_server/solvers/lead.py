@@ -189,9 +189,8 @@ class LeadSolver:
             name: torch.from_numpy(values.astype(np.float32)).to(device)
             for name, values in problem.coefficient_arrays(len(initial)).items()
         }
-        features = self.system.features(tuple(term.text for term in card.equation.terms))
         given = problems(
-            card.equation, features, coefficients, card.slots, problem.boundary, grid, states, fixed,
+            card.equation, self.system.features, coefficients, card.slots, problem.boundary, grid, states, fixed,
             model.config.static,
         )  # fmt: skip
         return LeadSession(model, card, problem, given, states, grid)

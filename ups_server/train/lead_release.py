@@ -13,11 +13,10 @@ import torch
 from ups_server.data.splits import Split, split_rows
 from ups_server.data.statistics import compute
 from ups_server.data.windows import frame_stride
-from ups_server.model.body import default_folder, load_tokenizer, pretrained_body
 from ups_server.model.checkpoint import save_lead
 from ups_server.model.config import CoefficientRange
 from ups_server.model.lead import LeadModel, LeadSystem
-from ups_server.model.lead_config import EQUATIONS, LeadCard, LeadConfig
+from ups_server.model.lead_config import EQUATIONS, NUMBERS, LeadCard, LeadConfig
 from ups_server.train.lead_time import FamilyTriples, LeadRun, LeadTraining
 
 CALLS = (1, 2, 4, 5, 10, 20)
@@ -27,16 +26,15 @@ USUAL_POINTS = 128
 
 def released(runs: Mapping[int, LeadRun], name: str, version: int) -> LeadSystem:
     """The system of the runs' averaged weights; runs by the number of dimensions."""
-    folder = default_folder()
-    reader = pretrained_body(folder).eval()
+    texts = {text: feature for run in runs.values() for text, feature in run.features.items()}
     operators = {ndim: run.averaged() for ndim, run in runs.items()}
     families = {entry.family.id: card(operators[ndim], entry) for ndim, run in runs.items() for entry in run.families}
     shapes = {ndim: run.config.model for ndim, run in runs.items()}
     config = LeadConfig(
         name=name, version=version, line=shapes.get(1), plane=shapes.get(2),
-        text_size=reader.config.hidden_size, families=families,
+        text_size=len(texts[NUMBERS[0]]), families=families,
     )  # fmt: skip
-    return LeadSystem(config, operators, reader, load_tokenizer(folder))
+    return LeadSystem(config, operators, texts)
 
 
 def card(model: LeadModel, entry: FamilyTriples) -> LeadCard:

@@ -36,8 +36,7 @@ from ups_server.data.windows import LeadTimes, Points, frame_stride
 from ups_server.errors import UserError
 from ups_server.model.body import default_folder, load_tokenizer, pretrained_body, text_features
 from ups_server.model.lead import LeadModel, Problems, problems
-from ups_server.model.lead_config import EQUATIONS, LatentConfig
-from ups_server.model.scales import NUMBERS
+from ups_server.model.lead_config import EQUATIONS, NUMBERS, LatentConfig
 from ups_server.pde import Grid, family
 from ups_server.processes import keep_freed_memory
 from ups_server.train.config import FamilyData, Section
@@ -226,7 +225,7 @@ class LeadRun:
         folder.mkdir(parents=True, exist_ok=True)
         language = default_folder()
         texts = [*NUMBERS, *(term.text for name in config.families for term in EQUATIONS[name].terms)]
-        features = text_features(pretrained_body(language).eval(), load_tokenizer(language), texts)
+        self.features = features = text_features(pretrained_body(language).eval(), load_tokenizer(language), texts)
         self.families = [
             FamilyTriples(
                 name, entry, [generated(name, part.data, config.seed, data) for part in entry.stores], features

@@ -23,4 +23,5 @@ def wave_steps(u: Tensor, time: Tensor, shares: Tensor, orders: Sequence[int], l
     for share, order in zip(shares.unbind(1), orders, strict=True):
         rate = rate + share[:, None] * (1j * k) ** order
     rate = torch.complex(rate.real.clamp_max(0.0), rate.imag)
-    return torch.fft.irfft(torch.fft.rfft(u) * (rate * time[:, None]).exp(), n=points)
+    moved: Tensor = torch.fft.irfft(torch.fft.rfft(u) * (rate * time[:, None]).exp(), n=points)
+    return moved

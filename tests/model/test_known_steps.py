@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ups_server.model.flow_steps import cosine_waves, flow_steps, sine_waves
+from ups_server.model.constraints import gradient_part
+from ups_server.model.flow_steps import cosine_waves, flow_steps, sine_waves, splined, without_gradient
 from ups_server.model.gas_steps import exponential, gas_steps
 from ups_server.model.wave_steps import wave_steps
 from ups_server.pde import Grid, family
@@ -170,3 +171,22 @@ def test_linear_terms_are_exact_and_nothing_grows() -> None:
     damped = np.exp(-(0.01 * k**2 + 0.2) * time) * np.cos(k * (x - 0.7 * time))
     np.testing.assert_allclose(found[0], damped, atol=2e-6)
     np.testing.assert_allclose(found[1], np.cos(k * (x - 0.7 * time)), atol=2e-6)
+
+
+def test_splines_carry_a_field_at_fourth_order() -> None:
+    errors = []
+    for n in (32, 64):
+        x = (torch.arange(n) + 0.5) / n
+        cosine = torch.cos(3 * torch.pi * x)
+        field = cosine[:, None] * torch.cos(2 * torch.pi * x)[None]
+        shift = torch.stack([0.02 * torch.sin(torch.pi * x)[:, None] * torch.ones(n), 0.013 * torch.ones(n, n)])
+        exact = torch.cos(3 * torch.pi * (x[:, None] + shift[0])) * torch.cos(2 * torch.pi * (x + shift[1]))
+        errors.append(float((splined(field[None, None], shift[None])[0, 0] - exact).abs().max()))
+    assert errors[0] / errors[1] > 10
+    assert errors[1] < 1e-5
+
+
+def test_without_its_gradient_a_velocity_is_what_the_projection_leaves() -> None:
+    v = torch.randn(2, 2, 32, 48, generator=torch.Generator().manual_seed(3))
+    waves = [[make(n, v.device) for n in (32, 48)] for make in (sine_waves, cosine_waves)]
+    torch.testing.assert_close(without_gradient(v, *waves), v - gradient_part(v, (False, False)), atol=1e-4, rtol=1e-4)

@@ -218,7 +218,6 @@ EQUATIONS: dict[str, EquationCard] = {
         scales=ScalesCard(kind="stirred"),
         solenoidal=True,
         known="flow",
-        carried=True,
     ),
 }
 """By family."""

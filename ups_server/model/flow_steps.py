@@ -4,9 +4,9 @@ In units of the characteristic speed, times in units of a box over it,
 
     v_s = -v . grad v - grad p + nu lap v + c f,  div v = 0,  c_s = -v . grad c,  v = 0 at the walls.
 
-A step advects the velocity by itself and the particles (semi-Lagrangian, cubic splines), adds the force, lets the velocity
-diffuse (exactly, in sine waves) and takes the gradient of the pressure away (Stam, Stable Fluids, 1999). It is stable
-for any size; what such large steps leave is for the operator to learn (`model.latent`).
+A step advects the velocity by itself and the particles (semi-Lagrangian, cubic splines), adds the force, lets the
+velocity diffuse (exactly, in sine waves) and takes the gradient of the pressure away (Stam, Stable Fluids, 1999). It is
+stable for any size; what such large steps leave is for the operator to learn (`model.latent`).
 """
 
 import math

@@ -29,17 +29,17 @@ export OMP_WAIT_POLICY ?= passive
 export WANDB_MODE ?= disabled
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-all serve test test-all soak lint types format reference wheel constraints clean
+.PHONY: help install install-all serve test test-all soak lint types format reference docs wheel constraints clean
 
 help:
 	@sed -n '1,5s/^# \{0,1\}//p' Makefile
-	@echo "targets: install install-all serve test test-all soak lint types format reference wheel constraints clean"
+	@echo "targets: install install-all serve test test-all soak lint types format reference docs wheel constraints clean"
 
-# To serve, train and test; `make install-all` adds what else there is, such as PostgreSQL.
+# To serve, train and test; `make install-all` adds what else there is, such as PostgreSQL and the site of documentation.
 install: $(STAMP)
 
 install-all: install
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(TORCH_INDEX_$(TORCH)) --editable '.[all,test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(TORCH_INDEX_$(TORCH)) --editable '.[all,docs,test]'
 
 $(STAMP): pyproject.toml constraints.txt Makefile
 	$(if $(filter-out cpu cuda,$(TORCH)),$(error TORCH must be cpu or cuda, got $(TORCH)))
@@ -76,7 +76,11 @@ format: install
 	$(BIN)/ruff format .
 
 reference: install
-	$(BIN)/python -m tests.reference
+	$(BIN)/python -m docs.generate.reference
+
+# The site, into site/; a link that leads nowhere is an error. Nothing is fetched.
+docs: install-all
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 wheel: install
 	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
@@ -87,4 +91,4 @@ constraints: install-all
 	   | sed 's/+[a-z0-9]*$$//' | sort -f; } > constraints.txt
 
 clean:
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

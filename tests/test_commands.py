@@ -7,7 +7,7 @@ import sys
 import pytest
 from typer.main import get_command
 
-from tests.reference import every_command
+from docs.generate.reference import every_command
 from ups_server.cli import app, main
 
 NOBODY = ["--url", "http://127.0.0.1:9"]

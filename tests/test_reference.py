@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from tests.reference import FILE, every_command, reference
+from docs.generate.reference import FILE, every_command, reference
 from ups_server.cli import app
 from ups_server.settings import Settings
 

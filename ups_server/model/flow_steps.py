@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-STEP, STEPS = 0.03, 6
+STEP, STEPS = 0.03, 12
 """Of a lead time, in characteristic units; and how many there are at most."""
 
 

@@ -1,4 +1,4 @@
-"""A few large steps of an exponential integrator for a gas in a periodic box: what the operator starts from.
+"""A few steps of an exponential integrator for a gas in a periodic box: what the operator starts from.
 
 In units of the speed of sound c, with R = log rho and P = log p about their levels, s = c t, and the friction of
 `pde.gas`, a gas obeys ``u_s = L u + N(u)``, L being what small disturbances do:
@@ -11,24 +11,29 @@ order (Lawson, SIAM J. Numer. Anal. 4, 1967; Hochbruck & Ostermann, Acta Numeric
 
     u(s + h) = E_h u + h E_{h/2} N( E_{h/2} (u + h/2 N(u)) ).
 
-The steps are far too large for a solver in a violent flow; there N is bounded, so that nothing grows without limit.
-What they leave is for the operator to learn (`model.latent`).
+A state takes steps of its own: the shorter, the steeper its velocity, halves of halves of the lead time. In a violent
+flow the shortest is too long; there N is bounded, so that nothing grows without limit. What the steps leave is for the
+operator to learn (`model.latent`).
 """
 
 import math
+from copy import copy
 from functools import lru_cache
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from ups_server.pde.gas import GAMMA
 
-STEP, STEPS = 0.04, 6
-"""Of a lead time, in units of a length over the speed of sound; and how many there are at most."""
+LONGEST, TURNED = 0.1, 0.12
+"""Of a step: in units of a length over the speed of sound, and times the root mean square of the gradient of v."""
+FINEST = 6
+"""Halvings of the lead time to its shortest step."""
 MOST = 0.5
 """What N may change in a step: Mach numbers, logarithms."""
-UNALIASED = 2 / 3
-"""Of all wave numbers, those that N is computed with."""
+MODES = {1: 84, 2: 21}
+"""By dimension, wave numbers an axis that act on each other; at most a third of the points."""
 STEEPEST = 1e6
 """Of fields and gradients, in magnitude."""
 LARGEST = 12.0
@@ -43,35 +48,59 @@ def gas_steps(own: Tensor, time: Tensor, shear: Tensor, bulk: Tensor, lengths: T
 
     Args: time, shear, bulk: (B,), kinematic viscosities, over the speed of sound. lengths: (B, d) of the box.
     """
-    waves = GasWaves(own, shear, bulk, lengths)
-    count = (time / STEP).ceil().clamp(1, STEPS)
-    step = time / count
-    half = waves.over(step / 2)
-    whole = half.twice()
-    u = waves.spectra
-    for done in range(int(count.max())):
-        size = waves.spread(step)[:, None]
-        middle = half(u + size / 2 * waves.nonlinear(u, size))
-        after = whole(u) + size * half(waves.nonlinear(middle, size))
-        u = torch.where(waves.spread(count > done)[:, None], after, u)
-    return waves.fields(u)
+    ndim, points = own.ndim - 2, tuple(own.shape[2:])
+    axes = tuple(range(2, own.ndim))
+    drift = own[:, :ndim].mean(axes, keepdim=True)
+    spectra = torch.fft.rfftn(torch.cat([own[:, :ndim] - drift, own[:, ndim:]], dim=1), dim=axes, norm="forward")
+    whole = GasWaves(wave_numbers(points, own.device), shear, bulk, lengths, drift)
+    after = whole.over(time)(spectra)
+    modes = tuple(min(MODES[ndim], (n - 1) // 3) for n in points)
+    low = GasWaves(wave_numbers(points, own.device, modes), shear, bulk, lengths, drift)
+    after = with_low(after, low_integrated(low, taken_low(spectra, modes), modes, time), modes)
+    found = torch.fft.irfftn(after, s=points, dim=axes, norm="forward")
+    return torch.cat([found[:, :ndim] + drift, found[:, ndim:]], dim=1)
+
+
+def low_integrated(waves: "GasWaves", u: Tensor, modes: tuple[int, ...], time: Tensor) -> Tensor:
+    """Spectra (B, d + 2, K...) of the lowest waves after `time`, with what they do to each other."""
+    steps = StepsOfL(waves, time / 2**FINEST)
+    ticks = torch.full_like(time, 2.0**FINEST)
+    grid = Products(modes)
+    while (rows := (ticks > 0).nonzero()[:, 0]).numel():
+        part, v, tick = waves.rows(rows), u[rows], steps.tick[rows]
+        slopes = grid.slopes(part, v)
+        longest = TURNED / grid.steepness(slopes).clamp_min(TURNED / LONGEST) / tick
+        level = torch.minimum(longest.nan_to_num(1.0), ticks[rows]).clamp_min(1).log2().floor().long()
+        size = (tick * 2.0**level).reshape(-1, *(1,) * (waves.ndim + 1))
+        half, whole = steps.of(rows, level), steps.of(rows, level + 1)
+        middle = half(v + size / 2 * grid.nonlinear(part, slopes, size))
+        u[rows] = whole(v) + size * half(grid.nonlinear(part, grid.slopes(part, middle), size))
+        ticks[rows] -= 2.0**level
+    return u
 
 
 class GasWaves:
-    """The terms of the equation in Fourier space, moving with the mean velocity; arguments as in `gas_steps`."""
+    """L at wave vectors, moving with the mean velocity; other arguments as in `gas_steps`.
 
-    def __init__(self, own: Tensor, shear: Tensor, bulk: Tensor, lengths: Tensor) -> None:
-        self.ndim, self.points = own.ndim - 2, tuple(own.shape[2:])
-        self.axes = tuple(range(2, own.ndim))
-        self.drift = own[:, : self.ndim].mean(self.axes, keepdim=True)
-        self.spectra = torch.fft.rfftn(
-            torch.cat([own[:, : self.ndim] - self.drift, own[:, self.ndim :]], 1), dim=self.axes
-        )
-        numbers = wave_numbers(self.points, own.device)
+    Args:
+        numbers: 2 pi n by axis, to be broadcast. drift: (B, d, 1...).
+    """
+
+    def __init__(
+        self, numbers: tuple[Tensor, ...], shear: Tensor, bulk: Tensor, lengths: Tensor, drift: Tensor
+    ) -> None:
+        self.ndim = len(numbers)
+        self.shear, self.along = self.spread(shear), self.spread(bulk + 4 / 3 * shear)
         self.waves = [k / self.spread(lengths[:, axis]) for axis, k in enumerate(numbers)]
-        self.kept = math.prod([k.abs() <= UNALIASED * math.pi * n for k, n in zip(numbers, self.points, strict=True)])
-        self.shear, self.along = self.spread(shear)[:, None], self.spread(bulk + 4 / 3 * shear)[:, None]
+        self.shift = sum((k * drift[:, axis] for axis, k in enumerate(self.waves[1:], 1)), self.waves[0] * drift[:, 0])
         self.matrix = self._coupling()
+
+    def rows(self, index: Tensor) -> Self:
+        """Some of the gases, without L."""
+        part = copy(self)
+        part.shear, part.along = self.shear[index], self.along[index]
+        part.waves = [k[index] for k in self.waves]
+        return part
 
     def _coupling(self) -> Tensor:
         """(B, K..., d + 1, d + 1) of the velocities and i P / gamma."""
@@ -80,46 +109,102 @@ class GasWaves:
         matrix = total.new_zeros(*total.shape, ndim + 1, ndim + 1)
         for axis, (k, square) in enumerate(zip(self.waves, squares, strict=True)):
             # Friction acts on each component by itself, more strongly along its own axis.
-            matrix[..., axis, axis] = -(self.shear[:, 0] * (total - square) + self.along[:, 0] * square)
+            matrix[..., axis, axis] = -(self.shear * (total - square) + self.along * square)
             matrix[..., axis, ndim], matrix[..., ndim, axis] = -k, k
         return matrix
 
+    def turning(self, time: Tensor) -> Tensor:
+        """(B, K...) factors of the mean velocity over (B,) times."""
+        angle = -self.shift * self.spread(time)
+        return torch.polar(torch.ones_like(angle), angle)
+
     def over(self, time: Tensor) -> "GasStep":
         """L over (B,) times."""
-        shift = sum((k * self.drift[:, axis] for axis, k in enumerate(self.waves)), self.matrix[..., 0, 0] * 0)
-        angle = -shift * self.spread(time)
-        return GasStep(exponential(self.matrix * self.spread(time)[..., None, None]),
-                       torch.polar(torch.ones_like(angle), angle)[:, None])  # fmt: skip
+        return GasStep(exponential(self.matrix * self.spread(time)[..., None, None]), self.turning(time)[:, None])
 
-    def nonlinear(self, spectra: Tensor, size: Tensor) -> Tensor:
-        """N of spectra, bounded for a step of this size."""
-        ndim, spectra = self.ndim, spectra * self.kept
-        slopes = [1j * k[:, None] * spectra for k in self.waves]
-        values = torch.fft.irfftn(torch.cat([spectra, *slopes], dim=1), s=self.points, dim=self.axes)
-        fields, *gradients = values.clamp(-STEEPEST, STEEPEST).split(ndim + 2, dim=1)
-        made = -sum(
-            (fields[:, axis, None] * g for axis, g in enumerate(gradients[1:], 1)), fields[:, :1] * gradients[0]
-        )
+    def spread(self, rows: Tensor) -> Tensor:
+        """(B,) to be broadcast over wave vectors or points."""
+        return rows.reshape(-1, *(1,) * self.ndim)
+
+
+class Products:
+    """Products of fields of so many waves an axis, at points where they do not alias."""
+
+    def __init__(self, modes: tuple[int, ...]) -> None:
+        self.modes, self.ndim = modes, len(modes)
+        self.points = tuple(3 * m + 1 + (3 * m + 1) % 2 for m in modes)
+        self.axes = tuple(range(2, 2 + self.ndim))
+        self.padded = (*self.points[:-1], self.points[-1] // 2 + 1)
+
+    def slopes(self, waves: GasWaves, spectra: Tensor) -> Tensor:
+        """Fields and their gradients at the points, (B, (d + 1) (d + 2), X...)."""
+        both = torch.cat([spectra, *(1j * k[:, None] * spectra for k in waves.waves)], dim=1)
+        wide = with_low(both.new_zeros(*both.shape[:2], *self.padded), both, self.modes)
+        return torch.fft.irfftn(wide, s=self.points, dim=self.axes, norm="forward").clamp(-STEEPEST, STEEPEST)
+
+    def steepness(self, slopes: Tensor) -> Tensor:
+        """(B,) root mean square of the gradient of the velocity."""
+        gradients = slopes.unflatten(1, (self.ndim + 1, self.ndim + 2))[:, 1:, : self.ndim]
+        return gradients.square().sum((1, 2)).flatten(1).mean(1).sqrt()
+
+    def nonlinear(self, waves: GasWaves, slopes: Tensor, size: Tensor) -> Tensor:
+        """N of fields and gradients, bounded for a step of this size; its spectra."""
+        ndim = self.ndim
+        fields, *gradients = slopes.split(ndim + 2, dim=1)
+        made = -fields[:, :1] * gradients[0]
+        for axis, gradient in enumerate(gradients[1:], 1):
+            made -= fields[:, axis, None] * gradient
         density, pressure = fields[:, ndim], fields[:, ndim + 1]
         lightness = (pressure - density).clamp(-LARGEST, LARGEST).exp()
         heat = torch.zeros_like(density)
         for i, gradient in enumerate(gradients):
             made[:, i] -= (lightness - 1) * gradient[:, -1] / GAMMA
             for j, other in enumerate(gradients):
-                friction = (self.along if i == j else self.shear)[:, 0]
+                friction = waves.along if i == j else waves.shear
                 made[:, i] += friction * other[:, ndim] * other[:, i]
                 heat += friction * other[:, i].square()
         made[:, -1] += (GAMMA - 1) * GAMMA * heat / lightness
-        bounded: Tensor = torch.fft.rfftn(MOST / size * torch.tanh(made * size / MOST), dim=self.axes) * self.kept
-        return bounded
+        bounded = MOST / size * torch.tanh(made * size / MOST)
+        return taken_low(torch.fft.rfftn(bounded, dim=self.axes, norm="forward"), self.modes)
 
-    def fields(self, spectra: Tensor) -> Tensor:
-        found = torch.fft.irfftn(spectra, s=self.points, dim=self.axes)
-        return torch.cat([found[:, : self.ndim] + self.drift, found[:, self.ndim :]], dim=1)
 
-    def spread(self, rows: Tensor) -> Tensor:
-        """(B,) to be broadcast over points or wave vectors."""
-        return rows.reshape(-1, *(1,) * self.ndim)
+def taken_low(spectra: Tensor, modes: tuple[int, ...]) -> Tensor:
+    """The waves up to so many an axis, of a real transform (B, C, K...)."""
+    if len(modes) == 2:
+        m = modes[0]
+        spectra = torch.cat([spectra[:, :, : m + 1], spectra[:, :, -m:]], dim=2)
+    return spectra[..., : modes[-1] + 1]
+
+
+def with_low(spectra: Tensor, low: Tensor, modes: tuple[int, ...]) -> Tensor:
+    """`spectra`, in place, with the lowest waves of another transform."""
+    if len(modes) == 1:
+        spectra[..., : modes[0] + 1] = low
+        return spectra
+    m, last = modes
+    spectra[:, :, : m + 1, : last + 1], spectra[:, :, -m:, : last + 1] = low[:, :, : m + 1], low[:, :, m + 1 :]
+    return spectra
+
+
+class StepsOfL:
+    """exp of L over half a tick, a tick, two ticks, ... of (B,) times; each row takes its own.
+
+    Attributes:
+        tick: (B,)
+    """
+
+    def __init__(self, waves: GasWaves, tick: Tensor) -> None:
+        self.tick = tick
+        matrices = [exponential(waves.matrix * waves.spread(tick / 2)[..., None, None])]
+        turns = [waves.turning(tick / 2)]
+        for _ in range(FINEST + 1):
+            matrices.append(matrices[-1] @ matrices[-1])
+            turns.append(turns[-1].square())
+        self.matrices, self.turns = torch.stack(matrices, dim=1), torch.stack(turns, dim=1)
+
+    def of(self, rows: Tensor, level: Tensor) -> "GasStep":
+        """Of these rows, over 2^level halves of a tick, level (R,)."""
+        return GasStep(self.matrices[rows, level], self.turns[rows, level][:, None])
 
 
 class GasStep:
@@ -138,10 +223,6 @@ class GasStep:
         after = -1j * GAMMA * moved.pop()
         return torch.stack([*moved, density + (after - pressure) / GAMMA, after], dim=1) * self.turn
 
-    def twice(self) -> "GasStep":
-        """In twice the time."""
-        return GasStep(self.matrix @ self.matrix, self.turn.square())
-
 
 def exponential(matrix: Tensor) -> Tensor:
     """exp of (B, ..., n, n); each of the B by itself."""
@@ -159,11 +240,19 @@ def exponential(matrix: Tensor) -> Tensor:
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)
-def wave_numbers(points: tuple[int, ...], device: torch.device) -> tuple[Tensor, ...]:
-    """2 pi n of a real transform by axis, in a box of length one, to be broadcast: each (1, K...)."""
+def wave_numbers(
+    points: tuple[int, ...], device: torch.device, modes: tuple[int, ...] | None = None
+) -> tuple[Tensor, ...]:
+    """2 pi n of a real transform by axis, in a box of length one, to be broadcast: each (1, K...).
+
+    Args: modes: of the lowest so many alone, see `taken_low`.
+    """
     ndim, found = len(points), []
     for axis, n in enumerate(points):
-        transform = torch.fft.rfftfreq if axis == ndim - 1 else torch.fft.fftfreq
-        k = transform(n, 1 / n, device=device) * 2 * math.pi
+        last = axis == ndim - 1
+        k = (torch.fft.rfftfreq if last else torch.fft.fftfreq)(n, 1 / n, device=device) * 2 * math.pi
+        if modes is not None:
+            m = modes[axis]
+            k = k[: m + 1] if last else torch.cat([k[: m + 1], k[-m:]])
         found.append(k.reshape(1, *(-1 if a == axis else 1 for a in range(ndim))))
     return tuple(found)

@@ -20,6 +20,7 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import Headers
@@ -94,6 +95,33 @@ async def admit(request: Request, service: CurrentService) -> Caller | None:
     KEY.set(None if caller.key is None else caller.key.id)
     request.state.key = KEY.get()
     return caller
+
+
+UNCHECKED = frozenset({"/", "/web/{name:path}"})
+"""Routes whose query is the page's own affair."""
+
+
+async def check_query(request: Request) -> None:
+    """Raises UserError ``unknown_parameter`` for a name in the query that the route does not know."""
+    route = request.scope["route"]
+    if not isinstance(route, APIRoute) or route.path in UNCHECKED:
+        return
+    known = _query_names(route.dependant)
+    unknown = [name for name in request.query_params if name not in known]
+    if unknown:
+        raise UserError(
+            "unknown_parameter",
+            "the query has a parameter that this address does not know",
+            got=unknown,
+            expected=known,
+            hint="nothing was done; names are written as in the OpenAPI document",
+        )
+
+
+def _query_names(dependant: Dependant) -> list[str]:
+    """Names in the query that a route and what it depends on ask for."""
+    names = [parameter.alias for parameter in dependant.query_params]
+    return names + [name for other in dependant.dependencies for name in _query_names(other)]
 
 
 def _caller(request: Request, service: Service, scope: Scope, tags: list[str]) -> Caller:

@@ -54,6 +54,8 @@ OFFERED = {
     "text/event-stream": EVENTS,
 }
 """Media type -> format of the answer, the preferred first: every exporter, and the event stream."""
+UNCOMPRESSED = ("application/octet-stream", *(name for name, output in OFFERED.items() if output != JSON))
+"""Media types that are sent as they are, whatever `Accept-Encoding` says."""
 
 
 def choose(accept: str | None) -> tuple[str, str]:
@@ -171,7 +173,8 @@ def encode(answer: Answer, output: str) -> bytes:
     )
 
 
-HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+VARY = {"Vary": "Accept"}
+HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **VARY}
 
 
 class Encoding(StrEnum):

@@ -19,11 +19,14 @@ from ups_server.api.access import (
     MeteredEngine,
     Ownership,
     admit,
+    check_query,
     keep_accounts,
     keys_required,
     record_owner,
     write_accounts,
 )
+from ups_server.api.answers import UNCOMPRESSED
+from ups_server.api.conventions import middleware
 from ups_server.api.memory import Memory
 from ups_server.api.metrics import RequestMetrics, ServiceCollector
 from ups_server.api.middleware import RequestLog, SecurityHeaders, cors_options
@@ -117,6 +120,8 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     app.state.methods = methods
     install(app, settings)
     app.add_middleware(Ownership, record=partial(record_owner, service))
+    for kind, options in middleware(UNCOMPRESSED, methods):
+        app.add_middleware(kind, **options)
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, **cors_options(settings))
     app.add_middleware(SecurityHeaders)
@@ -124,7 +129,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     registry.register(ServiceCollector(service))
     app.add_middleware(RequestLog, metrics=RequestMetrics(registry))
     for router in ROUTERS:
-        app.include_router(router, dependencies=[Depends(admit)])
+        app.include_router(router, dependencies=[Depends(admit), Depends(check_query)])
     app.openapi = lambda: openapi_document(app)  # type: ignore[method-assign]
     return app
 
@@ -132,7 +137,8 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
 def methods(path: str) -> set[str]:
     """All methods that a path answers, whichever routes they belong to."""
     routes = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
-    return {method for route in routes if route.path_regex.match(path) for method in route.methods or ()}
+    found = {method for route in routes if route.path_regex.match(path) for method in route.methods or ()}
+    return found | {"HEAD"} if "GET" in found else found
 
 
 def examiner_of(settings: Settings) -> Examiner:

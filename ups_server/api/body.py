@@ -16,6 +16,7 @@ from typing import Any
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
+from ups_server.api.conventions import content_coding
 from ups_server.api.memory import COPIES
 from ups_server.api.service import Service
 from ups_server.errors import UserError
@@ -239,6 +240,7 @@ def described_upload(request: Request, name: str, declaration: str | None) -> Up
     Raises:
         UserError: ``length_required``, ``invalid_digest``, and those of `UploadRequest.from_json`.
     """
+    check_plain(request)
     length = request.headers.get("content-length", "")
     if not length.isdecimal():
         raise UserError(
@@ -255,6 +257,19 @@ def described_upload(request: Request, name: str, declaration: str | None) -> Up
         except ValueError as error:
             raise UserError("invalid_json", "the declaration is not valid JSON", got=str(error)) from None
     return UploadRequest.from_json(json.dumps(document))
+
+
+def check_plain(request: Request) -> None:
+    """Raises UserError ``unsupported_encoding``: of a file the bytes themselves are counted, resumed and verified."""
+    coding = content_coding(request.headers)
+    if coding is not None:
+        raise UserError(
+            "unsupported_encoding",
+            "the bytes of a file are taken as they are",
+            got=coding,
+            expected=["identity"],
+            hint="send the file without Content-Encoding",
+        )
 
 
 def digest_of(request: Request) -> str | None:
@@ -287,6 +302,7 @@ def range_start(request: Request, size: int) -> int:
     Raises:
         UserError: ``invalid_range``: not of this form, of another size, or of another length than the body.
     """
+    check_plain(request)
     header = request.headers.get("content-range")
     length = request.headers.get("content-length", "")
     if header is None:

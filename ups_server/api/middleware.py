@@ -71,8 +71,14 @@ class RequestLog:
             "key": scope.get("state", {}).get("key"),
             "client": scope["client"][0] if scope.get("client") else None,
         }
-        level = logging.DEBUG if scope["path"] in QUIET else logging.INFO
+        level = logging.DEBUG if route_path(scope) in QUIET else logging.INFO
         logger.log(level, "%s %s %d in %.3f s", scope["method"], path, status, seconds, extra=facts)
+
+
+def route_path(scope: Scope) -> str:
+    """The path as routes know it, without the prefix under which a proxy shows the service."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 def request_id_of(scope: Scope) -> str:
@@ -125,12 +131,14 @@ def cors_options(settings: Settings) -> dict[str, Any]:
         "allow_methods": ["GET", "HEAD", "POST", "PUT", "DELETE"],
         "allow_headers": [
             "Authorization",
+            "Content-Encoding",
             "Content-Range",
             "Content-Type",
             "Idempotency-Key",
+            "If-None-Match",
             "Last-Event-ID",
             "Prefer",
         ],
-        "expose_headers": ["Location", "Retry-After", "Upload-Length", "Upload-Offset", "X-Request-ID"],
+        "expose_headers": ["ETag", "Location", "Retry-After", "Upload-Length", "Upload-Offset", "X-Request-ID"],
         "max_age": 600,
     }

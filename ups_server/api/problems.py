@@ -81,6 +81,8 @@ def install(app: FastAPI, settings: Settings) -> None:
             headers["Retry-After"] = str(error.retry_after)
         if document["code"] in CHALLENGED:
             headers["WWW-Authenticate"] = 'Bearer realm="ups"'
+        if document["code"] == "unsupported_encoding":
+            headers["Accept-Encoding"] = "gzip, deflate"
         return JSONResponse(document, document["status"], headers, MEDIA_TYPE)
 
     async def http_error(request: Request, error: Exception) -> JSONResponse:

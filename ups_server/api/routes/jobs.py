@@ -10,7 +10,7 @@ from fastapi.sse import format_sse_event
 from pydantic import BaseModel, ValidationError
 
 from ups_server.api.access import scoped_key
-from ups_server.api.answers import EventStream, with_keep_alive
+from ups_server.api.answers import VARY, EventStream, with_keep_alive
 from ups_server.api.body import JSON, read_json
 from ups_server.api.problems import documented
 from ups_server.api.service import CurrentService, Service
@@ -26,7 +26,9 @@ SpecT = TypeVar("SpecT", EvaluationSpec, FineTuningSpec)
 
 IdempotencyKey = Annotated[
     str | None,
-    Header(max_length=255, description="Repeating a request with the same key answers with the job it made."),
+    Header(
+        min_length=1, max_length=255, description="A request repeated with the same key answers with the job it made."
+    ),
 ]
 
 
@@ -101,6 +103,7 @@ def add_job_routes(router: APIRouter, kind: str) -> None:
     async def follow_job(
         job_id: str,
         request: Request,
+        response: Response,
         service: CurrentService,
         after: Annotated[int, Query(ge=0, description="Only events with a higher number.")] = 0,
         last_event_id: Annotated[str | None, Header(description="The same, as an event stream resumes.")] = None,
@@ -113,6 +116,7 @@ def add_job_routes(router: APIRouter, kind: str) -> None:
             settings = service.settings
             events = job_events(store, job_id, start, settings.job_poll_s, service.draining.is_set)
             return EventStream(with_keep_alive(events, settings.keep_alive_s))
+        response.headers.update(VARY)
         found, complete = await asyncio.to_thread(store.events, job_id, start)
         return JobEvents(events=found, complete=complete)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
 from starlette.exceptions import HTTPException
 
 FOLDER = Path(__file__).resolve().parents[2] / "web"
@@ -42,25 +42,21 @@ def page_files() -> dict[str, PageFile]:
     return files
 
 
-@router.api_route("/", methods=["GET", "HEAD"])
-def get_page(request: Request) -> Response:
+@router.get("/")
+def get_page() -> Response:
     """The page."""
-    return answer(request, INDEX)
+    return answer(INDEX)
 
 
-@router.api_route("/web/{name:path}", methods=["GET", "HEAD"])
-def get_page_file(request: Request, name: str) -> Response:
+@router.get("/web/{name:path}")
+def get_page_file(name: str) -> Response:
     """A script, style or picture of the page."""
-    return answer(request, name)
+    return answer(name)
 
 
-def answer(request: Request, name: str) -> Response:
-    """A file, or 304 where the browser has it: it asks every time, so that a new version is seen at once."""
+def answer(name: str) -> Response:
+    """A file; the browser asks every time whether it has it, so that a new version is seen at once."""
     file = page_files().get(name)
     if file is None:
         raise HTTPException(404)
-    headers = {"ETag": file.etag, "Cache-Control": "no-cache"}
-    known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
-    if file.etag in known or "*" in known:
-        return Response(status_code=304, headers=headers)
-    return Response(file.content, headers=headers, media_type=file.media_type)
+    return Response(file.content, headers={"ETag": file.etag, "Cache-Control": "no-cache"}, media_type=file.media_type)

@@ -15,6 +15,7 @@ from ups_server.api.access import Admitted
 from ups_server.api.answers import (
     EVENTS,
     OFFERED,
+    VARY,
     Answer,
     Encoding,
     answer_bytes,
@@ -126,7 +127,7 @@ async def _answer(todo: Plan, output: str, content_type: str, encoding: Encoding
         return await stream(todo, service.engine, encoding, service.settings)
     async with service.answers.hold(answer_bytes(todo, output)):
         answer = await collect(todo, service.engine, service.settings)
-        return Response(await asyncio.to_thread(encode, answer, output), media_type=content_type)
+        return Response(await asyncio.to_thread(encode, answer, output), media_type=content_type, headers=VARY)
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
@@ -219,7 +220,7 @@ async def _answer_both(first: Plan, second: Plan, output: str, content_type: str
         one = await collect(first, service.engine, service.settings, keep_truths=True)
         two = await collect(second, service.engine, service.settings)
         both = await asyncio.to_thread(_together, one, two)
-        return Response(await asyncio.to_thread(encode, both, output), media_type=content_type)
+        return Response(await asyncio.to_thread(encode, both, output), media_type=content_type, headers=VARY)
 
 
 def _together(one: Answer, two: Answer) -> Answer:

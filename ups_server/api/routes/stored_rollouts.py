@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from ups_server.access.keys import ApiKey
 from ups_server.api.access import reserved, scoped_key
-from ups_server.api.answers import choose
+from ups_server.api.answers import VARY, choose
 from ups_server.api.body import received
 from ups_server.api.memory import COPIES, Memory
 from ups_server.api.problems import documented
@@ -138,7 +138,9 @@ async def get_result(job_id: str, request: Request, service: CurrentService) -> 
     In Zarr, this address is the store itself: `xarray.open_zarr(".../result")`, from the first frame on.
     """
     format, media_type = _chosen(request.headers.get("accept"))
-    return await asyncio.to_thread(_file, job_id, format, media_type, service)
+    found = await asyncio.to_thread(_file, job_id, format, media_type, service)
+    found.headers.update(VARY)
+    return found
 
 
 @router.get("/{job_id}/result/{key:path}", responses=RESULT, response_class=FileResponse, response_model=None)

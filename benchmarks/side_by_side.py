@@ -1,0 +1,110 @@
+"""Models beside each other on fresh trajectories in the plane: one step and rollout, per field, with intervals.
+
+The trajectories come from the families' reference solvers and true distributions, with a seed of their own; every model
+gets the same file. Beside the errors stand the seconds of a rollout.
+
+    python -m benchmarks.side_by_side MODEL... [-n 24] [--cases TEXT] --json OUT
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.scorecard import Case, fresh_file
+from ups_server.evaluation.evaluate import evaluate
+from ups_server.solvers.registry import load
+
+SEED = 7_100_001
+CASES = (
+    *(
+        Case("compressible_ns_2d", {"M": mach, "eta": eta, "zeta": eta})
+        for mach, eta in ((0.1, 0.1), (1.0, 0.1), (0.1, 0.01))
+    ),
+    Case("incompressible_ns_2d", {"nu": 0.01}, resolution=64),
+    Case("shallow_water", {}),
+)
+RESAMPLES = 2000
+
+
+def title(case: Case) -> str:
+    return " ".join([case.family, *(f"{name}={value:g}" for name, value in case.coefficients.items())])
+
+
+def measured(model: Path, file: Path, case: Case, folder: Path) -> dict[str, Any]:
+    """Scores of one model on one file, and the same per trajectory with intervals."""
+    predictions = folder / "predictions.hdf5"
+    began = time.perf_counter()
+    (scores,) = evaluate(load(model, "cpu"), [file], resolution=case.resolution, predictions=predictions)
+    seconds = (time.perf_counter() - began) / scores.trajectories
+    with h5py.File(predictions) as handle:
+        truth, rollout = handle["truth"][:], handle["rollout"][:]
+        one_step = handle["one_step"][:] if "one_step" in handle else None
+    predictions.unlink()
+    own = {"rollout": ratio(rollout[:, 1:] - truth[:, 1:], truth[:, 1:])}
+    if one_step is not None:
+        own["skill"] = ratio(one_step - truth[:, 1:], np.diff(truth, axis=1))
+    per_field = {
+        name: {field: summary(values[:, index]) for index, field in enumerate(scores.fields)}
+        for name, values in own.items()
+    }
+    lumped = None if scores.one_step is None else scores.one_step.nrmse
+    return {"model": model.name, "one_step": lumped, "finite": scores.rollout.finite, **per_field, "seconds": seconds}
+
+
+def ratio(error: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(N, C) root of the sums of squares of (N, T, X..., C) over each other."""
+    axes = tuple(range(1, error.ndim - 1))
+    squares = [np.square(part, dtype=np.float64).sum(axes) for part in (error, scale)]
+    found: NDArray[np.float64] = np.sqrt(squares[0] / squares[1])
+    return found
+
+
+def summary(values: NDArray[np.float64]) -> dict[str, float]:
+    """Mean over trajectories, its interval of 95 % by resampling, and the worst."""
+    rng = np.random.default_rng(0)
+    low, high = np.quantile(rng.choice(values, (RESAMPLES, len(values))).mean(1), [0.025, 0.975])
+    return {"mean": float(values.mean()), "low": float(low), "high": float(high), "worst": float(values.max())}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("models", nargs="+", type=Path)
+    parser.add_argument("-n", "--count", type=int, default=24)
+    parser.add_argument("--cases", default="", help="of those whose name holds this text")
+    parser.add_argument("--json", type=Path, required=True)
+    options = parser.parse_args()
+    table = Table("case", "model", "one step", "skill per field", "rollout per field", "worst of each", "s")
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        for case in (case for case in CASES if options.cases in title(case)):
+            file = fresh_file(case, options.count, Path(folder), SEED)
+            for model in options.models:
+                found = measured(model, file, case, Path(folder))
+                results.append({"case": title(case), "trajectories": options.count, **found})
+                table.add_row(
+                    title(case), model.name,
+                    "–" if found["one_step"] is None else f"{found['one_step']:.5f}",
+                    slashed(found.get("skill", {}), "mean"), slashed(found["rollout"], "mean"),
+                    slashed(found["rollout"], "worst"), f"{found['seconds']:.2f}",
+                )  # fmt: skip
+    Console(width=160).print(table)
+    models = " ".join(f"models/{model.name}" for model in options.models)
+    command = f"python -m benchmarks.side_by_side {models} -n {options.count}"
+    options.json.write_text(json.dumps({"command": command, "seed": SEED, "cases": results}) + "\n")
+
+
+def slashed(values: dict[str, dict[str, float]], name: str) -> str:
+    return " / ".join(f"{entry[name]:.3g}" for entry in values.values()) or "–"
+
+
+if __name__ == "__main__":
+    main()

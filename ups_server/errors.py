@@ -37,6 +37,7 @@ HTTP_STATUS = {
     "file_too_large": 413,
     "too_many_bytes": 413,
     "unsupported_media_type": 415,
+    "range_not_satisfiable": 416,
     "unsupported_encoding": 415,
     "foreign_host": 421,
     "not_acceptable": 406,

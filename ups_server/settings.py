@@ -29,6 +29,11 @@ class Settings(BaseSettings):
         description="Address to listen on; one that other machines can reach needs an API key (`ups keys create`).",
     )
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes any free one.")
+    root_path: str = Field(
+        default="",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        description="Prefix under which a proxy shows the service, such as `/ups`; the proxy takes it away again.",
+    )
     data_dir: Path = Field(
         default=Path(".ups"),
         description="Folder of everything the service stores; its `models/` subfolder adds models.",

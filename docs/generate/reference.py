@@ -54,7 +54,7 @@ def default(name: str, field: FieldInfo) -> str:
     if field.default is PydanticUndefined:
         return BY_MACHINE
     value = field.default
-    if value is None or value == ():
+    if value in (None, (), ""):
         return "none"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 

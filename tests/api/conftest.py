@@ -14,7 +14,7 @@ import uvicorn
 
 from ups_server.api.app import create_app
 from ups_server.api.memory import Memory
-from ups_server.api.server import base_url
+from ups_server.api.server import base_url, configuration
 from ups_server.engine.engine import Engine
 from ups_server.jobs.local import LocalJobs
 from ups_server.settings import Settings
@@ -61,7 +61,7 @@ def running_service(settings: Settings, engine: Engine | None = None) -> Iterato
     """Serves until the block ends."""
     app = create_app(settings, engine)
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
+    server = uvicorn.Server(configuration(app, settings, most=4096, backlog=512, grace_s=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:

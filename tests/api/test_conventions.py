@@ -10,10 +10,12 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import ValidationError
 
-from tests.api.conftest import RunningService
+from tests.api.conftest import RunningService, running_service, wait_until
 from tests.api.test_problems import REQUEST, check
 from ups_server.api.conventions import takes_gzip
+from ups_server.settings import Settings
 
 PLAIN = {"Accept-Encoding": "identity"}
 
@@ -241,6 +243,139 @@ def test_stored_results_have_tags(service: RunningService, stored: str, part: st
     assert (again.status_code, again.content) == (304, b"")
     ranged = httpx.get(address, headers={**PLAIN, "Range": "bytes=0-3", "If-None-Match": first.headers["ETag"]})
     assert ranged.status_code == 304, "the tag is looked at before the range"
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["lines=0-3", "items=1", "bytes", "bytes=", "bytes=a-b", "bytes=4-1", "bytes=1-2,x", f"bytes={'9' * 5000}-"],
+)
+def test_ranges_that_are_none_are_ignored(service: RunningService, stored: str, given: str) -> None:
+    whole = httpx.get(f"{service.url}{stored}/result/zarr.json", headers=PLAIN)
+    answer = httpx.get(f"{service.url}{stored}/result/zarr.json", headers={**PLAIN, "Range": given})
+    assert (answer.status_code, answer.content) == (200, whole.content)
+
+
+def test_ranges_of_bytes(service: RunningService, stored: str) -> None:
+    address = f"{service.url}{stored}/result/zarr.json"
+    whole = httpx.get(address, headers=PLAIN).content
+    for given, part in (("bytes=0-3", whole[:4]), ("Bytes = 4-", whole[4:]), ("bytes=-8", whole[-8:])):
+        answer = httpx.get(address, headers={"Range": given})
+        assert (answer.status_code, answer.content) == (206, part)
+    beyond = httpx.get(address, headers={"Range": f"bytes={len(whole)}-"})
+    check(beyond, "range_not_satisfiable", 416)
+    assert beyond.headers["Content-Range"] == f"bytes */{len(whole)}"
+
+
+@pytest.mark.parametrize("path", ["/v1/none/{}", "/v1/models/{}", "/v1/rollouts/ro-{}", "/{}"])
+def test_long_paths_are_not_repeated(service: RunningService, path: str) -> None:
+    answer = service.get(path.format("x" * 20_000))
+    assert answer.status_code == 404
+    assert len(answer.text) < 4000
+
+
+def test_long_lists_of_errors_say_how_many_are_left_out(service: RunningService) -> None:
+    problem = check(service.post({**REQUEST, **{f"extra_{n}": n for n in range(500)}}), "invalid_request", 422)
+    assert len(problem["got"]) == len(problem["expected"]) == 51
+    assert problem["expected"]["…"] == "450 more are left out"
+    query = "&".join(f"p{n}=1" for n in range(80))
+    problem = check(service.get(f"/v1/families?{query}"), "unknown_parameter", 422)
+    assert problem["got"][50:] == ["… 30 more are left out"]
+
+
+@pytest.fixture(scope="module")
+def behind_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """A service that a proxy shows at /tools/ups."""
+    settings = Settings(
+        default_model="persistence",
+        data_dir=tmp_path_factory.mktemp("proxied"),
+        device="cpu",
+        threads=1,
+        worker=False,
+        root_path="/tools/ups",
+    )
+    with running_service(settings) as running:
+        yield running
+
+
+def test_behind_a_proxy_addresses_have_its_prefix(behind_proxy: RunningService) -> None:
+    assert behind_proxy.get("/openapi.json").json()["servers"] == [{"url": "/tools/ups"}]
+    made = behind_proxy.send("POST", "/v1/files", {"name": "a.h5", "size": 8})
+    queued = behind_proxy.post(REQUEST, prefer="respond-async")
+    for answer in (made, queued):
+        place = answer.headers["Location"]
+        assert place.startswith("/tools/ups/v1/")
+        found = behind_proxy.get(place.removeprefix("/tools/ups"))
+        assert found.json()["id"] == answer.json()["id"]
+    slash = behind_proxy.get("/v1/families/?x=1")
+    assert (slash.status_code, slash.headers["Location"]) == (307, "/tools/ups/v1/families?x=1")
+    assert behind_proxy.send("HEAD", "/v1/families").status_code == 200
+    assert behind_proxy.send("PATCH", "/v1/families").headers["Allow"] == "GET, HEAD"
+
+
+def test_a_redirect_does_not_name_the_host(service: RunningService) -> None:
+    _, headers, _ = asked(service, "GET", "/v1/models/", "X-Forwarded-Proto: https")
+    assert headers["location"] == "/v1/models"
+
+
+def test_a_prefix_is_a_path() -> None:
+    for wrong in ("ups", "/ups/", "/a b", "https://example.org"):
+        with pytest.raises(ValidationError):
+            Settings(root_path=wrong)
+
+
+def final(answer: bytes) -> tuple[str, dict[str, str], bytes]:
+    """What comes after 102 Processing."""
+    while answer.startswith(b"HTTP/1.1 102 "):
+        answer = answer.partition(b"\r\n\r\n")[2]
+    return head_and_body(answer)
+
+
+def message(path: str, document: object = None, version: str = "1.1") -> bytes:
+    body = b"" if document is None else json.dumps(document).encode()
+    method = "GET" if document is None else "POST"
+    head = f"{method} {path} HTTP/{version}\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+SLOW = {**REQUEST, "model": "numerical", "family": "diffusion_sorption", "grid": {"n": [256]}, "n_steps": 100}
+
+
+def test_a_client_that_sends_no_more_is_answered(service: RunningService) -> None:
+    status, _, body = final(raw(service, message("/v1/families"), half_close=True))
+    assert (status, len(json.loads(body)["families"]) > 5) == ("HTTP/1.1 200 OK", True)
+    request = {**SLOW, "n_steps": 20}
+    status, _, body = final(raw(service, message("/v1/rollouts", request), half_close=True))
+    assert status == "HTTP/1.1 200 OK"
+    assert len(json.loads(body)["data"]) == 21
+    streamed = message("/v1/rollouts", request).replace(b"Host:", b"Accept: text/event-stream\r\nHost:")
+    status, headers, body = final(raw(service, streamed, half_close=True))
+    assert headers["content-type"].startswith("text/event-stream")
+    assert body.count(b"event: step") == 21
+    assert b"event: end" in body
+
+
+def test_the_oldest_clients_are_answered_too(service: RunningService) -> None:
+    status, _, body = head_and_body(raw(service, message("/v1/families", version="1.0"), half_close=True))
+    assert (status, len(json.loads(body)["families"]) > 5) == ("HTTP/1.1 200 OK", True)
+
+
+def test_two_requests_at_once_and_then_no_more(service: RunningService) -> None:
+    both = raw(service, message("/healthz") + message("/v1/families/burgers"), half_close=True)
+    assert both.count(b"HTTP/1.1 200 OK") == 2
+
+
+def test_a_client_that_is_gone_stops_its_rollout(service: RunningService) -> None:
+    url = httpx.URL(service.url)
+    before = service.get("/readyz").json()["active"]
+    with closing(socket.create_connection((url.host, url.port or 80))) as connection:
+        connection.sendall(message("/v1/rollouts", {**SLOW, "n_steps": 10_000, "save_every": 1000}))
+        wait_until(lambda: service.get("/readyz").json()["active"] > before, "it is being computed")
+    wait_until(lambda: service.get("/readyz").json()["active"] == before, "nobody computes it")
+
+
+def test_half_a_request_is_not_answered(service: RunningService) -> None:
+    assert raw(service, message("/v1/rollouts", REQUEST)[:-5], half_close=True) == b""
+    assert raw(service, b"GET /v1/fam", half_close=True) == b""
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,20 @@ A route knows GET, plain bytes and its own answer; what it says passes through h
 
 import asyncio
 import hashlib
+import re
 import zlib
 from collections.abc import Callable, Collection
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ups_server.api.middleware import route_path
+from ups_server.api.problems import MEDIA_TYPE as PROBLEM
+from ups_server.api.problems import problem_document
 from ups_server.errors import UserError
 
 END: Message = {"type": "http.response.body", "body": b"", "more_body": False}
@@ -270,11 +275,74 @@ def has_tag(known: str, tag: str | None) -> bool:
     return tag is not None and ("*" in tags or tag.removeprefix("W/") in tags)
 
 
+RANGES = re.compile(
+    r"bytes *= *(?:\d{1,18}-\d{0,18}|-\d{1,18})(?: *, *(?:\d{1,18}-\d{0,18}|-\d{1,18}))*", re.IGNORECASE
+)
+
+
+class Ranges:
+    """ASGI middleware: a `Range` in other units than bytes, or that is none, is ignored (RFC 9110); one beyond the end
+    is a problem document."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        wanted = Headers(scope=scope).get("range") if scope["type"] == "http" else None
+        if wanted is None:
+            await self.app(scope, receive, send)
+            return
+        if not is_range(wanted):
+            scope["headers"] = [entry for entry in scope["headers"] if entry[0] != b"range"]
+
+        async def explained(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] == 416:
+                size = Headers(scope=message).get("content-range", "").rpartition("/")[2]
+                error = UserError(
+                    "range_not_satisfiable", "the range lies beyond the end", got=wanted, expected=f"{size} bytes"
+                )
+                headers = {"Content-Range": f"bytes */{size}"}
+                await JSONResponse(problem_document(error), 416, headers, PROBLEM)(scope, receive, send)
+                self_answered.append(True)
+            elif not self_answered:
+                await send(message)
+
+        self_answered: list[bool] = []
+        await self.app(scope, receive, explained)
+
+
+def is_range(text: str) -> bool:
+    """Is it a range of bytes, no part of which ends before it begins?"""
+    if not RANGES.fullmatch(text.strip()):
+        return False
+    parts = (part.strip().partition("-") for part in text.partition("=")[2].split(","))
+    return all(not first or not last or int(first) <= int(last) for first, _, last in parts)
+
+
+class RelativeRedirects:
+    """ASGI middleware: redirects name a path, since only the client knows by which name and scheme it came."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def relative(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] in (307, 308):
+                headers = MutableHeaders(scope=message)
+                place = urlsplit(headers.get("location", ""))
+                headers["Location"] = urlunsplit(("", "", place.path, place.query, ""))
+            await send(message)
+
+        await self.app(scope, receive, relative)
+
+
 def middleware(plain: Collection[str], methods: Callable[[str], Collection[str]]) -> list[tuple[Any, dict[str, Any]]]:
     """The classes of this module with their arguments, from the innermost to the outermost."""
     return [
+        (Ranges, {}),
         (EntityTags, {}),
         (Decoding, {}),
         (Compression, {"plain": plain}),
         (HeadRequests, {"methods": methods}),
+        (RelativeRedirects, {}),
     ]

@@ -14,6 +14,8 @@ from ups_server.errors import UserError
 METHODS = ("get", "head", "put", "post", "patch", "delete")
 AT_THE_DOOR = (401, 403, 421, 429)
 """No key or a wrong one; a key without the right; a service without keys, asked by another name; too often."""
+OF_BODIES = (408, 415)
+"""No byte comes any more; compressed in a way that is not read."""
 PARAMETERS = {
     "family_id": "A family id; `/v1/families` lists them.",
     "file_id": "The id of an uploaded file; `/v1/files` lists them.",
@@ -37,7 +39,9 @@ def complete(document: dict[str, Any]) -> None:
     """Adds what the routes do not say themselves."""
     for operation in _operations(document):
         if "requestBody" in operation:
-            operation["responses"].setdefault("408", refusal(408))
+            for status in OF_BODIES:
+                operation["responses"].setdefault(str(status), refusal(status))
+        operation["responses"].setdefault("422", refusal(422))  # a parameter that is not known
         if "HTTPValidationError" in str(operation["responses"].get("422", "")):
             operation["responses"]["422"] = refusal(422)
         for parameter in operation.get("parameters", ()):
@@ -288,6 +292,7 @@ PROBLEMS = {
     411: UserError("length_required", "the size of the file must be known before it comes"),
     413: UserError("body_too_large", "the request body is too large", expected="at most 67108864 bytes"),
     415: UserError("unsupported_media_type", "the body has a media type that is not read", got="text/xml"),
+    416: UserError("range_not_satisfiable", "the range lies beyond the end", got="bytes=900-", expected="512 bytes"),
     421: UserError("foreign_host", "a service without keys answers on this machine only", got="example.org"),
     422: UserError(
         "coefficient_out_of_domain", "nu is outside the domain of the equation", got=-1.0, expected="nu >= 0"

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 
 from ups_server.api.access import LimitReached
 from ups_server.api.middleware import HEADERS as SECURITY_HEADERS
+from ups_server.api.middleware import route_path
 from ups_server.errors import UserError
 from ups_server.files.uploads import is_full, storage_full
 from ups_server.settings import Settings
@@ -22,6 +23,13 @@ from ups_server.settings import Settings
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+
+MOST_TEXT = 1000
+"""Characters of a text in a problem document."""
+MOST_ENTRIES = 50
+"""Entries of a list in it."""
+MOST_PATH = 200
+"""Characters of a path that are repeated."""
 
 RETRY = frozenset({"queue_full", "engine_unavailable", "database_busy"})
 """Errors that go away by themselves: their answers carry Retry-After."""
@@ -55,7 +63,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def problem_document(error: Exception) -> dict[str, Any]:
     """Any exception as a problem document; what is not a UserError says nothing about our insides."""
     if isinstance(error, UserError):
-        return {key: _finite(value) for key, value in error.problem().items()}
+        return {key: _short(_finite(value)) for key, value in error.problem().items()}
     return _plain_problem(500, "internal_error", "the service failed; its log says why")
 
 
@@ -90,10 +98,11 @@ def install(app: FastAPI, settings: Settings) -> None:
             raise error
         headers = dict(error.headers or {})
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-            headers["Allow"] = ", ".join(sorted(app.state.methods(request.url.path)))
+            headers["Allow"] = ", ".join(sorted(app.state.methods(route_path(request.scope))))
         phrase = HTTPStatus(error.status_code).phrase
         code = phrase.lower().replace(" ", "_")
-        detail = f"{phrase}: {request.method} {request.url.path}"
+        path = request.url.path
+        detail = f"{phrase}: {request.method} {path[:MOST_PATH]}{'…' if len(path) > MOST_PATH else ''}"
         return JSONResponse(_plain_problem(error.status_code, code, detail), error.status_code, headers, MEDIA_TYPE)
 
     async def validation_error(request: Request, error: Exception) -> JSONResponse:
@@ -131,6 +140,19 @@ def _plain_problem(status: int, code: str, detail: str) -> dict[str, Any]:
         "detail": detail,
         "code": code,
     }
+
+
+def _short(value: Any) -> Any:
+    """What a problem document repeats, long texts and lists cut; it says how much is left out."""
+    if isinstance(value, str) and len(value) > MOST_TEXT:
+        return f"{value[:MOST_TEXT]}… ({len(value) - MOST_TEXT} more characters)"
+    if isinstance(value, dict):
+        kept = {key: _short(entry) for key, entry in list(value.items())[:MOST_ENTRIES]}
+        return kept if len(kept) == len(value) else {**kept, "…": f"{len(value) - len(kept)} more are left out"}
+    if isinstance(value, list | tuple):
+        first = [_short(entry) for entry in value[:MOST_ENTRIES]]
+        return first if len(first) == len(value) else [*first, f"… {len(value) - len(first)} more are left out"]
+    return value
 
 
 def _finite(value: Any) -> Any:

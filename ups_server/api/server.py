@@ -16,6 +16,7 @@ from typing import Any
 
 import h11
 import uvicorn
+from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ups_server.access.keys import KeyStore
@@ -46,21 +47,27 @@ def serve(settings: Settings, announce: Callable[[str], None] | None = None) -> 
     give_back_freed_memory()
     app = create_app(settings)
     most, backlog = shares(raise_descriptors())
-    config = uvicorn.Config(
+    config = configuration(app, settings, most, backlog, settings.shutdown_grace_s)
+    with _bound(settings) as listening:
+        if announce is not None:
+            announce(base_url(listening))
+        DrainingServer(config, app.state.service.draining).run(sockets=[listening])
+
+
+def configuration(app: FastAPI, settings: Settings, most: int, backlog: int, grace_s: int) -> uvicorn.Config:
+    """How the application is served, with at most so many connections."""
+    return uvicorn.Config(
         app,
         http=protocol_of(most),
         backlog=backlog,
         host=settings.host,
         port=settings.port,
+        root_path=settings.root_path,
         log_config=None,
         log_level=settings.log_level,
         access_log=False,  # ours has an id for each request, and no query
-        timeout_graceful_shutdown=settings.shutdown_grace_s,
+        timeout_graceful_shutdown=grace_s,
     )
-    with _bound(settings) as listening:
-        if announce is not None:
-            announce(base_url(listening))
-        DrainingServer(config, app.state.service.draining).run(sockets=[listening])
 
 
 class DrainingServer(uvicorn.Server):
@@ -152,6 +159,10 @@ MOST_BACKLOG = 512
 MOST_DESCRIPTORS = 2**16
 HEAD_S = 30.0
 """Longest time from a connection, or the first byte of a later request, to the end of a request's head."""
+LOOKS_S = (0.1, 0.4, 1.0)
+"""Pauses between looks whether a client that sends no more still listens; then the last one."""
+MOST_LOOKS = 12
+PROCESSING = b"HTTP/1.1 102 Processing\r\n\r\n"
 TOO_LATE = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
@@ -174,12 +185,17 @@ def shares(descriptors: int) -> tuple[int, int]:
 class ServiceProtocol(H11Protocol):
     """Refuses connections beyond `most`, and those whose request does not come.
 
+    A client that closes its sending side only is answered. One that is gone altogether looks the same until something
+    is sent to it: it is told that its request is in hand, and where its system refuses that, the request is over.
+
     A connection may send nothing, or the head of a request bit by bit, for at most `HEAD_S` seconds; between two
     requests uvicorn's keep-alive is shorter.
     """
 
     most: int
     _deadline: asyncio.TimerHandle | None = None
+    _look: asyncio.TimerHandle | None = None
+    _half_closed = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         if len(self.connections) < self.most:
@@ -194,8 +210,44 @@ class ServiceProtocol(H11Protocol):
         super().data_received(data)
         self._await_head()
 
+    def eof_received(self) -> bool:  # type: ignore[override]
+        self._half_closed = self.cycle is not None and not self.cycle.more_body and self._in_hand()
+        if self._half_closed:
+            self._look_after(0)
+        return self._half_closed
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._half_closed and not self._in_hand():
+            self.transport.close()
+
+    def _in_hand(self) -> bool:
+        return not self.cycle.response_complete
+
+    def _unanswered(self) -> bool:
+        return not self.cycle.response_started
+
+    def _look_after(self, looks: int) -> None:
+        """Says that the request is in hand, and looks a little later whether that arrived."""
+        if self._unanswered() and self.scope["http_version"] == "1.1":
+            self.transport.write(PROCESSING)
+        pause = LOOKS_S[min(looks, len(LOOKS_S) - 1)]
+        self._look = self.loop.call_later(pause, self._still_there, looks + 1)
+
+    def _still_there(self, looks: int) -> None:
+        if self.transport.is_closing() or not self._in_hand():
+            return
+        # Before 1.1 nothing can be said ahead of an answer: who asks so has to be served soon.
+        late = looks > MOST_LOOKS and self._unanswered() and self.scope["http_version"] != "1.1"
+        if late or self.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.transport.abort()
+        else:
+            self._look_after(looks)
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget_deadline()
+        if self._look is not None:
+            self._look.cancel()
         super().connection_lost(exc)
 
     def _await_head(self) -> None:

@@ -51,5 +51,10 @@ def _service(request: Request) -> Service:
     return cast(Service, request.app.state.service)
 
 
+def place_of(request: Request, resource: str) -> str:
+    """The address of something that a request to its collection has made, as the client has to ask for it."""
+    return f"{request.url.path}/{resource}"
+
+
 CurrentService = Annotated[Service, Depends(_service)]
 """The service, as a parameter of a route."""

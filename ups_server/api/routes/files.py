@@ -20,7 +20,7 @@ from ups_server.api.body import (
     receive,
 )
 from ups_server.api.problems import documented
-from ups_server.api.service import CurrentService, Service
+from ups_server.api.service import CurrentService, Service, place_of
 from ups_server.errors import UserError
 from ups_server.files.declaration import Declaration
 from ups_server.files.records import FileRecord, UploadRequest
@@ -126,7 +126,7 @@ async def create_file(
         except ClientDisconnect:
             return Response(status_code=CLIENT_CLOSED)
     response.status_code = 201 if new else 200
-    response.headers["Location"] = f"{router.prefix}/{record.id}"
+    response.headers["Location"] = place_of(request, record.id)
     return record
 
 

@@ -13,7 +13,7 @@ from ups_server.api.access import scoped_key
 from ups_server.api.answers import VARY, EventStream, with_keep_alive
 from ups_server.api.body import JSON, read_json
 from ups_server.api.problems import documented
-from ups_server.api.service import CurrentService, Service
+from ups_server.api.service import CurrentService, Service, place_of
 from ups_server.errors import UserError
 from ups_server.jobs.spec import Checkpoint, EvaluationSpec, FineTuningSpec, Job, JobEvent
 from ups_server.jobs.store import PAGE, JobStore
@@ -71,7 +71,7 @@ async def create(
     """Queues a job: 201 and its place; 200 where the key has made it before."""
     job, created = await asyncio.to_thread(service.jobs.store.create, spec, scoped_key(key))
     response.status_code = 201 if created else 200
-    response.headers["Location"] = f"{request.url.path}/{job.id}"
+    response.headers["Location"] = place_of(request, job.id)
     return job
 
 

@@ -20,7 +20,7 @@ from ups_server.api.body import received
 from ups_server.api.memory import COPIES, Memory
 from ups_server.api.problems import documented
 from ups_server.api.routes.jobs import add_job_routes
-from ups_server.api.service import CurrentService, Service
+from ups_server.api.service import CurrentService, Service, place_of
 from ups_server.catalog import Catalog
 from ups_server.data.export import media_types
 from ups_server.data.formats.zarr import METADATA
@@ -68,7 +68,7 @@ async def accept(request: Request, service: Service, key: str | None, payer: Api
     async with received(request, service, partial(_outline, service)) as found:
         job, created = await asyncio.to_thread(_order, found, service, key, payer)
     service.rollouts.wake()
-    headers = {"Location": f"{router.prefix}/{job.id}", "Preference-Applied": PREFERENCE}
+    headers = {"Location": place_of(request, job.id), "Preference-Applied": PREFERENCE}
     return JSONResponse(job.model_dump(mode="json"), 202 if created else 200, headers)
 
 
@@ -113,7 +113,7 @@ RESULT: dict[int | str, dict[str, Any]] = {
         "content": {media_type: BINARY for media_type, name in media_types().items() if name in SUFFIXES},
     },
     206: {"description": "A part."},
-    **documented(404, 406, 409, 410),
+    **documented(404, 406, 409, 410, 416),
 }
 
 add_job_routes(router, ROLLOUT)

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from tests.model.test_ups import given, state
 from tests.small_models import SMALL, make
-from ups_server.model.checkpoint import UNUSED_LAYERS, WEIGHTS_FILE, from_pretrained, save_pretrained
+from ups_server.model.checkpoint import WEIGHTS_FILE, from_pretrained, save_pretrained, unused
 from ups_server.model.ups import UPS
 
 
@@ -68,7 +68,7 @@ def test_what_is_not_read_is_stored_in_eight_bits(ignoring: UPS, tmp_path: Path)
     dtypes = {}
     for folder in ("ignoring", "used"):
         stored, found = load_file(tmp_path / folder / WEIGHTS_FILE), from_pretrained(tmp_path / folder).operator
-        layers = [name for name in stored if UNUSED_LAYERS.search(name) and stored[name].ndim > 1]
+        layers = [name for name in stored if unused(ignoring, name) and stored[name].ndim > 1]
         dtypes[folder] = {stored[name].dtype for name in layers}
         assert len(layers) == 6 * ignoring.body.encoder.config.num_hidden_layers
         for name, value in found.state_dict().items():

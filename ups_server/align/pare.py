@@ -106,11 +106,11 @@ class PatchReplacement(Alignment):
 
     def prepare(self, model: UPSModel, target: Target) -> None:
         self._texts, self._subjects = passages(model, model.config.state_tokens)
-        device, size = self._texts.device, model.body.size
+        device, body = self._texts.device, model.body
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(GATE_SEED)
-            self._gate = nn.Linear(size, 1).to(device)
-            self._head = nn.Linear(size, int(self._subjects.max()) + 1).to(device)
+            self._gate = nn.Linear(body.word_size, 1).to(device)
+            self._head = nn.Linear(body.size, int(self._subjects.max()) + 1).to(device)
 
     def mixed_loss(self, model: UPSModel, batch: NormalisedBatch, done: float) -> Tensor:
         if self._gate is None or self._head is None:

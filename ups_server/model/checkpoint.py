@@ -39,8 +39,6 @@ WEIGHTS_FILE = "model.safetensors"
 LANGUAGE_FOLDER = "language_model"
 HALVED = re.compile(r"^body\.|\.spectral\.")
 """Stored in half precision: the language model, and the matrices of wave numbers."""
-UNUSED_LAYERS = re.compile(r"^body\.encoder\.encoder\..*weight$")
-"""Stored in eight bits, row by row, where what the language model reads changes nothing: the matrices of its layers."""
 EARLIER = {
     "conditioner.rate_of_value.": "propagator.of_value.",
     "conditioner.rate.": "propagator.of_problem.",
@@ -154,13 +152,20 @@ def save_pretrained(checkpoint: TrainedModel | Operator, folder: Path) -> None:
     ignored = isinstance(model, UPS) and model.ignores_body
     tensors = {}
     for name, value in model.state_dict().items():
-        if ignored and UNUSED_LAYERS.search(name) and value.ndim > 1:
+        if ignored and unused(model, name) and value.ndim > 1:
+            # In eight bits, row by row: what the language model reads changes nothing.
             tensors[name], tensors[name + SCALE] = in_levels(value, torch.int8)
         elif isinstance(value, torch.Tensor):
             tensors[name] = value.half() if HALVED.search(name) and value.is_floating_point() else value
     tensors = {name: value.contiguous().cpu() for name, value in tensors.items()}
     known = {family: weights for family, weights in checkpoint.deltas.items() if family in model.config.families}
     save_file(tensors | deltas.as_tensors(known), folder / WEIGHTS_FILE, metadata={"format": "pt"})
+
+
+def unused(model: Operator, name: str) -> bool:
+    """Is this a weight of the language model's layers?"""
+    inside = isinstance(model, UPSModel) and model.body.in_layer(name.removeprefix("body."))
+    return inside and name.startswith("body.") and name.endswith("weight")
 
 
 def from_pretrained(folder: Path, device: str | torch.device = "cpu") -> TrainedModel:

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from transformers.pytorch_utils import Conv1D
 
 from ups_server.catalog import read_document
 from ups_server.errors import UserError
@@ -25,13 +26,19 @@ ADAPTER_FILE = "adapter.json"
 ADAPTER_WEIGHTS = "adapter.safetensors"
 RANK = 8
 ALPHA = 16.0
-ATTENTION = ("query", "key", "value", "attention.output.dense", "q_proj", "k_proj", "v_proj", "out_proj", "o_proj")
-"""Ends of the names of attention projections in Hugging Face encoders."""
+ATTENTION = (
+    *("query", "key", "value", "attention.output.dense", "attention.dense"),
+    *("q_proj", "k_proj", "v_proj", "out_proj", "o_proj", "query_proj", "key_proj", "value_proj"),
+    *("q_lin", "k_lin", "v_lin", "attention.out_lin", "attn.q", "attn.k", "attn.v", "attn.o"),
+    *("SelfAttention.q", "SelfAttention.k", "SelfAttention.v", "SelfAttention.o"),
+    *("attn.Wqkv", "attn.Wo", "attn.c_attn", "attn.c_proj"),
+)
+"""Ends of the names of attention projections in the language models of `model.architectures`."""
 MARK = "parametrizations.weight.0."
 
 
 class LowRank(nn.Module):
-    """``W -> W + scale B A`` for weights (out, in): A (r, in) random, B (out, r) zero."""
+    """``W -> W + scale B A`` for weights (out, in), or (in, out): A random, B zero, of rank r."""
 
     def __init__(self, out: int, inputs: int, rank: int, alpha: float) -> None:
         super().__init__()
@@ -58,10 +65,10 @@ class Base:
     folder: str | None = None
 
 
-def adapted_layers(model: Operator) -> Iterator[tuple[str, nn.Linear]]:
+def adapted_layers(model: Operator) -> Iterator[tuple[str, nn.Linear | Conv1D]]:
     """The operator's linear and pointwise layers, and the attention projections of the language model."""
     for name, layer in model.named_modules():
-        if isinstance(layer, nn.Linear) and (not name.startswith("body.") or name.endswith(ATTENTION)):
+        if isinstance(layer, nn.Linear | Conv1D) and (not name.startswith("body.") or name.endswith(ATTENTION)):
             yield name, layer
 
 
@@ -79,7 +86,8 @@ def equip(model: Operator, base: Base, rank: int = RANK, alpha: float = ALPHA, s
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for _, layer in list(adapted_layers(model)):
-            low_rank = LowRank(layer.out_features, layer.in_features, rank, alpha).to(layer.weight.device)
+            out, inputs = layer.weight.shape
+            low_rank = LowRank(out, inputs, rank, alpha).to(layer.weight.device)
             parametrize.register_parametrization(layer, "weight", low_rank)
     return AdapterSettings(base, rank, alpha)
 

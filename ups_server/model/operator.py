@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ups_server.errors import UserError
-from ups_server.model.body import LLMBody, MetadataEncoder, masked_mean
+from ups_server.model.body import LLMBody, MetadataEncoder, masked_mean, new_body
 from ups_server.model.conditioning import Conditions
 from ups_server.model.config import UPSConfig
 from ups_server.model.context import Context
@@ -59,10 +59,7 @@ class UPSModel(Operator):
     def __init__(self, config: UPSConfig, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__(config)
         self.body = LLMBody(encoder)
-        words = encoder.get_input_embeddings()
-        if not isinstance(words, nn.Embedding):
-            raise TypeError(f"{type(encoder).__name__} has no word embeddings")
-        self.metadata = MetadataEncoder(tokenizer, words)
+        self.metadata = MetadataEncoder(tokenizer, self.body.words, self.body.most_words(config.state_tokens))
         self.use_body = config.reading.body
 
     @abstractmethod
@@ -142,7 +139,7 @@ def randomise_body(model: Operator, seed: int) -> None:
     encoder = _with_language_model(model).body.encoder
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = type(encoder)(encoder.config, add_pooling_layer=False)
+        fresh = new_body(encoder.config)
     fresh.set_input_embeddings(encoder.get_input_embeddings())
     encoder.load_state_dict(fresh.state_dict())
 

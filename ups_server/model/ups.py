@@ -65,14 +65,15 @@ class UPS(UPSModel):
     def __init__(self, config: UPSConfig, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__(config, encoder, tokenizer)
         space, step = config.superspace, config.step
-        channels, size, words = config.embedder.hidden_channels, config.conditioner.size, self.body.size
+        channels, size = config.embedder.hidden_channels, config.conditioner.size
+        words, hidden = self.body.word_size, self.body.size
         # Start as the unconditioned operator, persistence, and a body that changes nothing yet.
         self.conditioner = OperatorConditioner(config.conditioner, space, words)
         self.embedder = FNOEmbedder(config.embedder, space)
         self.modulation = zero(nn.Linear(size, config.embedder.n_layers * 2 * channels))
         self.tokenise = nn.Linear(channels if config.reading.token_kind == "patch" else CHANNEL_POINTS, words)
-        self.read_out = nn.Sequential(nn.LayerNorm(words), zero(nn.Linear(words, size)))
-        self.predictor = MeanPoolPredictor(config, words) if step.predictor == "mean_pool" else local(channels, config)
+        self.read_out = nn.Sequential(nn.LayerNorm(hidden), zero(nn.Linear(hidden, size)))
+        self.predictor = MeanPoolPredictor(config, hidden) if step.predictor == "mean_pool" else local(channels, config)
         self.propagator = Propagator(space, size) if step.propagator else None
         self.transport = Transport(space, size, channels) if step.transport else None
         self.mean_correction = MeanCorrection(space, size) if step.mean_correction else None
@@ -102,7 +103,7 @@ class UPS(UPSModel):
     def _read(self, initial: Tensor, given: Conditions, mix: TokenMix | None) -> tuple[Context, Tensor | None]:
         """The context and, where the body takes part, the mean (B, E) of its output."""
         given = with_metadata(given, self.config.conditioner.metadata)
-        symbols = given.mask.new_zeros(0, self.body.size)
+        symbols = given.mask.new_zeros(0, self.body.word_size)
         if given.coefficient_names:
             symbols = self.metadata.mean(given.coefficient_names)
         problem = self.conditioner(self.metadata.mean(given.names), symbols, given)

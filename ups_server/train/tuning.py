@@ -92,16 +92,19 @@ def low_rank(model: "Operator", *, train_body: bool) -> "dict[str, nn.Parameter]
 
 def frozen_language_model(model: "Operator", *, train_body: bool) -> "dict[str, nn.Parameter]":
     """Layer norms, and the linear layers into the language model, out of it and to the next state."""
-    from torch import nn
-
     norms = {
         f"{name}.{part}"
         for name, layer in model.named_modules()
-        if isinstance(layer, nn.LayerNorm) and model.use_body and (train_body or not name.startswith("body."))
+        if is_layer_norm(layer) and model.use_body and (train_body or not name.startswith("body."))
         for part, _ in layer.named_parameters(recurse=False)
     }
     ports = ("tokenise.", "read_out.", "predictor.") if norms else ()
     return _only(model, lambda name: name in norms or name.startswith(ports), "layer norms that take part")
+
+
+def is_layer_norm(layer: "nn.Module") -> bool:
+    """Language models have classes of their own for it, some without a mean."""
+    return type(layer).__name__.endswith(("LayerNorm", "RMSNorm"))
 
 
 def predictor(model: "Operator", *, train_body: bool) -> "dict[str, nn.Parameter]":

@@ -32,7 +32,6 @@ HTTP_STATUS = {
     "model_in_use": 409,
     "file_in_use": 409,
     "not_deletable": 409,
-    "length_required": 411,
     "body_too_large": 413,
     "file_too_large": 413,
     "too_many_bytes": 413,

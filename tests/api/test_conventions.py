@@ -292,6 +292,8 @@ def behind_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSe
         threads=1,
         worker=False,
         root_path="/tools/ups",
+        max_file_bytes=2**20,
+        files_quota_bytes=3 * 2**19,
     )
     with running_service(settings) as running:
         yield running
@@ -310,6 +312,22 @@ def test_behind_a_proxy_addresses_have_its_prefix(behind_proxy: RunningService) 
     assert (slash.status_code, slash.headers["Location"]) == (307, "/tools/ups/v1/families?x=1")
     assert behind_proxy.send("HEAD", "/v1/families").status_code == 200
     assert behind_proxy.send("PATCH", "/v1/families").headers["Allow"] == "GET, HEAD"
+
+
+def test_a_file_without_a_length_is_taken_up_to_the_limit(behind_proxy: RunningService) -> None:
+    def sent(size: int) -> httpx.Response:
+        pieces = (bytes(2**16) for _ in range(size // 2**16))
+        headers = {"Content-Type": "application/x-hdf5"}
+        return httpx.post(f"{behind_proxy.url}/v1/files", content=pieces, headers=headers, timeout=60)
+
+    before = behind_proxy.get("/v1/files").json()["bytes_used"]
+    check(sent(2**20 + 2**16), "file_too_large", 413)
+    assert behind_proxy.get("/v1/files").json()["bytes_used"] == before
+    whole = sent(2**20)
+    assert (whole.status_code, whole.json()["size"]) == (201, 2**20)
+    wait_until(lambda: behind_proxy.get("/v1/files").json()["files"][0]["state"] == "refused", "it is examined")
+    check(sent(2**20), "quota_exceeded", 507)
+    assert behind_proxy.get("/v1/files").json()["bytes_used"] == before + 2**20
 
 
 def test_a_redirect_does_not_name_the_host(service: RunningService) -> None:

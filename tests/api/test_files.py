@@ -171,12 +171,29 @@ def test_a_wrong_checksum(service: RunningService, content: bytes) -> None:
         (413, "body_too_large", {"json": {"name": "a" * 2**19, "size": 1}}),
         (415, "unsupported_media_type", {"content": b"a", "headers": {"Content-Type": "text/plain"}}),
         (422, "invalid_digest", {"content": b"a", "headers": {**HDF5, "Repr-Digest": "md5=:AAAA:"}}),
-        (411, "length_required", {"content": iter([b"a"]), "headers": HDF5}),
+        (422, "empty_file", {"content": iter([]), "headers": HDF5}),
+        (422, "empty_file", {"headers": {**HDF5, "Content-Length": "0"}}),
+        (404, "unknown_family", {"content": iter([]), "headers": HDF5, "params": {"declaration": '{"family": "x"}'}}),
         (400, "invalid_json", {"content": b"a", "headers": HDF5, "params": {"declaration": "{"}}),
     ],
 )
 def test_mistakes(service: RunningService, status: int, code: str, request_: dict[str, Any]) -> None:
     assert problem(httpx.post(f"{service.url}/v1/files", timeout=DEADLINE_S, **request_)) == (status, code)
+
+
+def test_a_file_whose_length_nobody_announced(service: RunningService, content: bytes) -> None:
+    digest = base64.b64encode(hashlib.sha256(content).digest()).decode()
+    headers = {**HDF5, "Repr-Digest": f"sha-256=:{digest}:", "Idempotency-Key": "piped"}
+    address = f"{service.url}/v1/files?name=piped.h5&declaration=" + json.dumps({"family": "advection"})
+    answers = []
+    for _ in range(2):
+        pieces = (content[place : place + 1000] for place in range(0, len(content), 1000))
+        answers.append(httpx.post(address, content=pieces, headers=headers, timeout=DEADLINE_S))
+    assert [answer.status_code for answer in answers] == [201, 200]
+    first, again = (answer.json() for answer in answers)
+    assert (first["id"], first["size"], first["state"]) == (again["id"], len(content), "validating")
+    record = examined(service, first["id"])
+    assert (record["state"], record["sha256"]) == ("ready", hashlib.sha256(content).hexdigest())
 
 
 def test_the_client(service: RunningService, tmp_path: Path) -> None:

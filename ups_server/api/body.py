@@ -21,7 +21,7 @@ from ups_server.api.memory import COPIES
 from ups_server.api.service import Service
 from ups_server.errors import UserError
 from ups_server.files.records import UploadRequest
-from ups_server.files.uploads import ContentWriter
+from ups_server.files.uploads import Arrival, ContentWriter
 from ups_server.rollout.resolve import Discretized, check_memory
 from ups_server.specs import RolloutRequest
 from ups_server.tensors import (
@@ -237,19 +237,14 @@ DIGEST = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/=]+):")
 def described_upload(request: Request, name: str, declaration: str | None) -> UploadRequest:
     """The upload whose body is the file itself: size and checksum are in its headers.
 
+    Without a size it is of one byte: everything else of it can be checked before the bytes come.
+
     Raises:
-        UserError: ``length_required``, ``invalid_digest``, and those of `UploadRequest.from_json`.
+        UserError: ``invalid_digest``, and those of `UploadRequest.from_json`.
     """
     check_plain(request)
-    length = request.headers.get("content-length", "")
-    if not length.isdecimal():
-        raise UserError(
-            "length_required",
-            "the size of the file must be known before it comes",
-            expected="a Content-Length header",
-            hint="or create the upload with its size as JSON, and PUT its parts",
-        )
-    document: dict[str, Any] = {"name": name, "size": int(length), "sha256": digest_of(request)}
+    size = int(request.headers.get("content-length", 1))
+    document: dict[str, Any] = {"name": name, "size": size, "sha256": digest_of(request)}
     if declaration is not None:
         check_names(declaration)
         try:
@@ -320,12 +315,12 @@ def range_start(request: Request, size: int) -> int:
     return start
 
 
-async def receive(request: Request, writer: ContentWriter) -> None:
+async def receive(request: Request, writer: ContentWriter | Arrival) -> None:
     """The body to disk, never more than a piece of it in memory. What had arrived stays when the client goes away.
 
     Raises:
         ClientDisconnect: the client went away.
-        UserError: those of `ContentWriter.write`.
+        UserError: those of the writer's `write`.
     """
     gathered = bytearray()
     try:

@@ -289,7 +289,6 @@ PROBLEMS = {
     406: UserError("not_acceptable", "none of the accepted formats is offered", got="image/png"),
     408: UserError("body_stalled", "no byte of the body came for 30 s", got=65536),
     409: UserError("wrong_state", "file-0123456789abcdef01234567 is ready", got="ready", expected=["uploading"]),
-    411: UserError("length_required", "the size of the file must be known before it comes"),
     413: UserError("body_too_large", "the request body is too large", expected="at most 67108864 bytes"),
     415: UserError("unsupported_media_type", "the body has a media type that is not read", got="text/xml"),
     416: UserError("range_not_satisfiable", "the range lies beyond the end", got="bytes=900-", expected="512 bytes"),

@@ -41,9 +41,13 @@ class UploadRequest(Spec):
         except ValidationError as error:
             raise invalid_request(error) from None
         if request.size == 0:
-            raise UserError("empty_file", f"{request.name} is empty", got="0 bytes")
+            raise empty_file(request.name)
         request.declaration.check()
         return request
+
+
+def empty_file(name: str) -> UserError:
+    return UserError("empty_file", f"{name} is empty", got="0 bytes")
 
 
 class ProblemRecord(BaseModel):

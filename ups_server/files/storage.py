@@ -21,7 +21,9 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -32,7 +34,7 @@ from ups_server.data.store import MANIFEST, Store, StoreManifest
 from ups_server.errors import UserError
 from ups_server.files.declaration import Declaration
 from ups_server.files.records import STATES, FileRecord, Outcome, Registration, UploadRequest
-from ups_server.files.uploads import ContentWriter, storage_full
+from ups_server.files.uploads import Arrival, ContentWriter, storage_full
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +44,8 @@ CONTENT, STORE, PREVIEW = "content.h5", "store", "preview.png"
 TEMPORARY = "."
 """Names that begin so are remains of something interrupted."""
 WORK = ".work-"
+GRANT_BYTES = 2**26
+"""Of the quota, that a file of unknown size takes at a time."""
 FREE_BYTES = 64 * 2**20
 """Left free on the disk."""
 
@@ -61,6 +65,7 @@ class FileStorage:
         self.max_bytes = max_bytes
         self._lock = threading.Lock()
         self._writers: dict[str, ContentWriter] = {}
+        self._granted: dict[Path, int] = {}
 
     def tidy(self) -> None:
         """Removes what interrupted steps of an earlier process left. No other process may be at work."""
@@ -86,8 +91,13 @@ class FileStorage:
         """The id of a new file; of the same `key` always the same."""
         return f"file-{secrets.token_hex(12) if key is None else hashlib.sha256(key.encode()).hexdigest()[:24]}"
 
-    def create(self, request: UploadRequest, file_id: str | None = None) -> tuple[FileRecord, bool]:
+    def create(
+        self, request: UploadRequest, file_id: str | None = None, arrival: Arrival | None = None
+    ) -> tuple[FileRecord, bool]:
         """A place for a file, and whether it is new; the same id (`id_of`) finds the place it made before.
+
+        Args:
+            arrival: all bytes of the file, where they are here already.
 
         Raises:
             UserError: ``file_too_large``, ``quota_exceeded``, ``storage_full``, ``idempotency_conflict``.
@@ -96,16 +106,42 @@ class FileStorage:
         with self._lock:
             if self.folder(file_id).is_dir():
                 return self._replayed(file_id, request), False
+            if arrival is not None:
+                arrival.settle()
+                self._granted.pop(arrival.path)
             self._check_room(request.size)
             new = self.root / f"{TEMPORARY}{file_id}-{secrets.token_hex(4)}"
             new.mkdir(parents=True)
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
             registration = Registration(id=file_id, created_at=now, request=request)
             _write(new / REGISTRATION, registration.model_dump_json(indent=1))
-            (new / CONTENT).touch()
+            if arrival is None:
+                (new / CONTENT).touch()
+            else:
+                os.rename(arrival.path, new / CONTENT)
             os.rename(new, self.folder(file_id))
             sync_folder(self.root)
         return self.record(file_id), True
+
+    @contextmanager
+    def arrival(self) -> Iterator[Arrival]:
+        """Takes a file whose size nobody has said, for `create`; otherwise nothing of it is left after the block."""
+        folder = self.root / f"{TEMPORARY}arrival-{secrets.token_hex(8)}"
+        folder.mkdir(parents=True)
+        path = folder / CONTENT
+        try:
+            with closing(Arrival(path, partial(self._grant, path))) as arriving:
+                yield arriving
+        finally:
+            self._granted.pop(path, None)
+            shutil.rmtree(folder)
+
+    def _grant(self, path: Path, granted: int, needed: int) -> int:
+        """Room for an arriving file, more than it needs at once. Raises UserError as `create`."""
+        with self._lock:
+            self._check_room(needed - granted, needed)
+            self._granted[path] = max(needed, min(needed + GRANT_BYTES, granted + self.room(), self.max_bytes))
+            return self._granted[path]
 
     def records(self) -> list[FileRecord]:
         """All files, the newest first."""
@@ -283,7 +319,8 @@ class FileStorage:
 
     def room(self, without: str | None = None) -> int:
         """Bytes of the quota that are free, those of one file not counted."""
-        return self.quota - sum(_size(record) for record in self._records() if record.id != without)
+        taken = sum(_size(record) for record in self._records() if record.id != without)
+        return self.quota - taken - sum(self._granted.values())
 
     def _record_left_out(self, file_id: str) -> None:
         """Completes a store of an earlier version, which did not record the rows it lacks: the report names some."""
@@ -306,12 +343,13 @@ class FileStorage:
                 if error.code != "unknown_file":
                     logger.warning("left out of the list of files: %s", error)
 
-    def _check_room(self, size: int) -> None:
-        if size > self.max_bytes:
+    def _check_room(self, size: int, whole: int | None = None) -> None:
+        """Is there room for `size` bytes more, of a file of at least `whole` bytes?"""
+        if (whole or size) > self.max_bytes:
             raise UserError(
                 "file_too_large",
                 "the file is larger than this service takes",
-                got=size,
+                got=whole or size,
                 expected=f"at most {self.max_bytes} bytes",
                 hint="upload fewer trajectories, or several files",
             )

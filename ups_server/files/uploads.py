@@ -97,6 +97,46 @@ class ContentWriter:
             raise
 
 
+class Arrival:
+    """A file whose size nobody has said, written as it comes, until whoever sends it ends.
+
+    Args:
+        path: a file that does not exist yet.
+        grant: (bytes that are granted, bytes that are needed) -> bytes that are granted now; raises UserError.
+
+    Attributes:
+        size: bytes so far.
+    """
+
+    def __init__(self, path: Path, grant: Callable[[int, int], int]) -> None:
+        self.path = path
+        self.size = 0
+        self._grant = grant
+        self._granted = 0
+        self._stream = path.open("xb")
+
+    def write(self, data: bytes) -> None:
+        """Takes the next bytes. Raises UserError ``storage_full``, and those of `grant`."""
+        needed = self.size + len(data)
+        if needed > self._granted:
+            self._granted = self._grant(self._granted, needed)
+        try:
+            self._stream.write(data)
+        except OSError as error:
+            if is_full(error):
+                raise storage_full() from error
+            raise
+        self.size = needed
+
+    def settle(self) -> None:
+        """Has everything on disk: the file is whole."""
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+
+    def close(self) -> None:
+        self._stream.close()
+
+
 def is_full(error: BaseException) -> bool:
     """Is there no room for what was to be written: on the disk, in a quota, or in a file of this process?"""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -1,6 +1,8 @@
 """Users' files: uploads that can be resumed, what is found in them, and their end."""
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -23,7 +25,8 @@ from ups_server.api.problems import documented
 from ups_server.api.service import CurrentService, Service, place_of
 from ups_server.errors import UserError
 from ups_server.files.declaration import Declaration
-from ups_server.files.records import FileRecord, UploadRequest
+from ups_server.files.records import FileRecord, UploadRequest, empty_file
+from ups_server.files.uploads import Arrival
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 
@@ -35,7 +38,7 @@ HDF5_BODIES = {name: BINARY for name in HDF5_TYPES}
 UPLOAD_BODY = {
     "required": True,
     "description": "JSON: makes a place for the file, whose bytes come by PUT. HDF5: the file itself, named and "
-    "declared by the query; `Repr-Digest: sha-256=:...:` (RFC 9530) has it verified.",
+    "declared by the query, its length announced or not; `Repr-Digest: sha-256=:...:` (RFC 9530) has it verified.",
     "content": {
         JSON: {
             "schema": {"$ref": "#/components/schemas/UploadRequest"},
@@ -71,7 +74,7 @@ CREATED: dict[int | str, dict[str, Any]] = {
         "description": "The file; its bytes are missing where the body was JSON.",
         "headers": {"Location": {"description": "The file.", "schema": {"type": "string"}}},
     },
-    **documented(400, 404, 409, 411, 413, 415, 422, 507),
+    **documented(400, 404, 409, 413, 415, 422, 507),
 }
 UploadKey = Annotated[
     str | None,
@@ -117,14 +120,16 @@ async def create_file(
             got=essence,
             expected=(JSON, *HDF5_TYPES),
         )
-    record, new = await asyncio.to_thread(
-        _place, wanted, scoped_key(idempotency_key), caller.key if caller else None, service
-    )
-    if essence != JSON and record.state == "uploading":
-        try:
-            record = await _take(request, service, record, 0)
-        except ClientDisconnect:
-            return Response(status_code=CLIENT_CLOSED)
+    place = partial(_place, key=scoped_key(idempotency_key), payer=caller.key if caller else None, service=service)
+    try:
+        if essence != JSON and "content-length" not in request.headers:
+            record, new = await _take_unsized(request, service, wanted, place)
+        else:
+            record, new = await asyncio.to_thread(place, wanted)
+            if essence != JSON and record.state == "uploading":
+                record = await _take(request, service, record, 0)
+    except ClientDisconnect:
+        return Response(status_code=CLIENT_CLOSED)
     response.status_code = 201 if new else 200
     response.headers["Location"] = place_of(request, record.id)
     return record
@@ -220,13 +225,30 @@ def delete_file(file_id: str, service: CurrentService) -> None:
     service.files.delete(file_id)
 
 
-def _place(wanted: UploadRequest, key: str | None, payer: ApiKey | None, service: Service) -> tuple[FileRecord, bool]:
-    """A place for a file, which counts for the API key `payer`, and whether it is new."""
+def _place(
+    wanted: UploadRequest, arrival: Arrival | None = None, *, key: str | None, payer: ApiKey | None, service: Service
+) -> tuple[FileRecord, bool]:
+    """A place for a file, which counts for the API key `payer`, and whether it is new; `arrival`: its bytes."""
     file_id = service.files.id_of(key)
     if service.files.folder(file_id).is_dir():  # a repetition takes no room
         return service.files.create(wanted, file_id)
     with reserved(file_id, wanted.size, payer, service):
-        return service.files.create(wanted, file_id)
+        return service.files.create(wanted, file_id, arrival)
+
+
+async def _take_unsized(
+    request: Request, service: Service, wanted: UploadRequest, place: Callable[..., tuple[FileRecord, bool]]
+) -> tuple[FileRecord, bool]:
+    """The body, whose length nobody said, to disk; then it has a size and gets its place."""
+    with service.files.arrival() as arrival:
+        await receive(request, arrival)
+        if arrival.size == 0:
+            raise empty_file(wanted.name)
+        record, new = await asyncio.to_thread(place, wanted.model_copy(update={"size": arrival.size}), arrival)
+    if new:
+        service.examiner.submit(record.id)
+        record = await asyncio.to_thread(service.files.record, record.id)
+    return record, new
 
 
 async def _take(request: Request, service: Service, record: FileRecord, start: int) -> FileRecord:

@@ -125,7 +125,9 @@ def _client(url: str, key: str | None) -> Iterator["Client"]:
             yield client
     except (httpx.TransportError, httpx.InvalidURL) as error:
         hint = "`ups serve` starts a service; --url says where it is"
-        raise UserError("unreachable", f"no service answers at {url}", got=str(error), hint=hint) from None
+        raise UserError(
+            "unreachable", f"no service answers at {url}", got=str(error.__cause__ or error), hint=hint
+        ) from None
 
 
 def _declaration(declaration: str | None, family: str | None, coefficients: dict[str, float]) -> dict[str, Any]:

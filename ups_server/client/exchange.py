@@ -7,9 +7,11 @@ in operations alone, and so is where a stream of events goes on after its connec
 import inspect
 import json
 import os
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from functools import wraps
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar, Unpack, get_args, get_origin, get_type_hints
@@ -79,12 +81,27 @@ def advance(operation: Operation[T], outcome: Any) -> Effect:
     return operation.throw(outcome) if isinstance(outcome, httpx.TransportError) else operation.send(outcome)
 
 
+class Unreachable(UserError, httpx.TransportError):
+    """Nobody answers at the service's address: nothing was sent."""
+
+    def __init__(self, error: httpx.TransportError) -> None:
+        url = error.request.url
+        place = f"{url.scheme}://{url.netloc.decode()}"
+        super().__init__(
+            "unreachable",
+            f"no service answers at {place}",
+            got=str(error),
+            hint="`ups serve` starts one; `Client(base_url)` says where it is",
+        )
+
+
 def asked(ask: Ask) -> Operation[httpx.Response]:
     """The successful answer to a request, which is sent again where that can help and does no harm.
 
     Raises:
         UserError: what the service objects to.
-        httpx.TransportError: the service cannot be reached.
+        Unreachable: nobody answers there.
+        httpx.TransportError: the connection broke.
     """
     failures = 0
     while True:
@@ -92,11 +109,14 @@ def asked(ask: Ask) -> Operation[httpx.Response]:
             response: httpx.Response = yield ask
         except BROKEN as error:
             failures += 1
-            if failures > RETRIES or not (ask.repeatable or isinstance(error, UNSENT)):
+            unsent = isinstance(error, UNSENT)
+            if failures > RETRIES and unsent:
+                raise Unreachable(error) from error
+            if failures > RETRIES or not (ask.repeatable or unsent):
                 raise
             yield Pause(pause_s(failures))
             continue
-        wait = _asked_to_wait_s(response)
+        wait = wait_s(response, ask.repeatable, failures)
         if wait is None or failures >= RETRIES:
             check(response)
             return response
@@ -212,8 +232,27 @@ def _spelled_out(parameter: inspect.Parameter) -> Iterator[inspect.Parameter]:
         yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
 
 
-def _asked_to_wait_s(response: httpx.Response) -> float | None:
-    """Seconds after which the service wants the request again, where that is soon."""
-    text = response.headers.get("Retry-After", "")
-    soon = response.status_code in (429, 503) and text.isdecimal() and int(text) <= LONGEST_PAUSE_S
-    return float(text) if soon else None
+def wait_s(response: httpx.Response, repeatable: bool, failures: int) -> float | None:
+    """Seconds after which a request is worth sending again, where that is soon; None: not at all.
+
+    The service itself did nothing where it answers 429 or 503 and names a time. A proxy's 502, or its 503 without one,
+    may have come after the service was asked.
+    """
+    named = response.headers.get("Retry-After")
+    status = response.status_code
+    if status not in (429, 502, 503) or (not repeatable and (status == 502 or named is None)):
+        return None
+    if named is None:
+        return pause_s(failures + 1) if status != 429 else None
+    wait = retry_after_s(named, time.time())
+    return wait if wait is not None and wait <= LONGEST_PAUSE_S else None
+
+
+def retry_after_s(text: str, now: float) -> float | None:
+    """Seconds of a `Retry-After`, which are a number or a date; None where it is neither."""
+    if text.strip().isdecimal():
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - now)
+    except ValueError:
+        return None

@@ -23,7 +23,6 @@ from ups_server.client.exchange import (
     Pause,
     Stream,
     asked,
-    check,
     deleted,
     got,
     pause_s,
@@ -577,7 +576,7 @@ def _transfer(record: Mapping[str, Any], source: Path, progress: Callable[[int, 
             if offset == size:
                 return
             headers = {"Content-Range": f"bytes {offset}-{size - 1}/{size}", "Content-Length": str(size - offset)}
-            check((yield Ask("PUT", address, _Remainder(source, offset, size, progress), headers)))
+            yield from asked(Ask("PUT", address, _Remainder(source, offset, size, progress), headers))
             return
         except httpx.TransportError as error:
             failures += 1

@@ -16,7 +16,7 @@ from tests.serving import serving
 from ups_server.cli.serve import EXAMPLE, curl_line
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 URL = "http://127.0.0.1:8000"
 MOST_LINES = 150
 """Of the README: what does not fit is a page of docs/."""

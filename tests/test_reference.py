@@ -1,16 +1,11 @@
 """The reference is current, and nothing in it is left unsaid."""
 
-import re
-from pathlib import Path
-
 import pytest
 import typer
 
 from docs.generate.reference import FILE, every_command, reference
 from ups_server.cli import app
 from ups_server.settings import Settings
-
-DOCUMENTS = sorted(FILE.parent.glob("*.md"))
 
 
 def test_the_reference_is_current() -> None:
@@ -27,9 +22,3 @@ def test_every_command_and_option_is_described(name: str, command: object) -> No
     assert getattr(command, "help", None), name
     for parameter in getattr(command, "params", ()):
         assert getattr(parameter, "help", None), f"{name} {parameter.name}"
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_links_lead_somewhere(document: Path) -> None:
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", document.read_text(encoding="utf-8")):
-        assert (document.parent / target).exists(), target

@@ -23,6 +23,8 @@ OUTSIDE = "repository"
 LINK = re.compile(r"(?<=\]\()(?!https?:|#|mailto:)([^)#\s]+)(?=[)#])")
 LANGUAGES = {".py": "python", ".toml": "toml", ".yaml": "yaml", ".yml": "yaml", "": "text"}
 """Suffixes of what is shown as a page; everything else is a file to download."""
+BREAK_EVEN = "<!-- table: break-even -->"
+"""Where a page has the table of that name."""
 UNLISTED = "---\nsearch:\n  exclude: true\n---\n\n"
 
 
@@ -59,6 +61,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return reference.reference()
     if page.file.generated_by is not None:
         return markdown
+    markdown = markdown.replace(BREAK_EVEN, break_even())
     return moved(markdown, f"docs/{page.file.src_uri}", page.file.src_uri)
 
 
@@ -125,6 +128,28 @@ def listing(folder: Path) -> str:
         purpose = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n\n")[0]
         rows.append(f"| `{path.relative_to(folder).as_posix()}` | {reference.cell(purpose)} |")
     return "\n".join(rows) + "\n"
+
+
+def break_even() -> str:
+    """The table of `benchmarks/breakeven.json`, as `benchmarks/breakeven.py` measured it."""
+    rows = json.loads((REPOSITORY / "benchmarks" / "breakeven.json").read_text(encoding="utf-8"))
+    lines = [
+        "| problem | points, frames | model: s, error | solver: s, error, points | ratio, all frames | last |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        numbers = ", ".join(f"{name} {value:g}" for name, value in row["coefficients"].items())
+        solver = (
+            "not as good on any grid that was tried"
+            if row["solver_s"] is None
+            else f"{row['solver_s']:.2g}, {row['solver_error']:.2g}, {row['solver_points']}"
+        )
+        ratios = ("–" if row[name] is None else f"{row[name]:.2g}" for name in ("ratio", "ratio_final"))
+        lines.append(
+            f"| {row['family']} {numbers} | {row['points']}, {row['frames']} | {row['model_s']:.2g}, "
+            f"{row['model_error']:.2g} | {solver} | {' | '.join(ratios)} |"
+        )
+    return "\n".join(lines)
 
 
 def from_notebook(path: Path) -> str:

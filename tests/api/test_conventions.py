@@ -6,6 +6,7 @@ import socket
 import zlib
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,6 +16,8 @@ from pydantic import ValidationError
 from tests.api.conftest import RunningService, running_service, wait_until
 from tests.api.test_problems import REQUEST, check
 from ups_server.api.conventions import takes_gzip
+from ups_server.client import Client
+from ups_server.errors import UserError
 from ups_server.settings import Settings
 
 PLAIN = {"Accept-Encoding": "identity"}
@@ -426,3 +429,46 @@ def test_the_page_may_be_asked_with_a_query(service: RunningService) -> None:
 def test_an_empty_idempotency_key_is_refused(service: RunningService, path: str) -> None:
     problem = check(service.send("POST", path, REQUEST, idempotency_key=""), "invalid_request", 422)
     assert "header.idempotency-key" in problem["expected"]
+
+
+def test_files_come_in_pages_and_by_what_they_are(tmp_path: Path) -> None:
+    settings = Settings(default_model="persistence", data_dir=tmp_path, device="cpu", threads=1, worker=False)
+    with running_service(settings) as service, Client(service.url) as client:
+        made = [service.send("POST", "/v1/files", {"name": f"{n}.h5", "size": 8}).json()["id"] for n in range(5)]
+        refused = httpx.post(f"{service.url}/v1/files", content=b"no", headers={"Content-Type": "application/x-hdf5"})
+        wait_until(lambda: client.file(refused.json()["id"]).state == "refused", "it is examined")
+        assert len(service.get("/v1/files").json()["files"]) == 6
+        assert service.get("/v1/files").json()["next"] is None
+        seen: list[str] = []
+        page = service.get("/v1/files?limit=2&state=uploading").json()
+        while page["next"] is not None:
+            seen += [entry["id"] for entry in page["files"]]
+            page = service.get(f"/v1/files?limit=2&state=uploading&before={page['next']}").json()
+        seen += [entry["id"] for entry in page["files"]]
+        assert sorted(seen) == sorted(made)
+        assert [record.id for record in client.files(state="refused")] == [refused.json()["id"]]
+        assert client.files(family="burgers") == []
+        assert len(client.files(limit=3)) == 3
+        check(service.get("/v1/files?before=file-0"), "unknown_file", 404)
+        check(service.get("/v1/files?state=odd"), "invalid_request", 422)
+        queued = [service.post(REQUEST, prefer="respond-async").json()["id"] for _ in range(3)]
+        wait_until(lambda: all(client.job(name).state == "succeeded" for name in queued), "they are computed")
+        first = service.get("/v1/rollouts?limit=2").json()
+        assert first["next"] == first["jobs"][-1]["id"] == queued[1]
+        last = service.get(f"/v1/rollouts?limit=2&before={first['next']}").json()
+        assert ([entry["id"] for entry in last["jobs"]], last["next"]) == (queued[:1], None)
+        assert [entry.id for entry in client.jobs("rollout", state="succeeded")] == queued[::-1]
+        assert client.jobs("rollout", state="failed") == []
+
+
+def test_families_and_models_by_what_they_are(service: RunningService) -> None:
+    with Client(service.url) as client:
+        plane = client.families(dimensions=2)
+        assert {entry["dimensions"] for entry in plane} == {2}
+        assert len(plane) < len(client.families())
+        assert {entry["kind"] for entry in client.models(kind="builtin")} == {"builtin"}
+        assert all("darcy_flow" in entry["families"] for entry in client.models(family="darcy_flow"))
+        assert client.models(family="absent") == []
+        with pytest.raises(UserError) as caught:
+            client.models(kind="odd")
+        assert caught.value.code == "invalid_request"

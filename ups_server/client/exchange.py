@@ -93,6 +93,7 @@ class Unreachable(UserError, httpx.TransportError):
             got=str(error),
             hint="`ups serve` starts one; `Client(base_url)` says where it is",
         )
+        self.request = error.request
 
 
 def asked(ask: Ask) -> Operation[httpx.Response]:
@@ -128,6 +129,11 @@ def got(path: str, **params: str | int) -> Operation[dict[str, Any]]:
     """The JSON document at a path."""
     response = yield from asked(Ask("GET", path, params=params, repeatable=True))
     return dict(response.json())
+
+
+def given(**parameters: str | int | None) -> dict[str, str | int]:
+    """Parameters of a query without those that are None."""
+    return {name: value for name, value in parameters.items() if value is not None}
 
 
 def sent(method: str, path: str, document: object = None, key: str | None = None) -> Operation[dict[str, Any]]:

@@ -24,6 +24,7 @@ from ups_server.client.exchange import (
     Stream,
     asked,
     deleted,
+    given,
     got,
     pause_s,
     segment,
@@ -66,9 +67,10 @@ MAX_FAILURES = 8
 """Breaks one after another, without anything arriving in between, before a stream or an upload is given up."""
 
 
-def families() -> Operation[list[FamilyDocument]]:
-    """Every family of the service."""
-    return [FamilyDocument(entry) for entry in (yield from got("/v1/families"))["families"]]
+def families(dimensions: int | None = None) -> Operation[list[FamilyDocument]]:
+    """Every family of the service, or those in so many dimensions."""
+    found = yield from got("/v1/families", **given(dimensions=dimensions))
+    return [FamilyDocument(entry) for entry in found["families"]]
 
 
 def family(family_id: str) -> Operation[FamilyDocument]:
@@ -91,9 +93,15 @@ def equation(
     return EquationDocument(response.json())
 
 
-def models() -> Operation[list[ModelDocument]]:
-    """Every model of the service, without scores and cards."""
-    return [ModelDocument(entry) for entry in (yield from got("/v1/models"))["models"]]
+def models(family: str | None = None, kind: str | None = None) -> Operation[list[ModelDocument]]:
+    """Every model of the service, without scores and cards.
+
+    Args:
+        family: only those that were trained on it.
+        kind: only "learned" or "builtin" ones.
+    """
+    found = yield from got("/v1/models", **given(family=family, kind=kind))
+    return [ModelDocument(entry) for entry in found["models"]]
 
 
 def model(model_id: str) -> Operation[ModelDocument]:
@@ -303,18 +311,21 @@ def fine_tune(
     return JobDocument((yield from sent("POST", FINE_TUNINGS, document, idempotency_key or _new_key())))
 
 
-def jobs(kind: str, limit: int = 20, before: str | None = None) -> Operation[list[JobDocument]]:
+def jobs(
+    kind: str, limit: int = 20, before: str | None = None, state: str | None = None
+) -> Operation[list[JobDocument]]:
     """The latest jobs of a kind: "evaluation", "fine_tuning" or "rollout".
 
     Args:
         before: a job's id: only those made before it.
+        state: only those in this state.
 
     Raises:
-        UserError: ``invalid_value``.
+        UserError: ``invalid_value``, ``invalid_request``.
     """
     if kind not in JOBS:
         raise UserError("invalid_value", f"{kind!r} is no kind of job", got=kind, expected=[*JOBS])
-    page: dict[str, str | int] = {"limit": limit} if before is None else {"limit": limit, "before": before}
+    page = given(limit=limit, before=before, state=state)
     return [JobDocument(entry) for entry in (yield from got(JOBS[kind], **page))["jobs"]]
 
 
@@ -393,9 +404,22 @@ def examined_file(file_id: str, interval_s: float = 0.2) -> Operation[FileDocume
     return record
 
 
-def files() -> Operation[list[FileDocument]]:
-    """Every uploaded file, the newest first, without reports."""
-    return [FileDocument(entry) for entry in (yield from got(FILES))["files"]]
+def files(
+    limit: int | None = None, before: str | None = None, state: str | None = None, family: str | None = None
+) -> Operation[list[FileDocument]]:
+    """Every uploaded file, the newest first, without reports.
+
+    Args:
+        limit: so many at most.
+        before: a file's id: only those made before it.
+        state: only those in this state.
+        family: only those of this equation.
+
+    Raises:
+        UserError: ``unknown_file``, ``invalid_request``.
+    """
+    page = given(limit=limit, before=before, state=state, family=family)
+    return [FileDocument(entry) for entry in (yield from got(FILES, **page))["files"]]
 
 
 def file(file_id: str) -> Operation[FileDocument]:

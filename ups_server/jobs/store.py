@@ -180,8 +180,10 @@ class JobStore:
         with self._database.read() as connection:
             return connection.execute(query).scalar_one_or_none() is not None
 
-    def page(self, kind: str | None = None, limit: int = 20, before: str | None = None) -> list[Job]:
-        """The latest jobs first; those made before the job `before`.
+    def page(
+        self, kind: str | None = None, limit: int = 20, before: str | None = None, state: JobState | None = None
+    ) -> list[Job]:
+        """The latest jobs first; those made before the job `before`, those in one state.
 
         Raises:
             UserError: ``unknown_job``.
@@ -189,6 +191,8 @@ class JobStore:
         query = sa.select(jobs).order_by(jobs.c.number.desc()).limit(min(limit, PAGE))
         if kind is not None:
             query = query.where(jobs.c.kind == kind)
+        if state is not None:
+            query = query.where(jobs.c.state == state.value)
         with self._database.read() as connection:
             if before is not None:
                 query = query.where(jobs.c.number < self._row(connection, before, kind)["number"])

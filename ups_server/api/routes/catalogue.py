@@ -1,8 +1,9 @@
 """What this installation knows: its families, the equation that a text names, its models. Nothing is run."""
 
 import asyncio
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field, ValidationError
 
 from ups_server.api.body import read_json
@@ -25,13 +26,17 @@ class FamilyList(BaseModel):
 
 
 @family_routes.get("")
-def list_families(service: CurrentService) -> FamilyList:
+def list_families(
+    service: CurrentService,
+    dimensions: Annotated[int | None, Query(ge=1, le=3, description="Only families in so many dimensions.")] = None,
+) -> FamilyList:
     """Every family: equation, fields, coefficients with their physical domains, default grid and time step.
 
     Equations that users declared come last.
     """
-    known = [family_card(entry) for entry in families().values()]
-    return FamilyList(families=known + [family_card(entry, declared=True) for entry in _declared(service).values()])
+    cards = [family_card(entry) for entry in families().values()]
+    cards += [family_card(entry, declared=True) for entry in _declared(service).values()]
+    return FamilyList(families=[card for card in cards if dimensions in (None, card.dimensions)])
 
 
 @family_routes.get("/{family_id}", responses=documented(404))
@@ -92,9 +97,17 @@ class ModelList(BaseModel):
 
 
 @model_routes.get("")
-def list_models(service: CurrentService) -> ModelList:
+def list_models(
+    service: CurrentService,
+    family: Annotated[str | None, Query(max_length=128, description="Only models of this family.")] = None,
+    kind: Annotated[Literal["learned", "builtin"] | None, Query(description="Only models of this kind.")] = None,
+) -> ModelList:
     """Every model, without its scores and its Markdown card."""
-    cards = [card.model_copy(update={"readme": None, "scores": None}) for card in service.catalog.models()]
+    cards = [
+        card.model_copy(update={"readme": None, "scores": None})
+        for card in service.catalog.models()
+        if (family is None or family in card.families) and kind in (None, card.kind)
+    ]
     unreadable = [
         UnreadableModel(id=model_id, code=error.code, detail=error.message)
         for model_id, error in service.catalog.unreadable().items()

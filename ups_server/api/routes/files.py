@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import FileResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect
 
 from ups_server.access.keys import ApiKey
@@ -25,7 +25,7 @@ from ups_server.api.problems import documented
 from ups_server.api.service import CurrentService, Service, place_of
 from ups_server.errors import UserError
 from ups_server.files.declaration import Declaration
-from ups_server.files.records import FileRecord, UploadRequest, empty_file
+from ups_server.files.records import STATES, FileRecord, UploadRequest, empty_file
 from ups_server.files.uploads import Arrival
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
@@ -86,8 +86,9 @@ class FileList(BaseModel):
     """All files, the newest first, without their reports."""
 
     files: list[FileRecord]
-    bytes_used: int
+    bytes_used: int = Field(description="By all files of the service.")
     bytes_allowed: int
+    next: str | None = Field(default=None, description="`before` of the following page; null: this is the last one.")
 
 
 @router.post(
@@ -135,12 +136,28 @@ async def create_file(
     return record
 
 
-@router.get("")
-def list_files(service: CurrentService) -> FileList:
-    """All files."""
-    records = [record.model_copy(update={"report": None}) for record in service.files.records()]
+@router.get("", responses=documented(404))
+def list_files(
+    service: CurrentService,
+    limit: Annotated[int | None, Query(ge=1, le=1000)] = None,
+    before: Annotated[str | None, Query(description="Only files made before this one.")] = None,
+    state: Annotated[STATES | None, Query(description="Only files in this state.")] = None,
+    family: Annotated[str | None, Query(max_length=128, description="Only files of this equation.")] = None,
+) -> FileList:
+    """The latest files first; all of them without a `limit`."""
+    records = service.files.records()
+    if before is not None:
+        service.files.record(before)
+        records = records[1 + [record.id for record in records].index(before) :]
+    wanted = [record for record in records if state in (None, record.state) and family in (None, record.family)]
+    page = [record.model_copy(update={"report": None}) for record in wanted[:limit]]
     allowed = service.settings.files_quota_bytes
-    return FileList(files=records, bytes_used=allowed - service.files.room(), bytes_allowed=allowed)
+    return FileList(
+        files=page,
+        bytes_used=allowed - service.files.room(),
+        bytes_allowed=allowed,
+        next=page[-1].id if len(page) < len(wanted) else None,
+    )
 
 
 @router.get("/{file_id}", responses=documented(404))

@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.sse import format_sse_event
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from ups_server.api.access import scoped_key
 from ups_server.api.answers import VARY, EventStream, with_keep_alive
@@ -15,7 +15,7 @@ from ups_server.api.body import JSON, read_json
 from ups_server.api.problems import documented
 from ups_server.api.service import CurrentService, Service, place_of
 from ups_server.errors import UserError
-from ups_server.jobs.spec import Checkpoint, EvaluationSpec, FineTuningSpec, Job, JobEvent
+from ups_server.jobs.spec import Checkpoint, EvaluationSpec, FineTuningSpec, Job, JobEvent, JobState
 from ups_server.jobs.store import PAGE, JobStore
 from ups_server.jobs.submission import check_evaluation, check_fine_tuning
 from ups_server.specs import invalid_request
@@ -36,6 +36,7 @@ class JobList(BaseModel):
     """Jobs, the latest first."""
 
     jobs: list[Job]
+    next: str | None = Field(default=None, description="`before` of the following page; null: this is the last one.")
 
 
 class JobEvents(BaseModel):
@@ -83,9 +84,11 @@ def add_job_routes(router: APIRouter, kind: str) -> None:
         service: CurrentService,
         limit: Annotated[int, Query(ge=1, le=PAGE)] = 20,
         before: Annotated[str | None, Query(description="Only jobs made before this one.")] = None,
+        state: Annotated[JobState | None, Query(description="Only jobs in this state.")] = None,
     ) -> JobList:
         """The latest jobs first."""
-        return JobList(jobs=service.jobs.store.page(kind, limit, before))
+        found = service.jobs.store.page(kind, limit, before, state)
+        return JobList(jobs=found, next=found[-1].id if len(found) == limit else None)
 
     @router.get("/{job_id}", responses=documented(404))
     def get_job(job_id: str, service: CurrentService) -> Job:

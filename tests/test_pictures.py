@@ -56,6 +56,21 @@ def test_the_diagnostics_show_spectra_and_drift_and_follow_the_step() -> None:
     assert list(means.lines[1].get_xdata()) == [wave.times[3]] * 2  # type: ignore[arg-type]
 
 
+def test_a_title_leaves_out_terms_that_an_equation_lacks(tmp_path: Path) -> None:
+    from ups_server.pictures import TITLE, _figure
+
+    equation = family("evolution_1d")
+    grid = equation.default_grid(16)
+    given = {entry.name: 0.0 for entry in equation.coefficients} | {"self_advection": -1.0, "dispersion": -0.0005}
+    flat = Trajectory(equation.id, np.ones((1, 16, 1)), np.zeros(1), grid, equation.boundary, given)
+    title = _figure(8, 3, flat, equation)[0].get_suptitle()
+    assert " ".join(title.split()) == f"{equation.name} self_advection = -1, dispersion = -0.0005"
+    assert max(map(len, title.splitlines())) <= TITLE
+    wave = travelling_wave()
+    still = Trajectory("advection", wave.values, wave.times, wave.grid, wave.boundary, {"beta": 0.0})
+    assert _figure(8, 3, still, family("advection"))[0].get_suptitle().endswith("beta = 0")
+
+
 class TwoFields(Family):
     """A family that exists for its pictures."""
 

@@ -8,8 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
+from docs.generate.gallery import PAGE, PICTURES, WIDTH, commands, shrink
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+MOST_BYTES = 120_000
+"""Of one picture of the gallery."""
 EXTERNAL = re.compile(r"""<(?:script|img|iframe)[^>]+src=["']?(?:https?:)?//|<link[^>]+href=["']?(?:https?:)?//""")
 """What a browser would fetch from another host; links that a reader may follow are not among it."""
 
@@ -78,3 +83,18 @@ def test_a_link_that_leads_nowhere_is_an_error(target: str, tmp_path: Path) -> N
     assert done.returncode != 0
     assert target.removeprefix("rollouts.md") in done.stderr
     assert done.stderr.count("WARNING") + done.stderr.count("INFO    -  Doc file") == 1
+
+
+def test_the_gallery_shows_what_its_commands_make(tmp_path: Path) -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    made = [name for name, _ in commands(text)]
+    assert re.findall(r"\(pictures/gallery/([^)]+)\)", text) == made
+    assert sorted(path.name for path in PICTURES.iterdir()) == sorted(made)
+    assert all(path.stat().st_size < MOST_BYTES for path in PICTURES.iterdir())
+    with Image.new("RGB", (2 * WIDTH, 300), "white") as large:
+        large.paste((200, 0, 0), (0, 0, WIDTH, 300))
+        large.save(tmp_path / "large.png")
+    shrink(tmp_path / "large.png", tmp_path / "small.png")
+    with Image.open(tmp_path / "small.png") as small:
+        assert small.size == (WIDTH, 150)
+        assert small.convert("RGB").getpixel((10, 10)) == (200, 0, 0)

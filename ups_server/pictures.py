@@ -4,6 +4,7 @@ Below the fields stand their power spectra and what the equation conserves. Axes
 perceptually uniform, and one colour scale holds for all times of a field.
 """
 
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 COLOUR_MAP = "viridis"
 CURVES = 6
+FEW = 4
+"""Coefficients that a title shows whatever they are: an equation in symbols has one for every term there could be."""
+TITLE = 80
+"""Characters of a line of a title."""
 MAPS = 5
 GIF_FRAMES = 50
 """A longer trajectory is thinned evenly to this many frames."""
@@ -85,10 +90,17 @@ def _figure(
 
     figure = Figure(figsize=(width, height + DIAGNOSTICS), layout="constrained")
     FigureCanvasAgg(figure)
-    numbers = ", ".join(f"{name} = {value:g}" for name, value in trajectory.coefficients.items())
-    figure.suptitle(f"{equation.name}  {numbers}".strip())
+    figure.suptitle(_title(trajectory, equation))
     upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(height, DIAGNOSTICS))[:, 0]
     return figure, upper, lower
+
+
+def _title(trajectory: Trajectory, equation: Family) -> str:
+    """Name and coefficients; of many coefficients those that are not zero, in lines that fit."""
+    given = trajectory.coefficients
+    shown = {name: value for name, value in given.items() if value or len(given) <= FEW}
+    numbers = ", ".join(f"{name} = {value:g}" for name, value in shown.items())
+    return textwrap.fill(f"{equation.name}  {numbers}".strip(), TITLE)
 
 
 def draw_diagnostics(

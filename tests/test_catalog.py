@@ -133,3 +133,13 @@ def test_a_folder_that_is_being_written_is_no_model(catalog: Catalog, tmp_path: 
     assert ".tuned.part" not in [model.id for model in catalog.models()]
     with pytest.raises(UserError):
         catalog.model(".tuned.part")
+
+
+def test_requests_that_name_no_model_get_the_better_shipped_one(catalog: Catalog, tmp_path: Path) -> None:
+    write_model(tmp_path / "shipped" / "plane", preferred=["shallow_water"])
+    write_model(tmp_path / "data" / "models" / "own", preferred=["burgers"])
+    assert catalog.default("alpha", "shallow_water") == "plane"
+    assert catalog.default("alpha", "burgers") == "alpha", "a model of the data folder does not put itself forward"
+    assert catalog.default("alpha", None) == "alpha"
+    assert catalog.default("beta", "shallow_water") == "beta", "who chooses a default has it for every family"
+    assert catalog.default("numerical", "shallow_water") == "numerical"

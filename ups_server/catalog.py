@@ -119,6 +119,9 @@ class ModelCard(BaseModel):
     base: str | None = Field(default=None, description="The language model of its body, where it has one.")
     adapters_of: str | None = Field(default=None, description="The model whose weights it uses, where it is adapters.")
     families: dict[str, FamilySupport]
+    preferred: tuple[str, ...] = Field(
+        default=(), description="Families in which it is better than the usual model: requests that name none get it."
+    )
     adaptation: Adaptation | None = Field(default=None, description="Of adapted models: where they come from.")
     scores: Any = None
     readme: str | None = Field(default=None, description="The model card, Markdown.")
@@ -215,6 +218,19 @@ class Catalog:
         if isinstance(card, UserError):
             raise card.with_traceback(None)  # it is kept, and would grow with every use
         return card
+
+    def default(self, usual: str, family: str | None) -> str:
+        """The model of requests that name none: of shipped ones, that which is better at the family than the usual.
+
+        Args: usual: the default model of the settings; one that is not shipped is the default for every family.
+        """
+        shipped = [card for _, card in self._learned() if isinstance(card, ModelCard) and self._ships(card)]
+        if any(card.id == usual for card in shipped):
+            return next((card.id for card in shipped if family in card.preferred), usual)
+        return usual
+
+    def _ships(self, card: ModelCard) -> bool:
+        return Path(card.source).parent == self._folders[0].resolve()
 
     def delete(self, model_id: str) -> None:
         """Removes an adapted model; whoever has loaded it keeps it.

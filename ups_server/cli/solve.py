@@ -147,7 +147,7 @@ def solve(
     if output is None:
         raise UserError("invalid_request", "say where the solution goes", expected="--output FILE, or --detach")
     check_suffix(output, (*suffixes(), *PICTURES))
-    catalog, model_id = _find_model(method or model, data_dir)
+    catalog, model_id = _find_model(method or model, chosen, data_dir)
     values = coefficients if equation is None else {}
     start = None if initial is None else _read(initial, trajectory, chosen, values, resolution)
     request = replace(wanted, model=model_id)
@@ -191,7 +191,7 @@ def _recognised(equation: str, coefficients: dict[str, float]) -> str:
     return recognise(parse_equation(equation, coefficients)).family
 
 
-def _find_model(model: str | None, data_dir: Path | None) -> "tuple[Catalog, str]":
+def _find_model(model: str | None, family: str, data_dir: Path | None) -> "tuple[Catalog, str]":
     """A folder is looked up in a catalog of its own; an id among the installed models."""
     from ups_server.catalog import Catalog
 
@@ -199,7 +199,8 @@ def _find_model(model: str | None, data_dir: Path | None) -> "tuple[Catalog, str
     if model is not None and (Path(model) / "config.json").is_file():
         folder = Path(model).resolve()
         return Catalog(shipped=folder.parent), folder.name
-    return Catalog(settings.data_dir), model or settings.default_model
+    catalog = Catalog(settings.data_dir)
+    return catalog, model or catalog.default(settings.default_model, family)
 
 
 def _read(file: Path, trajectory: int, family: str, coefficients: dict[str, float], resolution: int | None) -> "State":
@@ -235,7 +236,8 @@ def _order(request: _Request, data_dir: Path | None, as_json: bool) -> None:
     settings = settings_of(data_dir)
     catalog = Catalog(settings.data_dir)
     with open_store(data_dir) as store:
-        wanted = _rollout_request(replace(request, model=request.model or settings.default_model), None, catalog)
+        usual = catalog.default(settings.default_model, request.family)
+        wanted = _rollout_request(replace(request, model=request.model or usual), None, catalog)
         todo = plan(wanted, catalog, without_waiting(settings))
         job, _ = order(wanted, None, todo, store, settings, None, new_id(ROLLOUT))
     if as_json:

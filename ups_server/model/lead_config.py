@@ -136,6 +136,7 @@ class LeadConfig(Frozen):
     Attributes:
         line, plane: its operators in one and two dimensions.
         text_size: width of the features of texts.
+        preferred: families in which it is better than the usual model, see `catalog.Catalog.default`.
     """
 
     model_type: Literal["ups-lead"] = "ups-lead"
@@ -144,6 +145,7 @@ class LeadConfig(Frozen):
     line: LatentConfig | None = None
     plane: LatentConfig | None = None
     text_size: int
+    preferred: tuple[str, ...] = ()
     families: dict[str, LeadCard]
 
     @property

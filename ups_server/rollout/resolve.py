@@ -222,7 +222,7 @@ def resolve(
     """
     written = None if wanted.equation is None else WrittenEquation.of(wanted.equation, wanted.coefficients)
     request = _by_family(wanted, written)
-    card = catalog.model(request.model or settings.default_model)
+    card = catalog.model(request.model or catalog.default(settings.default_model, request.family))
     equation = _family(request, card)
     stored = None
     if request.initial_condition is not None and request.initial_condition.file is not None:

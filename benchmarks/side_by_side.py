@@ -3,7 +3,7 @@
 The trajectories come from the families' reference solvers and true distributions, with a seed of their own; every model
 gets the same file. Beside the errors stand the seconds of a rollout.
 
-    python -m benchmarks.side_by_side MODEL... [-n 24] [--cases TEXT] --json OUT
+    python -m benchmarks.side_by_side MODEL... [-n 24] [--cases TEXT] --json OUT [--card README]
 """
 
 import argparse
@@ -16,8 +16,6 @@ from typing import Any
 import h5py
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks.scorecard import Case, fresh_file
 from ups_server.evaluation.evaluate import evaluate
@@ -33,6 +31,11 @@ CASES = (
     Case("shallow_water", {}),
 )
 RESAMPLES = 2000
+BEGIN, END = "<!-- side by side -->", "<!-- end -->"
+HEADING = (
+    "case", "model", "trajectories", "one-step nRMSE", "skill by field", "rollout by field (95 % interval of the mean)",
+    "worst trajectory", "s of evaluation a trajectory",
+)  # fmt: skip
 
 
 def title(case: Case) -> str:
@@ -81,8 +84,8 @@ def main() -> None:
     parser.add_argument("-n", "--count", type=int, default=24)
     parser.add_argument("--cases", default="", help="of those whose name holds this text")
     parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--card", type=Path, help="a card whose table is written anew, between its marks")
     options = parser.parse_args()
-    table = Table("case", "model", "one step", "skill per field", "rollout per field", "worst of each", "s")
     results = []
     with tempfile.TemporaryDirectory() as folder:
         for case in (case for case in CASES if options.cases in title(case)):
@@ -90,20 +93,31 @@ def main() -> None:
             for model in options.models:
                 found = measured(model, file, case, Path(folder))
                 results.append({"case": title(case), "trajectories": options.count, **found})
-                table.add_row(
-                    title(case), model.name,
-                    "–" if found["one_step"] is None else f"{found['one_step']:.5f}",
-                    slashed(found.get("skill", {}), "mean"), slashed(found["rollout"], "mean"),
-                    slashed(found["rollout"], "worst"), f"{found['seconds']:.2f}",
-                )  # fmt: skip
-    Console(width=160).print(table)
+                print(" ".join(row(results[-1])), flush=True)
     models = " ".join(f"models/{model.name}" for model in options.models)
     command = f"python -m benchmarks.side_by_side {models} -n {options.count}"
-    options.json.write_text(json.dumps({"command": command, "seed": SEED, "cases": results}) + "\n")
+    document = {"command": command, "seed": SEED, "cases": results}
+    options.json.write_text(json.dumps(document) + "\n")
+    if options.card is not None:
+        options.card.write_text(with_table(options.card.read_text(), document))
 
 
-def slashed(values: dict[str, dict[str, float]], name: str) -> str:
-    return " / ".join(f"{entry[name]:.3g}" for entry in values.values()) or "–"
+def row(found: dict[str, Any]) -> list[str]:
+    one_step = "–" if found["one_step"] is None else f"{found['one_step']:.5f}"
+    rolled, seconds = found["rollout"], f"{found['seconds']:.2f}"
+    skill = " / ".join(f"{entry['mean']:.3g}" for entry in found.get("skill", {}).values()) or "–"
+    means = " / ".join(f"{entry['mean']:.3g} ({entry['low']:.2g}–{entry['high']:.2g})" for entry in rolled.values())
+    worst = " / ".join(f"{entry['worst']:.3g}" for entry in rolled.values())
+    return [found["case"], found["model"], str(found["trajectories"]), one_step, skill, means, worst, seconds]
+
+
+def with_table(card: str, document: dict[str, Any]) -> str:
+    """The card with the table of these results between its marks, and the command that made it."""
+    before, rest = card.split(BEGIN)
+    after = rest.split(END)[1]
+    lines = [f"`{document['command']}`", "", "| " + " | ".join(HEADING) + " |", "|" + "---|" * len(HEADING)]
+    lines += ["| " + " | ".join(row(found)) + " |" for found in document["cases"]]
+    return f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}"
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.small_models import SMALL, make
+from ups_server.align.text import ReferenceText, reference_text
 from ups_server.model.operator import UPSModel
 
 
@@ -14,6 +15,10 @@ from ups_server.model.operator import UPSModel
 class FixedTarget:
     ndim: int = 1
     rows: torch.Tensor = field(default_factory=lambda: torch.arange(12.0)[:, None].expand(12, 64) // 3)
+
+    @property
+    def text(self) -> ReferenceText:
+        return reference_text()
 
     def outlines(self, count: int) -> torch.Tensor:
         return self.rows

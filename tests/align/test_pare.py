@@ -13,6 +13,7 @@ from tests.small_models import SMALL, card, make
 from ups_server.align import pare
 from ups_server.align.labels import passages
 from ups_server.align.pare import Mix, PatchReplacement, replace_tokens, replaced_tokens, top_k
+from ups_server.align.text import reference_text
 from ups_server.model.conditioning import Conditions, conditions
 from ups_server.model.config import UPS_PAPER, UPSConfig
 from ups_server.model.operator import UPSModel
@@ -120,7 +121,7 @@ def test_replaced_one_by_one_in_order() -> None:
 
 
 def test_passages_are_whole_and_of_one_subject(model: UPSModel) -> None:
-    texts, labels = passages(model, 4)
+    texts, labels = passages(model, reference_text(), 4)
     assert texts.shape[1:] == (4, model.body.size)
     assert set(labels.tolist()) == set(range(10))
     words = model.metadata.embeddings.weight
@@ -152,7 +153,7 @@ def test_mixed_loss_is_eq_1(model: UPSModel, target: FixedTarget, done: float) -
     k = replaced_tokens(SMALL.reading.tokens, done)
     gate = torch.nn.Linear(model.body.size, 1)
     gate.load_state_dict({name: state[f"gate.{name}"] for name in ("weight", "bias")})
-    mix = Mix(gate, *passages(model, SMALL.reading.tokens), k)
+    mix = Mix(gate, *passages(model, reference_text(), SMALL.reading.tokens), k)
     torch.manual_seed(0)
     step, pooled = model.mixed_step(data.frames[:, 0], data.context, data.conditions, 2, mix)
     on_source = F.cross_entropy(F.linear(pooled, state["head.weight"], state["head.bias"]), mix.labels)

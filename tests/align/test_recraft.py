@@ -16,6 +16,7 @@ from ups_server.align.recraft import (
     gradient_norms,
     soft_joint,
 )
+from ups_server.align.text import reference_text
 from ups_server.model.operator import UPSModel
 
 
@@ -81,7 +82,7 @@ def test_gradient_norms_are_those_of_the_loss() -> None:
 
 
 def test_text_is_told_apart_better_than_by_chance(model: UPSModel) -> None:
-    task = source_task(model)
+    task = source_task(model, reference_text())
     assert task.features.shape == (420, model.body.size)
     assert task.classes == 10
     head = calibrated_head(task, 2.0)

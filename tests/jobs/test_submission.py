@@ -32,6 +32,8 @@ def data_dir(tmp_path: Path) -> Path:
     """Five Burgers trajectories on 48 points; models that know Burgers, other fields, another step, or nothing."""
     store = tmp_path / "files" / "burgers" / "store"
     build_store(family("burgers"), {"nu": 0.1}, 5, 48, 0, store, frame_dt=0.05, t_final=0.2)
+    plane = tmp_path / "files" / "plane" / "store"
+    build_store(family("diffusion_reaction_2d"), {}, 5, 16, 0, plane, frame_dt=0.05, t_final=0.1)
     models = {
         "knows": UPSConfig(resolution=48, families={"burgers": known()}),
         "other": UPSConfig(resolution=48, families={"burgers": known(("u", "v"))}),
@@ -40,6 +42,7 @@ def data_dir(tmp_path: Path) -> Path:
         "coarser": UPSConfig(resolution=32),
         "adapters": UPSConfig(resolution=48),
         "fno": UPSConfig(resolution=48, operator="fno"),
+        "narrow": UPSConfig(resolution=16).changed(slots=1),
     }
     for name, config in models.items():
         folder = tmp_path / "models" / name
@@ -77,6 +80,7 @@ def test_what_can_be_done_is_not_refused(data_dir: Path) -> None:
         ({"model": "persistence"}, "not_tunable"),
         ({"model": "slower"}, "dt_mismatch"),
         ({"model": "other"}, "family_mismatch"),
+        ({"model": "narrow", "training_file": "plane"}, "superspace_too_small"),
         ({"model": "coarser"}, "resolution_mismatch"),
         ({"model": "adapters", "tuning": "lora"}, "adapted_already"),
         ({"model": "fno", "alignment": "mmd"}, "no_language_model"),

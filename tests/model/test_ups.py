@@ -1,18 +1,21 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.small_models import SMALL, card, make
 from ups_server.errors import UserError
+from ups_server.model.baselines import PAPER_LIFTING
 from ups_server.model.body import MAX_TOKENS, load_tokenizer, pretrained_body
-from ups_server.model.checkpoint import from_pretrained, save_pretrained
+from ups_server.model.checkpoint import WEIGHTS_FILE, from_pretrained, save_pretrained
 from ups_server.model.conditioning import Conditions, conditions, value_features
 from ups_server.model.config import UPS_PAPER, KnownFamily, UPSConfig
 from ups_server.model.operator import Operator, UPSModel
-from ups_server.model.superspace import check_card, lift, lower, nrmse
+from ups_server.model.superspace import check_card, lift, lower, nrmse, state_nrmse
 from ups_server.model.transport import RATE_SCALE, carried, departure
 from ups_server.model.ups import UPS, StepCoefficients
 from ups_server.pde.grid import BoundaryCondition, BoundaryKind
@@ -224,6 +227,60 @@ def test_loss_is_relative_per_field_and_masked() -> None:
     nrmse(prediction, prediction.detach(), mask).backward()
     assert prediction.grad is not None
     assert prediction.grad.isfinite().all()
+
+
+def test_the_paper_s_loss_has_one_norm_a_state() -> None:
+    rng = np.random.default_rng(0)
+    target, prediction = rng.normal(size=(2, 3, 4, 6, 5))
+    mask = np.array([[1, 1, 0, 0], [1, 0, 0, 1], [1, 1, 1, 1]], dtype=float)
+    target[:, 1] *= 1e-3  # a slot that is nearly nothing counts for as much
+    expected = []
+    for sample, wrong, left in zip(target, prediction, mask, strict=True):
+        slots = np.flatnonzero(left)
+        expected.append(np.linalg.norm((wrong - sample)[slots].ravel()) / np.linalg.norm(sample[slots].ravel()))
+    given = (torch.from_numpy(values).float() for values in (prediction, target, mask))
+    assert state_nrmse(*given).item() == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+def test_the_paper_s_loss_of_a_state_that_is_zero_is_finite() -> None:
+    target, mask = torch.zeros(1, 2, 4), torch.ones(1, 2)
+    prediction = torch.zeros(1, 2, 4, requires_grad=True)
+    loss = state_nrmse(prediction, target, mask)
+    loss.backward()
+    assert loss == 0
+    assert prediction.grad is not None
+    assert prediction.grad.isfinite().all()
+    assert state_nrmse(target + 1, target, mask).item() == pytest.approx(8**0.5)
+
+
+def test_each_architecture_has_its_loss(small: UPSModel, language_model: Path) -> None:
+    torch.manual_seed(0)
+    target, mask = torch.randn(3, 4, 8), torch.tensor([[1.0, 1.0, 0.0, 0.0]]).expand(3, -1)
+    wrong = target + torch.randn_like(target)
+    assert small.task_loss(wrong, target, mask) == nrmse(wrong, target, mask)
+    paper = make(PAPER, language_model).task_loss(wrong, target, mask)
+    assert paper == state_nrmse(wrong, target, mask)
+    assert paper != nrmse(wrong, target, mask)
+
+
+def test_static_fields_reach_the_paper_s_operator(language_model: Path) -> None:
+    model = make(PAPER, language_model)
+    u = torch.randn(2, 4, 16, 16)
+    plain = conditions(PAPER, card(ndim=2), {"nu": [0.1] * 2}, PLANE, (0.5, 0.5), torch.ones(2, 8, 8, 1))
+    outputs = [step(model, u, replace(plain, static=size * torch.randn(2, 1, 16, 16))) for size in (0, 1, 1)]
+    assert (outputs[1] - outputs[0]).abs().max() > 1e-6
+    assert (outputs[2] - outputs[1]).abs().max() > 1e-6
+    torch.testing.assert_close(step(model, u, plain), outputs[0])
+
+
+def test_checkpoints_of_the_paper_without_static_fields_load(language_model: Path, tmp_path: Path) -> None:
+    model, u, conditioned = make(PAPER, language_model), state(2), given(2, config=PAPER)
+    save_pretrained(model, tmp_path)
+    stored = load_file(tmp_path / WEIGHTS_FILE)
+    stored[PAPER_LIFTING] = stored[PAPER_LIFTING][:, : -PAPER.superspace.static_slots].contiguous()
+    save_file(stored, tmp_path / WEIGHTS_FILE)
+    loaded = from_pretrained(tmp_path).operator
+    torch.testing.assert_close(step(loaded, u, conditioned), step(model, u, conditioned), atol=1e-2, rtol=1e-2)
 
 
 def test_value_features_tell_zero_sign_and_size_apart() -> None:

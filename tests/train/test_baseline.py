@@ -84,6 +84,19 @@ def test_minutes_are_divided_as_the_recipe_divides_its_own(language_model: Path)
         baseline_config(mixed, "fno")
 
 
+def test_the_paper_is_trained_as_it_says(language_model: Path) -> None:
+    paper = baseline_config(small(language_model), "ups-paper", minutes=12)
+    assert (paper.ema, paper.clip) == (0.0, 0.0)
+    for stage, rate, body_rate in ((paper.stage1, 5e-4, 0.0), (paper.stage2, 5e-5, 5e-5)):
+        assert (stage.optimiser, stage.betas, stage.weight_decay) == ("adam", (0.9, 0.98), 1e-5)
+        assert (stage.learning_rate, stage.body_learning_rate) == (rate, body_rate)
+        assert (stage.noise, stage.unroll) == (0.0, ((0.0, 1),))
+    assert (paper.stage1.alignment, paper.stage2.alignment) == ("mmd", "none")
+    assert (paper.stage1.schedule, paper.stage1.warmup) == ("constant", 0)
+    assert (paper.stage2.schedule, paper.stage2.warmup_share) == ("linear", 0.05)
+    assert paper.stage1.minutes == pytest.approx(2)  # 20 of 120 epochs
+
+
 def test_unknown_names_are_the_user_s_mistake(language_model: Path) -> None:
     own = small(language_model)
     with pytest.raises(UserError, match="baseline"):

@@ -190,6 +190,35 @@ def test_paper_preset_trains_around_a_frozen_body(language_model: Path, tmp_path
     torch.testing.assert_close(state[f"model.body.encoder.{layer}"], before[layer], atol=0, rtol=0)
 
 
+def test_all_of_the_paper_s_model_trains_in_stage_2(language_model: Path, tmp_path: Path) -> None:
+    model = {"hidden_channels": 8, "n_layers": 2, "n_modes": 4, "tokens": 6, "resolution": 32}
+    stage2 = {"steps": 3, "body": True, "optimiser": "adam", "learning_rate": 1e-2, "body_learning_rate": 1e-2}
+    config = recipe(
+        language_model, preset="ups-paper", model=model, stage1={"steps": 0}, stage2=stage2 | {"warmup": 0},
+        ema=0.0, clip=0.0,
+    )  # fmt: skip
+    before = TrainingRun(TrainConfig.model_validate(config), tmp_path / "new", Recorder(), "cpu")._initial_model()
+    train(config, tmp_path / "run")
+    state = load_file(tmp_path / "run" / "state.safetensors")
+    same = [name for name, value in before.named_parameters() if torch.equal(state[f"model.{name}"], value)]
+    assert same == []
+    # Without an average, what is validated are the weights themselves.
+    for name, _ in before.named_parameters():
+        torch.testing.assert_close(state[f"average.{name}"], state[f"model.{name}"], atol=0, rtol=0)
+
+
+def test_warm_up_of_a_share_and_a_constant_rate() -> None:
+    paper = Stage(steps=100, schedule="linear", warmup_share=0.05)
+    rates = [schedule(paper, step, step / 100) for step in range(100)]
+    assert rates[:5] == pytest.approx([0.2, 0.2, 0.4, 0.6, 0.8])
+    assert rates[5] == pytest.approx(1.0)
+    assert rates[-1] == pytest.approx(0.01 / 0.95)
+    timed = paper.model_copy(update={"steps": 0, "minutes": 10.0})
+    assert 0 < schedule(timed, 0, 0.0) < 0.01
+    assert schedule(timed, 3, 0.05) == pytest.approx(1.0)
+    assert {schedule(Stage(steps=9, schedule="constant", warmup=0), step, step / 9) for step in range(9)} == {1.0}
+
+
 @pytest.mark.parametrize(("keep", "kept"), [("best", "stage 1, step 60"), ("last", "stage 2, step 4")])
 def test_keeps_the_best_model_or_the_last(language_model: Path, tmp_path: Path, keep: str, kept: str) -> None:
     learns = {"steps": 60, "learning_rate": 5e-3, "warmup": 5}

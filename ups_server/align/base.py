@@ -10,6 +10,7 @@ from typing import ClassVar, Protocol, final
 import torch
 from torch import Tensor, nn
 
+from ups_server.align.text import ReferenceText
 from ups_server.model.conditioning import Conditions
 from ups_server.model.operator import UPSModel
 
@@ -19,6 +20,11 @@ PARTS = 16
 
 class Target(Protocol):
     """What a method may ask about the data before training."""
+
+    @property
+    def text(self) -> ReferenceText:
+        """What states are matched to."""
+        ...
 
     @property
     def ndim(self) -> int:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ups_server.align.base import Alignment, FeatureQueue, Target, standing_for
-from ups_server.align.labels import SAMPLES, SourceTask, classify, kmeans, sentences, source_task
+from ups_server.align.labels import SAMPLES, SourceTask, classify, kmeans, source_task
 from ups_server.align.transport import EPSILON, ITERATIONS, bures2, divergence, squared_distances
 from ups_server.model.operator import UPSModel
 
@@ -59,7 +59,7 @@ class MMDAlignment(Alignment):
 
     def prepare(self, model: UPSModel, target: Target) -> None:
         with torch.no_grad():
-            self._text = model.text_features(tuple(sentence.text for sentence in sentences()))
+            self._text = model.text_features(target.text.texts)
 
     def loss(self, features: Tensor, outlines: Tensor) -> Tensor:
         if self._text is None:
@@ -134,7 +134,7 @@ class OTDDAlignment(Alignment):
         self._scale = torch.empty(0)
 
     def prepare(self, model: UPSModel, target: Target) -> None:
-        source = source_task(model)
+        source = source_task(model, target.text)
         self._source = source
         self._centres = kmeans(target.outlines(SAMPLES))
         with torch.no_grad():

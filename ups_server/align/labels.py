@@ -1,19 +1,17 @@
 """Both sides of an alignment as labelled samples: sentences by subject, and states by classes of their outlines.
 
-The reference text is our own sentences about physics, equations and their computation: plain text in the package folder
-`reference_text`, one file a subject, one sentence a line. Targets are dense; their labels are K-means classes.
+Targets are dense; their labels are K-means classes.
 """
 
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ups_server.align.base import PARTS
+from ups_server.align.text import ReferenceText
 from ups_server.align.transport import squared_distances
+from ups_server.errors import UserError
 from ups_server.model.embedder import pooled
 from ups_server.model.operator import UPSModel
 
@@ -22,32 +20,6 @@ CLASSES = 10
 ROUNDS = 50
 SAMPLES = 256
 """Training windows whose targets fix the classes."""
-_FOLDER = "reference_text"
-
-
-class Sentence(NamedTuple):
-    """One sentence and the physical subject it is about."""
-
-    text: str
-    subject: str
-
-
-@cache
-def subjects() -> tuple[str, ...]:
-    """The subjects in alphabetical order: the class labels of `sentences`."""
-    names = (entry.name for entry in files(__package__).joinpath(_FOLDER).iterdir())
-    return tuple(sorted(name.removesuffix(".txt") for name in names if name.endswith(".txt")))
-
-
-@cache
-def sentences() -> tuple[Sentence, ...]:
-    """Every sentence, ordered by subject and then as written."""
-    folder = files(__package__).joinpath(_FOLDER)
-    return tuple(
-        Sentence(line, subject)
-        for subject in subjects()
-        for line in folder.joinpath(f"{subject}.txt").read_text(encoding="utf-8").splitlines()
-    )
 
 
 @dataclass(frozen=True)
@@ -66,24 +38,43 @@ class SourceTask:
 
 
 @torch.no_grad()
-def source_task(model: UPSModel) -> SourceTask:
-    """Every sentence of the reference text through the body's embedding layer."""
-    corpus, names = sentences(), subjects()
-    features = model.text_features(tuple(sentence.text for sentence in corpus))
-    labels = [names.index(sentence.subject) for sentence in corpus]
+def source_task(model: UPSModel, text: ReferenceText) -> SourceTask:
+    """Every sentence of the reference text through the body's embedding layer.
+
+    Raises:
+        UserError: ``reference_text_unlabelled``.
+    """
+    names = labelled(text)
+    features = model.text_features(text.texts)
+    labels = [names.index(sentence.subject) for sentence in text.sentences]
     return SourceTask(features.float(), torch.tensor(labels, device=features.device), len(names))
 
 
+def labelled(text: ReferenceText) -> tuple[str, ...]:
+    """Its subjects. Raises UserError ``reference_text_unlabelled`` where there is one alone."""
+    names = text.subjects
+    if len(names) < 2:
+        raise UserError(
+            "reference_text_unlabelled",
+            "this alignment needs sentences of several subjects",
+            got=list(names),
+            hint="give a folder with a file a subject, or choose the alignment `mmd`",
+        )
+    return names
+
+
 @torch.no_grad()
-def passages(model: UPSModel, length: int) -> tuple[Tensor, Tensor]:
+def passages(model: UPSModel, text: ReferenceText, length: int) -> tuple[Tensor, Tensor]:
     """Word embeddings (P, length, E) and subjects (P,) of passages: each subject's text, cut every `length` tokens.
 
     Cut to the number of tokens that a state has, and without padding, which must not take the place of a token.
+
+    Raises:
+        UserError: ``reference_text_unlabelled``.
     """
-    names, tokens, labels = subjects(), [], []
+    names, tokens, labels = labelled(text), [], []
     for label, name in enumerate(names):
-        texts = tuple(sentence.text for sentence in sentences() if sentence.subject == name)
-        rows, mask = model.metadata.beginnings(texts)
+        rows, mask = model.metadata.beginnings(text.about(name))
         running = rows[mask.bool()]
         cut = running[: len(running) // length * length].unflatten(0, (-1, length))
         tokens.append(cut)

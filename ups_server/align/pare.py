@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from ups_server.align.base import Alignment, NormalisedBatch, Target
 from ups_server.align.labels import passages
 from ups_server.model.operator import UPSModel
-from ups_server.model.superspace import nrmse
 
 GATE_SEED = 0
 TEMPERATURE = 1.0
@@ -105,7 +104,7 @@ class PatchReplacement(Alignment):
         self._subjects = torch.empty(0)
 
     def prepare(self, model: UPSModel, target: Target) -> None:
-        self._texts, self._subjects = passages(model, model.config.state_tokens)
+        self._texts, self._subjects = passages(model, target.text, model.config.state_tokens)
         device, body = self._texts.device, model.body
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(GATE_SEED)
@@ -120,7 +119,7 @@ class PatchReplacement(Alignment):
         mix = Mix(self._gate, self._texts, self._subjects, k)
         step, features = model.mixed_step(batch.frames[:, 0], batch.context, batch.conditions, batch.windows, mix)
         mask = batch.conditions.mask.repeat_interleave(batch.windows, 0)
-        on_target = nrmse(step, batch.frames[:, 1], mask)
+        on_target = model.task_loss(step, batch.frames[:, 1], mask)
         on_source = F.cross_entropy(self._head(features).float(), mix.labels)
         share = k / count
         return (1 - share) * on_target + share * on_source

@@ -92,7 +92,7 @@ class RecraftAlignment(Alignment):
         self._among = torch.empty(0)
 
     def prepare(self, model: UPSModel, target: Target) -> None:
-        source = source_task(model)
+        source = source_task(model, target.text)
         self._source = source
         self.lipschitz = self.lipschitz or LIPSCHITZ[min(target.ndim, max(LIPSCHITZ))]
         self._head = calibrated_head(source, self.lipschitz)

@@ -37,8 +37,8 @@ def check_fine_tuning(spec: FineTuningSpec, card: ModelCard, data_dir: Path) -> 
     """The model can be tuned by these methods, and the files hold what it takes.
 
     Raises:
-        UserError: ``not_tunable``, ``unknown_file``, ``dt_mismatch``, ``resolution_mismatch``, ``family_mismatch``, and
-            those of `FewShotData.split`, `check_methods` and `check_language_model`.
+        UserError: ``not_tunable``, ``unknown_file``, ``dt_mismatch``, ``resolution_mismatch``, ``family_mismatch``,
+            ``superspace_too_small``, and those of `FewShotData.split`, `check_methods` and `check_language_model`.
     """
     check_methods(spec.alignment.value, spec.tuning.value)
     if card.kind == "builtin":
@@ -57,6 +57,10 @@ def check_fine_tuning(spec: FineTuningSpec, card: ModelCard, data_dir: Path) -> 
         data.split(spec.n_trajectories, COMPARED_BYTES)
         _check_step(_stored_step(data_dir, spec.training_file, training), config, training)
         _check_family(spec, card, config, training, data_dir)
+        declared = stored_equation(data_dir, spec.training_file)
+        entry = family(training.family) if declared is None else declared.family()
+        static = [field.name for field in entry.static_fields]
+        config.check_place(entry.name, entry.ndim, [field.slot for field in entry.fields], static)
         check_points(training.grid)
         training.grid.stride_to(min(config.resolution, training.grid.n[0]))
 

@@ -27,7 +27,7 @@ from ups_server.model.conditioning import KINDS, VALUE_FEATURES, Conditions, val
 from ups_server.model.config import UPSConfig
 from ups_server.model.context import Coefficients, Context
 from ups_server.model.operator import Operator, TokenMix, UPSModel
-from ups_server.model.superspace import coordinates, given_channels
+from ups_server.model.superspace import coordinates, given_channels, state_nrmse
 
 GROUP = 8
 """Channels that are normalised together: several, so that channels constant in space are not normalised away."""
@@ -206,13 +206,21 @@ BASELINES: dict[str, Callable[[UPSConfig], Operator]] = {"fno": FNOBaseline, "un
 """The operators without a language model, by the config's `operator`."""
 
 
+PAPER_LIFTING = "embedder.lifting.fcs.0.weight"
+"""Of `UPSPaper`, (out, in, 1): static fields are its last inputs."""
+
+
 class UPSPaper(UPSModel):
     """The paper's architecture: FNO channels are the tokens, the body runs in every step, a mean-pooled linear
-    predictor gives the absolute next state. A 1-D state is broadcast to n x n; the weights are tied to n, and states
-    on other grids are interpolated to it and back.
+    predictor gives the absolute next state. A 1-D state is broadcast to n x n; the weights are tied to n. The loss is
+    Eq. 6.3, and where the language model is trained, all of it is. Metadata in front, positions and layer norm once.
 
-    Source: thesis 6.1.3. Metadata in front, positions and layer norm once, padding masked.
+    Source: thesis 6.1.3. Where it departs: static fields are further input channels, the last ones; padding of the text
+    is masked; states on other grids are interpolated to n and back. `train.baseline` has the training, and
+    ``docs/models.md`` all departures.
     """
+
+    trains_words = True
 
     def __init__(self, config: UPSConfig, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         from neuralop.models import FNO
@@ -222,7 +230,7 @@ class UPSPaper(UPSModel):
         points = config.resolution**ndim
         self.embedder = FNO(
             n_modes=(2 * layers.n_modes,) * ndim,
-            in_channels=config.superspace.slots + ndim,
+            in_channels=config.superspace.slots + ndim + config.superspace.static_slots,
             out_channels=config.reading.tokens,
             hidden_channels=layers.hidden_channels,
             n_layers=layers.n_layers,
@@ -234,7 +242,10 @@ class UPSPaper(UPSModel):
     def read(self, initial: Tensor, given: Conditions) -> Context:
         given = with_metadata(given, self.config.conditioner.metadata)
         tokens, mask = self.metadata.tokens(given.texts)
-        return Context(given.mask, given.periodic, given.offset, given.trained, metadata=tokens, metadata_mask=mask)
+        return replace(given.context(), metadata=tokens, metadata_mask=mask)
+
+    def task_loss(self, prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+        return state_nrmse(prediction, target, mask)
 
     def advance(self, u: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         step, tokens, _ = self._advance(u, context, None)
@@ -250,11 +261,15 @@ class UPSPaper(UPSModel):
         """Next states, state tokens, and the mean (B, E) of what the body made of the sequence."""
         n, ndim = self.config.resolution, self.config.superspace.max_dimensions
         given, missing = tuple(u.shape[2:]), ndim - (u.ndim - 2)
-        u = interpolated(u, (n,) * len(given))
+        static = u.new_zeros(u.shape[0], self.config.superspace.static_slots, *given)
+        if context.static is not None:
+            static[:, : context.static.shape[1]] = context.static
+        u = interpolated(torch.cat([u, static], dim=1), (n,) * len(given))
         square = u[(..., *(None,) * missing)].expand(*u.shape, *(n,) * missing)
+        state, static = square.split([square.shape[1] - static.shape[1], static.shape[1]], dim=1)
         place = coordinates((n,) * (ndim - missing), (False,) * (ndim - missing), (0.5,) * (ndim - missing), ndim, u)
         place = place[(..., *(None,) * missing)].expand(ndim, *(n,) * ndim)
-        features = self.embedder(torch.cat([square, place.expand(u.shape[0], *place.shape)], dim=1))
+        features = self.embedder(torch.cat([state, place.expand(u.shape[0], *place.shape), static], dim=1))
         tokens = self.tokenise(features.flatten(2))
         sequence, mask = self.mixed_sequence(tokens if mix is None else mix(tokens), context)
         hidden = self.body(sequence, mask) if self.use_body else self.body.embed(sequence, mask)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -24,7 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ups_server.catalog import adapted_already, base_folder
 from ups_server.errors import UserError
 from ups_server.model import deltas, lora
-from ups_server.model.baselines import BASELINES, UPSPaper
+from ups_server.model.baselines import BASELINES, PAPER_LIFTING, UPSPaper
 from ups_server.model.body import body_folder, empty_body, load_tokenizer, pretrained_body
 from ups_server.model.config import CONFIG_FILE, UPSConfig
 from ups_server.model.deltas import Deltas, in_levels
@@ -203,6 +204,9 @@ def _whole(folder: Path, device: str | torch.device) -> TrainedModel:
         for name, value in stored.items()
         if name not in beside
     }
+    if isinstance(model, UPSPaper) and PAPER_LIFTING in tensors:  # checkpoints before static fields were inputs
+        lacking = model.state_dict()[PAPER_LIFTING].shape[1] - tensors[PAPER_LIFTING].shape[1]
+        tensors[PAPER_LIFTING] = F.pad(tensors[PAPER_LIFTING], (0, 0, 0, max(0, lacking)))
     expected = {name for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
     if expected != tensors.keys():
         raise UserError("not_a_model", "weights do not match the config", got=sorted(expected ^ tensors.keys())[:5])

@@ -3,7 +3,7 @@
 Imports no torch: the catalog and the API read it too.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ups_server.catalog import invalid_model, read_document
 from ups_server.data.statistics import FamilyStatistics
+from ups_server.errors import UserError
 
 CONFIG_FILE = "config.json"
 
@@ -224,7 +225,28 @@ class UPSConfig(Frozen):
 
     def has_place_for(self, card: KnownFamily) -> bool:
         """Are there slots and axes for the fields of a family?"""
-        return max(card.slots) < self.superspace.slots and card.ndim <= self.superspace.max_dimensions
+        return self._has_place(card.ndim, card.slots)
+
+    def _has_place(self, ndim: int, slots: Sequence[int]) -> bool:
+        return max(slots) < self.superspace.slots and ndim <= self.superspace.max_dimensions
+
+    def check_place(self, name: str, ndim: int, slots: Sequence[int], static_fields: Sequence[str]) -> None:
+        """Raises UserError ``superspace_too_small`` where a family does not fit."""
+        space = self.superspace
+        if not self._has_place(ndim, slots):
+            raise UserError(
+                "superspace_too_small",
+                f"{name} does not fit this model's superspace",
+                got=f"{ndim} dimensions, slots {tuple(slots)}",
+                expected=f"at most {space.max_dimensions} dimensions, slots below {space.slots}",
+            )
+        if len(static_fields) > space.static_slots:
+            raise UserError(
+                "superspace_too_small",
+                f"{name} has more static fields than this model's superspace",
+                got=list(static_fields),
+                expected=f"at most {space.static_slots}",
+            )
 
     def changed(self, **settings: object) -> Self:
         """With other settings, named with or without their part: ``changed(n_modes=24, name="finer")``."""
@@ -284,7 +306,7 @@ UPS_PAPER = UPSConfig(
     reading=ReadingConfig(tokens=32),
     step=StepConfig(propagator=False, increment=False),
 )
-"""Exactly the paper: channel tokens, the body in every step, mean-pool predictor, 1-D broadcast to n x n."""
+"""The paper's: channel tokens, the body in every step, mean-pool predictor, 1-D broadcast to n x n (`UPSPaper`)."""
 
 FNO = UPSConfig(
     name="fno",

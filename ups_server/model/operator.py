@@ -7,7 +7,7 @@ the state of one without its language model, or around one of the same shape tha
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Literal, Self, final
+from typing import ClassVar, Literal, Self, final
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from ups_server.model.body import LLMBody, MetadataEncoder, masked_mean, new_bod
 from ups_server.model.conditioning import Conditions
 from ups_server.model.config import UPSConfig
 from ups_server.model.context import Context
+from ups_server.model.superspace import nrmse
 
 TokenMix = Callable[[Tensor], Tensor]
 """State tokens (B, l, E) -> as many tokens, some of them taken from elsewhere."""
@@ -43,6 +44,10 @@ class Operator(nn.Module, ABC):
     def forward(self, u: Tensor, context: Context) -> Tensor:
         """One step: states (B, N, X...) -> next states (B, N, X...)."""
 
+    def task_loss(self, prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+        """What training makes small: of next states (B, N, X...) and the mask (B, N) of their slots."""
+        return nrmse(prediction, target, mask)
+
     def sharing_weights(self) -> Self:
         """A copy with modules of its own around the same tensors, which must not be changed any more."""
         memo: dict[int, object] = {id(value): value for value in (*self.parameters(), *self.buffers())}
@@ -54,7 +59,13 @@ class Operator(nn.Module, ABC):
 
 
 class UPSModel(Operator):
-    """Unified PDE solver: an operator around a pretrained language model."""
+    """Unified PDE solver: an operator around a pretrained language model.
+
+    Attributes:
+        trains_words: are word embeddings trained where the language model is?
+    """
+
+    trains_words: ClassVar[bool] = False
 
     def __init__(self, config: UPSConfig, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__(config)

@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from ups_server.errors import UserError
 from ups_server.model.conditioning import Conditions
 from ups_server.model.config import KnownFamily, SuperspaceConfig, UPSConfig
 from ups_server.model.context import Context
@@ -11,16 +10,7 @@ from ups_server.model.context import Context
 
 def check_card(config: UPSConfig, card: KnownFamily) -> None:
     """Raises UserError ``superspace_too_small`` where a family does not fit."""
-    space = config.superspace
-    if not config.has_place_for(card):
-        raise UserError(
-            "superspace_too_small",
-            f"{card.name} does not fit this model's superspace",
-            got=f"{card.ndim} dimensions, slots {card.slots}",
-            expected=f"at most {space.max_dimensions} dimensions, slots below {space.slots}",
-        )
-    if len(card.static_fields) > space.static_slots:
-        raise UserError("superspace_too_small", "too many static fields", got=card.static_fields)
+    config.check_place(card.name, card.ndim, card.slots, card.static_fields)
 
 
 def lift(fields: Tensor, card: KnownFamily, given: Conditions) -> Tensor:
@@ -65,12 +55,13 @@ def coordinates(
 
 
 def nrmse(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Training loss ``||u - v|| / ||u||`` per sample and slot, averaged over the slots present, then over samples.
+    """Training loss ``||u - v|| / ||u||`` per sample and slot, averaged over the slots present, then over samples:
+    thesis Eq. 6.3 field by field.
 
     In normalised space and per field, so that a large field does not swallow a small one. Norms below 0.1 (a field
     at its mean) count as 0.1.
 
-    Shapes: prediction, target (B, N, X...); mask (B, N). Source: thesis Eq. 6.3.
+    Shapes: prediction, target (B, N, X...); mask (B, N).
     """
     axes = tuple(range(2, target.ndim))
     error = (prediction - target).square().mean(axes)
@@ -78,3 +69,18 @@ def nrmse(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     # The small constant keeps the root differentiable at a perfect prediction.
     ratio = (error / size + 1e-12).sqrt()
     return ((ratio * mask).sum(1) / mask.sum(1)).mean()
+
+
+def state_nrmse(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """``||u - v||_2 / ||u||_2``, one norm over all entries that the mask leaves, averaged over samples: thesis Eq. 6.3.
+
+    The error of a state that is zero is not divided.
+
+    Shapes: prediction, target (B, N, X...); mask (B, N).
+    """
+    left = mask[(..., *(None,) * (target.ndim - 2))]
+    error, size = (
+        torch.linalg.vector_norm((values * left).float().flatten(1), dim=1) for values in (prediction - target, target)
+    )
+    loss: Tensor = (error / torch.where(size > 0, size, 1.0)).mean()
+    return loss

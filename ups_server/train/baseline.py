@@ -21,6 +21,8 @@ STAGE_1_SHARE = 2 / 3
 PAPER_STAGE_1_SHARE = 20 / 120
 """The paper's epochs of stage 1 among those of both stages."""
 
+PAPER_WARMUP_SHARE = 5 / 100
+
 
 @dataclass(frozen=True)
 class Baseline:
@@ -115,12 +117,18 @@ def _without_language_model(preset: str) -> Callable[[TrainConfig, Length], dict
 
 
 def _paper(recipe: TrainConfig, length: Length) -> dict[str, Any]:
-    """One-step training in two stages with the reference code's settings."""
-    shared: dict[str, Any] = {"body": True, "schedule": "linear", "betas": (0.9, 0.98), "weight_decay": 1e-5}
-    stage1 = shared | {"learning_rate": 5e-4, "body_learning_rate": 0.0, "alignment": "mmd"}
-    stage2 = shared | {"learning_rate": 5e-5, "body_learning_rate": 5e-5}
+    """One-step training in two stages with the paper's settings, as its reference code has them: Adam, no averaging and
+    no clipping; the first 5 of the 100 epochs of stage 2 warm up, then the rate falls linearly.
+    """
+    shared: dict[str, Any] = {"body": True, "optimiser": "adam", "betas": (0.9, 0.98), "weight_decay": 1e-5}
+    stage1 = {"learning_rate": 5e-4, "body_learning_rate": 0.0, "alignment": "mmd", "schedule": "constant", "warmup": 0}
+    stage2 = {"learning_rate": 5e-5, "body_learning_rate": 5e-5, "schedule": "linear"}
+    stage2 |= {"warmup_share": PAPER_WARMUP_SHARE}
+    stage1, stage2 = shared | stage1, shared | stage2
     return {
         "preset": "ups-paper",
+        "ema": 0.0,
+        "clip": 0.0,
         "model": _superspace(recipe),
         "stage1": stage1 | length.part(PAPER_STAGE_1_SHARE),
         "stage2": stage2 | length.part(1 - PAPER_STAGE_1_SHARE),

@@ -80,7 +80,10 @@ class Stage(Section):
             reproduced bit by bit. Neither leaves the stage out.
         body: does the LLM body take part? It is trained where its learning rate is positive, else frozen.
         alignment: the adaptation method whose loss is added to the task loss, by name.
-        schedule: of the learning rates after warm-up, down to zero; "steps" falls to a fifth after each third.
+        optimiser: "adamw", or "adam", whose weight decay is a part of the gradient.
+        schedule: of the learning rates after warm-up, down to zero; "steps" falls to a fifth after each third,
+            "constant" stays.
+        warmup: steps in which they rise. warmup_share: instead, the part of the stage in which they do.
         noise: standard deviation of Gaussian noise on the input, in units of the family's increment.
         unroll: (fraction, steps) pairs: from that fraction of the stage on, so many steps are rolled out.
     """
@@ -92,8 +95,10 @@ class Stage(Section):
     body: bool = False
     alignment: str = "none"
     alignment_weight: float = 1.0
-    schedule: Literal["cosine", "linear", "steps"] = "cosine"
+    optimiser: Literal["adamw", "adam"] = "adamw"
+    schedule: Literal["cosine", "linear", "steps", "constant"] = "cosine"
     warmup: int = 200
+    warmup_share: float = Field(default=0.0, ge=0, lt=1)
     weight_decay: float = 1e-5
     betas: tuple[float, float] = (0.9, 0.98)
     noise: float = 0.0
@@ -120,7 +125,10 @@ class TrainConfig(Section):
         deltas: what is trained become deltas of its family, beside the weights of `init`, which stay as they are: of
             one family, without its language model. (`own` in older recipes.)
         language_model: folder of the Hugging Face encoder to start from; default the pinned package.
-        ema: decay of the averaged weights that are validated and shipped.
+        reference_text: what alignments match states to, relative to the configuration file: a file of sentences, one a
+            line, or a folder of such files, one a subject; default our own sentences (`align.text`).
+        ema: decay of the averaged weights that are validated and shipped; 0 has no average.
+        clip: norm that gradients are cut to; 0 does not.
         keep: the model that validates best, or the last one that was validated, which is the end of a complete run.
     """
 
@@ -133,9 +141,10 @@ class TrainConfig(Section):
     families: dict[str, FamilyData]
     stage1: Stage
     stage2: Stage
-    ema: float = 0.999
+    reference_text: Path | None = None
+    ema: float = Field(default=0.999, ge=0, lt=1)
     keep: Literal["best", "last"] = "best"
-    clip: float = 1.0
+    clip: float = Field(default=1.0, ge=0)
     validate_every: int = 1000
     save_minutes: float = 3.0
     init: Path | None = None
@@ -158,7 +167,7 @@ class TrainConfig(Section):
             raise UserError("invalid_config", f"{path.name} is no training configuration: {error}") from error
         here = {
             name: (path.parent / value).resolve()
-            for name in ("out", "init")
+            for name in ("out", "init", "reference_text")
             if (value := getattr(config, name)) is not None
         }
         return config.model_copy(update=here)

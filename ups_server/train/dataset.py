@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ups_server.align.labels import outlines
+from ups_server.align.text import ReferenceText
 from ups_server.data.simulate import build_store
 from ups_server.data.splits import FewShotSplit, Split
 from ups_server.data.statistics import compute
@@ -127,10 +128,16 @@ class TrainingTarget:
     """Data of a run as adaptation methods ask for them (`align.base.Target`); the same after every restart."""
 
     def __init__(
-        self, families: Sequence[FamilyWindows], config: UPSConfig, device: torch.device, seed: tuple[int, ...]
+        self,
+        families: Sequence[FamilyWindows],
+        config: UPSConfig,
+        device: torch.device,
+        seed: tuple[int, ...],
+        text: ReferenceText,
     ) -> None:
         self._families, self._config, self._device = families, config, device
         self._seed = seed
+        self.text = text
 
     @property
     def ndim(self) -> int:

@@ -22,10 +22,11 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ups_server.align.base import Alignment
 from ups_server.align.labels import outlines
+from ups_server.align.text import reference_text
 from ups_server.errors import UserError
+from ups_server.model.config import UPSConfig
 from ups_server.model.context import Context
 from ups_server.model.operator import Operator, UPSModel
-from ups_server.model.superspace import nrmse
 from ups_server.train.config import Stage, TrainConfig
 from ups_server.train.dataset import Batch, FamilyWindows, TrainingTarget
 
@@ -35,6 +36,8 @@ WARMUP_SHARE = 0.05
 """Warm-up of a stage of so many minutes ends at this share of them, if it has not ended by its steps."""
 STEP_DECAY, STEPS_DOWN = 0.2, 3
 """The schedule in steps: three parts of equal length, each with this part of the rate before it (ORCA)."""
+MANY_STEPS = 10_000
+"""Of a stage of so many minutes, whose first step has to have a learning rate too."""
 STATE_FILE = "state.safetensors"
 
 
@@ -94,12 +97,13 @@ class StageTrainer:
         train_body = model.use_body and self.stage.body_learning_rate > 0
         self.trained = (select or trained_parameters)(model, train_body=train_body)
         if isinstance(model, UPSModel):
-            alignment.prepare(model, TrainingTarget(families, model.config, self.device, (config.seed, stage_index)))
+            alignment.prepare(model, self._target(model.config))
         groups, beside = parameter_groups(self.trained, self.stage), list(alignment.parameters().values())
         if beside:
             groups.append({"params": beside, "peak": self.stage.learning_rate})
         self._clipped = [*self.trained.values(), *beside]
-        self.optimiser = torch.optim.AdamW(
+        kinds: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+        self.optimiser = kinds[self.stage.optimiser](
             groups,
             betas=self.stage.betas,
             weight_decay=self.stage.weight_decay,
@@ -107,6 +111,10 @@ class StageTrainer:
             fused=not any(parameter.is_complex() for parameter in self.trained.values()),
         )
         self.average = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
+
+    def _target(self, shape: UPSConfig) -> TrainingTarget:
+        seed = (self.config.seed, self.index)
+        return TrainingTarget(self.families, shape, self.device, seed, reference_text(self.config.reference_text))
 
     @property
     def done(self) -> float:
@@ -152,7 +160,7 @@ class StageTrainer:
             else:
                 aligned.append((loss, features, outlines(batch.frames[:, 1])))
         alignment = self._backward_aligned(aligned) if aligned else mixed
-        gradient = float(nn.utils.clip_grad_norm_(self._clipped, self.config.clip))
+        gradient = float(nn.utils.clip_grad_norm_(self._clipped, self.config.clip or math.inf))
         skipped = not math.isfinite(gradient) or not all(map(math.isfinite, losses.values()))
         self._bad = self._bad + 1 if skipped else 0
         if self._bad > MAX_BAD_STEPS:
@@ -198,7 +206,7 @@ class StageTrainer:
                 u, features = self._aligned_step(u, context)
             else:
                 u = self.model(u, context)
-            task = task + nrmse(u, batch.frames[:, step + 1], context.mask) / steps
+            task = task + self.model.task_loss(u, batch.frames[:, step + 1], context.mask) / steps
         return task, features
 
     def _aligned_step(self, u: Tensor, context: Context) -> tuple[Tensor, Tensor]:
@@ -233,12 +241,12 @@ class StageTrainer:
 
 
 def trained_parameters(model: Operator, *, train_body: bool) -> dict[str, nn.Parameter]:
-    """What a stage trains: all but the word embeddings, and the body only where it is not frozen."""
+    """What a stage trains: the body only where it is not frozen, word embeddings only where the model trains them."""
     for name, parameter in model.named_parameters():
         # Positions and layer norm of the body stay as the reference text meets them while it is frozen.
         parameter.requires_grad_(not name.startswith("body.") or train_body)
     if isinstance(model, UPSModel):
-        model.metadata.embeddings.requires_grad_(False)
+        model.metadata.embeddings.requires_grad_(train_body and model.trains_words)
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
@@ -253,14 +261,20 @@ def parameter_groups(trained: dict[str, nn.Parameter], stage: Stage) -> list[dic
 
 
 def schedule(stage: Stage, step: int, done: float) -> float:
-    """Linear warm-up to one, then down by cosine, linearly or in steps; `done` is the fraction of the stage behind."""
-    if stage.minutes:
+    """Linear warm-up to one, then as the stage says; `done` is the fraction of the stage behind."""
+    if stage.warmup_share:
+        if done < stage.warmup_share:
+            return max(done, 1 / (stage.steps or MANY_STEPS)) / stage.warmup_share
+        done = (done - stage.warmup_share) / (1 - stage.warmup_share)
+    elif stage.minutes:
         if step < stage.warmup and done < WARMUP_SHARE:
             return max((step + 1) / stage.warmup, done / WARMUP_SHARE)
     elif step < stage.warmup:
         return (step + 1) / stage.warmup
     else:
         done = (step - stage.warmup) / max(stage.steps - stage.warmup, 1)
+    if stage.schedule == "constant":
+        return 1.0
     if stage.schedule == "steps":
         return STEP_DECAY ** int(STEPS_DOWN * done)
     return 0.5 * (1 + math.cos(math.pi * done)) if stage.schedule == "cosine" else 1 - done

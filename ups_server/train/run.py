@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from ups_server.align import ALIGNMENTS
+from ups_server.align.text import reference_text
 from ups_server.errors import UserError
 from ups_server.model.body import body_folder, check_language_model_folder
 from ups_server.model.checkpoint import TrainedModel, create, from_pretrained, save_pretrained
@@ -234,8 +235,8 @@ def check_config(config: TrainConfig) -> UPSConfig:
     """The architecture of a run, checked before any data is made.
 
     Raises:
-        UserError: ``invalid_config``, ``unknown_alignment``, ``no_language_model``, and those of `body_folder` and
-            `check_language_model_folder`.
+        UserError: ``invalid_config``, ``unknown_alignment``, ``no_language_model``, and those of `reference_text`,
+            `body_folder` and `check_language_model_folder`.
     """
     if config.preset not in PRESETS:
         raise UserError("invalid_config", "no such preset", got=config.preset, expected=sorted(PRESETS))
@@ -249,6 +250,7 @@ def check_config(config: TrainConfig) -> UPSConfig:
             raise UserError("unknown_alignment", "no such alignment", got=stage.alignment, expected=sorted(ALIGNMENTS))
     if not shape.has_language_model and (config.random_body or any(stage.alignment != "none" for stage in stages)):
         raise UserError("no_language_model", f"{shape.operator} has no language model to align with or to randomise")
+    reference_text(config.reference_text)
     if shape.has_language_model and config.language_model is not None:
         check_language_model_folder(body_folder(config.language_model))
     return shape

@@ -43,7 +43,7 @@ def _operator() -> Tuning:
 
 
 def _full() -> Tuning:
-    """Everything but the word embeddings."""
+    """Everything but the word embeddings, which are trained where the architecture trains them (`ups-paper`)."""
     from ups_server.train.loop import trained_parameters
 
     return Tuning(trained_parameters, trained_parameters)

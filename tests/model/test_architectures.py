@@ -84,7 +84,7 @@ def tokens(body: LLMBody, length: int = 12) -> Tensor:
 
 
 @torch.no_grad()
-def test_every_token_hears_every_other(folder: Path) -> None:
+def test_every_token_sees_every_other(folder: Path) -> None:
     body = LLMBody(pretrained_body(folder).eval())
     given = tokens(body)
     mask = torch.ones(1, given.shape[1])
@@ -92,7 +92,7 @@ def test_every_token_hears_every_other(folder: Path) -> None:
     assert plain.shape == (1, 12, body.size)
     other = given.clone()
     other[:, -1] += torch.randn(body.word_size)
-    # What comes last is heard by the first: there is no causal mask.
+    # The first sees what comes last: there is no causal mask.
     assert (body(other, mask) - plain)[:, 0].abs().max() > 1e-5
 
 
@@ -152,8 +152,8 @@ def test_forward_gradient_and_round_trip(folder: Path, config: UPSConfig, tmp_pa
     assert out.shape == u.shape
     assert out.isfinite().all()
     model(u, model.read(u, conditioned)).square().sum().backward()
-    heard = {name: weight for name, weight in model.body.named_parameters() if model.body.in_layer(name)}
-    assert any(weight.grad is not None and weight.grad.abs().max() > 0 for weight in heard.values())
+    layers = {name: weight for name, weight in model.body.named_parameters() if model.body.in_layer(name)}
+    assert any(weight.grad is not None and weight.grad.abs().max() > 0 for weight in layers.values())
     save_pretrained(model, tmp_path / "model")
     # The language model is kept in half precision.
     loaded = from_pretrained(tmp_path / "model").operator

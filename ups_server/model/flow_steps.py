@@ -128,4 +128,5 @@ def spline_coefficients(n: int, device: torch.device) -> Tensor:
     matrix[0, 0] = matrix[-1, -1] = 5
     index = torch.arange(n - 1)
     matrix[index, index + 1] = matrix[index + 1, index] = 1
-    return torch.linalg.inv(matrix / 6).to(device, torch.float32)
+    inverse: Tensor = torch.linalg.inv(matrix / 6)
+    return inverse.to(device, torch.float32)

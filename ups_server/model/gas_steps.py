@@ -140,12 +140,14 @@ class Products:
         """Fields and their gradients at the points, (B, (d + 1) (d + 2), X...)."""
         both = torch.cat([spectra, *(1j * k[:, None] * spectra for k in waves.waves)], dim=1)
         wide = with_low(both.new_zeros(*both.shape[:2], *self.padded), both, self.modes)
-        return torch.fft.irfftn(wide, s=self.points, dim=self.axes, norm="forward").clamp(-STEEPEST, STEEPEST)
+        values: Tensor = torch.fft.irfftn(wide, s=self.points, dim=self.axes, norm="forward")
+        return values.clamp(-STEEPEST, STEEPEST)
 
     def steepness(self, slopes: Tensor) -> Tensor:
         """(B,) root mean square of the gradient of the velocity."""
         gradients = slopes.unflatten(1, (self.ndim + 1, self.ndim + 2))[:, 1:, : self.ndim]
-        return gradients.square().sum((1, 2)).flatten(1).mean(1).sqrt()
+        squares: Tensor = gradients.square().sum((1, 2))
+        return squares.flatten(1).mean(1).sqrt()
 
     def nonlinear(self, waves: GasWaves, slopes: Tensor, size: Tensor) -> Tensor:
         """N of fields and gradients, bounded for a step of this size; its spectra."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ups_server.errors import UserError
 
-Reader = Callable[[Any, Tensor, Tensor], Tensor]
+ModelCall = Callable[[Any, Tensor, Tensor], Tensor]
 """Of a model, its tokens (B, L, W) and their mask (B, L), integers, real tokens before padding: (B, L, E)."""
 
 
@@ -97,8 +97,8 @@ class Architecture:
     model: str
     layers: str
     positions: str
-    embed: Reader = _embeddings
-    read: Reader = _encoded
+    embed: ModelCall = _embeddings
+    read: ModelCall = _encoded
     part: str = ""
 
 

@@ -1,6 +1,6 @@
 """A model folder from runs of lead-time training: their averaged weights, ranges and statistics of what they saw.
 
-python -m ups_server.train.lead_release OUT NAME VERSION RUN CONFIG [RUN CONFIG]
+python -m ups_server.train.lead_release OUT NAME VERSION RUN CONFIG [RUN CONFIG] [--preferred FAMILY]
 """
 
 import argparse
@@ -24,7 +24,7 @@ CALLS = (1, 2, 4, 5, 10, 20)
 USUAL_POINTS = 128
 
 
-def released(runs: Mapping[int, LeadRun], name: str, version: int) -> LeadSystem:
+def released(runs: Mapping[int, LeadRun], name: str, version: int, preferred: Sequence[str] = ()) -> LeadSystem:
     """The system of the runs' averaged weights; runs by the number of dimensions."""
     texts = {text: feature for run in runs.values() for text, feature in run.features.items()}
     operators = {ndim: run.averaged() for ndim, run in runs.items()}
@@ -32,7 +32,7 @@ def released(runs: Mapping[int, LeadRun], name: str, version: int) -> LeadSystem
     shapes = {ndim: run.config.model for ndim, run in runs.items()}
     config = LeadConfig(
         name=name, version=version, line=shapes.get(1), plane=shapes.get(2),
-        text_size=len(texts[NUMBERS[0]]), families=families,
+        text_size=len(texts[NUMBERS[0]]), families=families, preferred=tuple(preferred),
     )  # fmt: skip
     return LeadSystem(config, operators, texts)
 
@@ -105,11 +105,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("name")
     parser.add_argument("version", type=int)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN CONFIG", help="folder of a run, its configuration")
+    parser.add_argument("--preferred", nargs="*", default=(), metavar="FAMILY", help="see `catalog.Catalog.default`")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     pairs = zip(given.runs[::2], given.runs[1::2], strict=True)
     runs = [LeadRun(LeadTraining.load(config), run, run.parent / "data") for run, config in pairs]
-    save_lead(released({run.config.model.ndim: run for run in runs}, given.name, given.version), given.out)
+    system = released({run.config.model.ndim: run for run in runs}, given.name, given.version, given.preferred)
+    save_lead(system, given.out)
 
 
 if __name__ == "__main__":

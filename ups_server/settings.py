@@ -42,7 +42,9 @@ class Settings(BaseSettings):
     log_format: LogFormat = Field(default="text", description="Lines of the log for a person, or one JSON object each.")
 
     default_model: str = Field(
-        default="ups-mini", description="Model of requests that name none; loaded at start, `/readyz` waits for it."
+        default="ups-mini",
+        description="Model of requests that name none; loaded at start, `/readyz` waits for it. The shipped one "
+        "gives way in families in which another shipped model is `preferred`.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="Device of the engine; `auto` takes CUDA where there is one."

@@ -55,10 +55,10 @@ def test_five_hundred_steps_keep_mass_momentum_and_energy(shipped: Solver, mach:
         assert np.isfinite(last_frame).all()
         assert (last_frame[..., 2:] > 0).all()
 
-    def kept(u: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    def kept(u: np.ndarray) -> np.ndarray:
         velocity, density, pressure = u[..., :2].astype(float), u[..., 2:3].astype(float), u[..., 3:].astype(float)
         energy = pressure / (GAMMA - 1) + density * np.square(velocity).sum(-1, keepdims=True) / 2
-        whole: np.ndarray = np.concatenate([density, density * velocity, energy], -1).mean((0, 1))  # type: ignore[type-arg]
+        whole: np.ndarray = np.concatenate([density, density * velocity, energy], -1).mean((0, 1))
         return whole
 
     first, last = kept(initial[0]), kept(last_frame[0])

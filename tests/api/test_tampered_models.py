@@ -181,7 +181,14 @@ def test_it_is_said_what_is_wrong(tampered: RunningService, name: str) -> None:
     assert [answer.status_code for answer in answers if answer.status_code >= 500] == [], answers[0].text
     if name not in HARMLESS:
         assert answers[0].status_code in (404, 422), answers[0].text[:1000]
-        assert answers[0].json()["code"] in ("invalid_model", "not_a_model", "unknown_model", "superspace_too_small")
+        assert answers[0].json()["code"] in (
+            "invalid_model",
+            "not_a_model",
+            "unknown_model",
+            "superspace_too_small",
+            "not_a_language_model",
+            "unsupported_language_model",
+        )
 
 
 def test_the_others_are_there_all_the_same(tampered: RunningService) -> None:

@@ -37,7 +37,7 @@ def test_a_key_is_recognised_and_listed(keys: KeyStore) -> None:
 
 def test_no_column_holds_the_key(database: Database) -> None:  # noqa: F811
     _, key = KeyStore(database).create("notebook", [Scope.READ], None)
-    secret = key.rpartition("_")[2]
+    secret = key.split("_", 2)[2]
     with database.read() as connection:
         row = connection.execute(sa.text("SELECT * FROM api_keys")).one()
     assert not [value for value in row if secret in str(value)]

@@ -167,7 +167,7 @@ def test_from_the_first_key_to_the_last(tmp_path: Path, caplog: pytest.LogCaptur
         assert client.get("/v1/families").status_code == 401
         store.delete(made.id)
         assert client.get("/v1/families").status_code == 200
-    assert key.rpartition("_")[2] not in caplog.text
+    assert key.split("_", 2)[2] not in caplog.text
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::"])

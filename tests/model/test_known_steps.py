@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ups_server.model import gas_steps as known
 from ups_server.model.constraints import gradient_part
 from ups_server.model.flow_steps import cosine_waves, flow_steps, sine_waves, splined, without_gradient
 from ups_server.model.gas_steps import exponential, gas_steps
@@ -32,6 +33,21 @@ def smooth(points: int, ndim: int, size: float, batch: int = 1) -> Tensor:
 
 def column(value: float, count: int = 1) -> Tensor:
     return torch.full((count,), value, dtype=FLOAT)
+
+
+@pytest.mark.parametrize(("ndim", "points"), [(1, 128), (2, 48)])
+def test_steps_follow_sound_where_its_speed_varies(ndim: int, points: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gas at rest whose pressure varies tenfold, against steps that are far shorter."""
+    own = smooth(points, ndim, 0.3).float()
+    own[:, :ndim], own[:, -1] = 0, 2 * own[:, -1]
+    viscosity = torch.full((1,), 3e-3)
+    given = own, torch.full((1,), 0.3), viscosity, viscosity, torch.ones(1, ndim)
+    found = gas_steps(*given)
+    monkeypatch.setattr(known, "LONGEST", 1e-3)
+    monkeypatch.setattr(known, "FINEST", 10)
+    fine = gas_steps(*given)
+    error = (found - fine)[:, :ndim].norm() / fine[:, :ndim].norm()
+    assert error < 0.03
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.3])
@@ -161,16 +177,27 @@ def test_the_steps_are_near_the_familys_solver() -> None:
     assert share.max() < 0.35
 
 
-def test_linear_terms_are_exact_and_nothing_grows() -> None:
-    """u_t = -c u_x + D u_xx + g u of a wave on a box of length two: moved, damped, and not grown."""
+def test_linear_terms_are_exact_and_growth_is_held() -> None:
+    """u_t = -c u_x + D u_xx + g u of a wave on a box of length two: moved, damped or grown, by e^1.5 at most."""
     n, k, time = 64, np.pi * 3, 0.3
     x = (np.arange(n) + 0.5) / n * 2
-    u = torch.from_numpy(np.cos(k * x)).float()[None].expand(2, -1)
-    shares = torch.tensor([[-0.7, 0.01, -0.2], [-0.7, 0.0, 0.4]])
-    found = wave_steps(u, torch.full((2,), time), shares, (1, 2, 0), torch.full((2,), 2.0))
-    damped = np.exp(-(0.01 * k**2 + 0.2) * time) * np.cos(k * (x - 0.7 * time))
-    np.testing.assert_allclose(found[0], damped, atol=2e-6)
-    np.testing.assert_allclose(found[1], np.cos(k * (x - 0.7 * time)), atol=2e-6)
+    u = torch.from_numpy(np.cos(k * x)).float()[None].expand(3, -1)
+    shares = torch.tensor([[-0.7, 0.01, -0.2], [-0.7, 0.0, 0.4], [-0.7, 0.0, 9.0]])
+    found = wave_steps(u, torch.full((3,), time), shares, (1, 2, 0), torch.full((3,), 2.0))
+    moved = np.cos(k * (x - 0.7 * time))
+    for row, growth in zip(found, (-(0.01 * k**2 + 0.2) * time, 0.4 * time, 1.5), strict=True):
+        np.testing.assert_allclose(row, np.exp(growth) * moved, atol=1e-5)
+
+
+def test_a_source_is_exact() -> None:
+    """u_t = D u_xx + a + b cos(k x) from zero: a t + b cos(k x) (1 - e^{-D k^2 t}) / (D k^2)."""
+    n, k, time, nu = 64, 2 * np.pi * 2, 0.4, 0.02
+    wave = np.cos(k * (np.arange(n) + 0.5) / n)
+    source = torch.from_numpy(0.3 + 0.8 * wave).float()[None]
+    one = torch.ones(1)
+    found = wave_steps(torch.zeros(1, n), time * one, nu * one[:, None], (2,), one, source)
+    expected = 0.3 * time + 0.8 * wave * (1 - np.exp(-nu * k**2 * time)) / (nu * k**2)
+    np.testing.assert_allclose(found[0], expected, atol=2e-6)
 
 
 def test_splines_carry_a_field_at_fourth_order() -> None:

@@ -11,9 +11,10 @@ order (Lawson, SIAM J. Numer. Anal. 4, 1967; Hochbruck & Ostermann, Acta Numeric
 
     u(s + h) = E_h u + h E_{h/2} N( E_{h/2} (u + h/2 N(u)) ).
 
-A state takes steps of its own: the shorter, the steeper its velocity, halves of halves of the lead time. In a violent
-flow the shortest is too long; there N is bounded, so that nothing grows without limit. What the steps leave is for the
-operator to learn (`model.latent`).
+A state takes steps of its own, halves of halves of the lead time: the shorter, the steeper its velocity, and the faster
+its sound waves turn where the speed of sound differs from place to place (N of a wave turns with it, which a step
+follows to second order). In a violent flow the shortest is too long; there N is bounded, so that nothing grows without
+limit. What the steps leave is for the operator to learn (`model.latent`).
 """
 
 import math
@@ -26,9 +27,10 @@ from torch import Tensor
 
 from ups_server.pde.gas import GAMMA
 
-LONGEST, TURNED = 0.1, 0.12
-"""Of a step: in units of a length over the speed of sound, and times the root mean square of the gradient of v."""
-FINEST = 6
+LONGEST, TURNED, SOUNDED = 0.1, 0.12, 0.2
+"""Of a step: in units of a length over the speed of sound; times the root mean square of the gradient of v; and times
+the wave number of P and the root of the contrast of p / rho."""
+FINEST = 7
 """Halvings of the lead time to its shortest step."""
 MOST = 0.5
 """What N may change in a step: Mach numbers, logarithms."""
@@ -36,6 +38,7 @@ MODES = {1: 84, 2: 21}
 """By dimension, wave numbers an axis that act on each other; at most a third of the points."""
 STEEPEST = 1e6
 """Of fields and gradients, in magnitude."""
+LEAST = 1e-12
 LARGEST = 12.0
 """Of P - R, in magnitude."""
 ORDER, REACH, MOST_HALVED = 6, 0.5, 2.0**16
@@ -69,7 +72,7 @@ def low_integrated(waves: "GasWaves", u: Tensor, modes: tuple[int, ...], time: T
     while (rows := (ticks > 0).nonzero()[:, 0]).numel():
         part, v, tick = waves.rows(rows), u[rows], steps.tick[rows]
         slopes = grid.slopes(part, v)
-        longest = TURNED / grid.steepness(slopes).clamp_min(TURNED / LONGEST) / tick
+        longest = grid.longest(slopes) / tick
         level = torch.minimum(longest.nan_to_num(1.0), ticks[rows]).clamp_min(1).log2().floor().long()
         size = (tick * 2.0**level).reshape(-1, *(1,) * (waves.ndim + 1))
         half, whole = steps.of(rows, level), steps.of(rows, level + 1)
@@ -143,11 +146,16 @@ class Products:
         values: Tensor = torch.fft.irfftn(wide, s=self.points, dim=self.axes, norm="forward")
         return values.clamp(-STEEPEST, STEEPEST)
 
-    def steepness(self, slopes: Tensor) -> Tensor:
-        """(B,) root mean square of the gradient of the velocity."""
-        gradients = slopes.unflatten(1, (self.ndim + 1, self.ndim + 2))[:, 1:, : self.ndim]
-        squares: Tensor = gradients.square().sum((1, 2))
-        return squares.flatten(1).mean(1).sqrt()
+    def longest(self, slopes: Tensor) -> Tensor:
+        """(B,) of a step."""
+        fields, *gradients = slopes.split(self.ndim + 2, dim=1)
+        density, pressure = fields[:, -2:-1], fields[:, -1:]
+        steepness = rms(torch.cat([gradient[:, : self.ndim] for gradient in gradients], dim=1))
+        waves = rms(torch.cat([gradient[:, -1:] for gradient in gradients], dim=1))
+        number = waves / rms(pressure - pressure.mean(self.axes, keepdim=True)).clamp_min(LEAST)
+        contrast = rms(lightness(density, pressure) - 1).sqrt()
+        rate = torch.maximum(steepness / TURNED, number * contrast / SOUNDED)
+        return 1 / rate.clamp_min(1 / LONGEST)
 
     def nonlinear(self, waves: GasWaves, slopes: Tensor, size: Tensor) -> Tensor:
         """N of fields and gradients, bounded for a step of this size; its spectra."""
@@ -157,17 +165,27 @@ class Products:
         for axis, gradient in enumerate(gradients[1:], 1):
             made -= fields[:, axis, None] * gradient
         density, pressure = fields[:, ndim], fields[:, ndim + 1]
-        lightness = (pressure - density).clamp(-LARGEST, LARGEST).exp()
+        light = lightness(density, pressure)
         heat = torch.zeros_like(density)
         for i, gradient in enumerate(gradients):
-            made[:, i] -= (lightness - 1) * gradient[:, -1] / GAMMA
+            made[:, i] -= (light - 1) * gradient[:, -1] / GAMMA
             for j, other in enumerate(gradients):
                 friction = waves.along if i == j else waves.shear
                 made[:, i] += friction * other[:, ndim] * other[:, i]
                 heat += friction * other[:, i].square()
-        made[:, -1] += (GAMMA - 1) * GAMMA * heat / lightness
+        made[:, -1] += (GAMMA - 1) * GAMMA * heat / light
         bounded = MOST / size * torch.tanh(made * size / MOST)
         return taken_low(torch.fft.rfftn(bounded, dim=self.axes, norm="forward"), self.modes)
+
+
+def lightness(density: Tensor, pressure: Tensor) -> Tensor:
+    """p / rho, over its level."""
+    return (pressure - density).clamp(-LARGEST, LARGEST).exp()
+
+
+def rms(values: Tensor) -> Tensor:
+    """(B,) root mean square over the points of vectors (B, C, X...)."""
+    return values.square().sum(1).flatten(1).mean(1).sqrt()
 
 
 def taken_low(spectra: Tensor, modes: tuple[int, ...]) -> Tensor:

@@ -179,9 +179,10 @@ class TermSet(nn.Module):
         """Args: names (B, K, E); numbers, present (B, K)."""
         each = F.gelu(self.each(torch.cat([self.name(names), value_features(numbers)], dim=-1)))
         absent = present[..., None] == 0
-        shares = self.questions(each).masked_fill(absent, -torch.inf).softmax(1)
+        shares = self.questions(each).masked_fill(absent, torch.finfo(each.dtype).min).softmax(1)
+        each = each * present[..., None]  # of a set without any, all are zero
         attended = torch.einsum("bkh,bkc->bhc", shares, each)
-        total = (each * present[..., None]).sum(1)
+        total = each.sum(1)
         pooled: Tensor = self.answers(torch.cat([attended.flatten(1), total], dim=-1))
         return pooled
 
@@ -281,7 +282,9 @@ class LeadModel(nn.Module):
         ]
         numbers, orders, signs = zip(*linear, strict=True)
         shares = given.values[:, list(numbers)] * given.values.new_tensor(signs)
-        after = wave_steps(scaled.fields[..., 0], lead, shares, orders, given.lengths[:, 0])
+        sources = [number for number, term in enumerate(equation.terms) if term.source]
+        source = given.values[:, sources[0], None] * scaled.static[..., 0] if sources else None
+        after = wave_steps(scaled.fields[..., 0], lead, shares, orders, given.lengths[:, 0], source)
         return torch.cat([after[..., None], scaled.fields[..., 1:]], dim=-1)
 
     def _flow(self, scaled: Scaled, lead: Tensor, given: Problems) -> Tensor:

@@ -71,6 +71,7 @@ class TermCard(Frozen):
         optional: is the term absent where its coefficient is zero?
         order: of the derivative that the term is a multiple of; None where it is not linear.
         sign: of that multiple.
+        source: is the term a multiple of the first static field?
     """
 
     text: str
@@ -80,6 +81,7 @@ class TermCard(Frozen):
     optional: bool = False
     order: int | None = None
     sign: float = 1.0
+    source: bool = False
 
 
 class EquationCard(Frozen):
@@ -173,6 +175,7 @@ ANY = tuple(
         coefficient=name,
         optional=True,
         order=term.order if [piece.power for piece in term.pieces] == [1] else None,
+        source=name == "forcing",
     )
     for name, term in TERMS.items()
 )

@@ -28,6 +28,8 @@ MIN_POINTS, MAX_POINTS = 256, 8192
 AGREEMENT = 2e-4
 """Largest difference between two resolutions, over the largest deviation of the trajectory from zero. The finer one
 is then right to about a sixteenth of this: the method is of fourth order."""
+COARSER_AGREEMENT = 2e-3
+"""The same for what is to train on."""
 COURANT = 2.0
 """Largest k_max |c u| step of the first attempt."""
 REACTION = 0.125
@@ -47,12 +49,15 @@ def solve_evolution(
     return at_times(evolution_solution(initial, length, coefficients, forcing), times)[..., 0]
 
 
-def evolution_solution(initial: Array, length: float, coefficients: Numbers, forcing: Array | None = None) -> Solution:
+def evolution_solution(
+    initial: Array, length: float, coefficients: Numbers, forcing: Array | None = None, agreement: float = AGREEMENT
+) -> Solution:
     """The solution from `initial` (N, X) on a periodic box; its states are (N, X, 1).
 
     Args:
         coefficients: one array (N,) per term, by name; terms left out are absent.
         forcing: (N, X), what the coefficient of `forcing` multiplies.
+        agreement: of two resolutions, see `AGREEMENT`.
 
     Raises:
         UserError: ``not_resolved``, from `Solution.advance`, where no resolution within reach gives an answer.
@@ -64,7 +69,7 @@ def evolution_solution(initial: Array, length: float, coefficients: Numbers, for
 
     def begin(rows: Rows) -> Solution:
         chosen = problems.pick(rows)
-        return Exact(initial[rows, :, None], chosen.at) if chosen.exact.all() else _Resolved(chosen)
+        return Exact(initial[rows, :, None], chosen.at) if chosen.exact.all() else _Resolved(chosen, agreement)
 
     return Grouped(initial[..., None], [easy, *groups] if len(easy) else groups, begin)
 
@@ -75,8 +80,9 @@ class _Resolved(Solution):
     Where they stop agreeing, the finer one becomes the coarser, and one finer still is computed from the start.
     """
 
-    def __init__(self, problems: "_Problems") -> None:
+    def __init__(self, problems: "_Problems", agreement: float) -> None:
         super().__init__(problems.initial[..., None])
+        self._agreement = agreement
         self._problems = problems
         self._doubling = np.zeros(len(self.initial), dtype=np.int64)
         self._size = np.abs(problems.initial).max(axis=1)
@@ -137,7 +143,7 @@ class _Resolved(Solution):
         same = np.isfinite(coarse) == np.isfinite(fine)
         gap = np.abs(np.nan_to_num(coarse) - np.nan_to_num(fine)).max(axis=1)
         self._size[rows] = np.maximum(self._size[rows], np.abs(np.nan_to_num(fine)).max(axis=1))
-        bound = AGREEMENT * np.maximum(self._size[rows], np.finfo(float).tiny)
+        bound = self._agreement * np.maximum(self._size[rows], np.finfo(float).tiny)
         agreed: NDArray[np.bool_] = same.all(axis=1) & (gap <= bound)
         return agreed
 

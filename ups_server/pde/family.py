@@ -147,7 +147,7 @@ class Family(ABC):
     anywhere: ClassVar[bool] = False
     """Do sampler and solver know points along bounded axes that are no cell centres? Along periodic axes all do."""
     single: bool = False
-    """Does the solver compute in single precision?"""
+    """Does the solver compute in single precision, or to a looser agreement of its resolutions?"""
     single_offered: ClassVar[bool] = False
     kinds: ClassVar[tuple[InitialKind, ...]] = ()
     """Distributions of initial states beside the one of `sample_initial`."""
@@ -223,13 +223,13 @@ class Family(ABC):
 
     @final
     def in_single(self) -> Self:
-        """The equation with a solver in single precision, which is faster and good enough to train on.
+        """The equation with a solver of less precision (see `single`), which is faster and good enough to train on.
 
         Raises:
             UserError: ``single_not_offered``.
         """
         if not self.single_offered:
-            raise UserError("single_not_offered", f"{self.id} is solved in double precision only", got=self.id)
+            raise UserError("single_not_offered", f"the solver of {self.id} has one precision only", got=self.id)
         other = copy(self)
         other.single = True
         return other

@@ -5,7 +5,7 @@ model made of it, without its gradient, by sigma: so that one call and two agree
 it was trained on. Everything random in step s is drawn from (seed, s): a run resumed is the run never interrupted. The
 learning rate stays constant, so that a run may always go on; where its end is named it falls to zero before.
 
-    python -m ups_server.train.lead_time CONFIG RUN [--minutes M] [--device cuda] [--workers N]
+    python -m ups_server.train.lead_time CONFIG RUN [--weights MODEL] [--minutes M] [--device cuda] [--workers N]
 """
 
 import argparse
@@ -35,6 +35,7 @@ from ups_server.data.store import Store
 from ups_server.data.windows import LeadTimes, Points, frame_stride
 from ups_server.errors import UserError
 from ups_server.model.body import default_folder, load_tokenizer, pretrained_body, text_features
+from ups_server.model.checkpoint import load_lead
 from ups_server.model.lead import LeadModel, Problems, problems
 from ups_server.model.lead_config import EQUATIONS, NUMBERS, LatentConfig
 from ups_server.pde import Grid, family
@@ -42,6 +43,7 @@ from ups_server.processes import keep_freed_memory
 from ups_server.train.config import FamilyData, Section
 from ups_server.train.dataset import held, store_name
 from ups_server.train.loop import clock
+from ups_server.train.units import in_other_units
 
 STATE = "state.safetensors"
 SCORES = "validation.jsonl"
@@ -51,6 +53,8 @@ LEAST_LEFT = 0.3
 """Of its change: less left of a field counts as this in the loss."""
 WORST = 5.0
 """A relative error counts as this at most: one sample does not lead a step."""
+BATCHES = {1: 32, 2: 8}
+"""Trajectories generated together, by dimension."""
 MOST_CALLS = 20
 """Of a validation rollout that are scored."""
 
@@ -76,6 +80,7 @@ class LeadFamily(Section):
         horizon: the longest lead time. initial, early: of the starts, see `data.windows.LeadTimes`.
         weight: how often a batch is of this family. batch: samples.
         validation: trajectories that are scored.
+        units: are triples changed to other units, as the equations of `evolution_1d` allow it?
     """
 
     stores: tuple[StoreData, ...]
@@ -85,6 +90,7 @@ class LeadFamily(Section):
     weight: float = 1.0
     batch: int = 8
     validation: int = 8
+    units: bool = False
 
 
 class LeadTraining(Section):
@@ -143,6 +149,8 @@ class FamilyTriples:
         entry = self.data.stores[which]
         n, points = int(rng.choice(entry.n)), entry.points[int(rng.integers(len(entry.points)))]
         drawn = self.draws[which].draw(rng, self.data.batch, n, points)
+        if self.data.units:
+            drawn = in_other_units(rng, drawn, self.stores[which].coefficient_names, self.data.horizon)
         states = self.in_slots(drawn.states)
         leads = torch.from_numpy(np.diff(drawn.times, axis=1).astype(np.float32))
         return states, leads, self.problems(self.stores[which], drawn.coefficients, drawn.grid, states, drawn.static)
@@ -219,8 +227,15 @@ def relative_change(predicted: Tensor, target: Tensor, before: Tensor, slots: Te
 class LeadRun:
     """A run in its folder: the state it resumes from, and the scores of its validations."""
 
-    def __init__(self, config: LeadTraining, folder: Path, data: Path, device: str = "cpu", workers: int = 0) -> None:
-        """Args: data: folder of the stores. workers: processes that draw batches ahead; 0 draws them here."""
+    def __init__(
+        self, config: LeadTraining, folder: Path, data: Path, device: str = "cpu", workers: int = 0,
+        weights: Path | None = None,
+    ) -> None:  # fmt: skip
+        """Args:
+        data: folder of the stores.
+        workers: processes that draw batches ahead; 0 draws them here.
+        weights: folder of a model of the same shape, whose weights a new run starts from; random ones without it.
+        """
         self.config, self.folder, self.workers, self.device = config, folder, workers, torch.device(device)
         folder.mkdir(parents=True, exist_ok=True)
         language = default_folder()
@@ -234,6 +249,8 @@ class LeadRun:
         ]
         torch.manual_seed(config.seed)
         self.model = LeadModel(config.model, len(features[NUMBERS[0]]))
+        if weights is not None:
+            self.model.load_state_dict(load_lead(weights).operators[config.model.ndim].state_dict())
         self.model.number_names.copy_(torch.stack([features[name] for name in NUMBERS]))
         self.model.to(self.device)
         matrices = [p for p in self.model.parameters() if p.ndim > 1]
@@ -365,10 +382,10 @@ class LeadRun:
 def generated(family_id: str, data: FamilyData, seed: int, folder: Path) -> Store:
     """The store of these settings below `folder`, generated where it is not there."""
     own = seed if data.seed is None else data.seed
-    path = folder / store_name(family_id, data, own)
+    path, equation = folder / store_name(family_id, data, own), data.equation(family_id)
     with held(path.with_suffix(".lock")):
         return build_store(
-            data.equation(family_id), data.coefficients, data.count, data.resolution, own, path, batch=8,
+            equation, data.coefficients, data.count, data.resolution, own, path, batch=BATCHES[equation.ndim],
             frame_dt=data.frame_dt, t_final=data.t_final, kinds=data.kinds,
         )  # fmt: skip
 
@@ -425,6 +442,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("config", type=Path)
     parser.add_argument("run", type=Path, help="folder of the run; data lie in `data` beside it")
+    parser.add_argument("--weights", type=Path, help="folder of a model that a new run starts from")
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--workers", type=int, default=0, help="processes that draw batches ahead")
@@ -432,7 +450,7 @@ def main() -> None:
     keep_freed_memory()
     torch.set_num_threads(1)
     config, data = LeadTraining.load(given.config), given.run.parent / "data"
-    LeadRun(config, given.run, data, given.device, given.workers).train(given.minutes)
+    LeadRun(config, given.run, data, given.device, given.workers, given.weights).train(given.minutes)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ import numpy as np
 
 from ups_server.errors import UserError
 from ups_server.pde.equation import TERMS, Term, ill_posed
-from ups_server.pde.evolution import evolution_solution
+from ups_server.pde.evolution import AGREEMENT, COARSER_AGREEMENT, evolution_solution
 from ups_server.pde.family import Coefficient, Family, Field
 from ups_server.pde.grid import Array, BoundaryCondition, BoundaryKind, Grid, Numbers
 from ups_server.pde.solution import Solution
@@ -234,6 +234,7 @@ class Evolution1D(Family):
     extent = ((0.0, 1.0),)
     boundary = BoundaryCondition.uniform(BoundaryKind.PERIODIC, 1)
     static_optional = True
+    single_offered = True
     dt = 0.05
     frame_dt = 0.05
     t_final = 1.0
@@ -269,4 +270,5 @@ class Evolution1D(Family):
             if (found := ill_posed({name: float(values[row]) for name, values in coefficients.items()})) is not None:
                 raise found
         forcing = None if static is None else static[..., 0]
-        return evolution_solution(initial[..., 0], grid.length[0], coefficients, forcing)
+        agreement = COARSER_AGREEMENT if self.single else AGREEMENT
+        return evolution_solution(initial[..., 0], grid.length[0], coefficients, forcing, agreement)

@@ -50,14 +50,20 @@ def generate(
     initial_kind: InitialKindOption = "rand",
     boundary: Boundary = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that solve.")] = 1,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="NUMBER/OF", help="Solve this part alone, from 1; `ups data merge` makes the file."),
+    ] = None,
 ) -> None:
     """Solve trajectories with the reference solver and write them in PDEBench's layout."""
+    from ups_server.data.parts import DataPart
     from ups_server.data.simulate import generate as solve_and_write
     from ups_server.pde import family as find
 
     check_folder(output)
     equation = find(family)
     drawn, ends = parse_draws(coef), parse_boundary(boundary, equation.ndim)
+    part = None if shard is None else DataPart.from_text(shard)
     with progress(equation.id) as advance:
         path = solve_and_write(
             equation,
@@ -70,8 +76,25 @@ def generate(
             workers=workers,
             kinds={initial_kind: 1.0},
             boundary=ends,
+            part=part,
         )
-    print_note(f"{count} trajectories written to {path}")
+    what = f"{count} trajectories" if part is None else f"part {part.number} of {part.of}"
+    print_note(f"{what} written to {path}")
+
+
+@app.command()
+def merge(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="As --output named it; its parts lie in FILE.parts.")],
+) -> None:
+    """Write the file of trajectories whose parts `ups data generate --shard` has made, here or elsewhere.
+
+    It is, byte for byte, the file that one command without --shard writes.
+    """
+    from ups_server.data.parts import merge_file
+
+    with progress(file.name) as advance:
+        merge_file(file, advance)
+    print_note(f"{file} written from its parts")
 
 
 @app.command()

@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ups_server import __version__
-from ups_server.data.export import write_file
-from ups_server.data.formats.base import Header
 from ups_server.data.formats.pdebench.card import card_of
-from ups_server.data.formats.pdebench.writing import PdebenchExporter, boundary_word
+from ups_server.data.formats.pdebench.writing import boundary_word
+from ups_server.data.parts import DataPart, provenance_of_part, write_pdebench
 from ups_server.data.source import RowProgress
 from ups_server.data.store import MANIFEST, VALUE, GridRecord, Store, StoreLayout
 from ups_server.data.writer import SHARD_BYTES, StoreWriter
@@ -319,6 +318,7 @@ def build_store(
     workers: int = 1,
     offset: float = Grid.CENTRE,
     kinds: Mapping[str, float] = MappingProxyType({}),
+    part: DataPart | None = None,
 ) -> Store:
     """Solve `count` trajectories with coefficients drawn per trajectory and keep them as a store.
 
@@ -336,10 +336,11 @@ def build_store(
         workers: processes that solve; 1 solves in this one.
         offset: place of the first point along every axis, in spacings.
         kinds: shares of the kinds of initial states; default the usual one alone.
+        part: solve that part of the rows alone, to be merged with the others (`data.parts`).
 
     Raises:
         UserError: ``dt_mismatch``, ``store_exists`` (the folder holds a store of other settings), ``solver_diverged``,
-            and those of `complete_draws` and `complete_kinds`.
+            ``invalid_part``, and those of `complete_draws` and `complete_kinds`.
     """
     if count < 1 or batch < 1 or workers < 1:
         raise UserError("invalid_count", "count, batch and workers must be positive", got=(count, batch, workers))
@@ -359,21 +360,26 @@ def build_store(
         provenance["kinds"] = shares
     if family.single:
         provenance["single"] = True
-    if (Path(path) / MANIFEST).exists():
-        return _finished(path, layout, provenance)
     row_bytes = int(np.prod(layout.row_shape)) * VALUE.itemsize
     per_shard = batch * max(1, SHARD_BYTES // (batch * row_bytes))
+    rows = range(count)
+    if part is not None:
+        rows = part.rows(count, batch)
+        provenance = provenance_of_part(provenance, rows, per_shard)
+    if (Path(path) / MANIFEST).exists():
+        return _finished(path, layout, provenance)
     solve = partial(solve_rows, family, draws, seed=seed, grid=grid, times=times, kinds=shares)
     if together:
         solve = partial(solve_together, family, seed=seed, grid=grid, times=times)
     with StoreWriter(path, layout, provenance, per_shard) as writer:
         done = writer.written
-        batches = [range(start, min(start + batch, count)) for start in range(done, count, batch)]
+        starts = range(rows.start + done, rows.stop, batch)
+        batches = [range(start, min(start + batch, rows.stop)) for start in starts]
         for solved in solved_in_order(solve, batches, workers):
             writer.append(solved.values, solved.coefficients, solved.static)
             done += len(solved.values)
             if progress is not None:
-                progress(done, count)
+                progress(done, len(rows))
         return writer.close()
 
 
@@ -430,8 +436,11 @@ def generate(
     workers: int = 1,
     kinds: Mapping[str, float] = MappingProxyType({}),
     boundary: BoundaryCondition | None = None,
+    part: DataPart | None = None,
 ) -> Path:
     """Solve `count` trajectories and write them in PDEBench's layout; returns the path.
+
+    Of a `part` the store is returned that `merge_file` writes the file from, once all parts are there.
 
     Initial states are of the usual kind, or of `kinds` by their shares; the boundary condition is the family's, or
     another that its solver and its files know.
@@ -456,12 +465,13 @@ def generate(
     grid, times = family.default_grid(resolution), frame_times(family, frame_dt, t_final)
     row_bytes = 4 * len(times) * int(np.prod(grid.n)) * len(family.fields)
     batch = max(1, min(BATCH, BATCH_BYTES // row_bytes))
-    rows = path.with_name(f"{path.name}.rows")
+    rows = path.with_name(f"{path.name}.rows") if part is None else part.folder(path)
     with build_store(
-        equation, coefficients, count, resolution, seed, rows, batch, progress, frame_dt, t_final, workers, kinds=kinds
-    ) as store:
-        table = {name: store.coefficients[:, index] for index, name in enumerate(store.coefficient_names)}
-        header = Header(family, grid, times, table, count, boundary=boundary)
-        write_file(path, header, store, PdebenchExporter.format)
+        equation, coefficients, count, resolution, seed, rows, batch, progress, frame_dt, t_final, workers,
+        kinds=kinds, part=part,
+    ) as store:  # fmt: skip
+        if part is not None:
+            return rows
+        write_pdebench(path, store)
     shutil.rmtree(rows)
     return path

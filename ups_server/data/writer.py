@@ -197,7 +197,7 @@ class StoreWriter:
                 values.unlink()
                 return
             names = _names(index, has_static)
-            yield _shard(names, count, {name: _sha256(self.path / name) for name in names})
+            yield _shard(names, count, {name: sha256_of(self.path / name) for name in names})
             index += 1
 
     def _finish_shard(self) -> None:
@@ -276,7 +276,8 @@ def _check_shape(what: str, array: NDArray[np.floating] | None, expected: tuple[
         raise UserError("wrong_shape", f"{what} do not fit the store", got=got, expected=expected)
 
 
-def _sha256(file: Path) -> str:
+def sha256_of(file: Path) -> str:
+    """The checksum of a file as manifests list it."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -27,11 +27,11 @@ from torch import Tensor
 
 from ups_server.pde.gas import GAMMA
 
-LONGEST, TURNED, SOUNDED = 0.1, 0.12, 0.2
-"""Of a step: in units of a length over the speed of sound; times the root mean square of the gradient of v; and times
-the wave number of P and the root of the contrast of p / rho."""
-FINEST = 7
-"""Halvings of the lead time to its shortest step."""
+LONGEST, TURNED, SOUNDED = 0.1, 0.12, {1: 0.1, 2: 0.2}
+"""Of a step: in units of a length over the speed of sound; times the root mean square of the gradient of v; and, by
+dimension, times the wave number of P and the root of the contrast of p / rho."""
+FINEST = {1: 8, 2: 7}
+"""By dimension, halvings of the lead time to its shortest step."""
 MOST = 0.5
 """What N may change in a step: Mach numbers, logarithms."""
 MODES = {1: 84, 2: 21}
@@ -66,8 +66,9 @@ def gas_steps(own: Tensor, time: Tensor, shear: Tensor, bulk: Tensor, lengths: T
 
 def low_integrated(waves: "GasWaves", u: Tensor, modes: tuple[int, ...], time: Tensor) -> Tensor:
     """Spectra (B, d + 2, K...) of the lowest waves after `time`, with what they do to each other."""
-    steps = StepsOfL(waves, time / 2**FINEST)
-    ticks = torch.full_like(time, 2.0**FINEST)
+    finest = FINEST[waves.ndim]
+    steps = StepsOfL(waves, time / 2**finest, finest)
+    ticks = torch.full_like(time, 2.0**finest)
     grid = Products(modes)
     while (rows := (ticks > 0).nonzero()[:, 0]).numel():
         part, v, tick = waves.rows(rows), u[rows], steps.tick[rows]
@@ -154,7 +155,7 @@ class Products:
         waves = rms(torch.cat([gradient[:, -1:] for gradient in gradients], dim=1))
         number = waves / rms(pressure - pressure.mean(self.axes, keepdim=True)).clamp_min(LEAST)
         contrast = rms(lightness(density, pressure) - 1).sqrt()
-        rate = torch.maximum(steepness / TURNED, number * contrast / SOUNDED)
+        rate = torch.maximum(steepness / TURNED, number * contrast / SOUNDED[self.ndim])
         return 1 / rate.clamp_min(1 / LONGEST)
 
     def nonlinear(self, waves: GasWaves, slopes: Tensor, size: Tensor) -> Tensor:
@@ -213,11 +214,11 @@ class StepsOfL:
         tick: (B,)
     """
 
-    def __init__(self, waves: GasWaves, tick: Tensor) -> None:
+    def __init__(self, waves: GasWaves, tick: Tensor, finest: int) -> None:
         self.tick = tick
         matrices = [exponential(waves.matrix * waves.spread(tick / 2)[..., None, None])]
         turns = [waves.turning(tick / 2)]
-        for _ in range(FINEST + 1):
+        for _ in range(finest + 1):
             matrices.append(matrices[-1] @ matrices[-1])
             turns.append(turns[-1].square())
         self.matrices, self.turns = torch.stack(matrices, dim=1), torch.stack(turns, dim=1)

@@ -86,6 +86,12 @@ def test_openapi_refers_only_to_what_it_defines() -> None:
         "/v1/rollouts/{job_id}/result/{key}",
         "/v1/rollouts/{job_id}/resume",
         "/v1/super-resolution",
+        "/v2",
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/v2/models/{model_id}",
+        "/v2/models/{model_id}/infer",
+        "/v2/models/{model_id}/ready",
     }
     content = document["paths"]["/v1/rollouts"]["post"]["requestBody"]["content"]
     assert set(content) == {"application/json", "application/vnd.safetensors", "application/x-npz"}

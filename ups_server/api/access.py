@@ -43,11 +43,12 @@ KEY: ContextVar[str | None] = ContextVar("key", default=None)
 SCHEME = "ApiKey"
 """Name of the security scheme in the OpenAPI document."""
 
-OPEN = frozenset({"/", "/web/{name:path}", "/healthz", "/readyz"})
+OPEN = frozenset({"/", "/web/{name:path}", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
 """Routes that ask for nothing: the page, which lets its user enter a key, and health."""
 
 CHANGES = {
     "rollouts": Scope.RUN,
+    "inference": Scope.RUN,
     "equations": Scope.RUN,
     "evaluations": Scope.RUN,
     "files": Scope.RUN,
@@ -197,7 +198,7 @@ def _host_of(address: str) -> str:
         return ""
 
 
-COMPUTING = frozenset({"rollouts", "super-resolution", "evaluations", "fine-tuning"})
+COMPUTING = frozenset({"rollouts", "inference", "super-resolution", "evaluations", "fine-tuning"})
 """Tags of routes whose creations make the engine or the worker compute."""
 
 

@@ -32,7 +32,8 @@ from ups_server.api.metrics import RequestMetrics, ServiceCollector
 from ups_server.api.middleware import RequestLog, SecurityHeaders, cors_options
 from ups_server.api.openapi import complete, demand_keys
 from ups_server.api.problems import ProblemDocument, install
-from ups_server.api.routes import catalogue, files, jobs, page, rollouts, status, stored_rollouts
+from ups_server.api.routes import catalogue, files, inference, jobs, page, rollouts, status, stored_rollouts
+from ups_server.api.routes.inference import InferenceRequest
 from ups_server.api.routes.stored_rollouts import kept_plan
 from ups_server.api.service import Service
 from ups_server.catalog import Catalog
@@ -64,6 +65,7 @@ ROUTERS = (
     rollouts.super_resolution,
     jobs.evaluations,
     jobs.fine_tuning,
+    inference.router,
 )
 """The resources. A new one is a router here."""
 DESCRIPTION = "One model for many partial differential equations."
@@ -156,6 +158,7 @@ def openapi_document(app: FastAPI) -> dict[str, Any]:
         for model in (
             ProblemDocument,
             RolloutRequest,
+            InferenceRequest,
             EquationRequest,
             UploadRequest,
             Declaration,

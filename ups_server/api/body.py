@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 from fastapi import Request
@@ -48,25 +49,35 @@ REQUEST_ENTRY = "request"
 """Metadata key (safetensors) or entry (npz) that holds the JSON request of a binary body."""
 
 
+BodyReader = Callable[[bytes], tuple[RolloutRequest, Arrays | None]]
+"""Makes of a body the request that is in it, and its arrays."""
+
+
 @asynccontextmanager
 async def received(
-    request: Request, service: Service, outline: Callable[[RolloutRequest, Arrays | None], Discretized]
+    request: Request,
+    service: Service,
+    outline: Callable[[RolloutRequest, Arrays | None], Discretized],
+    read: BodyReader | None = None,
 ) -> AsyncIterator[Discretized]:
     """The rollout that a body asks for. While the block lasts, there is memory for making a plan of it.
 
     Args:
         outline: the first half of the plan, which says what the other half takes.
+        read: what is in the body; default: by its media type.
 
     Raises:
         UserError: whatever is wrong with the body; ``queue_full``.
     """
-    kind, settings = media_type(request), service.settings
+    settings = service.settings
     limit, most = settings.max_body_bytes, settings.max_points // 2
+    if read is None:
+        read = partial(decode, kind=media_type(request), limit=limit, most_values=most)
     announced = announced_size(request, limit)
     async with service.memory.hold(COPIES * (limit if announced is None else announced)) as held:
         body = [await read_body(request, limit)]
         # The list gives the only reference away: the bytes are free as soon as the arrays are there.
-        wanted, arrays = await asyncio.to_thread(lambda: decode(body.pop(), kind, limit, most))
+        wanted, arrays = await asyncio.to_thread(lambda: read(body.pop()))
         found = await asyncio.to_thread(outline, wanted, arrays)
         check_memory(found, settings)
         if arrays is None:

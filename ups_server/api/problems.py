@@ -33,6 +33,8 @@ MOST_PATH = 200
 
 RETRY = frozenset({"queue_full", "engine_unavailable", "database_busy"})
 """Errors that go away by themselves: their answers carry Retry-After."""
+INFERENCE = "/v2/"
+"""Addresses of the Open Inference Protocol, whose clients read the member `error`."""
 CHALLENGED = frozenset({"missing_key", "invalid_key"})
 """Errors whose answers say how to show a key (RFC 6750)."""
 
@@ -84,6 +86,8 @@ def install(app: FastAPI, settings: Settings) -> None:
 
     async def user_error(request: Request, error: Exception) -> JSONResponse:
         document = problem_document(error)
+        if route_path(request.scope).startswith(INFERENCE):
+            document["error"] = str(error)
         headers = {"Retry-After": str(settings.retry_after_s)} if document["code"] in RETRY else {}
         if isinstance(error, LimitReached):
             headers["Retry-After"] = str(error.retry_after)

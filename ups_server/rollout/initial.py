@@ -145,7 +145,7 @@ def source_of(
     if "initial_condition" in given and initial is not None:
         raise UserError("ambiguous_initial_condition", "both the request and the binary body give an initial condition")
     if initial is not None and initial.values is not None:
-        given["initial_condition"] = _from_lists(initial.values)
+        given["initial_condition"] = from_lists(initial.values, "initial_condition")
     if "initial_condition" in given:
         return GivenArrays.of(given, equation, n)
     if initial is None or initial.sample is None:
@@ -167,17 +167,18 @@ def drawn_states(sample: SampleSpec, equation: Family, grid: Grid, coefficients:
     return states.astype(np.float32), None if static is None else static.astype(np.float32)
 
 
-def _from_lists(values: list[Any]) -> NDArray[Any]:
+def from_lists(values: list[Any], name: str) -> NDArray[Any]:
+    """The array of nested lists; of numbers, unless what takes it objects.
+
+    Raises:
+        UserError: ``wrong_dtype``, ``wrong_shape``.
+    """
     if _holds_truth_values(values):
-        raise UserError(
-            "wrong_dtype", "initial_condition must hold real numbers", got="true or false", expected="numbers"
-        )
+        raise UserError("wrong_dtype", f"{name} must hold real numbers", got="true or false", expected="numbers")
     try:
         return np.asarray(values)
     except ValueError:
-        raise UserError(
-            "wrong_shape", "the lists of the initial condition are not equally long", expected="a full array"
-        ) from None
+        raise UserError("wrong_shape", f"the lists of {name} are not equally long", expected="a full array") from None
 
 
 def _holds_truth_values(values: list[Any]) -> bool:

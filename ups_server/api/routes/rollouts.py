@@ -102,7 +102,7 @@ async def create_rollout(
         return await accept(request, service, idempotency_key, caller.key if caller else None)
     output, content_type = choose(request.headers.get("accept"))
     async with received(request, service, partial(outline, service)) as found:
-        todo = await asyncio.to_thread(_prepare, found, output, service)
+        todo = await asyncio.to_thread(prepared, found, output, service)
     del found
     try:
         return await while_connected(request, _answer(todo, output, content_type, encoding, service))
@@ -115,7 +115,8 @@ def outline(service: Service, wanted: RolloutRequest, arrays: Arrays | None) -> 
     return outlined(wanted, service.catalog, service.settings, arrays, service.files)
 
 
-def _prepare(found: Discretized, output: str, service: Service) -> Plan:
+def prepared(found: Discretized, output: str, service: Service) -> Plan:
+    """The plan of a rollout that is waited for, its answer of a format. Raises UserError where it is too much."""
     todo = completed(found, service.settings)
     check_size(todo, output, service.settings)
     check_cost(todo.spec, len(todo.initial), service.settings)

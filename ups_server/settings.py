@@ -181,6 +181,15 @@ class Settings(BaseSettings):
     job_max_crashes: int = Field(
         default=3, ge=1, description="Times in succession a job may take its worker down before it has failed."
     )
+    webhooks_private: bool = Field(
+        default=False, description="May webhooks go to this machine and to private networks?"
+    )
+    webhook_attempts: int = Field(default=8, ge=1, le=32, description="Attempts at a webhook's delivery.")
+    webhook_retry_s: float = Field(
+        default=5.0,
+        gt=0,
+        description="Seconds after the first that failed; each pause is four times the one before.",
+    )
     retry_after_s: int = Field(default=2, ge=1, description="The `Retry-After` of 429 and 503 answers, in seconds.")
     shutdown_grace_s: int = Field(
         default=30, ge=0, description="Seconds open requests get to finish at shutdown; a second signal cuts them off."

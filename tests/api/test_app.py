@@ -86,6 +86,8 @@ def test_openapi_refers_only_to_what_it_defines() -> None:
         "/v1/rollouts/{job_id}/result/{key}",
         "/v1/rollouts/{job_id}/resume",
         "/v1/super-resolution",
+        "/v1/webhooks",
+        "/v1/webhooks/{webhook_id}",
         "/v2",
         "/v2/health/live",
         "/v2/health/ready",

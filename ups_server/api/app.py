@@ -32,7 +32,7 @@ from ups_server.api.metrics import RequestMetrics, ServiceCollector
 from ups_server.api.middleware import RequestLog, SecurityHeaders, cors_options
 from ups_server.api.openapi import complete, demand_keys
 from ups_server.api.problems import ProblemDocument, install
-from ups_server.api.routes import catalogue, files, inference, jobs, page, rollouts, status, stored_rollouts
+from ups_server.api.routes import catalogue, files, inference, jobs, page, rollouts, status, stored_rollouts, webhooks
 from ups_server.api.routes.inference import InferenceRequest
 from ups_server.api.routes.stored_rollouts import kept_plan
 from ups_server.api.service import Service
@@ -48,6 +48,7 @@ from ups_server.jobs.local import LocalJobs
 from ups_server.jobs.results import Results
 from ups_server.jobs.rollouts import RolloutRunner
 from ups_server.jobs.spec import EvaluationSpec, FineTuningSpec
+from ups_server.jobs.webhooks import WebhookRequest, WebhookSender
 from ups_server.settings import Settings
 from ups_server.specs import EquationRequest, RolloutRequest
 
@@ -66,6 +67,7 @@ ROUTERS = (
     jobs.evaluations,
     jobs.fine_tuning,
     inference.router,
+    webhooks.router,
 )
 """The resources. A new one is a router here."""
 DESCRIPTION = "One model for many partial differential equations."
@@ -87,6 +89,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     planner = partial(kept_plan, catalog, settings, parts[1].storage, memory)
     rollouts = RolloutRunner(settings, metered, planner)
     service = Service(settings, catalog, *parts, rollouts, Results(settings), memory, answers, meter=meter)
+    sender = WebhookSender(settings)
     expiry = UploadExpiry(service.files.expire, settings.upload_expiry_s)
 
     @asynccontextmanager
@@ -97,11 +100,13 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         service.results.start(service.jobs.store)
         await asyncio.to_thread(service.examiner.start)
         expiry.start()
+        sender.start(service.jobs.opened.patient)
         accounts = asyncio.create_task(keep_accounts(service))
         try:
             yield
         finally:
             accounts.cancel()
+            await sender.close()
             await asyncio.to_thread(expiry.close)
             await asyncio.to_thread(service.examiner.close)
             await service.results.close()
@@ -159,6 +164,7 @@ def openapi_document(app: FastAPI) -> dict[str, Any]:
             ProblemDocument,
             RolloutRequest,
             InferenceRequest,
+            WebhookRequest,
             EquationRequest,
             UploadRequest,
             Declaration,

@@ -21,6 +21,7 @@ PARAMETERS = {
     "file_id": "The id of an uploaded file; `/v1/files` lists them.",
     "job_id": "The id of a job, as its creation answered.",
     "model_id": "A model id; `/v1/models` lists them.",
+    "webhook_id": "The id of a webhook; `/v1/webhooks` lists them.",
     "limit": "Most entries of the answer.",
 }
 """Descriptions of parameters that mean the same everywhere."""

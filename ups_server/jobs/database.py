@@ -324,7 +324,39 @@ def reservations(connection: sa.Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Migration, ...] = (jobs_and_events, model_of_a_job, api_keys, reservations)
+def webhooks(connection: sa.Connection) -> None:
+    sqlite = connection.dialect.name == "sqlite"
+    number = "INTEGER PRIMARY KEY AUTOINCREMENT" if sqlite else "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY"
+    for statement in (
+        f"""
+        CREATE TABLE webhooks (
+            id TEXT NOT NULL PRIMARY KEY,
+            url TEXT NOT NULL,
+            secret TEXT NOT NULL,
+            states {"TEXT" if sqlite else "JSON"} NOT NULL,
+            created_at DOUBLE PRECISION NOT NULL
+        )
+        """,
+        f"""
+        CREATE TABLE webhook_deliveries (
+            number {number},
+            id TEXT NOT NULL UNIQUE,
+            webhook TEXT NOT NULL,
+            body TEXT NOT NULL,
+            attempts INTEGER NOT NULL,
+            due_at DOUBLE PRECISION NOT NULL,
+            done_at DOUBLE PRECISION,
+            delivered BOOLEAN NOT NULL,
+            error TEXT
+        )
+        """,
+        "CREATE INDEX webhook_deliveries_due ON webhook_deliveries (due_at) WHERE done_at IS NULL",
+        "CREATE INDEX webhook_deliveries_webhook ON webhook_deliveries (webhook)",
+    ):
+        connection.exec_driver_sql(statement)
+
+
+MIGRATIONS: tuple[Migration, ...] = (jobs_and_events, model_of_a_job, api_keys, reservations, webhooks)
 """Version v of the schema is what the first v steps make."""
 
 

@@ -5,13 +5,14 @@ the row's counter gives the event its number, and that update locks the row, so 
 """
 
 import secrets
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ups_server.errors import UserError
-from ups_server.jobs.database import Database, now
+from ups_server.jobs.database import Database, dump_json, now
 from ups_server.jobs.spec import ACTIVE, AnySpec, Checkpoint, Job, JobEvent, JobState
 
 PAGE = 100
@@ -67,6 +68,32 @@ events = sa.Table(
 )
 """Append-only. `key` names what happens once in a job however often a part of it is repeated after a crash."""
 
+webhooks = sa.Table(
+    "webhooks",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("secret", sa.Text, nullable=False),
+    sa.Column("states", sa.JSON, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+)
+"""Who is told of jobs. The secret stands in clear: it signs what is sent."""
+
+deliveries = sa.Table(
+    "webhook_deliveries",
+    metadata,
+    sa.Column("number", Number, primary_key=True),
+    sa.Column("id", sa.Text, nullable=False),
+    sa.Column("webhook", sa.Text, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("due_at", sa.Double, nullable=False),
+    sa.Column("done_at", sa.Double),
+    sa.Column("delivered", sa.Boolean, nullable=False),
+    sa.Column("error", sa.Text),
+)
+"""What they are told, one row a message: due while `done_at` is null."""
+
 schema_version = sa.Table("schema_version", metadata, sa.Column("version", sa.Integer, nullable=False))
 
 
@@ -92,6 +119,8 @@ def change(
     )
     if row is not None:
         append(connection, row["number"], row["last_seq"], event, data, key)
+        if event == STATE:
+            announce(connection, job_of(row))
     return row
 
 
@@ -99,6 +128,16 @@ def append(
     connection: sa.Connection, number: int, seq: int, event: str, data: dict[str, Any], key: str | None = None
 ) -> None:
     connection.execute(sa.insert(events).values(job=number, seq=seq, type=event, key=key, at=now(), data=data))
+
+
+def announce(connection: sa.Connection, job: Job) -> None:
+    """Has whoever wants to be told of the job's new state told, once this transaction is done."""
+    for receiver in connection.execute(sa.select(webhooks.c.id, webhooks.c.states)).all():
+        if job.state in receiver.states:
+            at = datetime.now(UTC).isoformat(timespec="milliseconds")
+            message = {"type": f"job.{job.state}", "timestamp": at, "data": job.model_dump(mode="json")}
+            new = {"id": f"msg_{secrets.token_hex(16)}", "webhook": receiver.id, "body": dump_json(message)}
+            connection.execute(sa.insert(deliveries).values(attempts=0, due_at=now(), delivered=False, **new))
 
 
 def job_of(row: sa.RowMapping) -> Job:
@@ -158,6 +197,7 @@ class JobStore:
             )
             if row is not None:
                 append(connection, row["number"], 1, STATE, state_data(JobState.QUEUED))
+                announce(connection, job_of(row))
                 return job_of(row), True
             before = connection.execute(sa.select(jobs).where(jobs.c.idempotency_key == idempotency_key)).mappings()
             earlier = job_of(before.one())

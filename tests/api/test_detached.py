@@ -1,5 +1,6 @@
 """Asynchronous rollouts over HTTP: the same numbers as at once, kept, found again, whoever dies meanwhile."""
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -35,6 +36,8 @@ BURGERS = {
 }
 ENDLESS = {"family": "advection", "grid": {"n": [8]}, "initial_condition": {"sample": {}}, "n_steps": 90_000}
 """Persistence, with more frames than any test waits for."""
+LARGE = {"family": "advection", "grid": {"n": [4096]}, "initial_condition": {"sample": {}}, "n_steps": 9_000}
+"""More values than an answer that is waited for may have."""
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +66,20 @@ def finished(kept: RunningService, job_id: str) -> dict[str, Any]:
     return dict(kept.get(f"{PATH}/{job_id}").json())
 
 
+def test_a_reference_is_kept_with_the_result(kept: RunningService) -> None:
+    document = {**BURGERS, "model": "persistence", "diagnostics": True, "reference": True}
+    job = finished(kept, submit(kept, document)["id"])
+    assert job["state"] == "succeeded"
+    _, texts = from_safetensors(kept.send("GET", f"{PATH}/{job['id']}/result", Accept=SAFETENSORS).content)
+    header, waited = json.loads(texts["header"]), kept.post(document).json()
+    assert header["diagnostics"] == waited["diagnostics"]
+    for name in ("error", "error_per_field", "nrmse_per_field", "points", "settled", "accuracy"):
+        assert header["reference"][name] == waited["reference"][name], name
+    assert header["reference"]["seconds"].keys() == waited["reference"]["seconds"].keys()
+    with Client(kept.url) as client:
+        assert json.loads(client.result(job["id"]).attrs["reference"])["settled"] is True
+
+
 def frames_on_disk(kept: RunningService, job_id: str) -> int:
     answer = kept.get(f"{PATH}/{job_id}/events").json()["events"]
     return max((event["data"]["done"] for event in answer if event["type"] == "progress"), default=0)
@@ -70,7 +87,13 @@ def frames_on_disk(kept: RunningService, job_id: str) -> int:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"initial_condition": {"sample": {"seed": 3, "count": 3}}}, {"ensemble": {"members": 4, "quantiles": [0.5]}}],
+    [
+        {},
+        {"initial_condition": {"sample": {"seed": 3, "count": 3}}},
+        {"ensemble": {"members": 4, "quantiles": [0.5]}},
+        {"ensemble": {"members": 4, "quantiles": [0.5]}, "diagnostics": True},
+        {"initial_condition": {"sample": {"seed": 3, "count": 2}}, "diagnostics": True},
+    ],
 )
 def test_the_result_is_the_answer_of_a_request_that_waits(kept: RunningService, changes: dict[str, Any]) -> None:
     document = {**BURGERS, **changes}
@@ -172,8 +195,8 @@ def test_what_cannot_be_answered_is_refused_at_once(kept: RunningService) -> Non
         ({**BURGERS, "model": "absent"}, "unknown_model"),
         ({**BURGERS, "n_steps": 10**6}, "too_many_steps"),
         ({**BURGERS, "steps": 1}, "invalid_request"),
-        ({**BURGERS, "model": "persistence", "reference": True}, "not_kept"),
-        ({**BURGERS, "diagnostics": True}, "not_kept"),
+        ({**BURGERS, "diagnostics": True, "output_resolution": [64], "method": "interpolation"}, "not_kept"),
+        ({**LARGE, "diagnostics": True}, "too_many_points"),
     ):
         assert kept.post(document, Prefer="respond-async").json()["code"] == code
     assert kept.get(f"{PATH}/ro-0").json()["code"] == "unknown_job"

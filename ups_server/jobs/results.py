@@ -17,7 +17,7 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -117,10 +117,14 @@ class RolloutFolder:
         }
         replace_bytes(self.path / STANDING, to_safetensors({"saved": frame.saved}, texts))
 
-    def finish(self, frames: int, flags: list[Flag]) -> None:
-        """There will be no frame beyond these, unless it is begun again."""
+    def finish(self, frames: int, flags: list[Flag], found: Mapping[str, Any] | None = None) -> None:
+        """There will be no frame beyond these, unless it is begun again.
+
+        Args:
+            found: what else is to be said of them, such as diagnostics.
+        """
         header = self.header()
-        attributes = {**header.attributes, "flags": [flag.model_dump(mode="json") for flag in flags]}
+        attributes = {**header.attributes, **(found or {}), "flags": [flag.model_dump(mode="json") for flag in flags]}
         self._end(header, replace(header, times=header.times[:frames], attributes=attributes))
 
     def settle(self) -> None:

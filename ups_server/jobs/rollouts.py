@@ -7,15 +7,18 @@ their leases run out, and the next process goes on.
 
 import asyncio
 import logging
+import math
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from ups_server.data.formats.zarr import ZarrSteps
-from ups_server.engine.engine import Engine, Frame
+from ups_server.engine.engine import Engine, Event, Finished, Frame, RolloutSpec, Started
 from ups_server.errors import UserError
 from ups_server.files.uploads import is_full, storage_full
 from ups_server.jobs.leases import Lease, LeaseLost, Leases
@@ -23,9 +26,11 @@ from ups_server.jobs.results import RolloutFolder
 from ups_server.jobs.spec import ROLLOUT, Job, RolloutJobSpec
 from ups_server.jobs.store import JobStore
 from ups_server.jobs.worker import plain
+from ups_server.rollout.observation import Observation
 from ups_server.rollout.plan import Plan
 from ups_server.settings import Settings
 from ups_server.solvers.limits import Ended
+from ups_server.solvers.solver import Frames
 from ups_server.specs import Flag, RolloutRequest
 from ups_server.tensors import Arrays
 
@@ -49,14 +54,10 @@ def order(
     """Queues a rollout under an id; (job, True), or the job that the same key made before and False.
 
     Raises:
-        UserError: ``not_kept``, ``idempotency_conflict``.
+        UserError: ``not_kept``, ``too_many_points``, ``idempotency_conflict``.
     """
     if request.diagnostics or request.reference:
-        raise UserError(
-            "not_kept",
-            "diagnostics and reference are for whoever waits for a rollout, not kept with a result",
-            expected="a rollout without them, or one that is waited for",
-        )
+        check_observable(todo, settings)
     folder = RolloutFolder(settings.data_dir, job_id)
     created = False
     try:
@@ -77,6 +78,30 @@ def order(
             folder.remove()
 
 
+def check_observable(todo: Plan, settings: Settings) -> None:
+    """Diagnostics and reference look at what is stored, once it is whole, with all of it in memory.
+
+    Raises:
+        UserError: ``not_kept``, ``too_many_points``.
+    """
+    if todo.finer is not None:
+        raise UserError(
+            "not_kept",
+            "an interpolated answer is kept without the model's own states, which diagnostics and reference look at",
+            got=todo.request.method,
+            expected="the method resolution-free, or a rollout that is waited for",
+        )
+    values = math.prod(todo.shape)
+    if values > settings.max_points:
+        raise UserError(
+            "too_many_points",
+            "diagnostics and reference are for answers that could be waited for",
+            got=values,
+            expected=f"at most {settings.max_points} values",
+            hint="use a larger save_every, or leave both out",
+        )
+
+
 def without_waiting(settings: Settings) -> Settings:
     """The limits of rollouts whose frames go to the disk: nothing of them stays in memory."""
     return settings.model_copy(
@@ -86,13 +111,58 @@ def without_waiting(settings: Settings) -> Settings:
 
 @dataclass
 class Attempt:
-    """One lease of a rollout. `frames` are on disk."""
+    """One lease of a rollout. `frames` are on disk; `seconds` of computing, where it made all of them itself."""
 
     lease: Lease
     folder: RolloutFolder
     frames: int = 0
     flags: tuple[Flag, ...] = ()
+    ended: tuple[Ended, ...] = ()
+    seconds: float | None = None
     reported: float = 0.0
+
+
+class StoredFrames:
+    """A rollout whose frames are stored, as a source of them; whatever else is asked for, the engine computes.
+
+    Args:
+        ended: the states that ended on the way.
+        seconds: of computing, where one attempt made all of it.
+    """
+
+    def __init__(
+        self, engine: Engine, todo: Plan, steps: ZarrSteps, frames: int, ended: Sequence[Ended], seconds: float | None
+    ) -> None:
+        self._engine, self._todo, self._steps = engine, todo, steps
+        self._frames, self._ended, self._seconds = frames, ended, seconds
+
+    def beside(self, model: str) -> bool:
+        """False: all frames are there before the reference begins."""
+        return False
+
+    async def rollout(self, spec: RolloutSpec, initial: Frames, static: Frames | None = None) -> AsyncGenerator[Event]:
+        """See `Engine.rollout`; of an ensemble the control alone."""
+        if spec is not self._todo.spec:
+            async with aclosing(self._engine.rollout(spec, initial, static)) as events:
+                async for event in events:
+                    yield event
+            return
+        yield Started()
+        waiting = sorted(self._ended, key=lambda event: event.step)
+        for frame in range(1, self._frames):
+            step = frame * self._todo.stride
+            while waiting and waiting[0].step <= step:
+                yield waiting.pop(0)
+            yield Frame(step, await asyncio.to_thread(self._states, frame))
+        for event in waiting:
+            yield event
+        if self._seconds is not None:
+            yield Finished(self._seconds)
+
+    def _states(self, frame: int) -> Frames:
+        """(B, X..., C) as the engine had them."""
+        rows = 1 if self._todo.ensemble is not None else self._todo.rows
+        return np.stack([self._steps.row(frame, row) for row in range(rows)]) / self._todo.scale
 
 
 class RolloutRunner:
@@ -108,6 +178,8 @@ class RolloutRunner:
         self._wake, self._stopping = asyncio.Event(), asyncio.Event()
         self._working: asyncio.Task[None] | None = None
         self._attempts: set[asyncio.Task[None]] = set()
+        self._observing = asyncio.Lock()
+        """One at a time: each has a whole result in memory."""
 
     def start(self, leases: Leases) -> None:
         self._working = asyncio.create_task(self._work(leases))
@@ -241,7 +313,8 @@ class RolloutRunner:
                         raise
                 logger.warning("%s: %s; it goes on from frame %d", attempt.lease.job.id, error, attempt.frames)
                 await asyncio.sleep(self._settings.engine_restart_s)
-        await asyncio.to_thread(folder.finish, attempt.frames, list(attempt.flags))
+        found = await self._observed(leases, attempt, todo)
+        await asyncio.to_thread(folder.finish, attempt.frames, list(attempt.flags), found)
         return {
             "frames": attempt.frames,
             "n_frames": todo.n_frames,
@@ -268,7 +341,28 @@ class RolloutRunner:
                     elif isinstance(event, Ended):
                         ended.append(event)
                         attempt.flags = (*attempt.flags, todo.ended_flag(event))
+                    elif isinstance(event, Finished) and standing is None:
+                        attempt.seconds = event.seconds
+        attempt.ended = tuple(ended)
         await self._report(leases, attempt, todo)
+
+    async def _observed(self, leases: Leases, attempt: Attempt, todo: Plan) -> dict[str, Any]:
+        """Diagnostics and reference of what is stored, where they were asked for; begun anew after a kill."""
+        if not (todo.request.diagnostics or todo.request.reference):
+            return {}
+        steps = ZarrSteps(attempt.folder.zarr, todo.header())
+        stored = StoredFrames(self._engine, todo, steps, attempt.frames, attempt.ended, attempt.seconds)
+        async with self._observing:
+            data = {"done": 0, "total": todo.n_frames, "what": "diagnostics and reference"}
+            await asyncio.to_thread(leases.event, attempt.lease, "progress", data, "observing")
+            observation = Observation(todo, stored, self._settings.reference_timeout_s)
+            await observation.start()
+            async with aclosing(observation.events()) as events:
+                async for _ in events:
+                    pass
+            found = await asyncio.to_thread(observation.attributes)
+        attempt.flags = tuple(observation.flags)
+        return {name: found[name] for name in ("diagnostics", "reference") if name in found}
 
     async def _report(self, leases: Leases, attempt: Attempt, todo: Plan) -> None:
         """An event about progress, from which nothing is lost any more."""

@@ -141,5 +141,6 @@ def test_requests_that_name_no_model_get_the_better_shipped_one(catalog: Catalog
     assert catalog.default("alpha", "shallow_water") == "plane"
     assert catalog.default("alpha", "burgers") == "alpha", "a model of the data folder does not put itself forward"
     assert catalog.default("alpha", None) == "alpha"
+    assert (catalog.defaults("alpha"), catalog.defaults("beta")) == ({"shallow_water": "plane"}, {})
     assert catalog.default("beta", "shallow_water") == "beta", "who chooses a default has it for every family"
     assert catalog.default("numerical", "shallow_water") == "numerical"

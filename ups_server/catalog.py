@@ -229,6 +229,12 @@ class Catalog:
             return next((card.id for card in shipped if family in card.preferred), usual)
         return usual
 
+    def defaults(self, usual: str) -> dict[str, str]:
+        """Family -> `default`, of the families in which that is not the usual model."""
+        preferred = sorted({family for card in self.models() for family in card.preferred})
+        chosen = {family: self.default(usual, family) for family in preferred}
+        return {family: model for family, model in chosen.items() if model != usual}
+
     def _ships(self, card: ModelCard) -> bool:
         return Path(card.source).parent == self._folders[0].resolve()
 

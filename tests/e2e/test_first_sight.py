@@ -28,6 +28,29 @@ def test_defaults_are_the_trained_points_and_a_short_run(page: Page) -> None:
     assert int(form.get_by_label("Steps").input_value()) <= 20, "not a hundred steps of a flow"
 
 
+def test_the_model_is_the_one_that_the_service_would_choose(page: Page) -> None:
+    def with_a_better_model(route: Route) -> None:
+        found = route.fetch()
+        route.fulfill(response=found, json={**found.json(), "defaults": {"advection": "tiny"}})
+
+    page.route("**/v1/models", with_a_better_model)
+    form = open_form(page, "?family=burgers")
+    model, equation = form.get_by_label("Model"), form.get_by_label("Equation", exact=True)
+    expect(model).to_have_value("small")
+    equation.select_option("advection")
+    expect(model).to_have_value("tiny")
+    expect(
+        form.get_by_text("The service's choice: at this equation it was measured to be better than small.")
+    ).to_be_visible()
+    equation.select_option("burgers")
+    expect(model).to_have_value("small")
+    model.select_option("numerical")
+    expect(form.get_by_text("The service's own choice for this equation is small.")).to_be_visible()
+    equation.select_option("advection")
+    expect(model).to_have_value("numerical")
+    expect(form.get_by_text("The service's own choice for this equation is tiny.")).to_be_visible()
+
+
 def test_a_result_says_what_it_is_of(page: Page) -> None:
     form = open_form(page)
     form.get_by_label("Seed").fill("11")

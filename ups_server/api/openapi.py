@@ -250,7 +250,12 @@ ANSWERS: dict[str, Any] = {
     "FileRecord": FILE,
     "FileList": {"files": [FILE], "bytes_used": 1048576, "bytes_allowed": 53687091200},
     "ModelCard": MODEL,
-    "ModelList": {"default": "ups-mini", "models": [MODEL], "unreadable": []},
+    "ModelList": {
+        "default": "ups-mini",
+        "defaults": {"compressible_ns_2d": "ups-plane"},
+        "models": [MODEL],
+        "unreadable": [],
+    },
     "Readiness": {
         "status": "ready",
         "reason": None,

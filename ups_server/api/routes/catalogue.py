@@ -92,6 +92,9 @@ class ModelList(BaseModel):
     """All models and the one that requests get by default."""
 
     default: str
+    defaults: dict[str, str] = Field(
+        description="Family -> the model that its requests get by default, where that is another: it is better there."
+    )
     models: list[ModelCard]
     unreadable: list[UnreadableModel] = Field(description="Folders that cannot be used, and why; they hide no other.")
 
@@ -112,7 +115,8 @@ def list_models(
         UnreadableModel(id=model_id, code=error.code, detail=error.message)
         for model_id, error in service.catalog.unreadable().items()
     ]
-    return ModelList(default=service.settings.default_model, models=cards, unreadable=unreadable)
+    usual = service.settings.default_model
+    return ModelList(default=usual, defaults=service.catalog.defaults(usual), models=cards, unreadable=unreadable)
 
 
 @model_routes.get("/{model_id}", responses=documented(404, 422))

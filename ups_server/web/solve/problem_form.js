@@ -19,12 +19,17 @@ const SHORTEST = 5;
 
 /** `onRun({request, beside, names})`: requests as the service reads them; `onChange()` after every change. */
 export function problemForm(onRun, onChange = () => {}) {
-  let [models, families, controls, defaultModel, before, replaced] = [[], [], [], "", "", null];
+  let [models, families, controls, defaultModel, defaults, before, replaced] = [[], [], [], "", {}, "", null];
+  /** Did the user, or an address, choose the model? Otherwise it is the service's choice for the equation. */
+  let ownModel = false;
   const note = h("div", {});
   const model = h("select", { onChange: () => {
     replaced = null;
+    ownModel = true;
     chosenModel();
   } });
+  const modelControl = labelled("Model", model, " ");
+  const modelRemark = modelControl.querySelector("small");
   const family = h("select", { onChange: () => chosenFamily() });
   const text = h("p", { class: "display" });
   const unknown = h("p", { class: "outside", hidden: true }, "No trained model knows this equation: the numerical solver runs it.");
@@ -52,7 +57,7 @@ export function problemForm(onRun, onChange = () => {}) {
       if (!submit.disabled) start();
     } },
     note,
-    h("div", { class: "pair" }, labelled("Model", model), labelled("Equation", family)),
+    h("div", { class: "pair" }, modelControl, labelled("Equation", family)),
     written.element,
     unknown,
     text,
@@ -67,6 +72,12 @@ export function problemForm(onRun, onChange = () => {}) {
     submit,
   );
 
+  /** The model that the service would choose for a family, where it knows it. */
+  function proposed(id) {
+    const usual = defaults[id] ?? defaultModel;
+    return models.some((card) => card.id === usual && card.families[id]) ? usual : null;
+  }
+
   const byId = (id) => families.find((entry) => entry.id === id);
   const isWritten = () => family.value === WRITTEN;
   /** Card of the model, and the family that is solved: of a written equation the one it was recognised as. */
@@ -80,7 +91,8 @@ export function problemForm(onRun, onChange = () => {}) {
   function listFamilies(wanted) {
     const { card } = chosen();
     const known = families.filter(({ id }) => id !== WRITTEN);
-    const options = known.map(({ id, name }) => [id, card.families[id] ? name : `${name} (not known)`, !card.families[id]]);
+    const open = (id) => card.families[id] || (!ownModel && proposed(id));
+    const options = known.map(({ id, name }) => [id, open(id) ? name : `${name} (not known)`, !open(id)]);
     const writable = byId(WRITTEN) ? [[WRITTEN, "Your own: write it …"]] : [];
     fill(family, [...options, ...writable], wanted);
   }
@@ -98,6 +110,11 @@ export function problemForm(onRun, onChange = () => {}) {
       const knows = models.find(({ id }) => id === replaced)?.families[family.value];
       if (knows) model.value = replaced;
       replaced = null;
+      const next = ownModel ? null : proposed(family.value);
+      if (next && next !== model.value) {
+        model.value = next;
+        listFamilies(family.value);
+      }
     }
     listModels();
     const { card, equation: known } = chosen();
@@ -168,6 +185,7 @@ export function problemForm(onRun, onChange = () => {}) {
   function update() {
     const { equation: known } = chosen();
     if (!known) return;
+    modelRemark.textContent = remark(isWritten() ? null : proposed(known.id), known.id);
     const grid = points.value();
     if (grid) initial.problem(known, grid, problem());
     const file = initial.kind() === "file";
@@ -180,6 +198,13 @@ export function problemForm(onRun, onChange = () => {}) {
     const numbers = isWritten() ? written.valid() : coefficients.hidden || controls.every((control) => control.value() !== null);
     submit.disabled = !(fine.every(Boolean) && numbers && initial.condition() !== null);
     onChange();
+  }
+
+  /** Why this model, or which one the service would choose. */
+  function remark(next, id) {
+    if (!next) return "";
+    if (next !== model.value) return `The service's own choice for this equation is ${next}.`;
+    return defaults[id] ? `The service's choice: at this equation it was measured to be better than ${defaultModel}.` : "";
   }
 
   function request() {
@@ -261,14 +286,16 @@ export function problemForm(onRun, onChange = () => {}) {
     /** Reads models, equations and files anew, and chooses what the address asks for. */
     async refresh(query) {
       const [listed, known] = await Promise.all([get("v1/models"), get("v1/families")]);
-      ({ models, default: defaultModel } = listed);
+      ({ models, default: defaultModel, defaults } = listed);
       families = known.families;
       const wantedFile = query.get("file");
       const fileFamily = await initial.refresh(wantedFile ?? undefined);
       const asked = query.has("equation") ? WRITTEN : query.get("family");
       const wantedFamily = fileFamily ?? (asked || family.value);
       const fits = (id) => models.find((card) => card.id === id && (!fileFamily || card.families[fileFamily]));
-      const wanted = [query.get("model"), model.value, defaultModel, "numerical"].find((id) => id && fits(id));
+      const next = proposed(wantedFamily) ?? defaultModel;
+      if (query.size) ownModel = query.has("model") && query.get("model") !== next;
+      const wanted = [query.get("model"), ...(ownModel ? [model.value, next] : [next, model.value]), "numerical"].find((id) => id && fits(id));
       complain([
         ...(query.has("model") && !models.some(({ id }) => id === query.get("model")) ? [`There is no model ${query.get("model")}.`] : []),
         ...(query.has("family") && !byId(query.get("family")) ? [`There is no equation ${query.get("family")}.`] : []),
@@ -276,13 +303,13 @@ export function problemForm(onRun, onChange = () => {}) {
       ]);
       fill(model, models.map(({ id }) => [id, id]), wanted);
       const knows = chosen().card.families;
-      const next = knows[wantedFamily] || wantedFamily === WRITTEN ? wantedFamily : families.find(({ id }) => knows[id])?.id;
+      const nextFamily = knows[wantedFamily] || wantedFamily === WRITTEN ? wantedFamily : families.find(({ id }) => knows[id])?.id;
       if (query.has("equation")) {
         const values = [...query].filter(([name]) => name.startsWith("c.")).map(([name, value]) => [name.slice(2), value]);
         listFamilies(WRITTEN);
         await written.set(query.get("equation"), Object.fromEntries(values));
       }
-      if (query.size || before !== [model.value, isWritten() ? chosen().equation.id : next].join()) chosenModel(next);
+      if (query.size || before !== [model.value, isWritten() ? chosen().equation.id : nextFamily].join()) chosenModel(nextFamily);
       if (fileFamily) initial.choose(wantedFile);
       // An address that says nothing leaves the form as it was.
       if (query.size) apply(query);

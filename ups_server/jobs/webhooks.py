@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 TIMEOUT_S = 15.0
 """For a receiver's whole answer; its body is not read."""
 CLAIM_S = 60.0
-"""A delivery that was begun and not heard of again is begun anew."""
+"""A delivery whose outcome is not known by then is begun anew."""
 GROWTH = 4.0
 LONGEST_PAUSE_S = 3600.0
 KEPT_S = 7 * 86_400.0

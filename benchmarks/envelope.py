@@ -25,8 +25,11 @@ from ups_server.errors import UserError
 from ups_server.evaluation.calibrate import Observed, calibrate
 from ups_server.evaluation.envelope import FamilyEnvelope, ModelEnvelopes
 from ups_server.model.config import KnownFamily
+from ups_server.model.lead_config import LeadCard
 from ups_server.pde import Family, Grid, family
-from ups_server.solvers.neural import UPSSolver, load_neural
+from ups_server.solvers.lead import LeadSolver
+from ups_server.solvers.neural import UPSSolver
+from ups_server.solvers.registry import load
 
 SEED = 9_000_001
 CALIBRATION, TEST = 120, 40
@@ -41,7 +44,10 @@ GRIDS = (64, 128, 256)
 COEFFICIENTS = {"advection": {"beta": 0.4}, "burgers": {"nu": 0.001}}
 """Where not the family's defaults."""
 TOO_DEAR = "at four times the points, too few of its trajectories can be solved for bounds that hold"
-WITHHELD = {name: TOO_DEAR for name in ("compressible_ns_2d", "shallow_water", "incompressible_ns_2d")}
+WITHHELD = {
+    **{name: TOO_DEAR for name in ("compressible_ns_2d", "shallow_water", "incompressible_ns_2d")},
+    "evolution_1d": "bounds are of one equation, and this is any of many",
+}
 STORES = Path("runs") / "envelope"
 
 
@@ -60,10 +66,19 @@ def observed(stores: dict[str, Store], entry: Family, n: int) -> Iterator[list[O
     yield from [seen] if all(entry.boundary.periodic) else [[one] for one in seen]
 
 
-def errors_folder(solver: UPSSolver, name: str, n: int) -> Path:
+def cards(solver: UPSSolver | LeadSolver) -> dict[str, KnownFamily] | dict[str, LeadCard]:
+    return solver.model.config.families if isinstance(solver, UPSSolver) else solver.system.config.families
+
+
+def errors_folder(solver: UPSSolver | LeadSolver, name: str, n: int) -> Path:
     """Where the errors of the family's rollouts are kept: another one for other weights, statistics or points."""
-    found = hashlib.sha256(f"{SEED} {n} {solver.model.config.families[name]}".encode())
-    for key, value in sorted(solver.checkpoint.of_family(name).operator.state_dict().items()):
+    card = cards(solver)[name]
+    found = hashlib.sha256(f"{SEED} {n} {card}".encode())
+    operator = (
+        solver.checkpoint.of_family(name).operator if isinstance(solver, UPSSolver)
+        else solver.system.operators[family(name).ndim]
+    )  # fmt: skip
+    for key, value in sorted(operator.state_dict().items()):
         found.update(key.encode())
         found.update(value.cpu().contiguous().numpy().tobytes())
     return STORES / f"{name}-errors-{found.hexdigest()[:12]}"
@@ -73,8 +88,9 @@ def report(progress: Progress, bar: TaskID, done: int, count: int | None = None)
     progress.update(bar, completed=done, total=count)
 
 
-def measured(solver: UPSSolver, card: KnownFamily, name: str, workers: int, progress: Progress) -> list[FamilyEnvelope]:
+def measured(solver: UPSSolver | LeadSolver, name: str, workers: int, progress: Progress) -> list[FamilyEnvelope]:
     """All envelopes of a family."""
+    card = cards(solver)[name]
     entry, stores = family(name), dict[str, Store]()
     points, (calibration, test) = POINTS.get(name, entry.n), FEWER.get(name, (CALIBRATION, TEST))
     count = calibration + test
@@ -121,17 +137,18 @@ def main() -> None:
     options = parser.parse_args()
     known = ModelEnvelopes.load(options.model) or ModelEnvelopes(command="")
     if not options.only_print:
-        solver = load_neural(options.model)
+        solver = load(options.model, "cpu")
+        if not isinstance(solver, UPSSolver | LeadSolver):
+            raise SystemExit(f"{options.model} is no trained model")
         with Progress(console=Console(stderr=True)) as progress:
-            for name in options.family or solver.model.config.families:
+            for name in options.family or cards(solver):
                 families, withheld = dict(known.families), dict(known.withheld)
                 families.pop(name, None)
                 withheld.pop(name, None)
                 try:
                     if name in WITHHELD:
                         raise UserError("no_bounds", WITHHELD[name])
-                    card = solver.model.config.families[name]
-                    families[name] = tuple(measured(solver, card, name, options.workers, progress))
+                    families[name] = tuple(measured(solver, name, options.workers, progress))
                 except UserError as error:
                     if error.code != "no_bounds":
                         raise

@@ -1,7 +1,7 @@
-"""Models beside each other on fresh trajectories in the plane: one step and rollout, per field, with intervals.
+"""Models beside each other on fresh trajectories: one step and rollout, per field, with intervals.
 
 The trajectories come from the families' reference solvers and true distributions, with a seed of their own; every model
-gets the same file. Beside the errors stand the seconds of a rollout.
+gets the same file. A case is left out that one of the models was not trained for.
 
     python -m benchmarks.side_by_side MODEL... [-n 24] [--cases TEXT] --json OUT [--card README]
 """
@@ -18,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.scorecard import Case, fresh_file
+from ups_server.errors import UserError
 from ups_server.evaluation.evaluate import evaluate
 from ups_server.solvers.registry import load
+from ups_server.solvers.solver import Solver
 
 SEED = 7_100_001
 CASES = (
@@ -29,6 +31,7 @@ CASES = (
     ),
     Case("incompressible_ns_2d", {"nu": 0.01}, resolution=64),
     Case("shallow_water", {}),
+    *(Case("compressible_ns_1d", {"eta": eta, "zeta": eta}, share=4) for eta in (0.1, 0.01)),
 )
 RESAMPLES = 2000
 BEGIN, END = "<!-- side by side -->", "<!-- end -->"
@@ -42,11 +45,19 @@ def title(case: Case) -> str:
     return " ".join([case.family, *(f"{name}={value:g}" for name, value in case.coefficients.items())])
 
 
-def measured(model: Path, file: Path, case: Case, folder: Path) -> dict[str, Any]:
+def knows(model: Solver, family_id: str) -> bool:
+    try:
+        model.dt(family_id)
+    except UserError:
+        return False
+    return True
+
+
+def measured(model: Solver, file: Path, case: Case, folder: Path) -> dict[str, Any]:
     """Scores of one model on one file, and the same per trajectory with intervals."""
     predictions = folder / "predictions.hdf5"
     began = time.perf_counter()
-    (scores,) = evaluate(load(model, "cpu"), [file], resolution=case.resolution, predictions=predictions)
+    (scores,) = evaluate(model, [file], resolution=case.resolution, predictions=predictions)
     seconds = (time.perf_counter() - began) / scores.trajectories
     with h5py.File(predictions) as handle:
         truth, rollout = handle["truth"][:], handle["rollout"][:]
@@ -60,7 +71,10 @@ def measured(model: Path, file: Path, case: Case, folder: Path) -> dict[str, Any
         for name, values in own.items()
     }
     lumped = None if scores.one_step is None else scores.one_step.nrmse
-    return {"model": model.name, "one_step": lumped, "finite": scores.rollout.finite, **per_field, "seconds": seconds}
+    return {
+        "trajectories": scores.trajectories, "one_step": lumped, "finite": scores.rollout.finite, **per_field,
+        "seconds": seconds,
+    }  # fmt: skip
 
 
 def ratio(error: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -86,16 +100,18 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--card", type=Path, help="a card whose table is written anew, between its marks")
     options = parser.parse_args()
+    models = [load(model, "cpu") for model in options.models]
+    known = [case for case in CASES if all(knows(model, case.family) for model in models)]
     results = []
     with tempfile.TemporaryDirectory() as folder:
-        for case in (case for case in CASES if options.cases in title(case)):
+        for case in (case for case in known if options.cases in title(case)):
             file = fresh_file(case, options.count, Path(folder), SEED)
-            for model in options.models:
+            for folder_of, model in zip(options.models, models, strict=True):
                 found = measured(model, file, case, Path(folder))
-                results.append({"case": title(case), "trajectories": options.count, **found})
+                results.append({"case": title(case), "model": folder_of.name, **found})
                 print(" ".join(row(results[-1])), flush=True)
-    models = " ".join(f"models/{model.name}" for model in options.models)
-    command = f"python -m benchmarks.side_by_side {models} -n {options.count}"
+    names = " ".join(f"models/{model.name}" for model in options.models)
+    command = f"python -m benchmarks.side_by_side {names} -n {options.count}"
     document = {"command": command, "seed": SEED, "cases": results}
     options.json.write_text(json.dumps(document) + "\n")
     if options.card is not None:

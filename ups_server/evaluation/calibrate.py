@@ -20,6 +20,7 @@ from ups_server.data.windows import frame_stride
 from ups_server.errors import UserError
 from ups_server.evaluation.envelope import FamilyEnvelope, conformal_bounds, measured_coverage, spread_of
 from ups_server.model.config import KnownFamily
+from ups_server.model.lead_config import LeadCard
 from ups_server.pde import Grid
 from ups_server.pde.grid import Array
 from ups_server.solvers.solver import Frames, Problem, Solver, rollout
@@ -66,7 +67,7 @@ class Observed:
 
 def rollout_errors(
     solver: Solver,
-    card: KnownFamily,
+    card: KnownFamily | LeadCard,
     observed: Observed,
     rows: NDArray[np.int64],
     progress: Callable[[int], None] = lambda done: None,
@@ -98,7 +99,7 @@ def rollout_errors(
     return np.concatenate(errors)
 
 
-def _errors(solver: Solver, card: KnownFamily, observed: Observed, rows: NDArray[np.int64]) -> Array:
+def _errors(solver: Solver, card: KnownFamily | LeadCard, observed: Observed, rows: NDArray[np.int64]) -> Array:
     truth, static = observed.frames(rows, card.dt), observed.static(rows)
     store = observed.store
     coefficients = dict(zip(store.coefficient_names, store.coefficients[rows].T.tolist(), strict=True))
@@ -119,7 +120,7 @@ def _errors(solver: Solver, card: KnownFamily, observed: Observed, rows: NDArray
 
 def calibrate(
     solver: Solver,
-    card: KnownFamily,
+    card: KnownFamily | LeadCard,
     observed: Sequence[Observed],
     test: int,
     level: float = 0.9,

@@ -1,0 +1,64 @@
+"""The shipped model of lead times on a line does what its card says."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.equations import STEPS, Equations
+from benchmarks.side_by_side import with_table
+from ups_server.catalog import Catalog, shipped_folder
+from ups_server.evaluation.evaluate import evaluate
+from ups_server.pde import Grid, family
+from ups_server.pde.families.evolution_1d import held_out_sets
+from ups_server.solvers.lead import LeadSolver, load_lead_solver
+from ups_server.solvers.solver import Problem, rollout
+
+FOLDER = shipped_folder() / "ups-line"
+GAS = "1D_CFD_Rand_Eta0.1_Zeta0.1_periodic_Train.hdf5"
+
+
+@pytest.fixture(scope="module")
+def shipped() -> LeadSolver:
+    return load_lead_solver(FOLDER)
+
+
+def test_it_is_the_default_of_what_it_is_better_at() -> None:
+    catalog = Catalog()
+    for name in ("compressible_ns_1d", "evolution_1d"):
+        assert catalog.default("ups-mini", name) == "ups-line"
+    assert catalog.default("ups-mini", "burgers") == "ups-mini"
+
+
+def test_the_card_holds_the_measured_table() -> None:
+    card = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert with_table(card, json.loads((FOLDER / "side_by_side.json").read_text())) == card
+
+
+def test_a_gas_of_pdebench(shipped: LeadSolver, pdebench: Path) -> None:
+    (scores,) = evaluate(shipped, [pdebench / GAS], resolution=128)
+    assert scores.one_step is not None
+    assert scores.one_step.nrmse is not None
+    assert scores.one_step.nrmse <= 0.0015
+    assert all(value is not None and value <= 0.04 for value in scores.rollout.per_field.values())
+
+
+def test_equations_that_nobody_trained_on(shipped: LeadSolver) -> None:
+    """Half of them within a tenth; without what the equation says they are no better than standing still."""
+    problems = Equations.drawn(sorted(held_out_sets(), key=sorted), 24, 5)
+    told = problems.scores(problems.rollout(shipped))
+    untold = problems.scores(problems.rollout(shipped, known=False))
+    assert told["median"] <= 0.10
+    assert told["finite"] >= 0.95
+    assert told["median"] <= 0.2 * untold["median"]
+
+
+def test_five_hundred_steps_keep_mass_and_energy(shipped: LeadSolver) -> None:
+    entry, grid = family("compressible_ns_1d"), Grid((128,), ((-1.0, 1.0),))
+    problem = Problem(entry.id, entry.complete({"eta": 0.01, "zeta": 0.01}), grid, entry.boundary, entry.dt)
+    initial = entry.sample_initial(np.random.default_rng(5), 2, grid).astype(np.float32)
+    for last_frame in rollout(shipped.session(problem, initial), 25 * STEPS):
+        assert np.isfinite(last_frame).all()
+    mass = last_frame[..., 1].mean(1, dtype=float) / initial[..., 1].mean(1, dtype=float)
+    np.testing.assert_allclose(mass, 1, atol=2e-3)

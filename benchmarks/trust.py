@@ -2,8 +2,9 @@
 
 A running service is asked as a user asks it: default requests for samples of each family, on three grids, at cell
 centres and at the points of PDEBench's grid strided, with diagnostics and reference. Each answer is held against a
-solution of its own: the same sample at four or more times the points, solved in one go from start to end, and seen at
-the points of the request. An equation that is posed on the given points (`Family.grid_bound`) is solved on these.
+solution of its own: the same sample at four or more times the points (and at no fewer than the reference had), solved
+in one go from start to end, and seen at the points of the request. An equation that is posed on the given points
+(`Family.grid_bound`) is solved on these.
 
 Per family:
 
@@ -64,10 +65,16 @@ class Answer:
     remarks: list[str] = field(default_factory=list)
 
 
-def solution(entry: Family, grid: Grid, seed: int, times: Array) -> Array:
-    """(T, X..., C) at the points of `grid`, from the sample of a seed, solved in one go on a finer grid."""
+def solution(entry: Family, grid: Grid, seed: int, times: Array, least: int = 0) -> Array:
+    """(T, X..., C) at the points of `grid`, from the sample of a seed, solved in one go on a finer grid.
+
+    Args: least: points along the first axis, no fewer than which it is solved on.
+    """
     # An odd factor leaves cell centres among cell centres, which is all that some solvers take.
-    factor = 1 if entry.grid_bound else FINER if anywhere(entry) else FINER + 1
+    step = 1 if anywhere(entry) else 2
+    factor = 1 if entry.grid_bound else FINER + step - 1
+    while not entry.grid_bound and factor * grid.n[0] < least:
+        factor += step
     fine, points = grid.refined(factor)
     coefficients = {name: np.array([value]) for name, value in entry.complete({}).items()}
     rng = np.random.default_rng(seed)
@@ -87,10 +94,11 @@ def asked(client: Client, model: str | None, entry: Family, grid: Grid, seed: in
     )  # fmt: skip
     names = [quantity.name for quantity in entry.fields]
     values = np.stack([found[name].values for name in names], axis=-1)
-    truth = solution(entry, grid, seed, found["time"].values)
+    said, reference = json.loads(found.attrs["diagnostics"]), json.loads(found.attrs["reference"])
+    # What is judged must not be finer than what it is judged by.
+    truth = solution(entry, grid, seed, found["time"].values, reference["points"][0])
     moments = error_moments(values[None], truth[None])
     later = error_moments(values[None, 1:], truth[None, 1:])
-    said, reference = json.loads(found.attrs["diagnostics"]), json.loads(found.attrs["reference"])
     expected = said["expected_error"]
     errors = dict(zip(names, rmse(moments)[0].T, strict=True))
     inside = {

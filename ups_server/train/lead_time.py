@@ -331,13 +331,14 @@ class LeadRun:
 
     @torch.no_grad()
     def validate(self) -> dict[str, dict[str, Any]]:
-        """Scores of the averaged weights, by family and points: see `scored`."""
+        """Scores of the averaged weights, by family and points, and store where these are the same: see `scored`."""
         self._swap()
-        scores = {
-            f"{entry.family.id}@{max(part.n)}": scored(self.model, entry, store, max(part.n), self.device)
-            for entry in self.families
-            for store, part in zip(entry.stores, entry.data.stores, strict=True)
-        }
+        scores = dict[str, dict[str, Any]]()
+        for entry in self.families:
+            for number, (store, part) in enumerate(zip(entry.stores, entry.data.stores, strict=True)):
+                name = f"{entry.family.id}@{max(part.n)}"
+                name = f"{name} store {number}" if name in scores else name
+                scores[name] = scored(self.model, entry, store, max(part.n), self.device)
         self._swap()
         return scores
 

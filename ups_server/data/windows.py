@@ -270,11 +270,17 @@ class Windows:
         return self.store.coefficients[self.rows]
 
     def sample(
-        self, rng: np.random.Generator, trajectories: int, windows: int, unroll: int = 1, early: float = 1.0
+        self,
+        rng: np.random.Generator,
+        trajectories: int,
+        windows: int,
+        unroll: int = 1,
+        early: float = 1.0,
+        kept: slice = slice(None),
     ) -> WindowBatch:
         """`windows` random windows of each of `trajectories` random trajectories (without repetition if enough).
 
-        A window starts at U(0, 1) ** early of what the trajectory allows.
+        A window starts at U(0, 1) ** early of what the trajectory allows. All are drawn, those that are `kept` read.
 
         Raises:
             UserError: ``empty_split``, or ``too_few_frames`` where no window of `unroll` steps fits.
@@ -283,18 +289,18 @@ class Windows:
         picked = rng.choice(self.rows, trajectories, replace=trajectories > len(self.rows))
         offsets = np.arange(unroll + 1) * self.frame_stride
         begin = (starts * rng.random((trajectories, windows)) ** early).astype(np.int64)
-        times = begin[..., None] + offsets
-        frames = self.augmented.empty(trajectories, windows * (unroll + 1))
-        context, static = self.augmented.empty(trajectories), self.augmented.empty_static(trajectories)
-        for index, row in enumerate(picked.tolist()):
-            symmetry = self.augmented.draw(rng)
+        symmetries = [self.augmented.draw(rng) for _ in range(trajectories)][kept]
+        picked, times = picked[kept], begin[kept][..., None] + offsets
+        frames = self.augmented.empty(len(picked), windows * (unroll + 1))
+        context, static = self.augmented.empty(len(picked)), self.augmented.empty_static(len(picked))
+        for index, (row, symmetry) in enumerate(zip(picked.tolist(), symmetries, strict=True)):
             wanted = [0, *times[index].ravel().tolist()]
             self.augmented.fill(row, wanted, [context[index], *frames[index]], symmetry)
             if static is not None:
                 self.augmented.fill_static(row, static[index], symmetry)
         return WindowBatch(
             self.store.family,
-            frames.reshape(trajectories, windows, unroll + 1, *frames.shape[2:]),
+            frames.reshape(len(picked), windows, unroll + 1, *frames.shape[2:]),
             context,
             self.store.coefficients[picked],
             static,

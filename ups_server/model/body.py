@@ -342,6 +342,7 @@ def _packed(tokens: Tensor, mask: Tensor, order: Tensor) -> tuple[Tensor, Tensor
 
 def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
     """Mean over the sequence (B, L, E) -> (B, E), padding excluded."""
+    mask = mask.to(torch.promote_types(mask.dtype, hidden.dtype))
     return torch.einsum("ble,bl->be", hidden, mask) / mask.sum(1, keepdim=True)
 
 

@@ -129,6 +129,7 @@ class TrainConfig(Section):
             line, or a folder of such files, one a subject; default our own sentences (`align.text`).
         ema: decay of the averaged weights that are validated and shipped; 0 has no average.
         clip: norm that gradients are cut to; 0 does not.
+        accumulate: parts that a batch is computed in, one after the other: the same step in less memory.
         keep: the model that validates best, or the last one that was validated, which is the end of a complete run.
     """
 
@@ -145,6 +146,7 @@ class TrainConfig(Section):
     ema: float = Field(default=0.999, ge=0, lt=1)
     keep: Literal["best", "last"] = "best"
     clip: float = Field(default=1.0, ge=0)
+    accumulate: int = Field(default=1, gt=0)
     validate_every: int = 1000
     save_minutes: float = 3.0
     init: Path | None = None
@@ -156,6 +158,12 @@ class TrainConfig(Section):
     def _deltas_of_one_family(self) -> Self:
         if self.deltas and (self.init is None or len(self.families) != 1 or self.stage1.body or self.stage2.body):
             raise ValueError("weights of a family's own are those of one family, beside `init`, its body left out")
+        return self
+
+    @model_validator(mode="after")
+    def _in_parts(self) -> Self:
+        if self.accumulate > 1 and any(stage.alignment != "none" for stage in (self.stage1, self.stage2)):
+            raise ValueError("an alignment sees a batch at once: it cannot be computed in parts (`accumulate`)")
         return self
 
     @classmethod

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -44,12 +45,54 @@ class Batch:
         context: (R, N, X...) first frames of the trajectories.
         conditions: of the R trajectories.
         windows: W, windows per trajectory.
+        first, whole: place of the first of these trajectories in the whole batch, and how many that has.
+        noise: (R W, N, X...) standard normal numbers, where the stage adds some.
     """
 
     frames: Tensor
     context: Tensor
     conditions: Conditions
     windows: int
+    first: int
+    whole: int
+    noise: Tensor | None = None
+
+    @property
+    def share(self) -> float:
+        """Of the whole batch."""
+        return len(self.context) / self.whole
+
+    def with_noise(self) -> "Batch":
+        """With its part of the noise of the whole batch, so that it is the same in whatever parts that is computed."""
+        first = self.frames[:, 0]
+        drawn = torch.randn(self.whole * self.windows, *first.shape[1:], dtype=first.dtype, device=first.device)
+        return replace(self, noise=drawn[self.first * self.windows :][: len(first)])
+
+    def to(self, dtype: torch.dtype) -> "Batch":
+        """In another precision."""
+        if self.frames.dtype is dtype:
+            return self
+        given = self.conditions.changed(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
+        return replace(self, frames=self.frames.to(dtype), context=self.context.to(dtype), conditions=given)
+
+    def parts(self, count: int) -> list["Batch"]:
+        """So many parts, or as many as there are trajectories."""
+        if count == 1:
+            return [self]
+        rows = len(self.context)
+        ends = [rows * number // count for number in range(count + 1)]
+        return [self._part(slice(start, stop)) for start, stop in pairwise(ends) if start < stop]
+
+    def _part(self, rows: slice) -> "Batch":
+        windows = slice(rows.start * self.windows, rows.stop * self.windows)
+        return replace(
+            self,
+            frames=self.frames[windows],
+            context=self.context[rows],
+            conditions=self.conditions.part(rows),
+            first=self.first + rows.start,
+            noise=None if self.noise is None else self.noise[windows],
+        )
 
 
 class FamilyWindows:
@@ -92,21 +135,29 @@ class FamilyWindows:
         if split is not None:
             self.training.rows, self.validation.rows = split.training, split.validation
 
-    def batch(self, rng: np.random.Generator, unroll: int, config: UPSConfig, device: torch.device) -> Batch:
-        """A random batch of training windows."""
-        unroll = min(unroll, self.data.unroll)
-        drawn = self.training.sample(rng, self.data.trajectories, self.data.windows, unroll, self.data.early)
+    def batch(
+        self,
+        rng: np.random.Generator,
+        unroll: int,
+        config: UPSConfig,
+        device: torch.device,
+        kept: slice = slice(None),
+    ) -> Batch:
+        """A random batch of training windows; of its trajectories those that are `kept`."""
+        unroll, whole = min(unroll, self.data.unroll), self.data.trajectories
+        drawn = self.training.sample(rng, whole, self.data.windows, unroll, self.data.early, kept)
         values = dict(zip(self.training.store.coefficient_names, drawn.coefficients.T.tolist(), strict=True))
         count = len(drawn.context)
         static = None if drawn.static is None else as_static(self._spread(drawn.static), self.card)
         first = torch.from_numpy(self._spread(drawn.context))
         given = conditions(config, self.card, values, self.boundary, self.grid.offset, first, static).to(device)
-        frames = torch.from_numpy(self._spread(self._observed(drawn.frames, rng))).to(device)
+        frames = torch.from_numpy(self._spread(self._observed(drawn.frames, rng, kept))).to(device)
         windows = frames.shape[1]
         # Every frame is normalised under its trajectory's conditions.
         flat = lift(frames.flatten(0, 2), self.card, repeat(given, windows * (unroll + 1)))
         context = lift(first.to(device), self.card, given)
-        return Batch(flat.unflatten(0, (count * windows, unroll + 1)), context, given, windows)
+        flat = flat.unflatten(0, (count * windows, unroll + 1))
+        return Batch(flat, context, given, windows, range(whole)[kept].start, whole)
 
     def _spread(self, states: Frames) -> Frames:
         """States (..., X..., C) on the grid they are stepped on."""
@@ -114,11 +165,11 @@ class FamilyWindows:
         spread = resample(states.reshape(-1, *axes), self.training.grid, self.grid, self.boundary)
         return spread.reshape(*leading, *spread.shape[1:]).astype(np.float32, copy=False)
 
-    def _observed(self, frames: Frames, rng: np.random.Generator) -> Frames:
+    def _observed(self, frames: Frames, rng: np.random.Generator, kept: slice) -> Frames:
         """Windows (R, W, T, X..., C), a share of which begins from what every other point shows."""
         if not self.data.coarse:
             return frames
-        seen = rng.random(frames.shape[:2]) < self.data.coarse
+        seen = rng.random((self.data.trajectories, frames.shape[1]))[kept] < self.data.coarse
         grid, strides = coarser(self.training.grid, [n // 2 for n in self.training.grid.n])
         frames[seen, 0] = resample(subsampled(frames[seen, 0], strides), grid, self.training.grid, self.boundary)
         return frames

@@ -29,6 +29,7 @@ from ups_server.model.context import Context
 from ups_server.model.operator import Operator, UPSModel
 from ups_server.train.config import Stage, TrainConfig
 from ups_server.train.dataset import Batch, FamilyWindows, TrainingTarget
+from ups_server.train.parallel import ALONE, Processes
 
 MAX_BAD_STEPS = 20
 """Steps in succession with a loss or gradient that is not finite before a run is given up."""
@@ -61,6 +62,16 @@ class StepReport:
     skipped: bool
 
 
+@dataclass(frozen=True)
+class _Aligned:
+    """Of one family's batch: task loss, features and outlines to be aligned, and how many rows every process has."""
+
+    loss: Tensor
+    features: Tensor
+    outlines: Tensor
+    counts: list[int]
+
+
 def clock(device: torch.device) -> float:
     """Seconds that training has had: wall-clock, but on a CPU not while others had the core."""
     return time.thread_time() if device.type == "cpu" else time.monotonic()
@@ -72,6 +83,9 @@ class StageTrainer:
     Attributes:
         step: optimiser steps made.
         seconds: what they took, over all interruptions, by `clock`.
+
+    Raises:
+        UserError: ``not_distributed`` where several processes are to train with a method that draws as it goes.
     """
 
     def __init__(
@@ -82,14 +96,16 @@ class StageTrainer:
         stage_index: int,
         alignment: Alignment,
         select: Select | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         self.model = model
+        self.processes = processes
         self.families = families
         self.config = config
         self.index = stage_index
         self.stage: Stage = (config.stage1, config.stage2)[stage_index]
         self.alignment = alignment
-        self.device = next(model.parameters()).device
+        self.device, self._dtype = next((p.device, p.dtype) for p in model.parameters() if p.is_floating_point())
         self.step = 0
         self.seconds = 0.0
         self._bad = 0
@@ -99,6 +115,8 @@ class StageTrainer:
         if isinstance(model, UPSModel):
             alignment.prepare(model, self._target(model.config))
         groups, beside = parameter_groups(self.trained, self.stage), list(alignment.parameters().values())
+        if processes.count > 1 and (beside or alignment.mixes):
+            raise UserError("not_distributed", "one process alone can train with it", got=self.stage.alignment)
         if beside:
             groups.append({"params": beside, "peak": self.stage.learning_rate})
         self._clipped = [*self.trained.values(), *beside]
@@ -136,7 +154,7 @@ class StageTrainer:
         """
         started = clock(self.device)
         report = self._run_step()
-        self.seconds += clock(self.device) - started
+        self.seconds += self.processes.of_first(clock(self.device) - started, self.device)
         return report
 
     def _run_step(self) -> StepReport:
@@ -145,21 +163,14 @@ class StageTrainer:
         unroll = scheduled_unroll(self.stage, self.done)
         self._set_learning_rates()
         self.optimiser.zero_grad(set_to_none=True)
-        losses, aligned, mixed = {}, [], 0.0
+        losses, aligned, mixed = dict[str, float](), list[_Aligned](), 0.0
         for entry in self.families:
             if self.step % entry.data.every:
                 continue
-            batch = entry.batch(rng, unroll, self.model.config, self.device)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-                loss, features = self._losses(batch)
-                extra = self._mixed_loss(batch)
-            losses[entry.id] = loss.item()
-            mixed += float(extra.detach()) / len(self.families)
-            if features is None:
-                ((loss + extra) / len(self.families)).backward()
-            else:
-                aligned.append((loss, features, outlines(batch.frames[:, 1])))
+            losses[entry.id], extra = self._accumulate(self._batch(entry, rng, unroll), aligned)
+            mixed += extra / len(self.families)
         alignment = self._backward_aligned(aligned) if aligned else mixed
+        losses = self._summed(losses)
         gradient = float(nn.utils.clip_grad_norm_(self._clipped, self.config.clip or math.inf))
         skipped = not math.isfinite(gradient) or not all(map(math.isfinite, losses.values()))
         self._bad = self._bad + 1 if skipped else 0
@@ -171,14 +182,47 @@ class StageTrainer:
         self._update_average()
         return StepReport(losses, alignment, gradient, skipped)
 
+    def _batch(self, entry: FamilyWindows, rng: np.random.Generator, unroll: int) -> Batch:
+        """This process's share of the batch of a family."""
+        share = self.processes.shares(entry.data.trajectories)[self.processes.index]
+        batch = entry.batch(rng, unroll, self.model.config, self.device, share).to(self._dtype)
+        return batch.with_noise() if self.stage.noise else batch
+
+    def _accumulate(self, batch: Batch, aligned: list[_Aligned]) -> tuple[float, float]:
+        """Task loss and mixed loss of a share of a batch, and their gradients; what is to be aligned is only added to
+        `aligned`.
+        """
+        task = mixed = 0.0
+        for part in batch.parts(self.config.accumulate):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+                loss, features = self._losses(part)
+                extra = self._mixed_loss(part)
+            task += loss.item() * part.share
+            mixed += float(extra.detach()) * part.share
+            if features is None:
+                ((loss + extra) * part.share / len(self.families)).backward()
+            else:
+                counts = [batch.windows * (rows.stop - rows.start) for rows in self.processes.shares(batch.whole)]
+                aligned.append(_Aligned(loss * part.share, features, outlines(part.frames[:, 1]), counts))
+        return task, mixed
+
     def _mixed_loss(self, batch: Batch) -> Tensor:
         if not self.alignment.mixes:
             return batch.frames.new_zeros(())
         return self.stage.alignment_weight * self.alignment.mixed_loss(self._language_model(), batch, self.done)
 
-    def _backward_aligned(self, aligned: list[tuple[Tensor, Tensor, Tensor]]) -> float:
-        losses, features, targets = zip(*aligned, strict=True)
-        task = torch.stack(losses).mean()
+    def _summed(self, losses: dict[str, float]) -> dict[str, float]:
+        """The losses of the whole batch, from those of every process's share; so are the gradients, in place."""
+        values = torch.tensor([*losses.values()], dtype=torch.float64, device=self.device)
+        gradients = [parameter.grad for parameter in self._clipped if parameter.grad is not None]
+        self.processes.add([values, *gradients])
+        return dict(zip(losses, values.tolist(), strict=True))
+
+    def _backward_aligned(self, aligned: list[_Aligned]) -> float:
+        # No mean over samples: every process has the features of all, and the gradient of its own.
+        task = torch.stack([entry.loss for entry in aligned]).mean()
+        features = [self.processes.gathered(entry.features, entry.counts) for entry in aligned]
+        targets = [self.processes.gathered(entry.outlines, entry.counts) for entry in aligned]
         distance = self.alignment.loss(torch.cat(features), torch.cat(targets))
         (task + self.stage.alignment_weight * distance).backward()
         return float(distance.detach())
@@ -193,10 +237,10 @@ class StageTrainer:
             context = self.model.read(u, given)
         else:
             context = self.model.read(batch.context, batch.conditions).repeat(batch.windows)
-        if self.stage.noise:
+        if batch.noise is not None:
             spread = (..., *(None,) * (u.ndim - 2))
             scale = self.stage.noise * batch.conditions.increment.repeat_interleave(batch.windows, 0)
-            u = u + torch.randn_like(u) * (scale * context.mask)[spread]
+            u = u + batch.noise * (scale * context.mask)[spread]
         task, features = u.new_zeros(()), None
         steps = batch.frames.shape[1] - 1
         for step in range(steps):

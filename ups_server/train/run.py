@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -29,6 +29,7 @@ from ups_server.model.ups import UPS
 from ups_server.train.config import TrainConfig
 from ups_server.train.dataset import prepare
 from ups_server.train.loop import STATE_FILE, Position, StageTrainer, StepReport, load_state, read_position, save_state
+from ups_server.train.parallel import ALONE, Processes, joined
 from ups_server.train.validation import Score, total, validate
 
 STAGE_NAMES = ("stage 1: alignment", "stage 2: multi-task")
@@ -122,11 +123,21 @@ class Listener(Protocol):
     def validation(self, stage: int, step: int, scores: dict[str, Score], best: bool) -> None: ...
 
 
+class NoListener:
+    """Of the processes beside the first one."""
+
+    def data(self, family: str, done: int, count: int) -> None: ...
+    def step(self, stage: int, step: int, steps: int, report: StepReport) -> None: ...
+    def validation(self, stage: int, step: int, scores: dict[str, Score], best: bool) -> None: ...
+
+
 class TrainingRun:
     """One run in its folder: ``state.safetensors``, the model that is kept in ``best/``.
 
     Args:
         stores: where the data are, shared by all runs that want the same; default ``data/`` in the run's folder.
+        processes: that train together and see the same folders; the first one validates and writes. A run may be
+            gone on with by another number of them.
     """
 
     def __init__(
@@ -138,12 +149,16 @@ class TrainingRun:
         cancelled: Callable[[], bool] = lambda: False,
         workers: int = 1,
         stores: Path | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         self.config, self.folder, self.listener, self.cancelled = config, folder, listener, cancelled
+        self.processes = processes
         self.shape = check_config(config)
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         folder.mkdir(parents=True, exist_ok=True)
-        self._pin_config()
+        if processes.first:
+            self._pin_config()
+        processes.wait()
         parent = UPSConfig.load(config.init) if config.init else UPSConfig()
         known = parent.families
         if config.deltas and described_by(parent, self.shape) != self.shape.model_copy(update={"families": known}):
@@ -179,7 +194,7 @@ class TrainingRun:
             trainer.swap_average()
             progress.stage += 1
             trainer = self._trainer(model, progress.stage)
-            save_state(self.folder, trainer, progress)
+            self._save(trainer, progress)
         return False
 
     def _initial_model(self) -> Operator:
@@ -195,13 +210,18 @@ class TrainingRun:
 
     def _trainer(self, model: Operator, stage: int) -> StageTrainer:
         method = (self.config.stage1, self.config.stage2)[stage].alignment
-        return StageTrainer(model, self.families, self.config, stage, ALIGNMENTS[method]())
+        alignment = ALIGNMENTS[method]()
+        return StageTrainer(model, self.families, self.config, stage, alignment, processes=self.processes)
+
+    def _save(self, trainer: StageTrainer, progress: Position) -> None:
+        if self.processes.first:
+            save_state(self.folder, trainer, progress)
 
     def _run_stage(self, trainer: StageTrainer, progress: Position) -> bool:
         saved = time.monotonic()
         while trainer.done < 1:
-            if self.cancelled():
-                save_state(self.folder, trainer, progress)
+            if self.processes.any(self.cancelled(), trainer.device):
+                self._save(trainer, progress)
                 return False
             before = trainer.seconds
             report = trainer.run_step()
@@ -209,10 +229,10 @@ class TrainingRun:
             if trainer.step % LOG_EVERY == 0:
                 self.listener.step(trainer.index, trainer.step, trainer.expected_steps, report)
             due = trainer.done == 1
-            if due or trainer.step % self.config.validate_every == 0:
+            if self.processes.first and (due or trainer.step % self.config.validate_every == 0):
                 self._validate(trainer, progress)
             if due or time.monotonic() - saved > 60 * self.config.save_minutes:
-                save_state(self.folder, trainer, progress)
+                self._save(trainer, progress)
                 saved = time.monotonic()
         return True
 
@@ -347,17 +367,22 @@ def train_config(config: TrainConfig, *, fresh: bool = False, device: str | None
     the same.
     """
     folder = RUNS / config.name
-    if fresh:
-        shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    with stop_on_signal() as stop, TerminalListener(folder) as listener:
-        training = TrainingRun(config, folder, listener, device, stop.is_set, workers, RUNS / "data")
-        complete = training.train()
-    if not complete:
-        raise UserError(
-            "training_interrupted", "the run was interrupted and its state saved", hint="the same command resumes it"
-        )
-    return publish_best(folder / "best", config.out)
+    with joined(device) as (processes, own), stop_on_signal() as stop, ExitStack() as opened:
+        if fresh and processes.first:
+            shutil.rmtree(folder, ignore_errors=True)
+        processes.wait()
+        folder.mkdir(parents=True, exist_ok=True)
+        listener = opened.enter_context(TerminalListener(folder)) if processes.first else NoListener()
+        training = TrainingRun(config, folder, listener, own, stop.is_set, workers, RUNS / "data", processes)
+        if not training.train():
+            raise UserError(
+                "training_interrupted",
+                "the run was interrupted and its state saved",
+                hint="the same command resumes it",
+            )
+        if processes.first:
+            publish_best(folder / "best", config.out)
+    return config.out
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """Old databases are brought up to date, with all that is in them."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ import sqlalchemy as sa
 from ups_server.errors import UserError
 from ups_server.jobs.database import MIGRATIONS, Database, migrate, open_database, postgresql_engine, sqlite_engine
 from ups_server.jobs.leases import Leases
-from ups_server.jobs.spec import JobState
+from ups_server.jobs.spec import EvaluationSpec, JobState
 from ups_server.jobs.store import JobStore, metadata
 
 OLD_JOB = """
@@ -63,6 +65,32 @@ def test_opening_again_changes_nothing(tmp_path: Path, database_url: str | None)
     engine = raw_engine(tmp_path, database_url)
     assert migrate(engine) == len(MIGRATIONS)
     engine.dispose()
+
+
+OPENED_ELSEWHERE = """
+import sys
+from pathlib import Path
+from ups_server.jobs.database import open_database
+database = open_database(Path(sys.argv[1]))
+with database.write() as connection:
+    connection.exec_driver_sql("UPDATE jobs SET priority = priority + 1")
+database.close()
+"""
+
+
+def test_opening_twice_leaves_the_first_its_log(tmp_path: Path) -> None:
+    """A process that ends beside them takes itself for the last, and deletes the log, where their locks are gone."""
+    first = open_database(tmp_path)
+    store = JobStore(first)
+    job, _ = store.create(EvaluationSpec(model="numerical", file="f"))
+    second = open_database(tmp_path)
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", OPENED_ELSEWHERE, str(tmp_path)], check=True)
+        assert (tmp_path / "ups.sqlite-wal").is_file()
+    for database in (first, second):
+        with database.read() as connection:
+            assert connection.exec_driver_sql("SELECT priority FROM jobs").scalar_one() == job.priority + 2
+        database.close()
 
 
 def test_a_later_version_s_database_is_refused(tmp_path: Path, database_url: str | None) -> None:

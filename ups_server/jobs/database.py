@@ -145,17 +145,21 @@ def data_folder_unusable(folder: Path, reason: str | None) -> UserError:
 
 
 def _private_file(file: Path) -> Path:
-    """Makes or makes safe what only the owner may read: the write-ahead log gets the rights of its database."""
+    """Makes or makes safe what only the owner may read: the write-ahead log gets the rights of its database.
+
+    One that exists is not opened: closing it would take away the locks that SQLite holds for other connections of this
+    process, and the next process to end would delete the write-ahead log that they work on.
+    """
     try:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        if not file.is_file():
+            raise UserError("database_unavailable", f"{file} cannot be used", hint="it is no file")
+        about = file.stat()
+        if about.st_mode & 0o077 and about.st_uid == os.geteuid():
+            file.chmod(0o600)
     except OSError as error:
         raise UserError("database_unavailable", f"{file} cannot be used", hint=error.strerror) from error
-    try:
-        about = os.fstat(descriptor)
-        if about.st_mode & 0o077 and about.st_uid == os.geteuid():
-            os.fchmod(descriptor, 0o600)
-    finally:
-        os.close(descriptor)
     return file
 
 

@@ -195,18 +195,22 @@ def convert(
     resolution: Annotated[
         int | None, typer.Option(min=2, help="Points along the first axis, by leaving points out.")
     ] = None,
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="FORMAT", help="Instead of the suffix, such as the_well.")
+    ] = None,
 ) -> None:
-    """Copy trajectories into another format: PDEBench HDF5, NetCDF-CF, Zarr or npz."""
+    """Copy trajectories into another format: PDEBench HDF5, NetCDF-CF, Zarr, npz or The Well's HDF5."""
     from ups_server.data.export import convert as copy
     from ups_server.data.export import suffixes
     from ups_server.data.formats import open_source
 
-    check_suffix(output, tuple(suffixes()))
+    if to is None:
+        check_suffix(output, tuple(suffixes()))
     source = open_source(file, family, parse_coefficients(coef), read_mapping(map_file))
     try:
         source = part_of(source, trajectories, times, resolution)
         with progress(source.family) as advance:
-            copy(source, output, advance)
+            copy(source, output, advance, to)
         print_note(f"{source.n_trajectories} trajectories of {source.family} written to {output}")
     finally:
         source.close()

@@ -24,6 +24,7 @@ from ups_server.cli.output import print_json, print_line, print_note, progress
 from ups_server.errors import UserError
 
 if TYPE_CHECKING:
+    from ups_server.data.composed import Subset
     from ups_server.data.simulate import CoefficientDraw
     from ups_server.data.source import TrajectorySource
 
@@ -226,12 +227,10 @@ def part_of(
     """
     import numpy as np
 
-    from ups_server.data.composed import Subset, Thinned
-    from ups_server.data.source import place_of
+    from ups_server.data.composed import Thinned
 
     if trajectories is not None:
-        numbers = _numbers_of(trajectories, source.n_trajectories)
-        source = Subset(source, [place_of(source, number, "the file") for number in numbers])
+        source = chosen_rows(source, trajectories)
     frames = np.arange(len(source.times))
     if times is not None:
         low, high = _ends_of(times)
@@ -248,16 +247,36 @@ def part_of(
     return Thinned(source, frames.tolist(), stride)
 
 
+def chosen_rows(source: "TrajectorySource", text: str) -> "Subset":
+    """The trajectories FIRST:END or N,N of a source, by their numbers in the file; reports say that the others are not
+    asked for.
+
+    Raises:
+        UserError: ``invalid_trajectories``, and those of `place_of`.
+    """
+    from ups_server.data.composed import Subset
+    from ups_server.data.source import place_of
+
+    numbers = _numbers_of(text, source.n_trajectories)
+    places = sorted({place_of(source, number, "the file") for number in numbers})
+    chosen = set(places)
+    return Subset(source, places, {row: "not asked for" for row in range(places[-1]) if row not in chosen})
+
+
 def _numbers_of(text: str, count: int) -> list[int]:
     try:
         if ":" in text:
             first, _, end = text.partition(":")
-            return list(range(int(first or 0), int(end or count)))
-        return [int(number) for number in text.split(",")]
+            numbers = list(range(int(first or 0), int(end or count)))
+        else:
+            numbers = [int(number) for number in text.split(",")]
     except ValueError:
+        numbers = []
+    if not numbers:
         raise UserError(
             "invalid_trajectories", "trajectories are given as FIRST:END or N,N", got=text, expected="0:100"
-        ) from None
+        )
+    return numbers
 
 
 def _ends_of(text: str) -> tuple[float, float]:

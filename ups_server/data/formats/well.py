@@ -225,7 +225,7 @@ def _boundary(file: h5py.File, header: Header) -> None:
     boundary = header.boundary or header.family.boundary
     for axis, n, sides in zip(AXIS_NAMES, header.grid.n, boundary.sides, strict=False):
         low, high = (KINDS.get(kind, WALL) for kind in sides)
-        ends = {f"{axis}_{low.lower()}": (low, (0, n - 1))}
+        ends: dict[str, tuple[str, tuple[int, ...]]] = {f"{axis}_{low.lower()}": (low, (0, n - 1))}
         if low != high:
             ends = {f"{axis}_low": (low, (0,)), f"{axis}_high": (high, (n - 1,))}
         for name, (kind, points) in ends.items():

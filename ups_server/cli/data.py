@@ -108,15 +108,17 @@ def check(
         bool | None,
         typer.Option(help="Compare a few rows with the reference solver. [default: where the file is small]"),
     ] = None,
+    whole: Annotated[bool, typer.Option("--all", help="Every trajectory of a large file, too.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Read a whole file and report what it holds; exit code 2 where trajectories cannot be used.
+    """Read a file and report what it holds; exit code 2 where trajectories cannot be used.
 
-    FILE may be a pattern, such as "ns_incom_*.h5": the files are read as one.
+    Of files with more than 4 GiB of values some trajectories are read, evenly spaced, and the report says so. FILE may
+    be a pattern, such as "ns_incom_*.h5": the files are read as one.
     """
     from ups_server.data.check import check_file, report_text
 
-    report = check_file(file, family, parse_coefficients(coef), probe, read_mapping(map_file))
+    report = check_file(file, family, parse_coefficients(coef), probe, read_mapping(map_file), whole)
     if as_json:
         print_json(report.model_dump(mode="json"))
     else:

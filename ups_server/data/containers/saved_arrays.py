@@ -89,10 +89,6 @@ def _data_offset(path: Path, entry: zipfile.ZipInfo) -> int:
     return entry.header_offset + 30 + int(lengths.sum())
 
 
-Place = Path | BinaryIO
-"""A file, by its path or open, in whose bytes an array lies."""
-
-
 def _mapped(
     name: str, path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int, fortran: bool
 ) -> StoredArray:
@@ -100,7 +96,7 @@ def _mapped(
 
 
 def part_of(
-    place: Place, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int, fortran: bool, index: Index
+    place: Path | BinaryIO, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int, fortran: bool, index: Index
 ) -> NDArray[Any]:
     """`array[index]` of an array in the bytes of a file, of which no more than `PIECE` are mapped at a time."""
     if 0 in shape:
@@ -110,7 +106,9 @@ def part_of(
     return _gathered(place, dtype, shape, offset, index)
 
 
-def _gathered(place: Place, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int, index: Index) -> NDArray[Any]:
+def _gathered(
+    place: Path | BinaryIO, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int, index: Index
+) -> NDArray[Any]:
     row_bytes = math.prod(shape[1:]) * dtype.itemsize
     if not index:
         return np.array(np.memmap(place, dtype, "r", offset, shape))

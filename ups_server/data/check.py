@@ -180,7 +180,7 @@ def check_file(
         row_bytes = 4 * len(source.times) * math.prod(source.grid.n) * len(source.fields)
         if whole or row_bytes * source.n_trajectories <= LARGE_BYTES:
             return check_source(file, source, probe_s)[0]
-        return _sampled(file, source, row_bytes, probe_s)
+        return _sampled(file, source, row_bytes, PROBE_S if probed else 0.0)
     finally:
         source.close()
 

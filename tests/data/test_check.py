@@ -4,7 +4,9 @@ import h5py
 import numpy as np
 import pytest
 
+from tests.cases import ups
 from tests.pdebench_files import static_of, values_of, write
+from ups_server.data import check
 from ups_server.data import source as source_module
 from ups_server.data.check import check_file, report_text
 from ups_server.data.formats import open_source
@@ -133,3 +135,24 @@ def test_transcoding_keeps_static_fields_and_rows_larger_than_memory(
     assert np.array_equal(static, expected[[2, 0]])
     source.close()
     assert check_file(tmp_path / "store").ok
+
+
+def test_a_large_file_is_sampled_unless_all_of_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = generate(family("burgers"), {"nu": 0.1}, 7, 32, tmp_path / "large.h5", seed=0)
+    monkeypatch.setattr(check, "LARGE_BYTES", 1000)
+    monkeypatch.setattr(check, "SAMPLE_BYTES", 1000)
+    report = check_file(path, probed=False, whole=False)
+    assert (report.trajectories, report.sampled, report.usable, report.ok) == (7, 3, 3, True)
+    assert "3 trajectories of 7; `--all` reads every one" in report.warnings[-1]
+    assert "7, 3 of them looked at, 3 usable" in report_text(report)
+    with h5py.File(path, "a") as file:
+        file["tensor"][1] = np.nan
+    assert check_file(path, probed=False, whole=False).ok
+    assert ups("data", "check", str(path), "--no-probe") == 0
+    assert "of them looked at" in capsys.readouterr().out
+    assert ups("data", "check", str(path), "--no-probe", "--all") == 2
+    with h5py.File(path, "a") as file:
+        file.attrs["Nu"] = [0.1, 0.1, 0.1, 0.1, 0.1, -1.0, 0.1]
+    assert "1 trajectories not looked at cannot be used" in check_file(path, probed=False, whole=False).problems[0]

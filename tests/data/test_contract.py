@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tests.pdebench_files import COUNT, grid_for, static_of, times_of, values_of
 from ups_server.cli import main
-from ups_server.data.export import encode, media_types, suffixes, write_file
+from ups_server.data.export import convert, encode, media_types, suffixes, write_file
 from ups_server.data.formats import exporters, format_of, formats, open_source
 from ups_server.data.formats.base import Header, InMemory
 from ups_server.data.source import TrajectorySource, pieces
@@ -157,6 +157,31 @@ def test_bytes_and_files_hold_the_same(kind: str, name: str, tmp_path: Path) -> 
     if kind not in ("safetensors", "json") and not header.family.static_fields:
         with open_source(tmp_path / "bytes") as first, open_source(tmp_path / "file") as second:
             np.testing.assert_array_equal(first.read(range(COUNT)), second.read(range(COUNT)))
+
+
+BOTH_WAYS = [kind for kind in EXPORTERS if kind in FORMATS or kind in WRITTEN_BY.values()]
+"""Exporters whose files are read again."""
+
+
+@pytest.mark.parametrize("last", BOTH_WAYS)
+@pytest.mark.parametrize("first", BOTH_WAYS)
+def test_what_goes_through_two_formats_is_as_it_was(first: str, last: str, name: str, tmp_path: Path) -> None:
+    with open_source(written(tmp_path / "first", first, name)) as source:
+        try:
+            convert(source, tmp_path / "last", format=last)
+        except UserError as error:
+            if error.code != "no_layout":
+                raise
+            pytest.skip(str(error))
+        with open_source(tmp_path / "last") as found:
+            np.testing.assert_array_equal(found.read(range(COUNT)), values_of(name))
+            np.testing.assert_array_equal(found.times, source.times)
+            np.testing.assert_allclose(found.coefficients, source.coefficients, rtol=1e-7)
+            assert (found.family, found.grid, found.boundary) == (source.family, source.grid, source.boundary)
+            static, expected = found.read_static(range(COUNT)), static_of(name)
+            assert (static is None) == (expected is None)
+            if static is not None and expected is not None:
+                np.testing.assert_array_equal(static, expected)
 
 
 @pytest.mark.parametrize("kind", EXPORTERS)

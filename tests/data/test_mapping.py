@@ -138,6 +138,28 @@ def test_times_that_are_not_equally_spaced_are_refused_with_their_steps(tmp_path
     assert error.code == "not_uniform"
     assert "0.0625 to 0.5625" in error.message
     assert error.got == [0.0625, 0.1875, 0.3125, 0.4375, 0.5625]
+    assert "onto: N" in (error.hint or "")
+    found = inspect(path)
+    assert any("0.0625 to 0.5625" in finding.why for finding in found.findings if finding.entry == "time")
+
+
+def test_unequal_times_are_interpolated_on_request(tmp_path: Path, capsys: Output) -> None:
+    """Exactly, for polynomials of third degree; the report says that it was done."""
+    t, x = np.sqrt(np.arange(12)), np.arange(POINTS) / POINTS
+    u = np.stack([(1 + row) * (t**3 - 2 * t)[:, None] + x for row in range(2)])
+    path = plain(tmp_path / "a.mat", u=u, t=t, x=x)
+    document = {**MAPPING, "time": {"array": "t", "onto": 20}, "segments": 2}
+    with open_source(path, mapping=Mapping.from_document(document)) as source:
+        every = np.linspace(0, np.sqrt(11), 20)
+        expected = np.stack([(1 + row) * (every**3 - 2 * every)[:, None] + x for row in range(2)]).reshape(4, 10, -1)
+        np.testing.assert_allclose(source.times, every[:10])
+        np.testing.assert_allclose(source.read(range(4))[..., 0], expected, rtol=1e-6, atol=1e-5)
+        np.testing.assert_array_equal(source.read([3], [7, 1], 2, 1), source.read([3])[:, [7, 1], 1::2])
+    (tmp_path / "mapping.yaml").write_text(yaml.safe_dump(document))
+    assert ups("data", "check", str(path), "--no-probe", "--map", str(tmp_path / "mapping.yaml")) == 0
+    assert "12 frames interpolated to 20 at equal steps" in capsys.readouterr().out
+    few = plain(tmp_path / "b.mat", u=u[:, :3], t=t[:3], x=x)
+    assert refused(few, time={"array": "t", "onto": 20}).code == "wrong_axis"
 
 
 def test_a_periodic_axis_with_both_ends_loses_the_repeated_one(tmp_path: Path) -> None:
@@ -185,6 +207,7 @@ def test_what_does_not_fit_is_said(changes: dict[str, object], code: str, tmp_pa
         {"axes": ["trajectory", "time"]},
         {"axes": ["trajectory", "time", "x", "component"]},
         {"time": {"array": "t", "step": 1.0}},
+        {"time": {"step": 1.0, "onto": 8}},
         {"space": {"y": {"array": "x"}}},
         {"space": {"x": {"low": 0.0}}},
         {"unknown": 1},
@@ -207,7 +230,8 @@ def test_a_family_by_its_own_box(tmp_path: Path) -> None:
     assert refused(moved, **said, coefficients={"beta": {"value": 1.0}}).code == "wrong_axis"
 
 
-def test_every_layout_is_in_the_table_of_the_documentation(repository: Path) -> None:
+def test_the_table_of_the_documentation_has_every_layout_and_no_other(repository: Path) -> None:
     text = (repository / "docs" / "data.md").read_text(encoding="utf-8")
-    for layout in LAYOUTS.values():
-        assert f"| {layout.name} |" in text
+    _, _, table = text.partition("| Layout | Found by |\n|---|---|\n")
+    rows = [line.split(" | ")[0].removeprefix("| ") for line in table.partition("\n\n")[0].splitlines()]
+    assert sorted(rows) == sorted(layout.name for layout in LAYOUTS.values())

@@ -9,7 +9,9 @@ from playwright.sync_api import Page, Route, expect
 from scipy.io import savemat
 
 from tests.api.conftest import RunningService
+from tests.e2e.conftest import PATIENCE_MS
 from tests.e2e.test_access import violations
+from tests.shock import write_shock
 
 pytestmark = pytest.mark.slow
 
@@ -91,6 +93,29 @@ def test_a_file_that_does_not_explain_itself_is_read_by_a_mapping(page: Page, tm
     record.get_by_role("button", name="Examine with this mapping").click()
     expect(record.locator(".state")).to_have_text("ready")
     expect(record).to_contain_text("can be used")
+
+
+def test_a_model_tuned_to_a_file_that_does_not_explain_itself_beats_persistence(
+    page: Page, site: RunningService, tmp_path: Path
+) -> None:
+    path = write_shock(tmp_path / "burgers_shock.mat")
+    upload(page, path)
+    record = page.locator("details.panel", has_text=path.name)
+    record.get_by_role("button", name="Examine with this mapping").click()
+    expect(record.locator(".state")).to_have_text("ready")
+    record.get_by_role("link", name="Adapt a model to it").click()
+    form = page.get_by_role("form", name="New job")
+    form.get_by_label("Model", exact=True).select_option("ups-mini")
+    form.get_by_label("Trajectories to train on").fill("3")
+    form.get_by_label("Steps at most").fill("20")
+    form.get_by_role("button", name="Start").click()
+    job = page.get_by_role("region", name="Job", exact=True)
+    expect(job.locator(".state.succeeded")).to_be_visible(timeout=10 * PATIENCE_MS)
+    expect(job.locator(".verdict")).to_contain_text("Tuning helped")
+    report = site.get(f"/v1/fine-tuning/jobs/{job.get_by_role('heading').first.inner_text()}").json()["result"]
+    for part, score in (("one_step", "nrmse"), ("rollout", "nrmse_trajectory")):
+        assert report["tuned"][part][score] < 0.8 * report["persistence"][part][score]
+    expect(job.locator(".verdict")).not_to_contain_text("persistence")
 
 
 def test_a_rollout_starts_from_a_trajectory_of_a_file(page: Page, site: RunningService, burgers_file: Path) -> None:

@@ -75,6 +75,8 @@ def mutate(random: Random, seed: Path, path: Path, secret: Path) -> list[str]:
                     done.append(f"{change.__name__} impossible ({type(error).__name__})")
                 else:
                     done.append(change.__name__)
+                    if change is with_garbage_chunks:
+                        break  # the library, which is not confined here, writes past its buffers where it reads one
     if not done or random.random() < 0.4:
         content = bytearray(path.read_bytes())
         for _ in range(random.integers(1, 6)):

@@ -4,7 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from tests.files.mutations import STRUCTURAL, mutate
+from tests.pdebench_files import write
 
 
 @pytest.mark.parametrize("more", [[], ["--mapped", "*"]], ids=["as they are", "mapped"])
@@ -17,3 +21,14 @@ def test_damaged_files_neither_crash_nor_hang_nor_read_outside(repository: Path,
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{count} files, seed 1" in done.stdout
     assert "0 faults" in done.stdout
+
+
+def test_nothing_reads_a_bad_chunk_while_files_are_damaged(tmp_path: Path) -> None:
+    """HDF5 writes past its buffers at chunks that are shorter than they should be: no later change may read one."""
+    seed, structural, seen = write(tmp_path / "seed.h5", "burgers"), {change.__name__ for change in STRUCTURAL}, 0
+    for number in range(60):
+        done = mutate(np.random.default_rng(number), seed, tmp_path / "file.h5", tmp_path / "secret.h5")
+        changes = [name for name in done if name in structural]
+        seen += "with_garbage_chunks" in changes
+        assert "with_garbage_chunks" not in changes[:-1]
+    assert seen > 1

@@ -24,6 +24,7 @@ from ups_server.cli.output import print_json, print_line, print_note, progress
 from ups_server.errors import UserError
 
 if TYPE_CHECKING:
+    from ups_server.data.composed import Subset
     from ups_server.data.simulate import CoefficientDraw
     from ups_server.data.source import TrajectorySource
 
@@ -107,15 +108,17 @@ def check(
         bool | None,
         typer.Option(help="Compare a few rows with the reference solver. [default: where the file is small]"),
     ] = None,
+    whole: Annotated[bool, typer.Option("--all", help="Every trajectory of a large file, too.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Read a whole file and report what it holds; exit code 2 where trajectories cannot be used.
+    """Read a file and report what it holds; exit code 2 where trajectories cannot be used.
 
-    FILE may be a pattern, such as "ns_incom_*.h5": the files are read as one.
+    Of files with more than 4 GiB of values some trajectories are read, evenly spaced, and the report says so. FILE may
+    be a pattern, such as "ns_incom_*.h5": the files are read as one.
     """
     from ups_server.data.check import check_file, report_text
 
-    report = check_file(file, family, parse_coefficients(coef), probe, read_mapping(map_file))
+    report = check_file(file, family, parse_coefficients(coef), probe, read_mapping(map_file), whole)
     if as_json:
         print_json(report.model_dump(mode="json"))
     else:
@@ -195,18 +198,22 @@ def convert(
     resolution: Annotated[
         int | None, typer.Option(min=2, help="Points along the first axis, by leaving points out.")
     ] = None,
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="FORMAT", help="Instead of the suffix, such as the_well.")
+    ] = None,
 ) -> None:
-    """Copy trajectories into another format: PDEBench HDF5, NetCDF-CF, Zarr or npz."""
+    """Copy trajectories into another format: PDEBench HDF5, NetCDF-CF, Zarr, npz or The Well's HDF5."""
     from ups_server.data.export import convert as copy
     from ups_server.data.export import suffixes
     from ups_server.data.formats import open_source
 
-    check_suffix(output, tuple(suffixes()))
+    if to is None:
+        check_suffix(output, tuple(suffixes()))
     source = open_source(file, family, parse_coefficients(coef), read_mapping(map_file))
     try:
         source = part_of(source, trajectories, times, resolution)
         with progress(source.family) as advance:
-            copy(source, output, advance)
+            copy(source, output, advance, to)
         print_note(f"{source.n_trajectories} trajectories of {source.family} written to {output}")
     finally:
         source.close()
@@ -222,12 +229,10 @@ def part_of(
     """
     import numpy as np
 
-    from ups_server.data.composed import Subset, Thinned
-    from ups_server.data.source import place_of
+    from ups_server.data.composed import Thinned
 
     if trajectories is not None:
-        numbers = _numbers_of(trajectories, source.n_trajectories)
-        source = Subset(source, [place_of(source, number, "the file") for number in numbers])
+        source = chosen_rows(source, trajectories)
     frames = np.arange(len(source.times))
     if times is not None:
         low, high = _ends_of(times)
@@ -244,16 +249,36 @@ def part_of(
     return Thinned(source, frames.tolist(), stride)
 
 
+def chosen_rows(source: "TrajectorySource", text: str) -> "Subset":
+    """The trajectories FIRST:END or N,N of a source, by their numbers in the file; reports say that the others are not
+    asked for.
+
+    Raises:
+        UserError: ``invalid_trajectories``, and those of `place_of`.
+    """
+    from ups_server.data.composed import Subset
+    from ups_server.data.source import place_of
+
+    numbers = _numbers_of(text, source.n_trajectories)
+    places = sorted({place_of(source, number, "the file") for number in numbers})
+    chosen = set(places)
+    return Subset(source, places, {row: "not asked for" for row in range(places[-1]) if row not in chosen})
+
+
 def _numbers_of(text: str, count: int) -> list[int]:
     try:
         if ":" in text:
             first, _, end = text.partition(":")
-            return list(range(int(first or 0), int(end or count)))
-        return [int(number) for number in text.split(",")]
+            numbers = list(range(int(first or 0), int(end or count)))
+        else:
+            numbers = [int(number) for number in text.split(",")]
     except ValueError:
+        numbers = []
+    if not numbers:
         raise UserError(
             "invalid_trajectories", "trajectories are given as FIRST:END or N,N", got=text, expected="0:100"
-        ) from None
+        )
+    return numbers
 
 
 def _ends_of(text: str) -> tuple[float, float]:

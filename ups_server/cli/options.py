@@ -150,7 +150,9 @@ def check_folder(path: Path) -> None:
         raise UserError("not_found", f"the folder {path.parent} does not exist")
 
 
-def check_file(path: Path) -> None:
-    """Raises UserError ``not_found`` where an input file does not exist."""
-    if not path.is_file():
+def check_file(path: Path, pattern: bool = False) -> None:
+    """Raises UserError ``not_found`` where an input file does not exist, or none fits a `pattern`."""
+    from ups_server.data.formats import matching
+
+    if not path.is_file() and not (pattern and matching(path)):
         raise UserError("not_found", f"there is no file {path}")

@@ -129,7 +129,9 @@ def baseline(
 
 def adapt(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder or a model id.")],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file or store of trajectories.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A file or store of trajectories, or a pattern of files.")
+    ],
     n_trajectories: Annotated[
         int, typer.Option(min=1, help="Trajectories to train on; the rest are validation and test.")
     ],
@@ -146,6 +148,9 @@ def adapt(
     family: FileFamily = None,
     coef: FileCoefficients = None,
     map_file: FileMapping = None,
+    trajectories: Annotated[
+        str | None, typer.Option(metavar="FIRST:END|N,N", help="Only these of FILE; the others are not read.")
+    ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="OUT", help="Write the report; `-` for standard output.")
     ] = None,
@@ -157,7 +162,7 @@ def adapt(
     """
     for given in (file, validation_file):
         if given is not None and not given.is_dir():
-            check_file(given)
+            check_file(given, pattern=True)
     for path in (output, json_file):
         if path is not None:
             check_folder(path)
@@ -178,7 +183,7 @@ def adapt(
     output = output.resolve()
     check_output(output)
     with interruptible() as stopped, progress("reading") as advance:
-        said = FileSaid(family, parse_coefficients(coef), read_mapping(map_file))
+        said = FileSaid(family, parse_coefficients(coef), read_mapping(map_file), trajectories)
         report = _adapt(model, (file, validation_file), said, settings, output, device, stopped, advance)
     if json_file == Path("-"):
         print_json(report)
@@ -215,7 +220,8 @@ def _adapt(
     try:
         data = FewShotData(_store(file, said, work / "store", advance), file.name)
         if held_out is not None:
-            validation = _store(held_out, said, work / "validation_store", advance)
+            whole = replace(said, trajectories=None)
+            validation = _store(held_out, whole, work / "validation_store", advance)
             data = replace(data, validation=validation, validation_file=held_out.name)
         adaptation = PreparedAdaptation(folder, data, settings, output.name, place)
         report = adaptation.run()
@@ -239,31 +245,31 @@ class FileSaid:
     family: str | None
     coefficients: dict[str, float]
     mapping: "Mapping | None" = None
+    trajectories: str | None = None
 
 
 def _store(file: Path, said: FileSaid, copy: Path, advance: Advance) -> "Store":
-    """The file in our own layout, without the rows that cannot be used; copied once, to `copy`."""
+    """The file in our own layout, without the rows that are not asked for or cannot be used; copied once, to `copy`."""
     from contextlib import closing
 
+    from ups_server.cli.data import chosen_rows
     from ups_server.data.formats import open_source
     from ups_server.data.scan import usable
     from ups_server.data.source import grouped, rows_text
     from ups_server.data.store import MANIFEST, Store
     from ups_server.data.writer import transcode
 
-    if (file / MANIFEST).is_file():
+    if (file / MANIFEST).is_file() and said.trajectories is None:
         return Store.open(file)
     if (copy / MANIFEST).is_file() and said.mapping is None:
         return Store.open(copy)
     with closing(open_source(file, said.family, said.coefficients, said.mapping)) as source:
         if (copy / MANIFEST).is_file():
             return Store.open(copy)
-        left_out = usable(source).row_numbers.left_out
-        for group in grouped(left_out):
+        rows = usable(source if said.trajectories is None else chosen_rows(source, said.trajectories))
+        for group in grouped(rows.row_numbers.left_out):
             print_note(f"{file.name}: {rows_text(group.rows)} left out: {group.reason}")
-        return transcode(
-            source, copy, {"file": file.name}, lambda done, total: advance(done, total, "reading"), left_out
-        )
+        return transcode(rows, copy, {"file": file.name}, lambda done, total: advance(done, total, "reading"))
 
 
 def _equation_file(store: "Store", said: FileSaid) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The checker of trajectory files, for the command line, uploads and tests."""
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from ups_server.data.composed import Subset
 from ups_server.data.formats import matching, open_source
 from ups_server.data.mapping import Mapping as ArrayMapping
 from ups_server.data.probe import probe
@@ -64,6 +66,7 @@ class CheckReport(BaseModel):
         guessed_from: what alone suggests the family, where neither the user nor the file say it.
         coefficients: name -> (lowest, highest) over the trajectories.
         dt: spacing of the frames, None where they are not equally spaced.
+        sampled: trajectories that were looked at, where these are not all: values, `usable` and `left_out` are theirs.
         usable: trajectories that were read whole and hold finite values only, none negative where that is wrong.
         unusable_rows: the first of the others.
         left_out: all of the others by reason, the first thousand of each.
@@ -89,6 +92,7 @@ class CheckReport(BaseModel):
     fields: tuple[FieldReport, ...]
     static_fields: tuple[FieldReport, ...] = ()
     trajectories: int
+    sampled: int | None = None
     usable: int
     unusable_rows: tuple[int, ...]
     left_out: tuple[LeftOut, ...] = ()
@@ -129,7 +133,8 @@ def _lines(report: CheckReport) -> Iterator[str]:
                 yield f"  {word}        {field.name}: no finite value"
             else:
                 yield f"  {word}        {field.name}: {field.min:.4g} to {field.max:.4g}, mean {field.mean:.4g}"
-    yield f"  trajectories  {report.trajectories}, {report.usable} usable"
+    looked_at = "" if report.sampled is None else f", {report.sampled} of them looked at"
+    yield f"  trajectories  {report.trajectories}{looked_at}, {report.usable} usable"
     for group in report.left_out:
         yield f"  left out      {rows_text(group.rows)}: {group.reason}"
     for sentence in report.problems:
@@ -141,6 +146,8 @@ def _lines(report: CheckReport) -> Iterator[str]:
 
 SMALL_BYTES, PROBE_S = 2**28, 20.0
 """Files up to this size are compared with the reference solver without being asked, for so long at most."""
+LARGE_BYTES, SAMPLE_BYTES, SAMPLED_ROWS = 2**32, 2**28, (3, 64)
+"""Of files with more values than the first, rows that hold about the second are read, so many at least and at most."""
 REPORTED_ROWS, REPORTED_REASONS = 1000, 100
 """Rows of one reason, and reasons, that a report lists at most."""
 
@@ -151,6 +158,7 @@ def check_file(
     coefficients: Mapping[str, float] | None = None,
     probed: bool | None = None,
     mapping: ArrayMapping | None = None,
+    whole: bool = True,
 ) -> CheckReport:
     """Read all of a file, in constant memory, and report.
 
@@ -159,6 +167,7 @@ def check_file(
         coefficients: needed where the file does not say.
         probed: compare a few rows with the reference solver (see `data.probe`); default: where the file is small.
         mapping: what the file's arrays mean (see `data.mapping`).
+        whole: False: of a large file only some rows, evenly spaced; the report says so.
 
     Raises:
         UserError: where the file is no readable file of trajectories of a known family at all.
@@ -167,9 +176,32 @@ def check_file(
     source = open_source(file, family, coefficients, mapping)
     try:
         small = _bytes(file) <= SMALL_BYTES
-        return check_source(file, source, PROBE_S if probed or (probed is None and small) else 0.0)[0]
+        probe_s = PROBE_S if probed or (probed is None and small) else 0.0
+        row_bytes = 4 * len(source.times) * math.prod(source.grid.n) * len(source.fields)
+        if whole or row_bytes * source.n_trajectories <= LARGE_BYTES:
+            return check_source(file, source, probe_s)[0]
+        return _sampled(file, source, row_bytes, PROBE_S if probed else 0.0)
     finally:
         source.close()
+
+
+def _sampled(file: Path, source: TrajectorySource, row_bytes: int, probe_s: float) -> CheckReport:
+    """The report of some rows of a large file, and of what is known of the others without reading them."""
+    fewest, most = SAMPLED_ROWS
+    count = min(source.n_trajectories, max(fewest, min(most, SAMPLE_BYTES // row_bytes)))
+    rows = np.unique(np.linspace(0, source.n_trajectories - 1, count).round().astype(np.int64)).tolist()
+    report, _ = check_source(file, Subset(source, rows), probe_s)
+    others = [reason for row, reason in source.row_faults.items() if row not in set(rows)]
+    problems = [f"{len(others)} trajectories not looked at cannot be used, the first: {others[0]}"] if others else []
+    note = f"the values are those of {len(rows)} trajectories of {source.n_trajectories}; `--all` reads every one"
+    return report.model_copy(
+        update={
+            "trajectories": source.n_trajectories,
+            "sampled": len(rows),
+            "problems": (*report.problems, *problems),
+            "warnings": (*report.warnings, note),
+        }
+    )
 
 
 def check_source(file: Path, source: TrajectorySource, probe_s: float = 0.0) -> tuple[CheckReport, dict[int, str]]:

@@ -142,17 +142,23 @@ def export(
         _exporter(format or "safetensors").write(target, header, values)
 
 
-def convert(source: TrajectorySource, target: str | os.PathLike[str], progress: RowProgress | None = None) -> Path:
-    """Write all trajectories of `source` in the format that the suffix of `target` names.
+def convert(
+    source: TrajectorySource,
+    target: str | os.PathLike[str],
+    progress: RowProgress | None = None,
+    format: str | None = None,
+) -> Path:
+    """Write all trajectories of `source` to a file, always with a trajectory axis; it appears when it is whole.
 
-    The file appears when it is whole. A trajectory axis is always written.
+    Args:
+        format: default: what the suffix of `target` asks for.
 
     Raises:
         UserError: ``unknown_format``, ``file_exists`` (a folder), ``no_layout``, ``unusable_file``,
             and those of reading.
     """
     path = Path(target)
-    exporter_of(path)
+    exporter = exporter_of(path) if format is None else _exporter(format)
     if source.row_faults:
         row, reason = next(iter(sorted(source.row_faults.items())))
         raise UserError("unusable_file", f"trajectory {row} cannot be copied: {reason}", got=len(source.row_faults))
@@ -164,7 +170,7 @@ def convert(source: TrajectorySource, target: str | os.PathLike[str], progress: 
         source.n_trajectories,
         boundary=source.boundary,
     )
-    write_file(path, header, source, progress=progress)
+    write_file(path, header, source, exporter.format, progress)
     return path
 
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from ups_server.data.containers import Container, StoredArray, open_container
 from ups_server.data.layouts.draft import Draft, Finding, Sure, as_yaml, placement, safe_name
 from ups_server.data.layouts.published import layouts
+from ups_server.data.mapping import equal_steps
 from ups_server.errors import UserError
 
 FROZEN = ConfigDict(frozen=True, extra="forbid")
@@ -162,6 +163,7 @@ def _generic(container: Container, stem: str) -> Draft | None:
         draft.say("time", {"start": 0.0, "step": 1.0}, "guess", "no array fits the time axis: frames are counted")
     else:
         named = "its name and length fit" if time.axis == "time" else "its length fits"
+        named += _unequal(time.values)
         draft.say("time", {"array": time.array.name}, "likely" if time.axis == "time" else "guess", named)
     space = [axis for axis in "xyz" if axis in order]
     sides = []
@@ -229,6 +231,16 @@ def _axes(array: StoredArray, vectors: list[_Vector]) -> tuple[list[str], dict[s
         reasons.append(f"axis {place} of length {array.shape[place]} is taken for {name}")
     sure: Sure = "guess" if ambiguous else "likely"
     return [name or "-" for name in order], found, sure, "; ".join(reasons)
+
+
+def _unequal(times: NDArray[np.float64]) -> str:
+    """A remark on times with unequal steps, which are refused as they are."""
+    try:
+        equal_steps(times, "time")
+    except UserError:
+        steps = np.diff(times)
+        return f"; its steps differ, {steps.min():.6g} to {steps.max():.6g}: `onto: N` interpolates to N equal ones"
+    return ""
 
 
 def _cells(nodes: int) -> int:

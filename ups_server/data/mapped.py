@@ -1,6 +1,6 @@
 """A file read through a mapping: the trajectories that its arrays hold, a part at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ups_server.data.containers import Container, StoredArray, open_container
 from ups_server.data.formats.description import SPACING_TOLERANCE, coefficient_table, times_of
-from ups_server.data.mapping import MappedAxis, MappedField, Mapping, boundary_of, equal_steps
+from ups_server.data.mapping import MappedAxis, MappedField, Mapping, boundary_of, check_increasing, equal_steps
 from ups_server.data.source import FileSource, FrameIndices, Rows, StoredDataset
 from ups_server.errors import UserError
 from ups_server.pde.family import Family
@@ -82,6 +82,39 @@ class _Placed:
         return values.transpose([left.index(name) for name in kept])
 
 
+@dataclass(frozen=True)
+class _Interpolated:
+    """Frames between those of the file, each made of four that follow one another.
+
+    Attributes:
+        first: (T,) of the four.
+        weights: (T, 4)
+    """
+
+    first: NDArray[np.int64]
+    weights: NDArray[np.float64]
+
+    @classmethod
+    def between(cls, stored: NDArray[np.float64], wanted: NDArray[np.float64]) -> "_Interpolated":
+        """By the polynomial of third degree through the four frames around each wanted time."""
+        first = np.clip(np.searchsorted(stored, wanted, side="right") - 2, 0, len(stored) - 4)
+        nodes = stored[first[:, None] + np.arange(4)]
+        weights = np.ones_like(nodes)
+        for one in range(4):
+            for other in set(range(4)) - {one}:
+                weights[:, one] *= (wanted - nodes[:, other]) / (nodes[:, one] - nodes[:, other])
+        return cls(first, weights)
+
+    def read(self, wanted: slice, stored: Callable[[slice], NDArray[Any]]) -> NDArray[np.float64]:
+        first, weights = self.first[wanted], self.weights[wanted]
+        block = stored(slice(int(first[0]), int(first[-1]) + 4)).astype(np.float64)
+        parts = (
+            weights[:, place].reshape(-1, *[1] * (block.ndim - 1)) * block[first - first[0] + place]
+            for place in range(4)
+        )
+        return np.asarray(sum(parts))
+
+
 class MappedSource(FileSource):
     """Trajectories in arrays that a mapping names."""
 
@@ -92,7 +125,11 @@ class MappedSource(FileSource):
         self._fixed = [_Placed.of(container, entry, mapping.order(entry, True)) for entry in mapping.static_fields]
         placed = [*self._fields, *self._fixed]
         count = _common(placed, "trajectory") or 1
-        frames = _common(self._fields, TIME) or 1
+        stored = _common(self._fields, TIME) or 1
+        times, self._interpolated = _times(container, mapping, stored, count)
+        if self._interpolated is not None:
+            self.layout += f", {stored} frames interpolated to {len(times)} at equal steps"
+        frames = len(times)
         self._segments, self._length = mapping.segments, frames // mapping.segments
         if self._length < min(2, frames):
             raise UserError("wrong_shape", f"{frames} frames make no {mapping.segments} segments")
@@ -101,7 +138,6 @@ class MappedSource(FileSource):
             raise UserError("wrong_axis", f"{known.id} has {known.ndim} spatial axes", got=list(mapping.space))
         boundary = boundary_of(mapping, known.boundary if known is not None else BoundaryCondition(()))
         grid = _grid(container, mapping, boundary, [_common(placed, name) or 1 for name in mapping.names], count)
-        times = _times(container, mapping, frames, count)
         if known is not None:
             _check_box(known, grid)
             grid = replace(grid, extent=known.extent)
@@ -137,9 +173,14 @@ class MappedSource(FileSource):
                 stored, part = divmod(int(row), self._segments)
                 moved = slice(span.start + part * self._length, span.stop + part * self._length)
                 for channel, placed in enumerate(self._fields):
-                    block = self._on_cells(placed.read(stored, {TIME: moved, **space}), 1, stride, first)
+                    block = self._on_cells(self._frames(placed, stored, moved, space), 1, stride, first)
                     target[places, ..., channel] = block[chosen[places] - span.start]
         return out
+
+    def _frames(self, placed: _Placed, row: int, frames: slice, space: MappingOf[str, slice]) -> NDArray[Any]:
+        if self._interpolated is None:
+            return placed.read(row, {TIME: frames, **space})
+        return self._interpolated.read(frames, lambda stored: placed.read(row, {TIME: stored, **space}))
 
     @final
     def _static_parts(self, row: int, stride: int, first: int) -> Iterator[tuple[int, NDArray[Any]]]:
@@ -231,16 +272,28 @@ def _listed(container: Container, name: str, count: int) -> NDArray[np.float64]:
     return values
 
 
-def _times(container: Container, mapping: Mapping, frames: int, count: int) -> NDArray[np.float64]:
+INTERPOLATE = "`onto: N` in `time` of the mapping has the frames interpolated to N equally spaced times"
+
+
+def _times(
+    container: Container, mapping: Mapping, frames: int, count: int
+) -> tuple[NDArray[np.float64], _Interpolated | None]:
+    """The times of the frames, and how these are made of the file's where the mapping asks for equal steps."""
     given = mapping.time
     if given.array is None:
-        return given.start + (given.step or 1.0) * np.arange(frames, dtype=np.float64)
+        return given.start + (given.step or 1.0) * np.arange(frames, dtype=np.float64), None
     values = _listed(container, given.array, count)
     if len(values) not in (frames, frames + 1):
         raise UserError("wrong_axis", f"{given.array} does not fit the frames", got=len(values), expected=frames)
+    if given.onto is not None:
+        if frames < 4:
+            raise UserError("wrong_axis", f"{given.array} has too few times to interpolate", got=frames, expected=4)
+        check_increasing(values[:frames], given.array)
+        wanted = np.linspace(values[0], values[frames - 1], given.onto)
+        return wanted, _Interpolated.between(values[:frames], wanted)
     if frames > 1:
-        equal_steps(values[:frames], given.array)
-    return times_of(values, frames, given.array)
+        equal_steps(values[:frames], given.array, INTERPOLATE)
+    return times_of(values, frames, given.array), None
 
 
 def _grid(container: Container, mapping: Mapping, boundary: BoundaryCondition, points: list[int], count: int) -> Grid:

@@ -54,11 +54,20 @@ class MappedTime(Spec):
     array: ArrayName | None = None
     start: FiniteFloat = 0.0
     step: FiniteFloat | None = Field(default=None, gt=0)
+    onto: int | None = Field(
+        default=None,
+        ge=2,
+        le=2**16,
+        description="For times with unequal steps: frames are interpolated, to fourth order, to so many equally spaced "
+        "times from the first to the last.",
+    )
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         if (self.array is None) == (self.step is None):
             raise ValueError("time is given by an array or by start and step")
+        if self.onto is not None and self.array is None:
+            raise ValueError("frames are moved onto equal steps from the times of an array")
         return self
 
 
@@ -303,18 +312,23 @@ UNIFORM = 1e-3
 """How far times and coordinates may lie from equal steps, in steps: files round them to float32 and to few digits."""
 
 
-def equal_steps(values: NDArray[np.float64], what: str) -> float:
+def check_increasing(values: NDArray[np.float64], what: str) -> None:
+    """Raises UserError ``wrong_axis`` where values are not two or more, finite and increasing."""
+    if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
+        raise UserError("wrong_axis", f"{what} is no list of two or more finite numbers", got=values.shape)
+    if (np.diff(values) <= 0).any():
+        raise UserError("wrong_axis", f"{what} does not increase", got=f"{values[0]:g} to {values[-1]:g}")
+
+
+def equal_steps(values: NDArray[np.float64], what: str, hint: str = "interpolate the values to equal steps") -> float:
     """The step of increasing values that are equally far apart.
 
     Raises:
         UserError: ``wrong_axis`` (not increasing, not finite), ``not_uniform``, with the steps found.
     """
-    if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
-        raise UserError("wrong_axis", f"{what} is no list of two or more finite numbers", got=values.shape)
+    check_increasing(values, what)
     steps = np.diff(values)
     step = float((values[-1] - values[0]) / (len(values) - 1))
-    if (steps <= 0).any():
-        raise UserError("wrong_axis", f"{what} does not increase", got=f"{values[0]:g} to {values[-1]:g}")
     uniform = values[0] + step * np.arange(len(values))
     if np.abs(values - uniform).max() > UNIFORM * step + 2e-7 * np.abs(values).max():
         raise UserError(
@@ -322,6 +336,6 @@ def equal_steps(values: NDArray[np.float64], what: str) -> float:
             f"the steps of {what} differ: {steps.min():.6g} to {steps.max():.6g}",
             got=[float(f"{entry:.6g}") for entry in steps[:8]],
             expected=f"{len(values) - 1} equal steps of {step:.6g}",
-            hint=f"interpolate the values to equal steps of {what} first",
+            hint=hint,
         )
     return step

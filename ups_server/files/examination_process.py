@@ -13,6 +13,7 @@ import re
 import reprlib
 import sys
 import sysconfig
+import tempfile
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -312,6 +313,7 @@ def _check_store_size(source: TrajectorySource, limits: ExaminationLimits) -> No
 
 def _confine(job: ExaminationRequest) -> tuple[str, ...]:
     """Gives up everything but this file, the output folder and our own code; says what holds."""
+    tempfile.tempdir = os.fspath(job.output)
     confinement.limit_resources(job.limits)
     read = [*code_folders(), Path(os.environ["MPLCONFIGDIR"]), OWN_LIBRARIES, job.content]
     files = confinement.restrict_files([path for path in read if path.exists()], [job.output])

@@ -1,8 +1,10 @@
 """MATLAB's files of version 5 (save without -v7.3): numeric matrices by name.
 
-They are compressed as a whole, so that a variable is read whole when its first part is asked for; the last one is kept.
+They are compressed as a whole, and the library reads no part of a variable: it is read whole when its first part is
+asked for, and the last one is kept. What would be too large for that is refused.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ KINDS = {
     "double": "f8", "single": "f4", "int8": "i1", "int16": "i2", "int32": "i4", "int64": "i8",
     "uint8": "u1", "uint16": "u2", "uint32": "u4", "uint64": "u8",
 }  # fmt: skip
+MOST_BYTES = 2**28
+"""Of a variable."""
 
 
 class _Variables:
@@ -49,12 +53,23 @@ def open_matlab(path: Path) -> Container:
     arrays = {}
     for name, shape, kind in whosmat(path)[:MOST_ARRAYS]:
         if kind in KINDS:
-            arrays[name] = StoredArray(name, tuple(map(int, shape)), np.dtype(KINDS[kind]), _part(variables, name))
+            dtype, lengths = np.dtype(KINDS[kind]), tuple(map(int, shape))
+            arrays[name] = StoredArray(
+                name, lengths, dtype, _part(variables, name, math.prod(lengths) * dtype.itemsize)
+            )
     return Container("a MATLAB 5 file", arrays, close=variables.clear)
 
 
-def _part(variables: _Variables, name: str) -> Any:
+def _part(variables: _Variables, name: str, size: int) -> Any:
     def part(index: Index) -> NDArray[Any]:
+        if size > MOST_BYTES:
+            raise UserError(
+                "unsupported_storage",
+                f"{name} is too large to be read from a MATLAB 5 file, of which no part can be read alone",
+                got=f"{size / 2**20:.0f} MiB",
+                expected=f"at most {MOST_BYTES // 2**20} MiB",
+                hint="save it with -v7.3, of which parts are read",
+            )
         found = variables.read(name)
         if found.dtype.kind == "c":
             raise UserError("wrong_dtype", f"{name} holds complex numbers", expected="real numbers")

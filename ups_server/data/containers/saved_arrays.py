@@ -1,16 +1,19 @@
-"""Arrays as NumPy and PyTorch save them, alone or by name, mapped into memory. Nothing in a file is run: no objects.
+"""Arrays as NumPy and PyTorch save them, alone or by name. Nothing in a file is run: no objects.
 
-NumPy: an array alone (.npy), or a zip of arrays (.npz); one that is compressed is read whole when its first part is
-asked for. PyTorch (`torch.save`): a tensor, or a dictionary of tensors, read with `weights_only=True`: its restricted
-loader makes tensors and plain values, and refuses everything else.
+NumPy: an array alone (.npy), or a zip of arrays (.npz), of which no more than a piece is mapped at a time; one that is
+compressed is written to a temporary file when its first part is asked for. PyTorch (`torch.save`): a tensor, or a
+dictionary of tensors, read with `weights_only=True`: its restricted loader makes tensors and plain values, and refuses
+everything else.
 """
 
 import math
+import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +27,11 @@ if TYPE_CHECKING:
 ALONE = "array"
 """What the array of a .npy file is called."""
 MOST_BYTES = 2**31
-"""Of a compressed array, which is read whole."""
+"""Of a compressed array, without its compression."""
+PIECE = 2**25
+"""Bytes of an array that are mapped at a time."""
+SPOOLED = 2**20
+"""Bytes that are decompressed at a time."""
 
 
 def open_npy(path: Path) -> Container:
@@ -39,16 +46,14 @@ def open_npy(path: Path) -> Container:
 
 def open_npz(path: Path) -> Container:
     """Raises UserError ``wrong_dtype``, ``truncated``, ``wrong_shape`` (too many arrays)."""
-    arrays = {}
+    arrays, spools = {}, ExitStack()
     with zipfile.ZipFile(path) as archive:
         if len(archive.infolist()) > MOST_ARRAYS:
             raise UserError("wrong_shape", f"{path.name} holds too many arrays")
         for entry in archive.infolist():
             name = entry.filename.removesuffix(".npy")
             with archive.open(entry) as stream:
-                version = np.lib.format.read_magic(stream)
-                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                shape, fortran, dtype = read(stream)
+                shape, fortran, dtype = _read_header(stream)
                 header = stream.tell()
             if dtype.hasobject or any(n < 0 for n in shape):
                 continue
@@ -58,14 +63,19 @@ def open_npz(path: Path) -> Container:
                     raise UserError("truncated", f"{name} in {path.name} reaches beyond the end of the file", got=shape)
                 arrays[name] = _mapped(name, path, dtype, shape, offset, fortran)
             else:
-                arrays[name] = _decompressed(name, path, entry, dtype, shape)
-    return Container("an .npz file", arrays)
+                arrays[name] = _decompressed(name, path, entry, dtype, shape, fortran, spools)
+    return Container("an .npz file", arrays, close=spools.close)
+
+
+def _read_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """(shape, in Fortran's order?, type)"""
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(stream)
 
 
 def _header(path: Path, stream: Any) -> tuple[np.dtype[Any], tuple[int, ...], bool]:
-    version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(stream)
+    shape, fortran, dtype = _read_header(stream)
     if dtype.hasobject or any(n < 0 for n in shape):
         raise UserError("wrong_dtype", f"{path.name} holds Python objects, not numbers", got=str(dtype))
     return dtype, shape, fortran
@@ -82,29 +92,93 @@ def _data_offset(path: Path, entry: zipfile.ZipInfo) -> int:
 def _mapped(
     name: str, path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int, fortran: bool
 ) -> StoredArray:
+    return StoredArray(name, shape, dtype, lambda index: part_of(path, dtype, shape, offset, fortran, index))
+
+
+def part_of(
+    place: Path | BinaryIO, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int, fortran: bool, index: Index
+) -> NDArray[Any]:
+    """`array[index]` of an array in the bytes of a file, of which no more than `PIECE` are mapped at a time."""
+    if 0 in shape:
+        return np.zeros(shape, dtype)[index]
+    if fortran:
+        return part_of(place, dtype, shape[::-1], offset, False, index[::-1]).T
+    return _gathered(place, dtype, shape, offset, index)
+
+
+def _gathered(
+    place: Path | BinaryIO, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int, index: Index
+) -> NDArray[Any]:
+    row_bytes = math.prod(shape[1:]) * dtype.itemsize
+    if not index:
+        return np.array(np.memmap(place, dtype, "r", offset, shape))
+    first, *others = index
+    rest = tuple(others)
+    if isinstance(first, int):
+        return _gathered(place, dtype, shape[1:], offset + row_bytes * range(shape[0])[first], rest)
+    rows = range(shape[0])[first]
+    if row_bytes > PIECE and len(shape) > 1:
+        parts = [_gathered(place, dtype, shape[1:], offset + row_bytes * row, rest) for row in rows]
+        return np.stack(parts) if parts else np.zeros((0, *shape[1:]), dtype)[(slice(None), *rest)]
+    step = max(1, PIECE // (row_bytes * rows.step))
+    blocks = [rows[start : start + step] for start in range(0, len(rows), step)]
+    found = [
+        np.array(
+            np.memmap(place, dtype, "r", offset + row_bytes * block[0], (block[-1] + 1 - block[0], *shape[1:]))[
+                (slice(None, None, rows.step), *rest)
+            ]
+        )
+        for block in blocks
+    ]
+    return np.concatenate(found) if found else np.zeros((0, *shape[1:]), dtype)[(slice(None), *rest)]
+
+
+def _decompressed(
+    name: str,
+    path: Path,
+    entry: zipfile.ZipInfo,
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    fortran: bool,
+    spools: ExitStack,
+) -> StoredArray:
+    size = math.prod(shape) * dtype.itemsize
+
+    @cache
+    def spooled() -> BinaryIO:
+        if size > MOST_BYTES:
+            raise UserError(
+                "unsupported_storage",
+                f"{name} in {path.name} is compressed, and {size / 2**30:.1f} GiB when it is not",
+                expected=f"at most {MOST_BYTES / 2**30:g} GiB",
+                hint="write it with np.savez, which does not compress",
+            )
+        spool = spools.enter_context(tempfile.TemporaryFile(prefix="ups-"))  # noqa: SIM115
+        _decompress(path, entry, size, spool)
+        return spool
+
     def part(index: Index) -> NDArray[Any]:
-        if 0 in shape:
-            return np.zeros(shape, dtype)[index]
-        return np.array(np.memmap(path, dtype, "r", offset, shape, "F" if fortran else "C")[index])
+        return part_of(spooled(), dtype, shape, 0, fortran, index)
 
     return StoredArray(name, shape, dtype, part)
 
 
-def _decompressed(
-    name: str, path: Path, entry: zipfile.ZipInfo, dtype: np.dtype[Any], shape: tuple[int, ...]
-) -> StoredArray:
-    @cache
-    def all_of_it() -> NDArray[Any]:
-        if math.prod(shape) * dtype.itemsize > MOST_BYTES:
-            raise UserError(
-                "unsupported_storage",
-                f"{name} in {path.name} is compressed and too large to be read whole",
-                hint="write it with np.savez, which does not compress",
-            )
-        with zipfile.ZipFile(path) as archive, archive.open(entry) as stream:
-            return np.lib.format.read_array(stream, allow_pickle=False)
+def _decompress(path: Path, entry: zipfile.ZipInfo, size: int, target: BinaryIO) -> None:
+    """Writes the values of an entry to `target`, piece by piece.
 
-    return StoredArray(name, shape, dtype, lambda index: all_of_it()[index])
+    Raises:
+        UserError: ``truncated``.
+    """
+    with zipfile.ZipFile(path) as archive, archive.open(entry) as stream:
+        _read_header(stream)
+        left = size
+        while left and (piece := stream.read(min(left, SPOOLED))):
+            target.write(piece)
+            left -= len(piece)
+        stream.read(1)  # at the end of an entry its checksum is compared
+    if left:
+        raise UserError("truncated", f"{entry.filename} in {path.name} ends before its array does")
+    target.flush()
 
 
 ALONE_TENSOR = "tensor"

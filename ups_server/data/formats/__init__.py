@@ -53,9 +53,12 @@ def formats() -> tuple[Format, ...]:
     from ups_server.data.formats.netcdf import NetcdfFormat
     from ups_server.data.formats.npz import NpzFormat
     from ups_server.data.formats.pdebench import PdebenchFormat
+    from ups_server.data.formats.well import WellFormat
     from ups_server.data.formats.zarr import ZarrFormat
 
-    built_in: tuple[Format, ...] = (ZarrFormat(), StoreFormat(), NpzFormat(), NetcdfFormat(), PdebenchFormat())
+    built_in: tuple[Format, ...] = (
+        ZarrFormat(), StoreFormat(), NpzFormat(), NetcdfFormat(), WellFormat(), PdebenchFormat()
+    )  # fmt: skip
     return (*_added(FORMATS, Format, [found.name for found in built_in]), *built_in)
 
 
@@ -65,11 +68,13 @@ def exporters() -> dict[str, Exporter]:
     from ups_server.data.formats.netcdf import NetcdfExporter
     from ups_server.data.formats.npz import NpzExporter
     from ups_server.data.formats.pdebench.writing import PdebenchExporter
+    from ups_server.data.formats.well import WellExporter
     from ups_server.data.formats.written import JsonExporter, SafetensorsExporter
     from ups_server.data.formats.zarr import ZarrExporter
 
     built_in: tuple[Exporter, ...] = (
-        SafetensorsExporter(), NpzExporter(), NetcdfExporter(), PdebenchExporter(), JsonExporter(), ZarrExporter()
+        SafetensorsExporter(), NpzExporter(), NetcdfExporter(), PdebenchExporter(), WellExporter(), JsonExporter(),
+        ZarrExporter(),
     )  # fmt: skip
     added = _added(EXPORTERS, Exporter, [found.format for found in built_in])
     return {found.format: found for found in (*built_in, *added)}

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ups_server.cli.options import (
+    LOCAL,
     AsJson,
     CoefficientOptions,
     FileMapping,
+    Key,
+    Url,
     check_file,
     check_suffix,
     parse_coefficients,
@@ -24,15 +27,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Upload files of trajectories to a service.", no_args_is_help=True, rich_markup_mode=None)
 
-Url = Annotated[str, typer.Option("--url", help="Address of the service.", envvar="UPS_URL")]
-Key = Annotated[
-    str | None,
-    typer.Option("--key", help="API key, where the service asks for one; UPS_KEY keeps it out of sight."),
-]
 FileIdArgument = Annotated[str, typer.Argument(metavar="ID", help="A file's id; `ups files list` lists them.")]
 INLINE = ("{", "\n", ": ")
 """What a declaration holds that is text, and the name of its file hardly."""
-LOCAL = "http://127.0.0.1:8000"
 
 
 @app.command()

@@ -35,6 +35,13 @@ DataDir = Annotated[
 ]
 
 
+Url = Annotated[str, typer.Option("--url", help="Address of the service.", envvar="UPS_URL")]
+Key = Annotated[
+    str | None,
+    typer.Option("--key", help="API key, where the service asks for one; UPS_KEY keeps it out of sight."),
+]
+LOCAL = "http://127.0.0.1:8000"
+
 InitialKindOption = Annotated[
     str,
     typer.Option("--initial-kind", metavar="KIND", help="Which initial states are drawn: `ups families FAMILY`."),

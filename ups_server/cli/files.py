@@ -1,9 +1,7 @@
 """`ups files`: uploading files of trajectories to a running service."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -18,12 +16,10 @@ from ups_server.cli.options import (
     check_suffix,
     parse_coefficients,
     read_mapping,
+    service_client,
 )
 from ups_server.cli.output import print_facts, print_json, print_note, print_table, progress
 from ups_server.errors import UserError
-
-if TYPE_CHECKING:
-    from ups_server.client import Client
 
 app = typer.Typer(help="Upload files of trajectories to a service.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -59,7 +55,7 @@ def upload(
     said = _declaration(declaration, family, parse_coefficients(coef))
     if (mapping := read_mapping(map_file)) is not None:
         said["mapping"] = mapping.model_dump(mode="json", exclude_none=True)
-    with _client(url, key) as client, progress(file.name) as advance:
+    with service_client(url, key) as client, progress(file.name) as advance:
         record = client.upload(file, said, progress=advance)
     if as_json:
         print_json(record)
@@ -70,7 +66,7 @@ def upload(
 @app.command("list")
 def list_files(url: Url = LOCAL, key: Key = None, as_json: AsJson = False) -> None:
     """List the files of a service."""
-    with _client(url, key) as client:
+    with service_client(url, key) as client:
         records = client.files()
     if as_json:
         print_json(records)
@@ -92,7 +88,7 @@ def show(
     """Describe a file: its state, and what was found in it."""
     if picture is not None:
         check_suffix(picture, (".png",))
-    with _client(url, key) as client:
+    with service_client(url, key) as client:
         record = client.file(file_id)
         if picture is not None:
             picture.write_bytes(client.preview(file_id))
@@ -105,26 +101,9 @@ def show(
 @app.command()
 def delete(file_id: FileIdArgument, url: Url = LOCAL, key: Key = None) -> None:
     """Remove a file and all that was made of it."""
-    with _client(url, key) as client:
+    with service_client(url, key) as client:
         client.delete_file(file_id)
     print_note(f"{file_id} deleted")
-
-
-@contextmanager
-def _client(url: str, key: str | None) -> Iterator["Client"]:
-    """Raises UserError ``unreachable``."""
-    import httpx
-
-    from ups_server.client import Client
-
-    try:
-        with Client(url, key=key) as client:
-            yield client
-    except (httpx.TransportError, httpx.InvalidURL) as error:
-        hint = "`ups serve` starts a service; --url says where it is"
-        raise UserError(
-            "unreachable", f"no service answers at {url}", got=str(error.__cause__ or error), hint=hint
-        ) from None
 
 
 def _declaration(declaration: str | None, family: str | None, coefficients: dict[str, float]) -> dict[str, Any]:

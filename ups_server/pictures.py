@@ -71,21 +71,21 @@ def save_animation(trajectory: Trajectory, path: Path, model: str | None = None)
     """A GIF or MP4 with fixed scales; frames are evenly spaced in the trajectory."""
     from matplotlib import rc_context
 
-    writer, encoder = _encoded(path)
+    writer, program = _encoded(path)
     start = _animated_curves if _ndim(trajectory) == 1 else _animated_maps
     figure, show = start(trajectory, known_family(trajectory.family))
     _name(figure, model)
     show(0)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # the layout of the first frame holds for all: half the time
-    with rc_context(encoder), writer.saving(figure, str(path), dpi=80):
+    with rc_context({"animation.ffmpeg_path": program}), writer.saving(figure, str(path), dpi=80):
         for step in _evenly(len(trajectory), GIF_FRAMES):
             show(step)
             writer.grab_frame()
 
 
-def _encoded(path: Path) -> "tuple[AbstractMovieWriter, dict[str, Any]]":
-    """The writer of an animation, by its suffix, and matplotlib's settings for it.
+def _encoded(path: Path) -> "tuple[AbstractMovieWriter, str]":
+    """The writer of an animation, by its suffix, and the program that it runs, if any.
 
     Raises:
         UserError: ``extra_missing``.
@@ -93,7 +93,7 @@ def _encoded(path: Path) -> "tuple[AbstractMovieWriter, dict[str, Any]]":
     from matplotlib.animation import FFMpegWriter, PillowWriter
 
     if path.suffix.lower() == ".gif":
-        return PillowWriter(fps=FRAMES_PER_SECOND), {}
+        return PillowWriter(fps=FRAMES_PER_SECOND), ""
     try:
         from imageio_ffmpeg import get_ffmpeg_exe
     except ModuleNotFoundError:
@@ -103,7 +103,7 @@ def _encoded(path: Path) -> "tuple[AbstractMovieWriter, dict[str, Any]]":
     # Even numbers of pixels, and colours that every player knows.
     even = ["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p"]
     writer = FFMpegWriter(fps=FRAMES_PER_SECOND, codec="h264", extra_args=even)
-    return writer, {"animation.ffmpeg_path": get_ffmpeg_exe()}
+    return writer, get_ffmpeg_exe()
 
 
 def _name(figure: "Figure", model: str | None) -> None:

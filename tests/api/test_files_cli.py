@@ -24,7 +24,12 @@ def test_the_page_is_opened(
     service: RunningService, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
-    monkeypatch.setattr("webbrowser.open", lambda url: bool(opened.append(url)))
+
+    def nowhere(url: str) -> bool:
+        opened.append(url)
+        return False
+
+    monkeypatch.setattr("webbrowser.open", nowhere)
     with pytest.raises(SystemExit) as ended:
         main(["open", "--url", service.url])
     assert not ended.value.code

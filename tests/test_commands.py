@@ -13,6 +13,7 @@ from ups_server.cli import app, main
 NOBODY = ["--url", "http://127.0.0.1:9"]
 MISTAKES = {
     "serve": ["--host", "0.0.0.0"],
+    "open": NOBODY,
     "doctor": ["--data-dir"],
     "solve": ["heat", "-o", "x.nc"],
     "equation": ["u_t = u_xx +"],
@@ -22,6 +23,7 @@ MISTAKES = {
     "train baseline": ["fno", "absent.yaml"],
     "adapt": ["ups-mini", "absent.h5", "--n-trajectories", "2", "-o", "out"],
     "data generate": ["heat", "-n", "1", "-o", "x.h5"],
+    "data merge": ["absent.h5"],
     "data check": ["absent.h5"],
     "data inspect": ["absent.h5"],
     "data show": ["absent.h5", "-o", "x.png"],
@@ -51,7 +53,17 @@ MISTAKES = {
 """For every command, words that cannot be right in an empty folder."""
 
 SILENT = {
-    *("serve", "train recipe", "train replay", "train baseline", "data generate", "data show", "data convert"),
+    *(
+        "serve",
+        "open",
+        "train recipe",
+        "train replay",
+        "train baseline",
+        "data generate",
+        "data merge",
+        "data show",
+        "data convert",
+    ),
     *("files delete", "models delete", "models export", "jobs cancel", "jobs resume", "jobs result", "jobs delete"),
     *("keys revoke", "keys delete"),
 }

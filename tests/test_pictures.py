@@ -37,6 +37,31 @@ def test_gif_has_one_frame_a_step_up_to_a_limit(tmp_path: Path, steps: int, fram
         assert (picture.format, picture.n_frames) == ("GIF", frames)  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("steps", [9, 400])
+def test_a_video_has_the_same_frames(tmp_path: Path, steps: int) -> None:
+    from imageio_ffmpeg import count_frames_and_secs
+
+    save_picture(travelling_wave(steps, 16), tmp_path / "wave.mp4")
+    frames, seconds = count_frames_and_secs(str(tmp_path / "wave.mp4"))
+    assert frames == min(steps, GIF_FRAMES)
+    assert seconds == pytest.approx(frames / 12, abs=0.1)
+
+
+def test_colours_diverge_from_zero_where_a_field_changes_sign() -> None:
+    from ups_server.pictures import COLOUR_MAP, DIVERGING_MAP, _colours
+
+    assert _colours(-1.0, 3.0) == {"cmap": DIVERGING_MAP, "vmin": -3.0, "vmax": 3.0}
+    assert _colours(0.0, 3.0) == {"cmap": COLOUR_MAP, "vmin": 0.0, "vmax": 3.0}
+
+
+def test_a_picture_names_its_model() -> None:
+    from ups_server.pictures import _figure, _name
+
+    figure, _, _ = _figure(8, 3, travelling_wave(), family("advection"))
+    _name(figure, "ups-mini")
+    assert figure.get_suptitle().startswith("ups-mini: 1D Advection")
+
+
 def test_the_diagnostics_show_spectra_and_drift_and_follow_the_step() -> None:
     from matplotlib.figure import Figure
 

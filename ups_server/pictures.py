@@ -1,7 +1,7 @@
-"""Pictures of a trajectory: PNG (curves and space-time maps in 1-D, maps in 2-D) and GIF.
+"""Pictures of a trajectory: PNG (curves and space-time maps in 1-D, maps in 2-D), GIF and MP4.
 
 Below the fields stand their power spectra and what the equation conserves. Axes carry units, colour maps are
-perceptually uniform, and one colour scale holds for all times of a field.
+perceptually uniform, diverging from zero where a field changes sign; one colour scale holds for all times of a field.
 """
 
 import textwrap
@@ -18,11 +18,15 @@ from ups_server.pde.metrics import power_spectrum
 from ups_server.pde.registry import known_family
 
 if TYPE_CHECKING:
+    from matplotlib.animation import AbstractMovieWriter
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
     from matplotlib.lines import Line2D
 
+PICTURES = (".png", ".gif", ".mp4")
 COLOUR_MAP = "viridis"
+DIVERGING_MAP = "RdBu_r"
+"""Of fields that change sign: white is zero."""
 CURVES = 6
 FEW = 4
 """Coefficients that a title shows whatever they are: an equation in symbols has one for every term there could be."""
@@ -39,39 +43,73 @@ RESOLVED = 1e-14
 """Smallest power shown, relative to the largest."""
 
 
-def save_picture(trajectory: Trajectory, path: Path) -> None:
-    """Writes a `.png` or an animated `.gif`, by the suffix of `path`.
+def save_picture(trajectory: Trajectory, path: Path, model: str | None = None) -> None:
+    """Writes a `.png`, or an animated `.gif` or `.mp4`, by the suffix of `path`.
+
+    Args:
+        model: that computed it, for the title.
 
     Raises:
-        UserError: ``unknown_format``; ``picture_not_available`` for 3-D states or without one finite value.
+        UserError: ``unknown_format``; ``picture_not_available`` for 3-D states or without one finite value;
+            ``extra_missing`` for a video without the package that encodes it.
     """
-    draw = {".png": save_png, ".gif": save_gif}.get(path.suffix.lower())
+    draw = {".png": save_png, ".gif": save_animation, ".mp4": save_animation}.get(path.suffix.lower())
     if draw is None:
-        raise UserError("unknown_format", "pictures are .png or .gif", got=path.suffix, expected=[".png", ".gif"])
-    draw(trajectory, path)
+        raise UserError("unknown_format", "this is no picture", got=path.suffix, expected=[*PICTURES])
+    draw(trajectory, path, model)
 
 
-def save_png(trajectory: Trajectory, path: Path) -> None:
+def save_png(trajectory: Trajectory, path: Path, model: str | None = None) -> None:
     """One row a field. 1-D: curves at several times beside the space-time map; 2-D: maps at several times."""
     draw = _curves_and_map if _ndim(trajectory) == 1 else _maps
     figure = draw(trajectory, known_family(trajectory.family))
+    _name(figure, model)
     figure.savefig(path, dpi=DPI)
 
 
-def save_gif(trajectory: Trajectory, path: Path) -> None:
-    """An animation with fixed scales; frames are evenly spaced in the trajectory."""
-    from matplotlib.animation import PillowWriter
+def save_animation(trajectory: Trajectory, path: Path, model: str | None = None) -> None:
+    """A GIF or MP4 with fixed scales; frames are evenly spaced in the trajectory."""
+    from matplotlib import rc_context
 
+    writer, program = _encoded(path)
     start = _animated_curves if _ndim(trajectory) == 1 else _animated_maps
     figure, show = start(trajectory, known_family(trajectory.family))
+    _name(figure, model)
     show(0)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # the layout of the first frame holds for all: half the time
-    writer = PillowWriter(fps=FRAMES_PER_SECOND)
-    with writer.saving(figure, str(path), dpi=80):
+    with rc_context({"animation.ffmpeg_path": program}), writer.saving(figure, str(path), dpi=80):
         for step in _evenly(len(trajectory), GIF_FRAMES):
             show(step)
             writer.grab_frame()
+
+
+def _encoded(path: Path) -> "tuple[AbstractMovieWriter, str]":
+    """The writer of an animation, by its suffix, and the program that it runs, if any.
+
+    Raises:
+        UserError: ``extra_missing``.
+    """
+    from matplotlib.animation import FFMpegWriter, PillowWriter
+
+    if path.suffix.lower() == ".gif":
+        return PillowWriter(fps=FRAMES_PER_SECOND), ""
+    try:
+        from imageio_ffmpeg import get_ffmpeg_exe
+    except ModuleNotFoundError:
+        raise UserError(
+            "extra_missing", "a video needs an encoder", got="no imageio_ffmpeg", hint="pip install 'ups-server[video]'"
+        ) from None
+    # Even numbers of pixels, and colours that every player knows.
+    even = ["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p"]
+    writer = FFMpegWriter(fps=FRAMES_PER_SECOND, codec="h264", extra_args=even)
+    return writer, get_ffmpeg_exe()
+
+
+def _name(figure: "Figure", model: str | None) -> None:
+    """Puts the model before the title."""
+    if model is not None:
+        figure.suptitle(f"{model}: {figure.get_suptitle()}")
 
 
 def _ndim(trajectory: Trajectory) -> int:
@@ -186,9 +224,7 @@ def _curves_and_map(trajectory: Trajectory, equation: Family) -> "Figure":
             origin="lower",
             aspect="auto",
             extent=(*trajectory.grid.extent[0], *_time_edges(times)),
-            vmin=low,
-            vmax=high,
-            cmap=COLOUR_MAP,
+            **_colours(low, high),
             interpolation="nearest",
         )
         space_time.set(xlabel=_label("x", equation.length_unit), ylabel=_label("t", equation.time_unit))
@@ -224,9 +260,7 @@ def _map(
         values.T,
         origin="lower",
         extent=(x_low, x_high, y_low, y_high),
-        vmin=limits[0],
-        vmax=limits[1],
-        cmap=COLOUR_MAP,
+        **_colours(*limits),
         interpolation="nearest",
     )
 
@@ -304,6 +338,14 @@ def _limits(values: NDArray[Any]) -> tuple[float, float]:
         raise UserError("picture_not_available", "the trajectory holds no finite value")
     low, high = float(finite.min()), float(finite.max())
     return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def _colours(low: float, high: float) -> dict[str, Any]:
+    """Colour map and its ends, those of one that diverges as far from zero."""
+    if low < 0 < high:
+        most = max(-low, high)
+        return {"cmap": DIVERGING_MAP, "vmin": -most, "vmax": most}
+    return {"cmap": COLOUR_MAP, "vmin": low, "vmax": high}
 
 
 def _margin(low: float, high: float) -> tuple[float, float]:

@@ -126,6 +126,11 @@ def test_a_queued_rollout(service: RunningService, tmp_path: Path) -> None:
         told = [data async for name, data in client.follow(job["id"]) if name == "state"]
         assert told[-1]["state"] == "succeeded"
         assert job["id"] in [entry["id"] for entry in await client.jobs("rollout")]
+        assert job["id"] in [entry["id"] for entry in await client.jobs()]
+        said: list[tuple[str, int, int]] = []
+        ended = await client.wait(job["id"], progress=lambda *report: said.append(report))
+        assert ended.finished_at is not None
+        assert said[-1][0] == "frames"
         lazy = await client.result(job["id"])
         loaded = await asyncio.to_thread(lazy.load)
         await client.download(job["id"], tmp_path / "result.nc")

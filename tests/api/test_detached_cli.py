@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.api.conftest import running_service
+from tests.api.conftest import RunningService, running_service
+from ups_server.cli import main
+from ups_server.client import Client
 from ups_server.data.formats import open_source
 from ups_server.jobs.database import open_database
 from ups_server.settings import Settings
@@ -46,6 +48,30 @@ def test_a_rollout_that_nobody_waits_for(settings: Settings, tmp_path: Path) -> 
     assert ups(folder, "jobs", "delete", job).returncode == 0
     assert job not in ups(folder, "jobs", "list").stdout
     assert [path.name for path in (folder / "rollouts").iterdir()] == [second]
+
+
+def test_the_jobs_of_a_service_elsewhere(
+    service: RunningService, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def jobs(*words: str) -> tuple[int, str]:
+        """(exit code, stdout)"""
+        with pytest.raises(SystemExit) as ended:
+            main(["jobs", *words, "--url", service.url])
+        return int(str(ended.value.code or 0)), capsys.readouterr().out
+
+    with Client(service.url) as client:
+        job = client.submit("advection", 3, {"sample": {"seed": 1}}, grid={"n": [8]}).id
+    code, out = jobs("follow", job, "--json")
+    told = [json.loads(line) for line in out.splitlines()]
+    assert (code, told[-1]["data"]) == (0, {"state": "succeeded"})
+    assert [event["seq"] for event in told] == list(range(1, len(told) + 1))
+    assert json.loads(jobs("show", job, "--json")[1])["state"] == "succeeded"
+    assert job in [entry["id"] for entry in json.loads(jobs("list", "--json")[1])]
+    assert jobs("result", job, "-o", str(tmp_path / "kept.npz"))[0] == 0
+    assert open_source(tmp_path / "kept.npz").read([0]).shape == (1, 4, 8, 1)
+    assert jobs("cancel", job)[0] == jobs("resume", job)[0] == jobs("checkpoints", job)[0] == 2
+    assert jobs("delete", job)[0] == 0
+    assert jobs("show", job)[0] == 2
 
 
 def test_what_detach_does_not_take(settings: Settings, tmp_path: Path) -> None:

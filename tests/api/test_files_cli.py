@@ -20,6 +20,22 @@ def ups(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, st
     return int(str(ended.value.code or 0)), captured.out, captured.err
 
 
+def test_the_page_is_opened(
+    service: RunningService, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+
+    def nowhere(url: str) -> bool:
+        opened.append(url)
+        return False
+
+    monkeypatch.setattr("webbrowser.open", nowhere)
+    with pytest.raises(SystemExit) as ended:
+        main(["open", "--url", service.url])
+    assert not ended.value.code
+    assert (opened, capsys.readouterr().out.strip()) == ([service.url], service.url)
+
+
 def test_upload_list_show_delete(
     service: RunningService, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("serve")(serve.serve)
+app.command("open")(serve.open_page)
 app.command("doctor")(serve.doctor)
 app.command("solve")(solve.solve)
 app.command("equation")(catalogue.equation)

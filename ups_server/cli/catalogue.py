@@ -34,14 +34,15 @@ def list_families(
         documents = [family_card(entry).model_dump(mode="json") for entry in chosen]
         print_json(documents if family is None else documents[0])
     elif family is None:
-        rows = [(entry.id, entry.equation, _coefficients(entry), f"{entry.dt:g}", str(entry.n)) for entry in chosen]
-        print_table(("family", "equation", "coefficients", "dt", "n"), rows)
+        for entry in chosen:
+            print_line(f"{entry.id}  (dt {entry.dt:g}, n {entry.n}; {_coefficients(entry)})")
+            print_line(f"    {entry.equation}")
     else:
         print_facts(_facts(chosen[0]))
 
 
 def _coefficients(equation: "Family") -> str:
-    return ", ".join(f"{entry.name}={entry.default:g}" for entry in equation.coefficients) or "-"
+    return ", ".join(f"{entry.name}={entry.default:g}" for entry in equation.coefficients) or "no coefficients"
 
 
 def _facts(equation: "Family") -> dict[str, str]:

@@ -160,7 +160,9 @@ def inspect(
 @app.command()
 def show(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A file or store of trajectories.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="PICTURE", help="A .png, or an animated .gif.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="PICTURE", help="A .png, or a moving .gif or .mp4.")
+    ],
     trajectory: Annotated[int, typer.Option(min=0, help="Its number in the file.")] = 0,
     family: Family = None,
     coef: CoefficientOptions = None,

@@ -1,38 +1,31 @@
 """`ups files`: uploading files of trajectories to a running service."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from ups_server.cli.options import (
+    LOCAL,
     AsJson,
     CoefficientOptions,
     FileMapping,
+    Key,
+    Url,
     check_file,
     check_suffix,
     parse_coefficients,
     read_mapping,
+    service_client,
 )
 from ups_server.cli.output import print_facts, print_json, print_note, print_table, progress
 from ups_server.errors import UserError
 
-if TYPE_CHECKING:
-    from ups_server.client import Client
-
 app = typer.Typer(help="Upload files of trajectories to a service.", no_args_is_help=True, rich_markup_mode=None)
 
-Url = Annotated[str, typer.Option("--url", help="Address of the service.", envvar="UPS_URL")]
-Key = Annotated[
-    str | None,
-    typer.Option("--key", help="API key, where the service asks for one; UPS_KEY keeps it out of sight."),
-]
 FileIdArgument = Annotated[str, typer.Argument(metavar="ID", help="A file's id; `ups files list` lists them.")]
 INLINE = ("{", "\n", ": ")
 """What a declaration holds that is text, and the name of its file hardly."""
-LOCAL = "http://127.0.0.1:8000"
 
 
 @app.command()
@@ -62,7 +55,7 @@ def upload(
     said = _declaration(declaration, family, parse_coefficients(coef))
     if (mapping := read_mapping(map_file)) is not None:
         said["mapping"] = mapping.model_dump(mode="json", exclude_none=True)
-    with _client(url, key) as client, progress(file.name) as advance:
+    with service_client(url, key) as client, progress(file.name) as advance:
         record = client.upload(file, said, progress=advance)
     if as_json:
         print_json(record)
@@ -73,7 +66,7 @@ def upload(
 @app.command("list")
 def list_files(url: Url = LOCAL, key: Key = None, as_json: AsJson = False) -> None:
     """List the files of a service."""
-    with _client(url, key) as client:
+    with service_client(url, key) as client:
         records = client.files()
     if as_json:
         print_json(records)
@@ -95,7 +88,7 @@ def show(
     """Describe a file: its state, and what was found in it."""
     if picture is not None:
         check_suffix(picture, (".png",))
-    with _client(url, key) as client:
+    with service_client(url, key) as client:
         record = client.file(file_id)
         if picture is not None:
             picture.write_bytes(client.preview(file_id))
@@ -108,26 +101,9 @@ def show(
 @app.command()
 def delete(file_id: FileIdArgument, url: Url = LOCAL, key: Key = None) -> None:
     """Remove a file and all that was made of it."""
-    with _client(url, key) as client:
+    with service_client(url, key) as client:
         client.delete_file(file_id)
     print_note(f"{file_id} deleted")
-
-
-@contextmanager
-def _client(url: str, key: str | None) -> Iterator["Client"]:
-    """Raises UserError ``unreachable``."""
-    import httpx
-
-    from ups_server.client import Client
-
-    try:
-        with Client(url, key=key) as client:
-            yield client
-    except (httpx.TransportError, httpx.InvalidURL) as error:
-        hint = "`ups serve` starts a service; --url says where it is"
-        raise UserError(
-            "unreachable", f"no service answers at {url}", got=str(error.__cause__ or error), hint=hint
-        ) from None
 
 
 def _declaration(declaration: str | None, family: str | None, coefficients: dict[str, float]) -> dict[str, Any]:

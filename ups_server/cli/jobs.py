@@ -1,19 +1,20 @@
-"""`ups jobs`: the table of jobs of a service on this machine, by its data folder or database."""
+"""`ups jobs`: the jobs of a service, by the data folder or database on this machine, or by its address."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ups_server.cli.options import AsJson, DataDir, check_suffix, settings_of
+from ups_server.cli.options import AsJson, DataDir, Key, ServiceUrl, check_suffix, service_client, settings_of
 from ups_server.cli.output import Advance, print_facts, print_json, print_line, print_note, print_table, progress
 from ups_server.errors import UserError
 
 if TYPE_CHECKING:
-    from ups_server.jobs.spec import Job, JobEvent
+    from ups_server.client import Client
+    from ups_server.jobs.spec import Checkpoint, Job, JobEvent
     from ups_server.jobs.store import JobStore
 
 app = typer.Typer(
@@ -29,10 +30,12 @@ JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job id; `ups jobs l
 def list_jobs(
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
     data_dir: DataDir = None,
+    url: ServiceUrl = None,
+    key: Key = None,
     as_json: AsJson = False,
 ) -> None:
     """The latest jobs first."""
-    with open_store(data_dir) as store:
+    with jobs_of(data_dir, url, key) as store:
         jobs = store.page(limit=limit)
     if as_json:
         print_json([job.model_dump(mode="json") for job in jobs])
@@ -44,9 +47,11 @@ def list_jobs(
 
 
 @app.command()
-def show(job: JobId, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+def show(
+    job: JobId, data_dir: DataDir = None, url: ServiceUrl = None, key: Key = None, as_json: AsJson = False
+) -> None:
     """One job: its spec, its state, its result or error."""
-    with open_store(data_dir) as store:
+    with jobs_of(data_dir, url, key) as store:
         found = store.get(job)
     if as_json:
         print_json(found.model_dump(mode="json"))
@@ -55,9 +60,11 @@ def show(job: JobId, data_dir: DataDir = None, as_json: AsJson = False) -> None:
 
 
 @app.command("checkpoints")
-def list_checkpoints(job: JobId, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+def list_checkpoints(
+    job: JobId, data_dir: DataDir = None, url: ServiceUrl = None, key: Key = None, as_json: AsJson = False
+) -> None:
     """Where a fine-tuning job has saved its state; the best (*) by validation becomes the model."""
-    with open_store(data_dir) as store:
+    with jobs_of(data_dir, url, key) as store:
         found = store.checkpoints(job)
     if as_json:
         print_json([entry.model_dump(mode="json") for entry in found])
@@ -75,17 +82,17 @@ def list_checkpoints(job: JobId, data_dir: DataDir = None, as_json: AsJson = Fal
 
 
 @app.command()
-def cancel(job: JobId, data_dir: DataDir = None) -> None:
+def cancel(job: JobId, data_dir: DataDir = None, url: ServiceUrl = None, key: Key = None) -> None:
     """Cancel a job: at once where it waits, after the step in hand where it runs; what it reached is kept."""
-    with open_store(data_dir) as store:
+    with jobs_of(data_dir, url, key) as store:
         found = store.cancel(job)
     print_note(f"{job} is {'being cancelled' if not found.final else found.state.value}")
 
 
 @app.command()
-def resume(job: JobId, data_dir: DataDir = None) -> None:
+def resume(job: JobId, data_dir: DataDir = None, url: ServiceUrl = None, key: Key = None) -> None:
     """Queue a cancelled or failed job again; it goes on from its last checkpoint."""
-    with open_store(data_dir) as store:
+    with jobs_of(data_dir, url, key) as store:
         found = store.resume(job)
     print_note(f"{job} is {found.state.value}")
 
@@ -95,6 +102,8 @@ def result(
     job: JobId,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Written by suffix: .nc .h5 .npz …")],
     data_dir: DataDir = None,
+    url: ServiceUrl = None,
+    key: Key = None,
 ) -> None:
     """Write the result of a rollout that has ended to a file."""
     import shutil
@@ -104,6 +113,11 @@ def result(
     from ups_server.jobs.spec import ROLLOUT
 
     check_suffix(output, tuple(SUFFIXES.values()))
+    if url is not None:
+        with service_client(url, key) as client:
+            client.download(job, output)
+        print_note(f"the result of {job} written to {output}")
+        return
     with open_store(data_dir) as store:
         found = store.get(job, ROLLOUT)
     if not found.final:
@@ -117,13 +131,18 @@ def result(
 
 
 @app.command()
-def delete(job: JobId, data_dir: DataDir = None) -> None:
+def delete(job: JobId, data_dir: DataDir = None, url: ServiceUrl = None, key: Key = None) -> None:
     """Remove a job that has ended, and the result of a rollout."""
     import shutil
 
     from ups_server.jobs.results import RolloutFolder
     from ups_server.jobs.worker import job_folder
 
+    if url is not None:
+        with service_client(url, key) as client:
+            client.delete_rollout(job)
+        print_note(f"{job} is deleted")
+        return
     with open_store(data_dir) as store:
         store.delete(job)
     folder = settings_of(data_dir).data_dir
@@ -136,11 +155,13 @@ def delete(job: JobId, data_dir: DataDir = None) -> None:
 def follow(
     job: JobId,
     data_dir: DataDir = None,
+    url: ServiceUrl = None,
+    key: Key = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print every event as a line of JSON.")] = False,
 ) -> None:
     """Show a job's events as they come, until it ends; exit code 2 where it fails."""
-    with open_store(data_dir) as store, progress(job) as advance:
-        for event in following(store, job):
+    with jobs_of(data_dir, url, key) as store, progress(job) as advance:
+        for event in store.following(job) if isinstance(store, RemoteJobs) else following(store, job):
             if as_json:
                 print(event.model_dump_json(), flush=True)
             else:
@@ -207,6 +228,59 @@ def facts(job: "Job") -> dict[str, str]:
     if job.result is not None and "verdict" in job.result:
         shown |= {"result": job.result["model"], "verdict": job.result["verdict"]}
     return {name: str(value) for name, value in shown.items()}
+
+
+class RemoteJobs:
+    """The jobs of a service elsewhere, with the methods of `JobStore` that commands use."""
+
+    def __init__(self, client: "Client") -> None:
+        self._client = client
+
+    def page(self, limit: int) -> "list[Job]":
+        return [_job(entry) for entry in self._client.jobs(limit=limit)]
+
+    def get(self, job_id: str) -> "Job":
+        return _job(self._client.job(job_id))
+
+    def checkpoints(self, job_id: str) -> "list[Checkpoint]":
+        from ups_server.jobs.spec import Checkpoint
+
+        return [Checkpoint.model_validate(entry) for entry in self._client.checkpoints(job_id)]
+
+    def cancel(self, job_id: str) -> "Job":
+        return _job(self._client.cancel(job_id))
+
+    def resume(self, job_id: str) -> "Job":
+        return _job(self._client.resume(job_id))
+
+    def following(self, job_id: str) -> "Iterator[JobEvent]":
+        """Every event from the first on, until the job has ended."""
+        from ups_server.jobs.spec import JobEvent
+
+        for type, data in self._client.follow(job_id):
+            rest = {name: value for name, value in data.items() if name not in ("seq", "at")}
+            yield JobEvent(seq=data["seq"], at=data["at"], type=type, data=rest)
+
+
+def _job(document: Mapping[str, Any]) -> "Job":
+    from ups_server.jobs.spec import Job
+
+    return Job.model_validate(document)
+
+
+@contextmanager
+def jobs_of(data_dir: Path | None, url: str | None, key: str | None) -> "Iterator[JobStore | RemoteJobs]":
+    """The jobs of the service at an address, or else those in the data folder.
+
+    Raises:
+        UserError: ``unreachable``, ``no_jobs``.
+    """
+    if url is None:
+        with open_store(data_dir) as store:
+            yield store
+        return
+    with service_client(url, key) as client:
+        yield RemoteJobs(client)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 from ups_server.errors import UserError
 
 if TYPE_CHECKING:
+    from ups_server.client import Client
     from ups_server.data.mapping import Mapping
     from ups_server.pde import BoundaryCondition
     from ups_server.settings import Settings
@@ -35,6 +37,16 @@ DataDir = Annotated[
 ]
 
 
+Url = Annotated[str, typer.Option("--url", help="Address of the service.", envvar="UPS_URL")]
+Key = Annotated[
+    str | None,
+    typer.Option("--key", help="API key, where the service asks for one; UPS_KEY keeps it out of sight."),
+]
+ServiceUrl = Annotated[
+    str | None, typer.Option("--url", help="Address of a service to ask, instead of the data folder on this machine.")
+]
+LOCAL = "http://127.0.0.1:8000"
+
 InitialKindOption = Annotated[
     str,
     typer.Option("--initial-kind", metavar="KIND", help="Which initial states are drawn: `ups families FAMILY`."),
@@ -46,6 +58,23 @@ Boundary = Annotated[
         help="On all sides, or by axis, LOW/HIGH where its ends differ. [default: the family's, or the file's]",
     ),
 ]
+
+
+@contextmanager
+def service_client(url: str, key: str | None) -> Iterator["Client"]:
+    """A client of the service at an address. Raises UserError ``unreachable``."""
+    import httpx
+
+    from ups_server.client import Client
+
+    try:
+        with Client(url, key=key) as client:
+            yield client
+    except (httpx.TransportError, httpx.InvalidURL) as error:
+        hint = "`ups serve` starts a service; --url says where it is"
+        raise UserError(
+            "unreachable", f"no service answers at {url}", got=str(error.__cause__ or error), hint=hint
+        ) from None
 
 
 def parse_boundary(text: str | None, ndim: int) -> "BoundaryCondition | None":

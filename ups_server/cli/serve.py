@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ups_server.cli.options import AsJson, DataDir, settings_of
-from ups_server.cli.output import print_json, print_line
+from ups_server.cli.options import LOCAL, AsJson, DataDir, Url, settings_of
+from ups_server.cli.output import print_json, print_line, print_note
 from ups_server.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,6 +45,22 @@ def serve(
     given: dict[str, Any] = {"host": host, "port": port, "data_dir": data_dir}
     settings = Settings.given(**{name: value for name, value in given.items() if value is not None})
     run(settings, announce)
+
+
+def open_page(url: Url = LOCAL) -> None:
+    """Open the page of a running service in a browser."""
+    import webbrowser
+
+    import httpx
+
+    try:
+        httpx.get(f"{url}/healthz", timeout=10).raise_for_status()
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        hint = "`ups serve` starts a service; --url says where it is"
+        raise UserError("unreachable", f"no service answers at {url}", got=str(error), hint=hint) from None
+    if not webbrowser.open(url):
+        print_note("there is no browser here; open this address in one:")
+    print_line(url)
 
 
 def curl_line(url: str) -> str:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ups_server.specs import RolloutRequest
 
 
-PICTURES = (".png", ".gif")
+PICTURES = (".png", ".gif", ".mp4")
 
 
 def solve(
@@ -49,7 +49,8 @@ def solve(
         typer.Option(metavar="TEXT", help="An equation in symbols instead: 'u_t = -u*u_x + 0.01*u_xx + u*(1-u)'."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="OUT", help="Written by suffix: .nc .h5 .npz .png .gif …")
+        Path | None,
+        typer.Option("--output", "-o", metavar="OUT", help="By suffix: .nc .h5 .npz .png .gif .mp4 …"),
     ] = None,
     model: Annotated[str | None, typer.Option(help="A model id or folder. [default: ups-mini]")] = None,
     method: Annotated[
@@ -66,7 +67,8 @@ def solve(
     dt: Annotated[float | None, typer.Option(help="A multiple of the model's step. [default: the model's]")] = None,
     save_every: Annotated[int, typer.Option(min=1, help="Keep every so many steps.")] = 1,
     resolution: Annotated[
-        int | None, typer.Option(min=8, help="Points per axis. [default: the model's, or the file's]")
+        str | None,
+        typer.Option(metavar="N[xN]", help="Points per axis. [default: the model's, or the file's]"),
     ] = None,
     points: Annotated[
         str | None,
@@ -115,7 +117,7 @@ def solve(
     if ends is not None:
         trust["boundary"] = ends.as_names()
     if output_resolution is not None:
-        trust["output_resolution"] = parse_points(output_resolution)
+        trust["output_resolution"] = _per_axis(output_resolution, find(chosen).ndim)
     if ensemble is not None:
         trust["ensemble"] = {"members": ensemble, "seed": seed, "amplitude": amplitude}
     if finer_by is not None:
@@ -130,7 +132,7 @@ def solve(
         n_steps=n_steps,
         dt=dt,
         save_every=save_every,
-        resolution=resolution,
+        resolution=None if resolution is None else _per_axis(resolution, find(chosen).ndim),
         points=points,
         trust=trust,
     )
@@ -149,7 +151,7 @@ def solve(
     check_suffix(output, (*suffixes(), *PICTURES))
     catalog, model_id = _find_model(method or model, chosen, data_dir)
     values = coefficients if equation is None else {}
-    start = None if initial is None else _read(initial, trajectory, chosen, values, resolution)
+    start = None if initial is None else _read(initial, trajectory, chosen, values, wanted.resolution)
     request = replace(wanted, model=model_id)
     todo = _plan(request, start, catalog)
     solutions, attributes = _roll_out(todo, device)
@@ -178,9 +180,17 @@ class _Request:
     n_steps: int | None
     dt: float | None
     save_every: int
-    resolution: int | None
+    resolution: tuple[int, ...] | None
     points: str | None
     trust: dict[str, Any]
+
+
+def _per_axis(text: str, axes: int) -> tuple[int, ...]:
+    """Points of each axis; one number is for all. Raises UserError ``invalid_grid``."""
+    points = parse_points(text)
+    if len(points) not in (1, axes):
+        raise UserError("invalid_grid", "points are given for all axes or for each", got=text, expected=axes)
+    return tuple(points * axes if len(points) == 1 else points)
 
 
 def _recognised(equation: str, coefficients: dict[str, float]) -> str:
@@ -203,8 +213,10 @@ def _find_model(model: str | None, family: str, data_dir: Path | None) -> "tuple
     return catalog, model or catalog.default(settings.default_model, family)
 
 
-def _read(file: Path, trajectory: int, family: str, coefficients: dict[str, float], resolution: int | None) -> "State":
-    """The first frame of one trajectory, thinned to `resolution`."""
+def _read(
+    file: Path, trajectory: int, family: str, coefficients: dict[str, float], n: tuple[int, ...] | None
+) -> "State":
+    """The first frame of one trajectory, thinned to `n` points, by one stride along all axes."""
     from ups_server.data.formats import open_source
     from ups_server.data.source import place_of
     from ups_server.pde import State
@@ -212,7 +224,9 @@ def _read(file: Path, trajectory: int, family: str, coefficients: dict[str, floa
     check_file(file)
     with closing(open_source(file, family, coefficients or None)) as source:
         whole = source.trajectory(place_of(source, trajectory, file.name))
-    stride = 1 if resolution is None else whole.grid.stride_to(resolution)
+    stride = 1 if n is None else whole.grid.stride_to(n[0])
+    if n is not None and whole.grid.subsample(stride).n != n:
+        raise UserError("resolution_mismatch", "a file is thinned alike along all axes", got=n, expected=whole.grid.n)
     thinned = (slice(None, None, stride),) * whole.grid.ndim
     return State(
         family,
@@ -284,7 +298,7 @@ def _rollout_request(request: _Request, start: "State | None", catalog: "Catalog
     if start is None:
         document["initial_condition"] = {"sample": {"seed": request.seed, "kind": request.initial_kind}}
         if request.resolution is not None:
-            grid["n"] = (request.resolution,) * equation.ndim
+            grid["n"] = request.resolution
     else:
         # Thinning keeps the first point where it was.
         grid = placed(GridSpec.model_validate(grid), start.grid).model_dump(exclude_none=True)
@@ -334,7 +348,7 @@ def _write(solutions: "list[Trajectory]", output: Path, attributes: Mapping[str,
     if output.suffix.lower() in PICTURES:
         from ups_server.pictures import save_picture
 
-        save_picture(solutions[0], output)
+        save_picture(solutions[0], output, attributes["model"])
         return
     from ups_server.data.export import export
 

@@ -6,6 +6,7 @@ in operations alone, and so is where a stream of events goes on after its connec
 
 import inspect
 import json
+import logging
 import os
 import time
 from abc import ABC, abstractmethod
@@ -22,6 +23,8 @@ from httpx_sse import ServerSentEvent
 
 from ups_server.client.messages import Document, ServerEvent
 from ups_server.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -97,7 +100,7 @@ class Unreachable(UserError, httpx.TransportError):
 
 
 def asked(ask: Ask) -> Operation[httpx.Response]:
-    """The successful answer to a request, which is sent again where that can help and does no harm.
+    """The successful answer to a request, which is sent again where that can help and does no harm; the log says so.
 
     Raises:
         UserError: what the service objects to.
@@ -115,6 +118,7 @@ def asked(ask: Ask) -> Operation[httpx.Response]:
                 raise Unreachable(error) from error
             if failures > RETRIES or not (ask.repeatable or unsent):
                 raise
+            logger.warning("%s %s: %s; sent again (%d of %d)", ask.method, ask.path, error, failures, RETRIES)
             yield Pause(pause_s(failures))
             continue
         wait = wait_s(response, ask.repeatable, failures)
@@ -122,6 +126,8 @@ def asked(ask: Ask) -> Operation[httpx.Response]:
             check(response)
             return response
         failures += 1
+        again = f"sent again in {wait:.1f} s ({failures} of {RETRIES})"
+        logger.warning("%s %s: %d; %s", ask.method, ask.path, response.status_code, again)
         yield Pause(wait)
 
 

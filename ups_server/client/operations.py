@@ -312,26 +312,56 @@ def fine_tune(
 
 
 def jobs(
-    kind: str, limit: int = 20, before: str | None = None, state: str | None = None
+    kind: str | None = None, limit: int = 20, before: str | None = None, state: str | None = None
 ) -> Operation[list[JobDocument]]:
-    """The latest jobs of a kind: "evaluation", "fine_tuning" or "rollout".
+    """The latest jobs, of every kind or of one: "evaluation", "fine_tuning" or "rollout".
 
     Args:
-        before: a job's id: only those made before it.
+        before: a job's id: only those of its kind made before it.
         state: only those in this state.
 
     Raises:
         UserError: ``invalid_value``, ``invalid_request``.
     """
-    if kind not in JOBS:
+    if kind is None and before is not None:
+        kind = KINDS.get(before.partition("-")[0])
+    if kind is not None and kind not in JOBS:
         raise UserError("invalid_value", f"{kind!r} is no kind of job", got=kind, expected=[*JOBS])
     page = given(limit=limit, before=before, state=state)
-    return [JobDocument(entry) for entry in (yield from got(JOBS[kind], **page))["jobs"]]
+    found: list[JobDocument] = []
+    for name in JOBS if kind is None else [kind]:
+        found += [JobDocument(entry) for entry in (yield from got(JOBS[name], **page))["jobs"]]
+    return sorted(found, key=lambda job: job.created_at, reverse=True)[:limit]
 
 
 def job(job_id: str) -> Operation[JobDocument]:
     """One job: its state, and its result or error once it has ended. Raises UserError ``unknown_job``."""
     return JobDocument((yield from got(_job_path(job_id))))
+
+
+def wait(
+    job_id: str, progress: Callable[[str, int, int], None] | None = None, interval_s: float = 0.2
+) -> Operation[JobDocument]:
+    """The job once it has ended, however it ended.
+
+    Args:
+        progress: called with (what, done, of how many) as the job goes on.
+
+    Raises:
+        UserError: ``unknown_job``.
+    """
+    after = 0
+    while True:
+        found = yield from got(f"{_job_path(job_id)}/events", after=after)
+        for event in found["events"]:
+            after, data = event["seq"], event["data"]
+            if progress is not None and event["type"] == "progress":
+                progress(data.get("what", "scores"), data["done"], data["total"])
+            if progress is not None and event["type"] == "step":
+                progress("tuning", data["step"], data["steps"])
+        if found["complete"]:
+            return (yield from job(job_id))
+        yield Pause(interval_s)
 
 
 def follow(job_id: str, after: int = 0) -> Stream[ServerEvent]:

@@ -60,12 +60,13 @@ class Equations:
         rng = np.random.default_rng(seed)
         parts: list[tuple[dict[str, float], Array, Array]] = []
         grid = FAMILY.default_grid()
-        times = FAMILY.dt * np.arange(STEPS + 1)
+        times = np.arange(STEPS + 1, dtype=np.float64) * FAMILY.dt
         while len(parts) < count:
             own = draw_coefficients(rng, sets[len(parts) % len(sets)])
             rows = {name: np.array([own.get(name, 0.0)]) for name in TERMS}
             initial = FAMILY.fit_initial(FAMILY.sample_initial(rng, 1, grid), rows)
             static = FAMILY.sample_static(rng, 1, grid)
+            assert static is not None
             try:
                 solution = FAMILY.solve(initial, times, grid, rows, static=static)
             except UserError:

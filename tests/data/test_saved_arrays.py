@@ -25,6 +25,7 @@ def test_every_part_is_what_indexing_gives(
     np.save(tmp_path / "array.npy", values)
     np.savez(tmp_path / "plain.npz", array=values)
     np.savez_compressed(tmp_path / "packed.npz", array=values)
+    choices: list[list[int | slice]]
     choices = [[0, n - 1, slice(None), slice(1, n, 2), slice(1, 2), slice(2, 2)] if n else [slice(None)] for n in shape]
     for path in tmp_path.iterdir():
         with closing(open_container(path)) as container:

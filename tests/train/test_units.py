@@ -25,6 +25,7 @@ def test_in_other_units_a_solution_is_a_solution(offset: float) -> None:
     rows = {name: np.array([own.get(name, 0.0) for own in EQUATIONS]) for name in TERMS}
     initial = evolution.fit_initial(evolution.sample_initial(rng, len(EQUATIONS), grid), rows)
     static = evolution.sample_static(rng, len(EQUATIONS), grid)
+    assert static is not None
     times = np.array([0.0, 0.1, 0.25])
     states = evolution.solve(initial, times, grid, rows, static)
     triples = Triples(

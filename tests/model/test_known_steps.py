@@ -11,6 +11,7 @@ from ups_server.model.flow_steps import LEVEL, Axis, FlowStep, flow_steps, splin
 from ups_server.model.gas_steps import exponential, gas_steps
 from ups_server.model.wave_steps import wave_steps
 from ups_server.pde import Grid, family
+from ups_server.pde.equation import TERMS
 from ups_server.pde.gas import GAMMA
 from ups_server.pde.incompressible import to_faces
 
@@ -216,6 +217,25 @@ def test_a_source_is_exact() -> None:
     found = wave_steps(torch.zeros(1, n), time * one, nu * one[:, None], (2,), one, source)
     expected = 0.3 * time + 0.8 * wave * (1 - np.exp(-nu * k**2 * time)) / (nu * k**2)
     np.testing.assert_allclose(found[0], expected, atol=2e-6)
+
+
+def test_self_advection_is_that_of_the_familys_solver() -> None:
+    """Three equations in a batch: one that carries itself and is forced, one the other way, one that does not."""
+    entry, n, time = family("evolution_1d"), 128, 0.3
+    grid, rng = entry.default_grid(n), np.random.default_rng(5)
+    carrying, nu = np.array([-0.8, 0.5, 0.0]), np.array([0.02, 0.03, 0.01])
+    named = {name: np.zeros(3) for name in TERMS}
+    named |= {"self_advection": carrying, "diffusion": nu, "transport": np.array([0.3, -0.4, 0.2])}
+    named["forcing"] = np.array([1.5, 0.0, 0.0])
+    initial, force = entry.sample_initial(rng, 3, grid), entry.sample_static(rng, 3, grid)
+    assert force is not None
+    expected = entry.solve(initial, np.array([0.0, time]), grid, named, force)[:, 1, :, 0]
+    shares = torch.from_numpy(np.stack([named["transport"], nu], axis=1)).float()
+    found = wave_steps(
+        torch.from_numpy(initial[..., 0]).float(), torch.full((3,), time), shares, (1, 2), torch.ones(3),
+        torch.from_numpy(named["forcing"][:, None] * force[..., 0]).float(), torch.from_numpy(carrying).float(),
+    )  # fmt: skip
+    np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
 def test_splines_carry_a_field_at_fourth_order() -> None:

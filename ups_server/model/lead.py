@@ -284,7 +284,9 @@ class LeadModel(nn.Module):
         shares = given.values[:, list(numbers)] * given.values.new_tensor(signs)
         sources = [number for number, term in enumerate(equation.terms) if term.source]
         source = given.values[:, sources[0], None] * scaled.static[..., 0] if sources else None
-        after = wave_steps(scaled.fields[..., 0], lead, shares, orders, given.lengths[:, 0], source)
+        carrying = [number for number, term in enumerate(equation.terms) if term.carries]
+        own = given.values[:, carrying[0]] if carrying else None
+        after = wave_steps(scaled.fields[..., 0], lead, shares, orders, given.lengths[:, 0], source, own)
         return torch.cat([after[..., None], scaled.fields[..., 1:]], dim=-1)
 
     def _flow(self, scaled: Scaled, lead: Tensor, given: Problems) -> Tensor:

@@ -72,6 +72,7 @@ class TermCard(Frozen):
         order: of the derivative that the term is a multiple of; None where it is not linear.
         sign: of that multiple.
         source: is the term a multiple of the first static field?
+        carries: is it a multiple of u u_x?
     """
 
     text: str
@@ -82,6 +83,7 @@ class TermCard(Frozen):
     order: int | None = None
     sign: float = 1.0
     source: bool = False
+    carries: bool = False
 
 
 class EquationCard(Frozen):
@@ -93,7 +95,7 @@ class EquationCard(Frozen):
         solenoidal: is the velocity, in the first slots, free of divergence?
         known: what of it a few large steps start from: "gas", in a periodic box (`model.gas_steps`), its second and
             third terms being the viscosities; "flow", between walls (`model.flow_steps`), the second the viscosity;
-            "waves", of one field in a periodic box, the terms that are linear (`model.wave_steps`).
+            "waves", of one field in a periodic box, the terms that are linear, or carry it (`model.wave_steps`).
         carried: are fields carried along displacements?
     """
 
@@ -176,6 +178,7 @@ ANY = tuple(
         optional=True,
         order=term.order if [piece.power for piece in term.pieces] == [1] else None,
         source=name == "forcing",
+        carries=name == "self_advection",
     )
     for name, term in TERMS.items()
 )

@@ -54,6 +54,7 @@ CHANGES = {
     "files": Scope.RUN,
     "fine-tuning": Scope.ADAPT,
     "models": Scope.ADMIN,
+    "webhooks": Scope.ADMIN,
 }
 """Right to change something, by the tag of the route. What is not here needs `admin`; looking needs `read`."""
 

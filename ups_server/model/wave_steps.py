@@ -71,7 +71,8 @@ def carried(spectra: Tensor, z: Tensor, fed: Tensor, slope: Tensor, points: int)
 
     def pushed(v: Tensor) -> Tensor:
         square = torch.fft.irfft(v * kept, n=points).square()
-        return size * (fed + slope * kept * torch.fft.rfft(square))
+        change: Tensor = size * (fed + slope * kept * torch.fft.rfft(square))
+        return change
 
     for done in range(int(count.max())):
         first = pushed(spectra)

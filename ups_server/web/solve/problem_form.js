@@ -153,11 +153,11 @@ export function problemForm(onRun, onChange = () => {}) {
     }));
   }
 
-  /** A model that knows the written equation: the chosen one, or else the default one, or else the solver. */
+  /** A model that knows the written equation: the chosen one, or else the service's own choice, or else the solver. */
   function chooseSolver() {
     const { card, equation: known } = chosen();
     const able = models.filter((entry) => entry.families[known.id]);
-    const usual = able.find(({ id }) => id === defaultModel) ?? able.find(({ id }) => id === "numerical");
+    const usual = able.find(({ id }) => id === (proposed(known.id) ?? "numerical"));
     // The model that the solver stood in for comes back where it knows the equation.
     const next = able.find(({ id }) => id === replaced) ?? (card.families[known.id] ? card : usual);
     if (next && next !== card) {

@@ -74,6 +74,9 @@ class FlowStep:
             (rate * (x.along_rates[:, None] + y.through_rates)).exp(),
         ]
         self.force = [x.to_faces @ force[:, 0], force[:, 1] @ y.to_faces.T]
+        # Of every field, (C, ..., n).
+        self.second = [axis.second[list(kinds)] for axis, kinds in zip(self.axes, KINDS, strict=True)]
+        self.splines = [axis.splines[list(kinds)] for axis, kinds in zip(self.axes, KINDS, strict=True)]
 
     def __call__(self, u: Tensor, middle: Tensor, pressure: Tensor) -> tuple[Tensor, Tensor]:
         """The state a step later, and the gradient of the pressure there.
@@ -120,18 +123,14 @@ class FlowStep:
         moved = splined(self.coefficients(u), -self.size * here, self.points)
         cells = here.new_tensor(self.points).reshape(1, 2, 1, 1)
         share = (self.size * here.abs() * cells / (2 * BLURS)).clamp_max(MOST_BLURRED)
-        x, y = (
-            torch.stack([axis.second[kind] for kind in kinds]) for axis, kinds in zip(self.axes, KINDS, strict=True)
-        )
+        x, y = self.second
         for _ in range(BLURS):
             moved = moved + share[:, :1] * (x @ moved) + share[:, 1:] * (moved @ y.mT)
         return moved
 
     def coefficients(self, u: Tensor) -> Tensor:
         """Of the cubic B-splines through fields, and beyond the walls."""
-        x, y = (
-            torch.stack([axis.splines[kind] for kind in kinds]) for axis, kinds in zip(self.axes, KINDS, strict=True)
-        )
+        x, y = self.splines
         return x @ u @ y.mT
 
 
@@ -143,7 +142,7 @@ class Axis:
             cos(k pi x); their `_rates` are those of second differences.
         divergence, gradient: (n,) of waves of a potential, on the faces and back in the cells.
         faces: (n - 1, n) means of two cells; its transpose leads from faces to cells. to_faces: its inverse.
-        second: by kind (n, n), second differences. splines: by kind (n + 2 EDGE, n), see `FlowStep.coefficients`.
+        second: (3, n, n) by kind, second differences. splines: (3, n + 2 EDGE, n), see `FlowStep.coefficients`.
     """
 
     def __init__(self, n: int, device: torch.device) -> None:
@@ -153,32 +152,24 @@ class Axis:
         level[0] /= math.sqrt(2)
         through = torch.sin(torch.outer(math.pi * (k + 1) / n, cell)) * math.sqrt(2 / n)
         through[-1] /= math.sqrt(2)
-        inner = torch.outer(k + 1, k + 1) * math.pi / (n + 1)
         one = torch.eye(n, dtype=torch.float64)
         faces = (one[:-1] + one[1:]) / 2
-        found = {
-            "level": level, "through": through, "along": torch.sin(inner) * math.sqrt(2 / (n + 1)),
-            "level_rates": rates(angle, n), "through_rates": rates(math.pi * (k + 1) / n, n),
-            "along_rates": rates(math.pi * (k + 1) / (n + 1), n), "divergence": 2 * n * torch.tan(angle / 2),
-            "gradient": n * torch.sin(angle), "faces": faces, "to_faces": torch.linalg.pinv(faces.T),
-        }  # fmt: skip
-        kinds = THROUGH, ALONG, LEVEL
-        near = [continued(n, kind, 1) for kind in kinds]
         # As if fields were continued without an end: coefficients feel what is far away by 0.27 a cell.
         inverse = spline_inverse(n + 2 * FAR)[FAR - EDGE : FAR + n + EDGE]
-        placed = {name: value.to(device, torch.float32) for name, value in found.items()}
-        self.level, self.through, self.along = placed["level"], placed["through"], placed["along"]
-        self.level_rates, self.through_rates = placed["level_rates"], placed["through_rates"]
-        self.along_rates = placed["along_rates"]
-        self.divergence, self.gradient = placed["divergence"], placed["gradient"]
-        self.faces, self.to_faces = placed["faces"], placed["to_faces"]
-        self.second = [(own[2:] + own[:-2] - 2 * own[1:-1]).to(device, torch.float32) for own in near]
-        self.splines = [(inverse @ continued(n, kind, FAR)).to(device, torch.float32) for kind in kinds]
+        near = torch.stack([continued(n, kind, 1) for kind in (THROUGH, ALONG, LEVEL)])
+        far = torch.stack([continued(n, kind, FAR) for kind in (THROUGH, ALONG, LEVEL)])
 
-    @staticmethod
-    def of_fields(matrices: list[Tensor], kinds: tuple[int, ...]) -> Tensor:
-        """(C, ..., n) the matrix of each field."""
-        return torch.stack([matrices[kind] for kind in kinds])
+        def placed(values: Tensor) -> Tensor:
+            return values.to(device, torch.float32)
+
+        self.level, self.level_rates = placed(level), placed(rates(angle, n))
+        self.through, self.through_rates = placed(through), placed(rates(math.pi * (k + 1) / n, n))
+        self.along = placed(torch.sin(torch.outer(k + 1, k + 1) * math.pi / (n + 1)) * math.sqrt(2 / (n + 1)))
+        self.along_rates = placed(rates(math.pi * (k + 1) / (n + 1), n))
+        self.divergence, self.gradient = placed(2 * n * torch.tan(angle / 2)), placed(n * torch.sin(angle))
+        self.faces, self.to_faces = placed(faces), placed(torch.linalg.pinv(faces.T))
+        self.second = placed(near[:, 2:] + near[:, :-2] - 2 * near[:, 1:-1])
+        self.splines = placed(inverse @ far)
 
 
 @lru_cache(maxsize=64)

@@ -56,12 +56,12 @@ def wave_steps(
         moved = moved + phi * fed
     if carrying is not None and (rows := carrying.nonzero()[:, 0]).numel():
         slope = 0.5j * (carrying * time)[:, None] * k
-        moved[rows] = carried(torch.fft.rfft(u)[rows], z[rows], fed[rows], slope[rows], points)
+        moved[rows] = self_advected(torch.fft.rfft(u)[rows], z[rows], fed[rows], slope[rows], points)
     after: Tensor = torch.fft.irfft(moved, n=points)
     return after
 
 
-def carried(spectra: Tensor, z: Tensor, fed: Tensor, slope: Tensor, points: int) -> Tensor:
+def self_advected(spectra: Tensor, z: Tensor, fed: Tensor, slope: Tensor, points: int) -> Tensor:
     """Spectra (B, K) a unit of time later, under ``v' = z v + fed + slope (u^2)``; the rest as in `wave_steps`."""
     kept = torch.arange(spectra.shape[1], device=spectra.device) <= points / 3
     largest = torch.fft.irfft(spectra, n=points).abs().amax(1)

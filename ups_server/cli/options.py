@@ -71,10 +71,12 @@ def service_client(url: str, key: str | None) -> Iterator["Client"]:
         with Client(url, key=key) as client:
             yield client
     except (httpx.TransportError, httpx.InvalidURL) as error:
-        hint = "`ups serve` starts a service; --url says where it is"
-        raise UserError(
-            "unreachable", f"no service answers at {url}", got=str(error.__cause__ or error), hint=hint
-        ) from None
+        raise unreachable(url, error) from None
+
+
+def unreachable(url: str, error: Exception) -> UserError:
+    hint = "`ups serve` starts a service; --url says where it is"
+    return UserError("unreachable", f"no service answers at {url}", got=str(error.__cause__ or error), hint=hint)
 
 
 def parse_boundary(text: str | None, ndim: int) -> "BoundaryCondition | None":

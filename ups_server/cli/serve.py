@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ups_server.cli.options import LOCAL, AsJson, DataDir, Url, settings_of
+from ups_server.cli.options import LOCAL, AsJson, DataDir, Url, settings_of, unreachable
 from ups_server.cli.output import print_json, print_line, print_note
 from ups_server.errors import UserError
 
@@ -56,8 +56,7 @@ def open_page(url: Url = LOCAL) -> None:
     try:
         httpx.get(f"{url}/healthz", timeout=10).raise_for_status()
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        hint = "`ups serve` starts a service; --url says where it is"
-        raise UserError("unreachable", f"no service answers at {url}", got=str(error), hint=hint) from None
+        raise unreachable(url, error) from None
     if not webbrowser.open(url):
         print_note("there is no browser here; open this address in one:")
     print_line(url)

@@ -32,7 +32,7 @@ def open_hdf5(path: Path) -> Container:
     with path.open("rb") as stream:
         matlab = stream.read(len(MATLAB)) == MATLAB
     file = hdf5.open_plainly(path)
-    try:
+    with hdf5.closed_on_error(file):
         groups: dict[str, dict[str, Any]] = {}
         found = _datasets(file, "", 1, matlab, groups)
         arrays = {name: _array(name, parent, leaf, matlab) for name, parent, leaf in found}
@@ -40,9 +40,6 @@ def open_hdf5(path: Path) -> Container:
             raise UserError("wrong_shape", f"{path.name} holds too many datasets", expected=f"below {MOST_ARRAYS}")
         kind = "a MATLAB 7.3 file" if matlab else "an HDF5 file"
         return Container(kind, arrays, _attributes(file), file.close, groups)
-    except BaseException:
-        file.close()
-        raise
 
 
 def _datasets(

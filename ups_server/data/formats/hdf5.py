@@ -5,10 +5,11 @@ What is no HDF5, or a layout that is not read, is named by its first bytes or th
 
 import itertools
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import h5py
 import numpy as np
@@ -159,12 +160,23 @@ def open_file(path: Path) -> h5py.File:
     """
     refuse_foreign(path)
     file = open_plainly(path)
-    try:
+    with closed_on_error(file):
         refuse_collections(path.name, {name for name in itertools.islice(file, ROOT_NAMES)})
+    return file
+
+
+class Closable(Protocol):
+    def close(self) -> None: ...
+
+
+@contextmanager
+def closed_on_error(file: Closable) -> Iterator[None]:
+    """Closes an open file where what is done with it fails; else it stays open."""
+    try:
+        yield
     except BaseException:
         file.close()
         raise
-    return file
 
 
 def open_plainly(path: Path) -> h5py.File:

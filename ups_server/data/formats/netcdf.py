@@ -78,11 +78,8 @@ class XarraySource(ArraySource):
             )
         else:
             self._file = xr.open_dataset(path, engine="h5netcdf", decode_times=False, cache=False)
-        try:
+        with hdf5.closed_on_error(self._file):
             self._describe(path, given)
-        except BaseException:
-            self._file.close()
-            raise
 
     def _describe(self, path: Path, given: Given) -> None:
         entries = dict(self._file.attrs)

@@ -93,11 +93,8 @@ class WellSource(ArraySource):
 
     def __init__(self, path: Path, given: Given) -> None:
         self._file = hdf5.open_plainly(path)
-        try:
+        with hdf5.closed_on_error(self._file):
             self._describe(path, given)
-        except BaseException:
-            self._file.close()
-            raise
 
     def _describe(self, path: Path, given: Given) -> None:
         attributes = self._file.attrs

@@ -59,12 +59,9 @@ def open_pdebench(path: Path, given: Given, card: Card | None = None) -> Pdebenc
         UserError: ``unknown_layout``, and whatever the layout's reader finds wrong.
     """
     file = hdf5.open_file(path)
-    try:
+    with hdf5.closed_on_error(file):
         reader = _reader(path, file) if card is None else READERS[card.layout]
         return reader(path, file, given, card)
-    except BaseException:
-        file.close()
-        raise
 
 
 def _reader(path: Path, file: h5py.File) -> LayoutReader:

@@ -169,8 +169,8 @@ class RolloutRequest(Spec):
         default=None,
         min_length=1,
         max_length=10**6,
-        description="Instead of `n_steps`, `dt` and `save_every`: the times of the answer, evenly spaced. The initial "
-        "condition at 0 is always part of it.",
+        description="Instead of `n_steps`, `dt` and `save_every`: the times of the answer, ascending, multiples of one "
+        "step. The initial condition at 0 is always part of it.",
     )
     t_final: FiniteFloat | None = Field(
         default=None, gt=0, description="Instead of those: the one time that is asked for beside the initial condition."

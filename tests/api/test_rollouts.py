@@ -121,6 +121,19 @@ def test_save_every_and_dt(service: RunningService) -> None:
     assert wide["times"] == [0.0, 0.1, 0.2]
 
 
+def test_uneven_times_are_frames_of_the_even_ones(service: RunningService) -> None:
+    """Also of a model's own steps, a reference's, and of what is diagnosed."""
+    for model in ("numerical", "persistence"):
+        asked = {**REQUEST, "model": model, "diagnostics": True, "deterministic": True}
+        del asked["n_steps"]
+        whole = service.post({**asked, "times": [0.05 * step for step in range(1, 13)]}).json()
+        some = service.post({**asked, "times": [0.1, 0.25, 0.6]}).json()
+        assert some["times"] == [0.0, 0.1, 0.25, 0.6]
+        np.testing.assert_array_equal(some["data"], np.array(whole["data"])[[0, 2, 5, 12]])
+        for name, energy in whole["diagnostics"]["energy"].items():
+            assert some["diagnostics"]["energy"][name] == [energy[frame] for frame in (0, 2, 5, 12)]
+
+
 def test_another_box_is_rescaled(service: RunningService) -> None:
     """Advection at speed 2 on a box of length 2 is advection at speed 1 on the family's own."""
     values = np.sin(2 * np.pi * (np.arange(64) + 0.5) / 64).tolist()

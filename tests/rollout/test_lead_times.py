@@ -8,6 +8,7 @@ import pytest
 
 from tests.rollout.planning import planned
 from ups_server.errors import UserError
+from ups_server.rollout.reference import reference_spec
 
 
 @pytest.fixture
@@ -63,3 +64,25 @@ def test_a_model_that_steps_reaches_multiples_of_its_step(data_dir: Path) -> Non
 def test_times_are_said_in_one_way(data_dir: Path) -> None:
     with pytest.raises(UserError, match="not two of them"):
         planned(data_dir, model="lead", t_final=0.5, n_steps=4, **START)
+
+
+def test_uneven_times_are_steps_of_which_those_are_kept(data_dir: Path) -> None:
+    times = [0.1, 0.25, 1.0]
+    plan = planned(data_dir, model="lead", n_steps=None, times=times, **START)
+    assert (plan.spec.n_steps, plan.spec.problem.dt, plan.spec.kept) == (20, 0.05, (2, 5, 20))
+    assert plan.times().tolist() == [0.0, *times]
+    assert [plan.spec.step_of(frame) for frame in range(plan.n_frames)] == [0, 2, 5, 20]
+    assert [step for step in range(1, 21) if plan.spec.keeps(step)] == [2, 5, 20]
+    assert [plan.spec.frames_by(step) for step in (0, 1, 2, 4, 5, 19, 20)] == [0, 0, 1, 1, 2, 2, 3]
+
+
+def test_uneven_times_of_a_model_that_steps_are_multiples_of_its_step(data_dir: Path) -> None:
+    plan = planned(data_dir, model="steps", n_steps=None, times=[0.2, 0.5], **START)
+    assert (plan.spec.n_steps, plan.spec.kept, plan.times().tolist()) == (10, (4, 10), [0.0, 0.2, 0.5])
+    with pytest.raises(UserError, match="multiple of the step"):
+        planned(data_dir, model="steps", n_steps=None, times=[0.2, 0.51], **START)
+
+
+def test_a_reference_is_looked_at_at_the_same_uneven_times(data_dir: Path) -> None:
+    spec = reference_spec(planned(data_dir, model="lead", n_steps=None, times=[0.1, 0.25, 1.0], **START), 2)
+    assert (spec.n_steps, spec.problem.dt, spec.kept, spec.problem.grid.n) == (20, 0.05, (2, 5, 20), (64,))

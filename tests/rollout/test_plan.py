@@ -53,14 +53,14 @@ def test_defaults(catalog: Catalog) -> None:
     todo = planned(catalog)
     assert todo.shape == (1, 13, 128, 1)
     assert todo.coefficients == family("burgers").complete({})
-    assert (todo.spec.n_steps, todo.stride, todo.spec.problem.dt) == (12, 1, 0.05)
+    assert (todo.spec.n_steps, todo.spec.save_every, todo.spec.problem.dt) == (12, 1, 0.05)
     assert todo.times()[:4].tolist() == [0.0, 0.05, 0.1, 0.15]
     assert codes(todo) == []
 
 
 def test_dt_is_a_multiple_of_the_models(catalog: Catalog) -> None:
     todo = planned(catalog, dt=0.15, n_steps=5, save_every=2)
-    assert (todo.spec.n_steps, todo.stride, todo.n_frames) == (12, 6, 3)
+    assert (todo.spec.n_steps, todo.spec.save_every, todo.n_frames) == (12, 6, 3)
     assert todo.spec.problem.dt == pytest.approx(0.05)
     assert todo.times().tolist() == [0.0, 0.3, 0.6]
     for dt in (0.07, 0.01, 0.051):

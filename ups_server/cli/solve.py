@@ -66,6 +66,9 @@ def solve(
     n_steps: Annotated[int | None, typer.Option(min=1, help="Steps. [default: up to the family's final time]")] = None,
     dt: Annotated[float | None, typer.Option(help="A multiple of the model's step. [default: the model's]")] = None,
     save_every: Annotated[int, typer.Option(min=1, help="Keep every so many steps.")] = 1,
+    times: Annotated[
+        str | None, typer.Option(metavar="T,T,...", help="Instead of those three: the times of the answer.")
+    ] = None,
     resolution: Annotated[
         str | None,
         typer.Option(metavar="N[xN]", help="Points per axis. [default: the model's, or the file's]"),
@@ -110,6 +113,8 @@ def solve(
         raise UserError("invalid_request", "give --model or --method, not both", got=[model, method])
     if (family is None) == (equation is None):
         raise UserError("invalid_request", "give a family or --equation, and not both", got=[family, equation])
+    if times is not None and (n_steps, dt, save_every) != (None, None, 1):
+        raise UserError("invalid_request", "--times already say what --n-steps, --dt and --save-every would", got=times)
     coefficients = parse_coefficients(coef)
     chosen = family or _recognised(equation or "", coefficients)
     trust: dict[str, Any] = {"diagnostics": diagnostics, "reference": reference}
@@ -132,6 +137,7 @@ def solve(
         n_steps=n_steps,
         dt=dt,
         save_every=save_every,
+        times=None if times is None else _times(times),
         resolution=None if resolution is None else _per_axis(resolution, find(chosen).ndim),
         points=points,
         trust=trust,
@@ -180,6 +186,7 @@ class _Request:
     n_steps: int | None
     dt: float | None
     save_every: int
+    times: tuple[float, ...] | None
     resolution: tuple[int, ...] | None
     points: str | None
     trust: dict[str, Any]
@@ -191,6 +198,14 @@ def _per_axis(text: str, axes: int) -> tuple[int, ...]:
     if len(points) not in (1, axes):
         raise UserError("invalid_grid", "points are given for all axes or for each", got=text, expected=axes)
     return tuple(points * axes if len(points) == 1 else points)
+
+
+def _times(text: str) -> tuple[float, ...]:
+    """Raises UserError ``invalid_times``."""
+    try:
+        return tuple(float(time) for time in text.split(","))
+    except ValueError:
+        raise UserError("invalid_times", "times are numbers", got=text, expected="T,T,... such as 0.1,0.25,1") from None
 
 
 def _recognised(equation: str, coefficients: dict[str, float]) -> str:
@@ -286,12 +301,12 @@ def _rollout_request(request: _Request, start: "State | None", catalog: "Catalog
     if request.equation is None:
         given = {**(start.coefficients if start else {}), **equation.named(request.coefficients)}
         problem = {"family": equation.id, "coefficients": given}
+    steps = request.n_steps or max(request.save_every, round(equation.t_final / dt))
+    length: dict[str, Any] = {"n_steps": steps, "dt": request.dt, "save_every": request.save_every}
     document: dict[str, Any] = {
         "model": request.model,
         **problem,
-        "n_steps": request.n_steps or max(request.save_every, round(equation.t_final / dt)),
-        "dt": request.dt,
-        "save_every": request.save_every,
+        **(length if request.times is None else {"times": request.times}),
         **request.trust,
     }
     grid = parse_place(request.points, equation.ndim)

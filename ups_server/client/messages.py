@@ -21,7 +21,7 @@ class SuperResolutionOptions(TypedDict, total=False):
 
     Attributes:
         equation: in symbols, instead of a family.
-        times: evenly spaced, instead of `n_steps`, `dt` and `save_every`.
+        times: of the answer, ascending, instead of `n_steps`, `dt` and `save_every`.
         t_final: the last time, instead of `n_steps`.
         grid: "n", "extent", "points", "offset".
         boundary: (low, high) kind per axis.

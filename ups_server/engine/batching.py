@@ -41,7 +41,9 @@ class Part:
     def ready(self) -> bool:
         """Is there a step to make, and room at the reader's for the frame it leads to?"""
         rollout = self.rollout
-        return not self.over and self.step < rollout.last and self.step // rollout.save_every < rollout.allowed
+        return (
+            not self.over and self.step < rollout.spec.n_steps and rollout.spec.frames_by(self.step) < rollout.allowed
+        )
 
 
 @dataclass(eq=False)
@@ -50,21 +52,17 @@ class Rollout:
 
     Attributes:
         allowed: frames that its reader has had room for so far.
-        last: its last step.
         survivors: its states, as long as they last.
         watched: are all its states looked at after every step, for limits of their own?
         seconds: how long the turns took in which it made a step.
     """
 
     id: int
-    model: str
-    last: int
-    save_every: int
+    spec: RolloutSpec
     allowed: int
     survivors: Survivors
     watched: bool
     seconds: float = 0.0
-    durable: bool = False
     parts: list[Part] = field(default_factory=list)
     _frames: dict[int, dict[int, tuple[Frames, ...]]] = field(default_factory=dict)
 
@@ -72,16 +70,7 @@ class Rollout:
     def begin(cls, header: dict[str, Any], spec: RolloutSpec, session: Session, max_rows: int, memory: int, turn: int,
               rows: int) -> "Rollout":  # fmt: skip
         """Cuts a session into parts of at most `max_rows` states, and as many as fit into `memory` bytes."""
-        rollout = cls(
-            header["id"],
-            spec.model,
-            spec.n_steps,
-            spec.save_every,
-            header["window"],
-            Survivors(spec.limits, rows),
-            watched=bool(spec.limits),
-            durable=spec.durable,
-        )
+        rollout = cls(header["id"], spec, header["window"], Survivors(spec.limits, rows), watched=bool(spec.limits))
         if not isinstance(session, BatchedSession):
             rollout.parts = [Part(rollout, 0, session, ("alone", rollout.id), rows, 0, turn, True)]
             return rollout
@@ -97,11 +86,11 @@ class Rollout:
 
     @property
     def over(self) -> bool:
-        return all(part.over or part.finished >= self.last for part in self.parts)
+        return all(part.over or part.finished >= self.spec.n_steps for part in self.parts)
 
     def restore(self, step: int, saved: Frames, ended: Sequence[int]) -> None:
         """Goes to where it stood after `step` steps, instead of a first one; these states had ended by then."""
-        self.allowed += step // self.save_every
+        self.allowed += self.spec.frames_by(step)
         self.survivors.end(ended)
         for part in self.parts:
             if not isinstance(part.session, Resumable | BatchedSession):
@@ -121,7 +110,7 @@ class Rollout:
             return []
         ended = self.survivors.check(step, values, part.first, why_ended(part.session))
         part.over = self._has_ended(part)
-        if step % self.save_every == 0:
+        if self.spec.keeps(step):
             masked = self.survivors.masked(values, part.first)
             self._frames.setdefault(step, {})[part.first] = (masked,) if saved is None else (masked, saved)
         return ended

@@ -1,6 +1,7 @@
 """The engine: whatever owns the device and advances rollouts. What stands above it assumes no process or machine."""
 
 from abc import ABC, abstractmethod
+from bisect import bisect_left, bisect_right
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,7 @@ class RolloutSpec:
         model: what the solver is loaded from (`ModelCard.source`).
         n_steps: steps of `problem.dt`.
         save_every: every so many steps become a frame.
+        kept: those that do instead, ascending, the last one n_steps; none: as `save_every` says.
         deterministic: share no step with other rollouts: the same request then gives the same bits.
         durable: every frame comes with what is needed to go on from it.
         limits: where a state ends, beside values that are not finite.
@@ -32,6 +34,23 @@ class RolloutSpec:
     deterministic: bool = False
     durable: bool = False
     limits: tuple[StateLimit, ...] = ()
+    kept: tuple[int, ...] = ()
+
+    def keeps(self, step: int) -> bool:
+        """Does this step become a frame?"""
+        if not self.kept:
+            return step % self.save_every == 0
+        return self.kept[min(bisect_left(self.kept, step), len(self.kept) - 1)] == step
+
+    def frames_by(self, step: int) -> int:
+        """Frames of the first so many steps, without the initial state."""
+        return bisect_right(self.kept, step) if self.kept else step // self.save_every
+
+    def step_of(self, frame: int) -> int:
+        """The step that becomes this frame; frame 0 is the initial state."""
+        if frame == 0 or not self.kept:
+            return frame * self.save_every
+        return self.kept[frame - 1]
 
     def as_json(self) -> dict[str, Any]:
         document: dict[str, Any] = _SPEC.dump_python(self, mode="json")

@@ -173,7 +173,7 @@ class InProcess:
                 yield ended
             if not survivors.alive.any():
                 break
-            if step % spec.save_every == 0:
+            if spec.keeps(step):
                 yield Frame(step, survivors.masked(values))
         yield Finished(seconds)
 

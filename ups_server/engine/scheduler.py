@@ -185,7 +185,7 @@ class Scheduler:
             self._send({"op": "load_failed", "model": model, "reason": str(error)}, ())
 
     def _in_use(self) -> set[str]:
-        return {rollout.model for rollout in self._rollouts.values()}
+        return {rollout.spec.model for rollout in self._rollouts.values()}
 
     def _join(self, header: dict[str, Any], arrays: list[Frames]) -> None:
         try:
@@ -258,11 +258,11 @@ class Scheduler:
         try:
             running = self._batch(bucket, chosen)
             running.turns -= 1
-            kept = [part.step % part.rollout.save_every == 0 for part in running.members]
+            kept = [part.rollout.spec.keeps(part.step) for part in running.members]
             wanted = [due or part.rollout.watched for due, part in zip(kept, running.members, strict=True)]
             with self._ended_early(chosen[0].rollout.id):
                 states = running.batch.launch(wanted)
-            durable = [due and part.rollout.durable for due, part in zip(kept, running.members, strict=True)]
+            durable = [due and part.rollout.spec.durable for due, part in zip(kept, running.members, strict=True)]
             saved = running.batch.saved(durable) if any(durable) else None
             if running is not self._running.get(bucket):
                 running.batch.release()

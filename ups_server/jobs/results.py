@@ -105,7 +105,7 @@ class RolloutFolder:
         """Writes a frame, then the place it leads to; of what has `ended`, what did by this frame."""
         if frame.saved is None:
             raise ValueError("not a frame of a durable rollout")
-        number = frame.step // plan.stride
+        number = plan.spec.frames_by(frame.step)
         steps.put(number, plan.answer_values(frame.values))
         over = [event for event in ended if event.step <= frame.step]
         flags = [flag.model_dump(mode="json") for flag in (*plan.flags, *map(plan.ended_flag, over))]

@@ -150,7 +150,7 @@ class StoredFrames:
         yield Started()
         waiting = sorted(self._ended, key=lambda event: event.step)
         for frame in range(1, self._frames):
-            step = frame * self._todo.stride
+            step = self._todo.spec.step_of(frame)
             while waiting and waiting[0].step <= step:
                 yield waiting.pop(0)
             yield Frame(step, await asyncio.to_thread(self._states, frame))
@@ -326,7 +326,7 @@ class RolloutRunner:
         """Runs from the last frame on disk until the end, or until the engine fails."""
         folder, steps = attempt.folder, ZarrSteps(attempt.folder.zarr, todo.header())
         standing = await asyncio.to_thread(folder.standing)
-        attempt.frames = 1 + (standing.step // todo.stride if standing else 0)
+        attempt.frames = 1 + (todo.spec.frames_by(standing.step) if standing else 0)
         ended = list(standing.ended) if standing else []
         attempt.flags = (*todo.flags, *map(todo.ended_flag, ended))
         if attempt.frames < todo.n_frames:

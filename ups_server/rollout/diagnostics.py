@@ -154,7 +154,7 @@ class Diagnosis:
             if frame and distance is not None and distance <= OVERSHOOT:
                 continue
             if frame and found[0] not in self._left:
-                step = frame * self._plan.stride
+                step = self._plan.spec.step_of(frame)
                 time = step * self._plan.spec.problem.dt
                 self.flags.append(left_training(self._family, self._plan.card, self._seen, found, step, time))
             self._left.add(found[0])
@@ -261,7 +261,7 @@ def _bounds(plan: Plan, envelope: FamilyEnvelope, frames: int) -> dict[str, list
     means = initial.mean(tuple(range(1, initial.ndim - 1)), dtype=np.float64)
     names = [field.name for field in plan.family.fields]
     per_state = [envelope.physical(dict(zip(names, row, strict=True))) for row in means.tolist()]
-    steps = [frame * plan.stride for frame in range(frames)]
+    steps = [plan.spec.step_of(frame) for frame in range(frames)]
 
     def series(bounds: tuple[float, ...], scale: float) -> list[float]:
         return [bounds[step - 1] * scale if step else 0.0 for step in steps]

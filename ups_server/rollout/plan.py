@@ -40,7 +40,6 @@ class Plan:
     Attributes:
         grid, coefficients: as the request has them.
         initial: (B, X..., C) float32 on the family's own box.
-        stride: engine steps per frame.
         dt: time between two steps of the request.
         batched: does the answer have a batch axis?
         flags: what is known before the first step.
@@ -58,7 +57,6 @@ class Plan:
     initial: Frames
     static: Frames | None
     scale: NDArray[np.float32]
-    stride: int
     dt: float
     batched: bool
     flags: list[Flag]
@@ -69,7 +67,7 @@ class Plan:
     @property
     def n_frames(self) -> int:
         """Frames of the answer, the initial condition included."""
-        return self.spec.n_steps // self.stride + 1
+        return self.spec.frames_by(self.spec.n_steps) + 1
 
     @property
     def rows(self) -> int:
@@ -83,8 +81,8 @@ class Plan:
 
     def times(self) -> NDArray[np.float64]:
         """(T,), to 12 digits: 0.15 instead of 0.15000000000000002."""
-        frame_dt = self.dt * self.request.save_every
-        return np.array([float(f"{frame * frame_dt:.12g}") for frame in range(self.n_frames)])
+        step = self.spec.problem.dt
+        return np.array([float(f"{self.spec.step_of(frame) * step:.12g}") for frame in range(self.n_frames)])
 
     def attributes(self, flags: list[Flag]) -> dict[str, Any]:
         """What an answer says beside family, grid, coefficients and arrays."""
@@ -254,13 +252,14 @@ def _planned(start: InitialState) -> Plan:
         request=request,
         card=card,
         family=equation,
-        spec=RolloutSpec(card.source, problem, found.n_steps, found.stride, request.deterministic, limits=limits),
+        spec=RolloutSpec(
+            card.source, problem, found.n_steps, found.stride, request.deterministic, limits=limits, kept=found.kept
+        ),
         grid=found.grid if refined is None else Grid(refined.fine.n, found.grid.extent),
         coefficients=found.coefficients,
         initial=start.states,
         static=start.static,
         scale=found.scale,
-        stride=found.stride,
         dt=found.dt,
         batched=found.batched or request.ensemble is not None,
         flags=start.flags,

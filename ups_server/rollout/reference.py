@@ -296,9 +296,12 @@ class Reference:
 
 
 def reference_spec(plan: Plan, factor: int = 1) -> RolloutSpec:
-    """The rollout for the numerical solver at so many times the points: one step of its own from frame to frame."""
+    """The rollout for the numerical solver at so many times the points: where it can be, a step from frame to frame."""
     grid, _ = plan.answer_grid.refined(factor)
-    problem = replace(plan.spec.problem, grid=grid, dt=plan.spec.problem.dt * plan.stride)
+    spec = plan.spec
+    if spec.kept:
+        return RolloutSpec(SOLVER, replace(spec.problem, grid=grid), spec.n_steps, kept=spec.kept)
+    problem = replace(spec.problem, grid=grid, dt=spec.problem.dt * spec.save_every)
     return RolloutSpec(SOLVER, problem, plan.n_frames - 1)
 
 

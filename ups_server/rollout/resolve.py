@@ -30,7 +30,11 @@ from ups_server.specs import GridSpec, Placement, RolloutRequest, SampleSpec
 from ups_server.tensors import Arrays
 
 UNIFORM = 1e-6
-"""Largest deviation of a time from an even spacing, in units of the spacing."""
+"""Largest deviation of a time from a multiple of the step, in units of the step."""
+MAX_UNEVEN = 10_000
+"""Times that are not evenly spaced."""
+MAX_PARTS = 1000
+"""The step of unevenly spaced times is the first of them over a number up to this."""
 
 
 @dataclass(frozen=True)
@@ -82,23 +86,48 @@ class WrittenEquation:
 
 
 def steps_of(times: tuple[float, ...], longest: float) -> dict[str, Any]:
-    """n_steps, dt and save_every that give these times after the initial condition; a step is at most `longest`.
+    """n_steps, dt, and save_every or kept, that give these times after the initial condition.
+
+    The step is the longest that all times are multiples of, and at most `longest`.
 
     Raises:
-        UserError: ``times_not_uniform``.
+        UserError: ``invalid_times``.
     """
     later = np.array(times[1:] if times[0] == 0.0 else times)
-    spacing = float(later[0]) if len(later) else 0.0
-    even = spacing * np.arange(1, len(later) + 1)
-    if not len(later) or spacing <= 0.0 or np.abs(later - even).max() > UNIFORM * spacing:
+    if not len(later) or later[0] <= 0.0 or (np.diff(later) <= 0.0).any():
         raise UserError(
-            "times_not_uniform",
-            "times have to be evenly spaced from the initial condition at 0 on",
+            "invalid_times",
+            "times have to rise from the initial condition at 0 on",
             got=list(times[:8]),
-            expected="dt, 2 dt, 3 dt, …, with or without 0 before them",
+            expected="ascending times after 0, with or without 0 before them",
         )
-    parts = max(1, math.ceil(spacing / longest - UNIFORM)) if longest else 1
-    return {"n_steps": len(later) * parts, "dt": spacing / parts, "save_every": parts}
+    first = float(later[0])
+    step, steps = _common_step(later)
+    parts = max(1, math.ceil(step / longest - UNIFORM)) if longest else 1
+    found = {"n_steps": int(steps[-1]) * parts, "dt": step / parts}
+    if step == first and len(later) == steps[-1]:
+        return found | {"save_every": parts}
+    return found | {"kept": tuple((steps * parts).tolist())}
+
+
+def _common_step(later: NDArray[np.float64]) -> tuple[float, NDArray[np.int64]]:
+    """The longest step that all times are multiples of to six digits of it, and how many each takes."""
+    first = float(later[0])
+    uniform = np.arange(1, len(later) + 1)
+    if np.abs(later - first * uniform).max() <= UNIFORM * first:
+        return first, uniform
+    if len(later) <= MAX_UNEVEN:
+        for parts in range(1, MAX_PARTS + 1):
+            steps = np.rint(later / first * parts)
+            if np.abs(later - steps * (first / parts)).max() <= UNIFORM * first / parts:
+                return first / parts, steps.astype(np.int64)
+    raise UserError(
+        "invalid_times",
+        "times that are not evenly spaced have to be multiples of one step",
+        got=later[:8].tolist(),
+        expected=f"at most {MAX_UNEVEN} times, multiples of the first one over a number up to {MAX_PARTS}",
+        hint="round them, to hundredths for example, or ask for evenly spaced times and interpolate",
+    )
 
 
 MAX_RESCALING = 1e6
@@ -108,10 +137,11 @@ MADE_BYTES = 64
 
 
 class ResolvedRequest(RolloutRequest):
-    """A request whose family and number of steps are known."""
+    """A request whose family and steps are known; `kept`: those that are answered, where they are not evenly spaced."""
 
     family: str
     n_steps: int
+    kept: tuple[int, ...] = ()
 
     @property
     def sample(self) -> SampleSpec | None:
@@ -150,7 +180,7 @@ class Discretized:
         own_grid, own_coefficients: on the family's own box.
         length: of the request's box over that of the family's own.
         dt: time between two steps of the request, each of which the model makes in `substeps` of its own.
-        stride: steps of the model per frame.
+        stride: steps of the model per frame; kept: those that become frames instead, where there are any.
         n_steps: of the model.
         count: states that are given or drawn.
         batched: do they have an axis of their own in the request?
@@ -166,6 +196,7 @@ class Discretized:
     substeps: int
     stride: int
     n_steps: int
+    kept: tuple[int, ...]
     count: int
     batched: bool
 
@@ -259,6 +290,7 @@ def discretize(found: Resolved) -> Discretized:
         substeps=substeps,
         stride=stride,
         n_steps=request.n_steps // request.save_every * stride,
+        kept=tuple(step * substeps for step in request.kept),
         count=source.count or 1,
         batched=source.count is not None if isinstance(source, SampleSpec) else source.batched,
     )
@@ -287,7 +319,7 @@ def check_size(found: Discretized, settings: Settings) -> None:
         )
     ensemble = found.resolved.request.ensemble
     rows = found.count if ensemble is None else max(ensemble.members, len(ensemble.quantiles)) + 3
-    frames = found.n_steps // found.stride + 1
+    frames = (len(found.kept) or found.n_steps // found.stride) + 1
     values = frames * rows * found.output * len(found.resolved.family.fields)
     if values > settings.max_points:
         raise UserError(

@@ -13,7 +13,9 @@ solver its output.
 A line is judged with the solver of an earlier commit (`--judge`), so that a faster solver is a gain and not a loss;
 today's stands beside it.
 
-    python benchmarks/breakeven.py [FAMILY ...] [--model ups-mini] [--judge 0ec3c02] [--json OUT]
+    python benchmarks/breakeven.py [FAMILY ...] [--model MODEL] [--judge 0ec3c02] [--json OUT]
+
+The model is the one that a request gets which names none. A file that is there keeps its lines of other families.
 """
 
 import argparse
@@ -72,6 +74,9 @@ CASES = (
 )
 
 
+FAMILIES = list(dict.fromkeys(case.family for case in CASES))
+
+
 @dataclass(frozen=True)
 class Point:
     """The solver on one grid: seconds a trajectory and errors, over all frames and at the final one."""
@@ -88,6 +93,7 @@ class Row:
     """A line of the table; figures of today's solver are None where no grid that was tried is as good."""
 
     family: str
+    model: str
     coefficients: dict[str, float]
     points: int
     frames: int
@@ -253,11 +259,14 @@ def tree_of(revision: str) -> Iterator[Path]:
         yield Path(folder)
 
 
-def measured(case: Case, model: str, tree: Path | None) -> Row:
+def measured(case: Case, model: str | None, tree: Path | None) -> Row:
+    from ups_server.catalog import Catalog
     from ups_server.pde import Grid, family
+    from ups_server.settings import Settings
     from ups_server.solvers.registry import load
     from ups_server.solvers.solver import Problem
 
+    model = model or Catalog(Settings().data_dir).default(Settings().default_model, case.family)
     entry, count = family(case.family), case.trajectories
     axes = entry.ndim
     coefficients = entry.complete(case.coefficients)
@@ -303,6 +312,7 @@ def measured(case: Case, model: str, tree: Path | None) -> Row:
 
     return Row(
         family=entry.id,
+        model=model,
         coefficients=case.coefficients,
         points=case.points,
         frames=case.frames,
@@ -351,7 +361,7 @@ def table(rows: list[Row]) -> Table:
     for row in rows:
         which = " ".join(f"{name} {value:g}" for name, value in row.coefficients.items())
         shown.add_row(
-            f"{row.family} {which}", str(row.frames), figure(row.model_s), figure(row.model_error, 2),
+            f"{row.family} {which} ({row.model})", str(row.frames), figure(row.model_s), figure(row.model_error, 2),
             f"{figure(row.solver_s)} ({row.solver_points})", figure(row.ratio), figure(row.model_final_s),
             figure(row.model_final_error, 2), f"{figure(row.solver_final_s)} ({row.solver_final_points})",
             figure(row.ratio_final), f"{figure(row.ratio_today)} / {figure(row.ratio_final_today)}",
@@ -362,7 +372,7 @@ def table(rows: list[Row]) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("families", nargs="*")
-    parser.add_argument("--model", default="ups-mini")
+    parser.add_argument("--model", help="a folder, or the name of a shipped model")
     parser.add_argument("--judge", metavar="COMMIT", help="judge with the solver of this commit; default today's")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--curve", type=Path, help=argparse.SUPPRESS)
@@ -375,6 +385,10 @@ def main() -> None:
     torch.set_num_threads(1)
     cases = [case for case in CASES if not given.families or case.family in given.families]
     rows: list[Row] = []
+    others = []
+    if given.json and given.json.exists():
+        measured_now = {case.family for case in cases}
+        others = [row for row in json.loads(given.json.read_text()) if row["family"] not in measured_now]
     console = Console(width=170)
 
     def run(tree: Path | None) -> None:
@@ -383,7 +397,8 @@ def main() -> None:
             for point in rows[-1].curve:
                 console.print(f"  {case.family} on {point.points}: {point.seconds:.3g} s, error {point.error:.3g}")
             if given.json:
-                given.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+                lines = sorted([*others, *map(asdict, rows)], key=lambda line: FAMILIES.index(line["family"]))
+                given.json.write_text(json.dumps(lines, indent=1) + "\n")
 
     if given.judge:
         with tree_of(given.judge) as tree:

@@ -67,3 +67,15 @@ def test_five_hundred_steps_keep_mass_momentum_and_energy(shipped: Solver, mach:
     assert (np.abs(last - first) < 2e-3 * size).all()
     # What is left of the flow is nearly nothing.
     assert np.square(last_frame[..., :2]).mean() < 0.05 * np.square(initial[..., :2]).mean()
+
+
+def test_particles_keep_their_extremes(shipped: Solver) -> None:
+    entry, grid = family("incompressible_ns_2d"), Grid((32, 32), ((0.0, 1.0),) * 2)
+    rng = np.random.default_rng(6)
+    initial = entry.sample_initial(rng, 1, grid).astype(np.float32)
+    static = entry.sample_static(rng, 1, grid)
+    assert static is not None
+    problem = Problem(entry.id, {"nu": 0.018}, grid, entry.boundary, 0.5)
+    low, high = initial[..., 2].min(), initial[..., 2].max()
+    for frame in rollout(shipped.session(problem, initial, static.astype(np.float32)), 100):
+        assert low <= frame[..., 2].min() <= frame[..., 2].max() <= high

@@ -2,13 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from tests.small_models import SMALL, card
 from ups_server.model.conditioning import Conditions, conditions
-from ups_server.model.constraints import gradient_part
+from ups_server.model.constraints import between_extremes, gradient_part
 from ups_server.model.context import Context
 from ups_server.model.operator import UPSModel
 from ups_server.pde.grid import BoundaryCondition, BoundaryKind
@@ -73,6 +74,17 @@ def test_a_uniform_stream_passes_a_box_and_not_a_wall() -> None:
     stream = torch.ones(1, 2, 8, 8, dtype=torch.float64)
     assert float(gradient_part(stream, BOX).abs().max()) < 1e-14
     torch.testing.assert_close(gradient_part(stream, WALLS), stream, atol=1e-12, rtol=0)
+
+
+def test_fields_stay_between_the_extremes_that_they_had() -> None:
+    generator = torch.Generator().manual_seed(1)
+    before, after = torch.rand(3, 5, 6, 4, generator=generator), 3 * torch.rand(3, 5, 6, 4, generator=generator) - 1
+    kept = between_extremes(after, before, (2,))
+    assert torch.equal(kept[..., [0, 1, 3]], after[..., [0, 1, 3]])
+    for row in range(3):
+        own = before[row, ..., 2].numpy()
+        wanted = np.clip(after[row, ..., 2].numpy(), own.min(), own.max())
+        np.testing.assert_array_equal(kept[row, ..., 2].numpy(), wanted)
 
 
 def test_any_resolution_finds_the_same_part() -> None:

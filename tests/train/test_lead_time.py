@@ -7,9 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ups_server.data.simulate import CoefficientDraw
+from ups_server.data.simulate import CoefficientDraw, SameAs
 from ups_server.model.lead_config import LatentConfig
+from ups_server.pde.equation import TERMS
 from ups_server.train.config import FamilyData
+from ups_server.train.lead_release import ranges
 from ups_server.train.lead_time import STATE, LeadFamily, LeadRun, LeadTraining, Samples, StoreData, relative_change
 
 SMALL = LatentConfig(ndim=1, patches=16, channels=16, blocks=2, modes=6, groups=4, local=4, condition=16)
@@ -87,3 +89,25 @@ def test_bfloat16_is_near_single_precision(tmp_path: Path, data: Path) -> None:
     assert half.isfinite().all()
     change = (single - drawn.states[:, 0]).square().mean().sqrt()
     assert (half - single).square().mean().sqrt() < 0.05 * change + 1e-4
+
+
+def test_ranges_of_a_card_are_what_was_drawn_from(tmp_path: Path) -> None:
+    """Rows reach nearly the ends, and a term in no equation of the data has no range."""
+    draws = {"eta": CoefficientDraw(low=0.001, high=0.3), "zeta": SameAs(same_as="eta")}
+    gas = FamilyData(count=10, resolution=32, frame_dt=0.05, t_final=0.05, coefficients=draws)
+    equations = FamilyData(count=10, resolution=64, frame_dt=0.05, t_final=0.05)
+    families = {
+        name: LeadFamily(stores=(StoreData(data=data, n=(32,)),), horizon=0.05, batch=2, validation=1)
+        for name, data in (("compressible_ns_1d", gas), ("evolution_1d", equations))
+    }
+    run = LeadRun(training(1).model_copy(update={"families": families}), tmp_path / "run", tmp_path / "data")
+    of_gas, of_equations = (ranges(entry) for entry in run.families)
+    assert {name: (found.low, found.high) for name, found in of_gas.items()} == dict.fromkeys(draws, (0.001, 0.3))
+    (store,) = run.families[1].stores
+    for name, column in zip(store.coefficient_names, store.coefficients.T, strict=True):
+        found, term = of_equations[name], TERMS[name]
+        assert found.low <= column.min() <= column.max() <= found.high
+        if column.any():
+            assert {sign * term.magnitude[1] for sign in term.signs} <= {found.low, found.high} | {0.0}, name
+        else:
+            assert (found.low, found.high) == (0.0, 0.0)

@@ -10,6 +10,7 @@ superspace, and return the former with the means over the points that the latter
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -107,6 +108,16 @@ class MeanCorrection(nn.Module):
         """The normalised states u (B, N, X...) corrected; means and share (B, N)."""
         axes = tuple(range(2, u.ndim))
         return u + (share * (initial_means - u.mean(axes)))[(..., *(None,) * len(axes))]
+
+
+def between_extremes(after: Tensor, before: Tensor, slots: Sequence[int]) -> Tensor:
+    """The fields of some slots clipped to the least and greatest value that each had before."""
+    chosen = list(slots)
+    axes = tuple(range(1, before.ndim - 1))
+    least, greatest = before[..., chosen].amin(axes, keepdim=True), before[..., chosen].amax(axes, keepdim=True)
+    out = after.clone()
+    out[..., chosen] = after[..., chosen].clamp(least, greatest)
+    return out
 
 
 def means(after: Tensor, before: Tensor) -> Tensor:

@@ -318,7 +318,8 @@ class LeadModel(nn.Module):
         """With what each equation conserves."""
         periodic = given.periodic
         for which, equation in enumerate(given.equations):
-            if not equation.solenoidal and (equation.conserved == "nothing" or not all(periodic)):
+            conserved = equation.conserved != "nothing" and all(periodic)
+            if not (equation.solenoidal or conserved or equation.extremes):
                 continue
             rows = given.which == which
             whole = bool(rows.all())
@@ -327,9 +328,11 @@ class LeadModel(nn.Module):
                 velocity = part[..., : self.config.ndim].movedim(-1, 1)
                 free = (velocity - gradient_part(velocity, periodic)).movedim(1, -1)
                 part = torch.cat([free, part[..., self.config.ndim :]], dim=-1)
-            if equation.conserved != "nothing" and all(periodic):
+            if conserved:
                 restore = constraints.gas if equation.conserved == "gas" else constraints.means
                 part = restore(part, was)
+            if equation.extremes:
+                part = constraints.between_extremes(part, was, equation.extremes)
             after = part if whole else after.index_put((rows.nonzero()[:, 0],), part)
         return after
 

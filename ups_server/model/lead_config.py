@@ -97,6 +97,7 @@ class EquationCard(Frozen):
             third terms being the viscosities; "flow", between walls (`model.flow_steps`), the second the viscosity;
             "waves", of one field in a periodic box, the terms that are linear, or carry it (`model.wave_steps`).
         carried: are fields carried along displacements?
+        extremes: slots whose field stays between its least and greatest value: carried along, without a source.
     """
 
     terms: tuple[TermCard, ...]
@@ -105,6 +106,7 @@ class EquationCard(Frozen):
     solenoidal: bool = False
     known: Literal["nothing", "gas", "flow", "waves"] = "nothing"
     carried: bool = False
+    extremes: tuple[int, ...] = ()
 
 
 class LeadCard(Frozen):
@@ -226,6 +228,7 @@ EQUATIONS: dict[str, EquationCard] = {
         scales=ScalesCard(kind="stirred"),
         solenoidal=True,
         known="flow",
+        extremes=(2,),
     ),
 }
 """By family."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ups_server.data.simulate import Draw, SameAs
 from ups_server.data.splits import Split, split_rows
 from ups_server.data.statistics import compute
 from ups_server.data.windows import frame_stride
@@ -17,6 +18,7 @@ from ups_server.model.checkpoint import save_lead
 from ups_server.model.config import CoefficientRange
 from ups_server.model.lead import LeadModel, LeadSystem
 from ups_server.model.lead_config import EQUATIONS, NUMBERS, LeadCard, LeadConfig
+from ups_server.pde.equation import TERMS
 from ups_server.train.lead_time import FamilyTriples, LeadRun, LeadTraining
 
 CALLS = (1, 2, 4, 5, 10, 20)
@@ -46,8 +48,6 @@ def card(model: LeadModel, entry: FamilyTriples) -> LeadCard:
     usual = USUAL_POINTS if USUAL_POINTS in points else max(points)
     stores = [store for store, part in zip(entry.stores, entry.data.stores, strict=True) if usual in part.n]
     statistics = compute(stores, family.dt, usual)
-    names = entry.stores[0].coefficient_names
-    values = np.concatenate([store.coefficients for store in entry.stores])
     sides = dict.fromkeys(store.boundary.sides for store in entry.stores)
     return LeadCard(
         dt=family.dt,
@@ -59,14 +59,37 @@ def card(model: LeadModel, entry: FamilyTriples) -> LeadCard:
         slots=tuple(field.slot for field in family.fields),
         static_fields=tuple(field.name for field in family.static_fields),
         points=usual,
-        coefficients={
-            name: CoefficientRange(low=float(column.min()), high=float(column.max()))
-            for name, column in zip(names, values.T, strict=True)
-        },
+        coefficients=ranges(entry),
         boundaries=tuple(each for each in sides if each != family.boundary.sides),
         statistics=statistics,
         equation=EQUATIONS[family.id],
     )
+
+
+def ranges(entry: FamilyTriples) -> dict[str, CoefficientRange]:
+    """What the coefficients of the training were drawn from, and what else its data have.
+
+    The data reach almost to the ends of what they were drawn from: a request at an end itself is inside. A coefficient
+    that no data have, such as that of a term kept for tests, stays at zero.
+    """
+    columns = np.concatenate([store.coefficients for store in entry.stores]).T
+    found = {}
+    for name, column in zip(entry.stores[0].coefficient_names, columns, strict=True):
+        ends = [float(column.min()), float(column.max())]
+        if any(ends):
+            ends += [end for part in entry.data.stores for end in _drawn_ends(part.data.coefficients, name)]
+        found[name] = CoefficientRange(low=min(ends), high=max(ends))
+    return found
+
+
+def _drawn_ends(draws: Mapping[str, Draw], name: str) -> tuple[float, ...]:
+    draw = draws.get(name)
+    if isinstance(draw, SameAs):
+        return _drawn_ends(draws, draw.same_as)
+    if draw is not None:
+        return (draw.low, draw.high)
+    term = TERMS.get(name)
+    return () if term is None else tuple(sign * term.magnitude[1] for sign in term.signs)
 
 
 @torch.no_grad()

@@ -62,3 +62,20 @@ def test_five_hundred_steps_keep_mass_and_energy(shipped: LeadSolver) -> None:
         assert np.isfinite(last_frame).all()
     mass = last_frame[..., 1].mean(1, dtype=float) / initial[..., 1].mean(1, dtype=float)
     np.testing.assert_allclose(mass, 1, atol=2e-3)
+
+
+def test_a_gas_in_a_uniform_stream_keeps_its_density(shipped: LeadSolver) -> None:
+    """Pressure is even and nothing varies in the velocity, so that the density is carried along and no more."""
+    entry, grid = family("compressible_ns_1d"), Grid((64,), ((0.0, 1.0),))
+    (x,) = grid.axes
+    stream, call, calls = 0.25, 0.25, 64
+
+    def density(shift: float) -> np.ndarray:
+        whole: np.ndarray = 1.5 + np.sin(2 * np.pi * (x - shift)) + 0.2 * np.cos(6 * np.pi * (x - shift))
+        return whole
+
+    initial = np.stack([np.full(64, stream), density(0.0), np.full(64, 10.0)], -1)[None].astype(np.float32)
+    problem = Problem(entry.id, {"eta": 0.16, "zeta": 0.03}, grid, entry.boundary, call)
+    *_, last_frame = rollout(shipped.session(problem, initial), calls)
+    np.testing.assert_allclose(last_frame[0, :, 1], density(stream * call * calls), atol=0.02)
+    np.testing.assert_allclose(last_frame[0, :, 0], stream, atol=1e-3)

@@ -233,7 +233,7 @@ class LeadModel(nn.Module):
             scaled.static,
             self._place(points, given, state),
             self._condition(scaled, lead, given, points),
-            1 - torch.exp(-lead * scaled.speed / FULL),
+            scaled.moving * (1 - torch.exp(-lead * scaled.speed / FULL)),
             lead * scaled.speed,
             periodic,
             given.offset,

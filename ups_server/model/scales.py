@@ -19,6 +19,8 @@ from ups_server.pde.gas import GAMMA
 LEAST = 1e-4
 """Smallest amplitude, in characteristic units: a state at rest is not divided by zero."""
 WAVES, DENSITY, FLOW = 2, 3, 4
+STILL = 3e-3
+"""Of the speed of sound: a gas that moves less than this is hardly changed by what was learned."""
 LARGEST = 12.0
 """Of the logarithm of a density or pressure over its mean, in magnitude."""
 
@@ -32,6 +34,8 @@ class Scaled:
         level, unit: (B, N). logarithmic: (B, N), one for the slots whose logarithm is measured.
         speed: (B,), characteristic speed over the length of the box.
         numbers: (B, len(NUMBERS)), zero where a kind of scales has none.
+        moving: (B,) share of what is learned that a state can take: towards zero for a gas at rest, which stays so,
+            whatever its density, but for a uniform stream.
     """
 
     fields: Tensor
@@ -41,6 +45,7 @@ class Scaled:
     logarithmic: Tensor
     speed: Tensor
     numbers: Tensor
+    moving: Tensor
 
     def rows(self, index: Tensor) -> "Scaled":
         return Scaled(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
@@ -95,6 +100,8 @@ class Gas(Scales):
         unit = torch.stack([waves, waves, density, waves], dim=1)
         numbers = no_numbers(state)
         numbers[:, WAVES], numbers[:, DENSITY] = waves, density
+        varying = squares - mean(own).square()
+        motion = (varying[:, :2].sum(1) + varying[:, 3]) / STILL**2
         speeds = torch.stack([speed, speed], dim=1)
         return Scaled(
             fields=own / spread(unit, state),
@@ -104,6 +111,7 @@ class Gas(Scales):
             logarithmic=unit.new_tensor([0.0, 0.0, 1.0, 1.0]).expand_as(unit),
             speed=speed,
             numbers=numbers,
+            moving=1 - torch.exp(-motion),
         )
 
 
@@ -159,7 +167,7 @@ def linear(state: Tensor, static: Tensor, level: Tensor | None, unit: Tensor, sp
     """Scales without logarithms."""
     level = torch.zeros_like(unit) if level is None else level
     fields = (state - spread(level, state)) / spread(unit, state)
-    return Scaled(fields, static, level, unit, torch.zeros_like(unit), speed, no_numbers(state))
+    return Scaled(fields, static, level, unit, torch.zeros_like(unit), speed, no_numbers(state), torch.ones_like(speed))
 
 
 def scales_of(card: ScalesCard) -> Scales:

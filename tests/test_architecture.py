@@ -22,6 +22,7 @@ ORDER = (
     "plugins",
     "settings",
     "processes",
+    "objects",
     "pde",
     "tensors",
     "specs",

@@ -125,7 +125,7 @@ def test_the_shipped_model_is_self_contained() -> None:
 def test_the_base_is_light(project: dict[str, Any]) -> None:
     base = {canonicalize_name(Requirement(line).name) for line in project["dependencies"]}
     assert not base & {"torch", "transformers", "neuraloperator", "fastapi", "uvicorn", "sqlalchemy", "tensorboard"}
-    assert {"all", "model", "serve", "train", "postgres", "video", "docs", "test"} == project[
+    assert {"all", "model", "serve", "train", "postgres", "video", "ray", "slurm", "s3", "docs", "test"} == project[
         "optional-dependencies"
     ].keys()
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ups_server import __version__
 from ups_server.errors import UserError
+from ups_server.objects import SharedFolders
 from ups_server.pde import BoundaryCondition, BoundaryKind, Coefficient, Family, families
 from ups_server.pde import Field as Quantity
 from ups_server.pde.family import RAND
@@ -181,9 +182,15 @@ class Catalog:
     """Lists models; looks into the folders on every call, so that a finished training shows up at once.
 
     A card is read again where a file of it is another one than before.
+
+    Args:
+        shared: where a model that is asked for and not here may come from.
     """
 
-    def __init__(self, data_dir: Path | None = None, shipped: Path | None = None) -> None:
+    def __init__(
+        self, data_dir: Path | None = None, shipped: Path | None = None, shared: SharedFolders | None = None
+    ) -> None:
+        self._shared = shared
         self._known: dict[Path, tuple[Stamps, ModelCard | UserError]] = {}
         self._folders = [shipped or shipped_folder()]
         if data_dir is not None:
@@ -206,7 +213,9 @@ class Catalog:
         """
         if model_id in builtin_solvers():
             return builtin_card(model_id)
-        listing = {folder.name: folder for folder in reversed(list(self._model_folders()))}
+        listing = self._listing()
+        if model_id not in listing and self._fetch(model_id):
+            listing = self._listing()
         if model_id not in listing:
             raise UserError(
                 "unknown_model",
@@ -217,7 +226,20 @@ class Catalog:
         card = self._card(listing[model_id])
         if isinstance(card, UserError):
             raise card.with_traceback(None)  # it is kept, and would grow with every use
+        if card.adapters_of is not None and card.adapters_of not in listing:
+            self._fetch(card.adapters_of)
         return card
+
+    def synchronise(self) -> None:
+        """Has the models that other machines have made, and none that they have deleted."""
+        if self._shared is not None:
+            self._shared.synchronise("models", _is_model)
+
+    def _listing(self) -> dict[str, Path]:
+        return {folder.name: folder for folder in reversed(list(self._model_folders()))}
+
+    def _fetch(self, model_id: str) -> bool:
+        return self._shared is not None and self._shared.pull(f"models/{model_id}")
 
     def default(self, usual: str, family: str | None) -> str:
         """The model of requests that name none: of shipped ones, that which is better at the family than the usual.
@@ -253,6 +275,8 @@ class Catalog:
             raise UserError(
                 "model_in_use", f"other models use the weights of {model_id}", got=users, hint="delete them first"
             )
+        if self._shared is not None:
+            self._shared.remove(f"models/{model_id}")
         gone = folder.with_name(f".{folder.name}.deleted")
         shutil.rmtree(gone, ignore_errors=True)
         folder.rename(gone)
@@ -261,7 +285,7 @@ class Catalog:
     def _learned(self) -> list[tuple[str, "ModelCard | UserError"]]:
         """(id, card) in the order of ids."""
         known = builtin_solvers()
-        cards = {folder.name: folder for folder in reversed(list(self._model_folders())) if folder.name not in known}
+        cards = {name: folder for name, folder in self._listing().items() if name not in known}
         return [(model_id, self._card(cards[model_id])) for model_id in sorted(cards)]
 
     def _card(self, folder: Path) -> ModelCard | UserError:

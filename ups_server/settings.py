@@ -1,5 +1,6 @@
 """Configuration of the service: one frozen object, from keyword arguments or `UPS_*` environment variables."""
 
+import json
 import os
 from ipaddress import ip_address
 from pathlib import Path
@@ -166,10 +167,39 @@ class Settings(BaseSettings):
         description="PostgreSQL database of the jobs, `postgresql://user:password@host/name`; default: a SQLite file "
         "in `data_dir`.",
     )
+    object_store: str | None = Field(
+        default=None,
+        description="Object store, `s3://bucket/prefix`, for files, models, results and checkpoints, of which every "
+        "machine then has copies in a `data_dir` of its own; default: one folder for all.",
+    )
     worker: bool = Field(default=True, description="Run a worker process for jobs beside the service.")
-    worker_threads: int = Field(default_factory=available_cores, ge=1, description="CPU threads of the worker.")
+    worker_threads: int = Field(
+        default_factory=available_cores,
+        ge=1,
+        description="CPU threads of the worker; elsewhere, cores that every job asks its executor for.",
+    )
     worker_grace_s: float = Field(
         default=20.0, gt=0, description="Seconds the worker gets to save the job in hand at shutdown."
+    )
+    executor: str = Field(
+        default="local",
+        description="What runs jobs other than rollouts: `local`, the worker process; `torchrun`, several processes a "
+        "job; `ray`, a cluster; `slurm`, a batch system.",
+    )
+    executor_jobs: int = Field(
+        default=1, ge=1, description="Jobs given to an executor at a time; the others wait in the table."
+    )
+    executor_gpus: float = Field(default=0.0, ge=0, description="GPUs that every job asks Ray or Slurm for.")
+    executor_processes: int = Field(default=2, ge=1, description="Processes of a job under `torchrun`.")
+    ray_address: str = Field(
+        default="auto", description="Of the Ray cluster, `host:port`; `auto` finds it on this machine."
+    )
+    slurm_cluster: Literal["slurm", "local"] = Field(
+        default="slurm", description="`local` runs what Slurm would run as processes of this machine, to try it."
+    )
+    slurm_options: dict[str, str | int] = Field(
+        default={},
+        description='Parameters of submitit for every job, as JSON: `{"slurm_partition": "gpu", "timeout_min": 720}`.',
     )
     checkpoint_s: float = Field(
         default=60.0, ge=0, description="Seconds between two saves of a training job, besides those at validations."
@@ -230,6 +260,10 @@ class Settings(BaseSettings):
     def database(self) -> str | None:
         """The database URL in clear."""
         return None if self.database_url is None else self.database_url.get_secret_value()
+
+    def clear_json(self) -> str:
+        """All of them for another process, as one line; secrets in clear, which is why no other user may see it."""
+        return json.dumps({**self.model_dump(mode="json"), "database_url": self.database})
 
 
 def is_loopback(host: str) -> bool:

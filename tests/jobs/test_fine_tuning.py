@@ -31,22 +31,24 @@ SPEC = FineTuningSpec(model="tiny", training_file="burgers", n_trajectories=4, m
 KILLS = 10
 
 NURSERY = """
-import os, sys
+import os, sys, threading
 from pathlib import Path
 import torch
 import ups_server.train.adapt
 from ups_server.jobs.database import open_database
+from ups_server.jobs.dispatch import Dispatcher
+from ups_server.jobs.executors import executor_of
 from ups_server.jobs.leases import LeaseLost, Leases
-from ups_server.jobs.worker import Worker
 from ups_server.settings import Settings
 torch.set_num_threads(1)
-settings = Settings(data_dir=Path(sys.argv[1]), device="cpu", worker_threads=1, checkpoint_s=0, job_poll_s=0.01)
+settings = Settings(data_dir=Path(sys.argv[1]), device="cpu", worker_threads=1, checkpoint_s=0, job_poll_s=0.01,
+                    job_lease_s=60, job_max_crashes=1000)
 for line in sys.stdin:
     owner = line.strip()
     child = os.fork()
     if child == 0:
-        leases = Leases(open_database(settings.data_dir), seconds=60, max_crashes=1000)
-        Worker(settings, leases, owner).run()
+        leases, stopping = Leases(open_database(settings.data_dir)), threading.Event()
+        Dispatcher(settings, leases, executor_of(settings, stopping), owner, stopping).run()
         os._exit(0)
     print(child, flush=True)
     os.waitpid(child, 0)

@@ -15,7 +15,7 @@ from tests.api.conftest import wait_until
 from ups_server.errors import UserError
 from ups_server.jobs.database import Database
 from ups_server.jobs.leases import Lease, Leases
-from ups_server.jobs.local import WorkerSupervisor, clear_settings
+from ups_server.jobs.local import WorkerSupervisor
 from ups_server.jobs.spec import EvaluationSpec, Job, JobState
 from ups_server.jobs.store import JobStore
 from ups_server.jobs.tasks import JobContext
@@ -143,7 +143,7 @@ def test_an_unknown_kind_is_said(settings: Settings, leases: Leases, store: JobS
 
 
 def test_settings_travel_whole(settings: Settings) -> None:
-    assert Settings.model_validate_json(json.dumps(clear_settings(settings))) == settings
+    assert Settings.model_validate_json(settings.clear_json()) == settings
 
 
 def test_a_killed_worker_is_replaced_and_leaves_no_job_behind(

@@ -53,7 +53,7 @@ DEADLINE_S = 1800.0
 """For one task of a client."""
 PROCESSES = {
     "engine": "ups_server.engine.process",
-    "worker": "ups_server.jobs.worker",
+    "worker": "ups_server.jobs.dispatch",
     "examiner": "ups_server.files.examination_process",
 }
 SETTINGS = {

@@ -49,6 +49,7 @@ from ups_server.jobs.results import Results
 from ups_server.jobs.rollouts import RolloutRunner
 from ups_server.jobs.spec import EvaluationSpec, FineTuningSpec
 from ups_server.jobs.webhooks import WebhookRequest, WebhookSender
+from ups_server.objects import SharedFolders, shared_folders
 from ups_server.settings import Settings
 from ups_server.specs import EquationRequest, RolloutRequest
 
@@ -70,6 +71,8 @@ ROUTERS = (
     webhooks.router,
 )
 """The resources. A new one is a router here."""
+SYNCHRONISE_S = 5.0
+"""Between two looks at what other machines have put into an object store."""
 DESCRIPTION = "One model for many partial differential equations."
 
 
@@ -80,10 +83,11 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         engine: the engine of this machine by default; started and closed with the application.
     """
     settings = settings or Settings()
-    catalog = Catalog(settings.data_dir)
+    shared = shared_folders(settings)
+    catalog = Catalog(settings.data_dir, shared=shared)
     meter = Meter()
     metered = MeteredEngine(engine or LocalEngine(settings, catalog), meter)
-    parts = (metered, examiner_of(settings), LocalJobs(settings))
+    parts = (metered, examiner_of(settings, shared), LocalJobs(settings))
     memory = Memory(settings.bodies_memory_bytes, settings.queue_timeout_s)
     answers = Memory(settings.answers_memory_bytes, settings.queue_timeout_s)
     planner = partial(kept_plan, catalog, settings, parts[1].storage, memory)
@@ -95,17 +99,20 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await service.jobs.start()
+        await asyncio.to_thread(service.catalog.synchronise)
         await service.engine.start()
         service.rollouts.start(service.jobs.leases)
         service.results.start(service.jobs.store)
         await asyncio.to_thread(service.examiner.start)
         expiry.start()
         sender.start(service.jobs.opened.patient)
+        copies = asyncio.create_task(keep_copies(service))
         accounts = asyncio.create_task(keep_accounts(service))
         try:
             yield
         finally:
             accounts.cancel()
+            copies.cancel()
             await sender.close()
             await asyncio.to_thread(expiry.close)
             await asyncio.to_thread(service.examiner.close)
@@ -141,6 +148,17 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     return app
 
 
+async def keep_copies(service: Service) -> None:
+    """Has the files and models of other machines here, where all have an object store, until cancelled."""
+    while service.settings.object_store is not None:
+        await asyncio.sleep(SYNCHRONISE_S)
+        try:
+            await asyncio.to_thread(service.catalog.synchronise)
+            await asyncio.to_thread(service.files.synchronise)
+        except Exception:
+            logger.exception("the object store does not answer")
+
+
 def methods(path: str) -> set[str]:
     """All methods that a path answers, whichever routes they belong to."""
     routes = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
@@ -148,9 +166,9 @@ def methods(path: str) -> set[str]:
     return found | {"HEAD"} if "GET" in found else found
 
 
-def examiner_of(settings: Settings) -> Examiner:
+def examiner_of(settings: Settings, shared: SharedFolders) -> Examiner:
     """The examiner of users' files, in the service's data folder."""
-    storage = FileStorage(settings.data_dir / "files", settings.files_quota_bytes, settings.max_file_bytes)
+    storage = FileStorage(settings.data_dir / "files", settings.files_quota_bytes, settings.max_file_bytes, shared)
     limits = ExaminationLimits(memory_bytes=settings.examination_memory_bytes)
     return Examiner(storage, limits, settings.examination_timeout_s, settings.examinations)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ups_server.jobs.store import JobStore
 
 app = typer.Typer(
-    help="List, show, cancel, resume, follow and delete jobs; write results of rollouts.",
+    help="List, show, cancel, resume, follow, run and delete jobs; write results of rollouts.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -128,6 +128,19 @@ def result(
         folder.settle()
         shutil.copyfile(folder.file(exporter_of(output).format), output)
     print_note(f"the result of {job} written to {output}")
+
+
+@app.command()
+def work(data_dir: DataDir = None) -> None:
+    """Run jobs until interrupted: a worker on a machine without a service, by the same settings and database."""
+    import signal
+    import uuid
+
+    from ups_server.jobs.attempt import stopped_by_signals
+    from ups_server.jobs.dispatch import dispatch
+
+    with stopped_by_signals(signal.SIGINT, signal.SIGTERM) as stopping:
+        dispatch(settings_of(data_dir), f"worker-{uuid.uuid4().hex[:12]}", stopping)
 
 
 @app.command()

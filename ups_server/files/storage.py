@@ -35,11 +35,14 @@ from ups_server.errors import UserError
 from ups_server.files.declaration import Declaration
 from ups_server.files.records import STATES, FileRecord, Outcome, Registration, UploadRequest
 from ups_server.files.uploads import Arrival, ContentWriter, storage_full
+from ups_server.objects import SharedFolders
 
 logger = logging.getLogger(__name__)
 
 ID = re.compile(r"file-[0-9a-f]{24}")
 REGISTRATION, DECLARATION, OUTCOME = "registration.json", "declaration.json", "outcome.json"
+FILES = "files"
+"""Name of the folder of all files in a data folder."""
 CONTENT, STORE, PREVIEW = "content.h5", "store", "preview.png"
 TEMPORARY = "."
 """Names that begin so are remains of something interrupted."""
@@ -57,9 +60,11 @@ class FileStorage:
         root: their folder; made if absent.
         quota: bytes of all files together.
         max_bytes: bytes of one.
+        shared: where accepted files are known to other machines.
     """
 
-    def __init__(self, root: Path, quota: int, max_bytes: int) -> None:
+    def __init__(self, root: Path, quota: int, max_bytes: int, shared: SharedFolders | None = None) -> None:
+        self._shared = shared
         self.root = root
         self.quota = quota
         self.max_bytes = max_bytes
@@ -76,10 +81,22 @@ class FileStorage:
         for file_id in self.ids():
             for entry in self.folder(file_id).glob(f"{WORK}*"):
                 shutil.rmtree(entry)
+        self.synchronise()
         for record in self._records():
             if record.state == "ready":
                 (self.folder(record.id) / CONTENT).unlink(missing_ok=True)
                 self._record_left_out(record.id)
+
+    def synchronise(self) -> None:
+        """Has the files that other machines have accepted, and none that they have deleted."""
+        if self._shared is not None:
+            self._shared.synchronise(FILES, self._is_ready)
+
+    def _is_ready(self, folder: Path) -> bool:
+        try:
+            return self.state(folder.name) == "ready"
+        except UserError:  # no file of a user, or a damaged one
+            return False
 
     def ids(self) -> list[str]:
         if not self.root.is_dir():
@@ -247,8 +264,10 @@ class FileStorage:
 
     def finish(self, file_id: str, outcome: Outcome) -> None:
         """Records the end of an examination; an accepted file's content is not needed any more."""
-        folder = self.folder(file_id)
-        _write(folder / OUTCOME, outcome.model_dump_json(indent=1))
+        folder, text = self.folder(file_id), outcome.model_dump_json(indent=1)
+        if outcome.report is not None and self._shared is not None:
+            self._shared.push(f"{FILES}/{file_id}", without=(CONTENT,), extra={OUTCOME: text.encode()})
+        _write(folder / OUTCOME, text)
         if outcome.report is not None:
             (folder / CONTENT).unlink(missing_ok=True)
 
@@ -284,6 +303,8 @@ class FileStorage:
             UserError: ``unknown_file``.
         """
         folder = self._existing(file_id)
+        if self._shared is not None:
+            self._shared.remove(f"{FILES}/{file_id}")
         writer = self._writers.pop(file_id, None)
         if writer is not None:
             writer.displace()

@@ -10,6 +10,8 @@ from ups_server.jobs.database import Database, now
 from ups_server.jobs.spec import ACTIVE, Job, JobState
 from ups_server.jobs.store import STATE, change, events, job_of, jobs, state_data
 
+PART = "/"
+"""Between the name of an owner and that of one who works for it."""
 LOST = {"code": "worker_lost", "status": 500, "title": "worker lost"}
 
 
@@ -43,12 +45,15 @@ class Leases:
         self.seconds = seconds
         self._max_crashes = max_crashes
 
-    def claim(self, owner: str, kinds: Collection[str] | None = None, without: Collection[str] = ()) -> Lease | None:
+    def claim(
+        self, owner: str, kinds: Collection[str] | None = None, without: Collection[str] = (), job_id: str | None = None
+    ) -> Lease | None:
         """The first job of the queue, None where there is none. Two claims never get the same.
 
         Args:
             kinds: only of these.
             without: none of these.
+            job_id: only this one.
         """
         first = (
             sa.select(jobs.c.number)
@@ -61,6 +66,8 @@ class Leases:
             first = first.where(jobs.c.kind.in_(sorted(kinds)))
         if without:
             first = first.where(jobs.c.kind.not_in(sorted(without)))
+        if job_id is not None:
+            first = first.where(jobs.c.id == job_id)
         with self._database.write() as connection:
             number = connection.execute(first).scalar_one_or_none()
             if number is None:
@@ -136,8 +143,25 @@ class Leases:
         return self._take(jobs.c.lease_until < now())
 
     def abandon(self, owner: str) -> int:
-        """Takes away the jobs of a worker that is known to be dead; how many."""
-        return self._take(jobs.c.owner == owner)
+        """Takes away the jobs of a worker that is known to be dead, and of whoever worked for it; how many."""
+        return self._take(sa.or_(jobs.c.owner == owner, jobs.c.owner.startswith(f"{owner}{PART}", autoescape=True)))
+
+    def waiting(self, limit: int, without: Collection[str] = ()) -> list[Job]:
+        """The first jobs of the queue, those of some kinds left out."""
+        query = (
+            sa.select(jobs)
+            .where(jobs.c.state == sa.literal_column("'queued'"), jobs.c.kind.not_in(sorted(without)))
+            .order_by(jobs.c.priority.desc(), jobs.c.number)
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            return [job_of(row) for row in connection.execute(query).mappings()]
+
+    def held(self, job_ids: Collection[str]) -> dict[str, tuple[Job, str | None]]:
+        """Those of these jobs that there are, each with whoever holds it."""
+        query = sa.select(jobs).where(jobs.c.id.in_(sorted(job_ids)))
+        with self._database.read() as connection:
+            return {row["id"]: (job_of(row), row["owner"]) for row in connection.execute(query).mappings()}
 
     def _take(self, whose: sa.ColumnElement[bool]) -> int:
         # A statement of its own, never part of a claim: an OR over both would use neither index.

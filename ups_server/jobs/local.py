@@ -2,16 +2,15 @@
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import sys
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ups_server.jobs.database import PROMPT_S, Database, open_database
+from ups_server.jobs.executors import check_executor
 from ups_server.jobs.leases import Leases
 from ups_server.jobs.store import JobStore
 from ups_server.processes import keep_alive
@@ -23,7 +22,10 @@ PACKAGE_PARENT = Path(__file__).resolve().parent.parent.parent
 
 
 class WorkerSupervisor:
-    """Keeps one worker process alive. Its death costs the job in hand what came after the last checkpoint, no more."""
+    """Keeps the process alive that runs jobs, or has an executor run them (`jobs.dispatch`).
+
+    Its death costs a job in hand what came after the last checkpoint, no more.
+    """
 
     def __init__(self, settings: Settings, leases: Leases) -> None:
         self._settings = settings
@@ -56,14 +58,14 @@ class WorkerSupervisor:
         self._process = process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "ups_server.jobs.worker",
+            "ups_server.jobs.dispatch",
             owner,
             stdin=asyncio.subprocess.PIPE,
             env=self._environment(),
         )
         assert process.stdin is not None
         try:
-            process.stdin.write(json.dumps(clear_settings(self._settings)).encode() + b"\n")
+            process.stdin.write(self._settings.clear_json().encode() + b"\n")
             await process.wait()
         finally:
             process.stdin.close()
@@ -89,11 +91,6 @@ class WorkerSupervisor:
             "WANDB_MODE": "disabled",
             "PYTHONPATH": os.pathsep.join(filter(None, [str(PACKAGE_PARENT), os.environ.get("PYTHONPATH")])),
         }
-
-
-def clear_settings(settings: Settings) -> dict[str, Any]:
-    """All settings as JSON values; the database URL in clear, which is why they travel through a pipe."""
-    return {**settings.model_dump(mode="json"), "database_url": settings.database}
 
 
 @dataclass(frozen=True)
@@ -137,8 +134,10 @@ class LocalJobs:
         return self.opened.leases
 
     async def start(self) -> None:
-        """Raises UserError as `open_database`."""
+        """Raises UserError as `check_executor` and `open_database`."""
         settings = self._settings
+        if settings.worker:
+            check_executor(settings.executor)
         patient = await asyncio.to_thread(open_database, settings.data_dir, settings.database)
         database = await asyncio.to_thread(open_database, settings.data_dir, settings.database, PROMPT_S)
         leases = Leases(patient, settings.job_lease_s, settings.job_max_crashes)

@@ -35,6 +35,7 @@ from ups_server.errors import UserError
 from ups_server.files.equations import kept_equation
 from ups_server.jobs.spec import Job
 from ups_server.jobs.store import JobStore
+from ups_server.objects import shared_folders
 from ups_server.pde import BoundaryCondition, Grid, family
 from ups_server.rollout.plan import Plan
 from ups_server.settings import Settings
@@ -42,6 +43,8 @@ from ups_server.solvers.limits import Ended
 from ups_server.specs import Flag, RolloutRequest
 from ups_server.tensors import Arrays, from_safetensors, to_safetensors
 
+ROLLOUTS = "rollouts"
+"""Name of the folder of all of them in a data folder."""
 SUFFIXES = {"safetensors": ".safetensors", "npz": ".npz", "netcdf": ".nc", "hdf5": ".h5"}
 """Of the files a result can be had as."""
 REQUEST, HEADER, STANDING, READ = "request.safetensors", "header.json", "standing.safetensors", "read"
@@ -51,7 +54,7 @@ class RolloutFolder:
     """The folder of one rollout. Every file appears whole, so that a kill at any moment leaves something to go on."""
 
     def __init__(self, data_dir: Path, job_id: str) -> None:
-        self.path = data_dir / "rollouts" / job_id
+        self.path = data_dir / ROLLOUTS / job_id
         self.zarr = self.path / "result.zarr"
 
     @property
@@ -228,7 +231,8 @@ class Results:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._root = settings.data_dir / "rollouts"
+        self._root = settings.data_dir / ROLLOUTS
+        self._shared = shared_folders(settings)
         self._readers: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._sweeping: asyncio.Task[None] | None = None
@@ -244,14 +248,14 @@ class Results:
 
     @contextmanager
     def reading(self, job_id: str) -> Iterator[RolloutFolder]:
-        """The folder of a result, which stays while the block lasts.
+        """The folder of a result, which stays while the block lasts; fetched where another machine has made it.
 
         Raises:
             UserError: ``result_expired``.
         """
         folder = RolloutFolder(self._settings.data_dir, job_id)
         with self._lock:
-            if not folder.exists:
+            if not folder.exists and not self._shared.pull(f"{ROLLOUTS}/{job_id}"):
                 raise UserError(
                     "result_expired",
                     f"the result of {job_id} is not kept any more",
@@ -321,8 +325,13 @@ class Results:
         with self._lock:
             if self._readers[folder.path.name] or time.time() - folder.last_read() < READING_S:
                 return False
-            folder.remove()
+            self.remove(folder)
             return True
+
+    def remove(self, folder: RolloutFolder) -> None:
+        """Here and for every machine."""
+        self._shared.remove(f"{ROLLOUTS}/{folder.path.name}")
+        folder.remove()
 
     async def _sweep_again(self, store: JobStore) -> None:
         while True:

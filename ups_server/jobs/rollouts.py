@@ -22,10 +22,11 @@ from ups_server.engine.engine import Engine, Event, Finished, Frame, RolloutSpec
 from ups_server.errors import UserError
 from ups_server.files.uploads import is_full, storage_full
 from ups_server.jobs.leases import Lease, LeaseLost, Leases
-from ups_server.jobs.results import RolloutFolder
+from ups_server.jobs.results import ROLLOUTS, RolloutFolder
 from ups_server.jobs.spec import ROLLOUT, Job, RolloutJobSpec
 from ups_server.jobs.store import JobStore
 from ups_server.jobs.worker import plain
+from ups_server.objects import shared_folders
 from ups_server.rollout.observation import Observation
 from ups_server.rollout.plan import Plan
 from ups_server.settings import Settings
@@ -58,10 +59,11 @@ def order(
     """
     if request.diagnostics or request.reference:
         check_observable(todo, settings)
-    folder = RolloutFolder(settings.data_dir, job_id)
+    folder, shared = RolloutFolder(settings.data_dir, job_id), shared_folders(settings)
     created = False
     try:
         digest = folder.create(request, arrays, todo)
+        shared.push(f"{ROLLOUTS}/{job_id}")
         spec = RolloutJobSpec(
             model=todo.card.id,
             family=todo.family.id,
@@ -75,6 +77,7 @@ def order(
         return job, created
     finally:
         if not created:
+            shared.remove(f"{ROLLOUTS}/{job_id}")
             folder.remove()
 
 
@@ -174,6 +177,7 @@ class RolloutRunner:
 
     def __init__(self, settings: Settings, engine: Engine, planner: Planner) -> None:
         self._settings, self._engine, self._planner = settings, engine, planner
+        self._shared = shared_folders(settings)
         self._owner = f"rollouts-{uuid.uuid4().hex[:12]}"
         self._wake, self._stopping = asyncio.Event(), asyncio.Event()
         self._working: asyncio.Task[None] | None = None
@@ -241,7 +245,7 @@ class RolloutRunner:
             computing.cancel()
             await asyncio.wait([computing])
             if end == "cancelled" and attempt.frames:
-                await asyncio.to_thread(attempt.folder.finish, attempt.frames, list(attempt.flags))
+                await asyncio.to_thread(self._finish, attempt)
             await asyncio.to_thread(leases.cancel if end == "cancelled" else leases.release, lease)
         except LeaseLost:
             logger.warning("%s: the lease was lost, this attempt ends", lease.job.id)
@@ -262,7 +266,7 @@ class RolloutRunner:
             problem = {"title": "internal error", "status": 500, "detail": detail, "code": "internal_error"}
         try:
             if attempt.frames:
-                await asyncio.to_thread(attempt.folder.finish, attempt.frames, list(attempt.flags))
+                await asyncio.to_thread(self._finish, attempt)
         except OSError as refused:
             logger.warning("%s: its last frame could not be written down: %s", attempt.lease.job.id, refused)
         try:
@@ -294,6 +298,7 @@ class RolloutRunner:
     async def _compute(self, leases: Leases, attempt: Attempt) -> dict[str, Any]:
         """The result of the job: what is on disk at the end."""
         folder = attempt.folder
+        await asyncio.to_thread(self._shared.pull, f"{ROLLOUTS}/{folder.path.name}")
         todo = await self._planner(folder)
         await asyncio.to_thread(folder.begin, todo)
         attempt.flags = tuple(todo.flags)
@@ -314,13 +319,18 @@ class RolloutRunner:
                 logger.warning("%s: %s; it goes on from frame %d", attempt.lease.job.id, error, attempt.frames)
                 await asyncio.sleep(self._settings.engine_restart_s)
         found = await self._observed(leases, attempt, todo)
-        await asyncio.to_thread(folder.finish, attempt.frames, list(attempt.flags), found)
+        await asyncio.to_thread(self._finish, attempt, found)
         return {
             "frames": attempt.frames,
             "n_frames": todo.n_frames,
             "flags": [flag.model_dump(mode="json") for flag in attempt.flags],
             "bytes": await asyncio.to_thread(folder.bytes),
         }
+
+    def _finish(self, attempt: Attempt, found: dict[str, Any] | None = None) -> None:
+        """What was reached is the result, for every machine."""
+        attempt.folder.finish(attempt.frames, list(attempt.flags), found)
+        self._shared.push(f"{ROLLOUTS}/{attempt.folder.path.name}")
 
     async def _advance(self, leases: Leases, attempt: Attempt, todo: Plan) -> None:
         """Runs from the last frame on disk until the end, or until the engine fails."""

@@ -8,24 +8,27 @@ import math
 import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from ups_server.catalog import EQUATION_FILE, Catalog
+from ups_server.catalog import EQUATION_FILE, Catalog, ModelCard
 from ups_server.data.store import Store
 from ups_server.errors import UserError
 from ups_server.files.equations import check_one_equation, declare_stored
 from ups_server.jobs.leases import Lease, LeaseLost, Leases
-from ups_server.jobs.spec import AnySpec, EvaluationSpec, FineTuningSpec, spec_of, tuned_model_id
+from ups_server.jobs.spec import AnySpec, EvaluationSpec, FineTuningSpec, Job, spec_of, tuned_model_id
+from ups_server.objects import SharedFolders
 from ups_server.processes import keep_freed_memory
 from ups_server.settings import Settings
 
 if TYPE_CHECKING:
+    from ups_server.train.adapt import Place, PreparedAdaptation
     from ups_server.train.loop import StepReport
+    from ups_server.train.parallel import Processes
     from ups_server.train.validation import Score
 
 logger = logging.getLogger("ups_server.worker")
@@ -39,6 +42,10 @@ class TaskStopped(Exception):
         self.cancelled = cancelled
 
 
+class AttemptLost(Exception):
+    """The attempt cannot go on and the job can: nothing is written of it, and whoever finds the lease free takes it."""
+
+
 @dataclass(frozen=True)
 class JobContext:
     """One attempt at a job.
@@ -46,6 +53,8 @@ class JobContext:
     Attributes:
         folder: of this job alone; kept between attempts.
         stopping: set when the worker is to end.
+        processes: that may share the work; the task runs in the first of them.
+        shared: where other machines find what it makes.
     """
 
     settings: Settings
@@ -53,6 +62,8 @@ class JobContext:
     lease: Lease
     folder: Path
     stopping: threading.Event = field(default_factory=threading.Event)
+    processes: "Processes | None" = None
+    shared: SharedFolders | None = None
 
     @property
     def job_id(self) -> str:
@@ -71,7 +82,9 @@ class JobContext:
         self.leases.event(self.lease, type, data, key)
 
     def checkpoint(self, data: dict[str, Any], key: str) -> None:
-        """The state on disk is complete: the next attempt goes on from here."""
+        """The state on disk is complete: the next attempt goes on from here, wherever it is."""
+        if self.shared is not None:
+            self.shared.push(f"jobs/{self.job_id}")
         self.leases.checkpoint(self.lease, data, key)
 
     def should_stop(self) -> bool:
@@ -110,6 +123,17 @@ def heartbeats(leases: Leases, lease: Lease) -> Iterator[None]:
 
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+def fetch(settings: Settings, job: Job, shared: SharedFolders) -> None:
+    """Has what a job needs in the data folder: what attempts before have saved, its files, its model."""
+    shared.pull(f"jobs/{job.id}")
+    spec = spec_of(job)
+    files = (spec.training_file, spec.validation_file) if isinstance(spec, FineTuningSpec) else (spec.file,)
+    for file_id in filter(None, files):
+        shared.pull(f"files/{file_id}")
+    with suppress(UserError):  # the task says so
+        Catalog(settings.data_dir, shared=shared).model(spec.model or settings.default_model)
 
 
 def stored_file(data_dir: Path, file_id: str) -> Path:
@@ -163,25 +187,80 @@ def fine_tune(context: JobContext) -> dict[str, Any]:
     Returns:
         The report, with the id of the new model as `model`.
     """
-    spec = context.spec
+    settings, job = context.settings, context.lease.job
+    spec = _fine_tuning(job)
+    equation = declare_stored(settings.data_dir, spec.training_file)
+    from ups_server.solvers.registry import choose_device
+    from ups_server.train.adapt import Interrupted, Place, deliver
+    from ups_server.train.loop import Diverged
+    from ups_server.train.parallel import ALONE, ProcessLost
+
+    device, processes = choose_device(settings.device), context.processes or ALONE
+    place = Place(context.folder, JobListener(context), context.should_stop, device, settings.checkpoint_s, processes)
+    with prepared(settings, job, place) as (card, adaptation):
+        context.running()
+        try:
+            report = adaptation.run()
+        except Interrupted:
+            context.raise_if_stopped()
+            raise TaskStopped(cancelled=False) from None
+        except ProcessLost as error:
+            raise AttemptLost(str(error)) from error
+        except Diverged as error:
+            raise UserError("diverged", str(error), hint="a smaller learning rate may help") from error
+    context.raise_if_stopped()
+    about = adaptation.about(card.id, job=job.id, file=spec.training_file, validation_file=spec.validation_file)
+    models, model_id = settings.data_dir / "models", tuned_model_id(card.id, spec.suffix, job.id)
+    models.mkdir(exist_ok=True)
+    extra = {} if equation is None else {EQUATION_FILE: equation.model_dump_json(indent=1) + "\n"}
+    deliver(report, adaptation.chosen(report), models / model_id, about, extra)
+    if context.shared is not None:
+        context.shared.push(f"models/{model_id}")
+    context.event("model", {"model": model_id, "helped": report["helped"], "kept": report["kept"]}, "model")
+    return {"model": model_id, **report}
+
+
+def assist(settings: Settings, job: Job, folder: Path, stopping: threading.Event, processes: "Processes") -> None:
+    """What the processes beside the first one do for a job: their shares of the batches of a fine-tuning."""
+    if job.kind != "fine_tuning":
+        return
+    declare_stored(settings.data_dir, _fine_tuning(job).training_file)
+    from ups_server.solvers.registry import choose_device
+    from ups_server.train.adapt import Interrupted, NotFollowed, Place
+    from ups_server.train.loop import Diverged
+
+    place = Place(folder, NotFollowed(), stopping.is_set, choose_device(settings.device), processes=processes)
+    with prepared(settings, job, place) as (_, adaptation), suppress(Interrupted, Diverged):
+        adaptation.assist()
+
+
+def _fine_tuning(job: Job) -> FineTuningSpec:
+    spec = spec_of(job)
     if not isinstance(spec, FineTuningSpec):
         raise TypeError(f"not a fine-tuning: {spec.kind}")
-    settings = context.settings
+    return spec
+
+
+@contextmanager
+def prepared(settings: Settings, job: Job, place: "Place") -> Iterator[tuple[ModelCard, "PreparedAdaptation"]]:
+    """The model that a fine-tuning starts from, and the adaptation, whose files are open while the block lasts.
+
+    Raises:
+        UserError: ``unknown_model``, ``not_tunable``, ``unknown_file``, and those of `PreparedAdaptation`.
+    """
+    spec = _fine_tuning(job)
     card = Catalog(settings.data_dir).model(spec.model or settings.default_model)
     if card.kind == "builtin":
         raise UserError("not_tunable", f"{card.id} has no weights to tune", got=card.id, expected="a trained model")
     store = stored_file(settings.data_dir, spec.training_file)
-    equation = declare_stored(settings.data_dir, spec.training_file)
     held_out = None
     if spec.validation_file is not None:
         held_out = stored_file(settings.data_dir, spec.validation_file)
         check_one_equation(settings.data_dir, spec.training_file, spec.validation_file)
     import torch
 
-    from ups_server.solvers.registry import choose_device
-    from ups_server.train.adapt import Interrupted, Place, PreparedAdaptation, deliver
+    from ups_server.train.adapt import PreparedAdaptation
     from ups_server.train.few_shot import AdaptationSettings, FewShotData
-    from ups_server.train.loop import Diverged
 
     keep_freed_memory()
     torch.set_num_threads(settings.worker_threads)
@@ -194,30 +273,12 @@ def fine_tune(context: JobContext) -> dict[str, Any]:
         learning_rate=spec.learning_rate,
         seed=spec.seed,
     )
-    model_id = tuned_model_id(card.id, spec.suffix, context.job_id)
-    device = choose_device(settings.device)
-    place = Place(context.folder, JobListener(context), context.should_stop, device, save_seconds=settings.checkpoint_s)
     with ExitStack() as opened:
         training = opened.enter_context(Store.open(store))
         validation = None if held_out is None else opened.enter_context(Store.open(held_out))
         data = FewShotData(training, spec.training_file, validation, spec.validation_file)
-        adaptation = PreparedAdaptation(Path(card.source), data, wanted, model_id, place)
-        context.running()
-        try:
-            report = adaptation.run()
-        except Interrupted:
-            context.raise_if_stopped()
-            raise TaskStopped(cancelled=False) from None
-        except Diverged as error:
-            raise UserError("diverged", str(error), hint="a smaller learning rate may help") from error
-    context.raise_if_stopped()
-    about = adaptation.about(card.id, job=context.job_id, file=spec.training_file, validation_file=spec.validation_file)
-    models = settings.data_dir / "models"
-    models.mkdir(exist_ok=True)
-    extra = {} if equation is None else {EQUATION_FILE: equation.model_dump_json(indent=1) + "\n"}
-    deliver(report, adaptation.chosen(report), models / model_id, about, extra)
-    context.event("model", {"model": model_id, "helped": report["helped"], "kept": report["kept"]}, "model")
-    return {"model": model_id, **report}
+        name = tuned_model_id(card.id, spec.suffix, job.id)
+        yield card, PreparedAdaptation(Path(card.source), data, wanted, name, place)
 
 
 class JobListener:

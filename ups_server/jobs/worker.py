@@ -1,73 +1,80 @@
-"""The worker process: takes jobs from the table one at a time and runs their tasks. Rollouts are the engine's.
-
-Started as ``python -m ups_server.jobs.worker OWNER``; reads the settings as one line of JSON from standard input.
-It ends, after the step in hand, when standard input closes or on SIGTERM; its job goes back into the queue.
-"""
+"""A worker: claims one job of the table, runs its task, and writes down how it ended. Rollouts are the engine's."""
 
 import logging
-import os
 import shutil
-import signal
-import sys
 import threading
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ups_server.errors import UserError
-from ups_server.jobs.database import open_database
 from ups_server.jobs.leases import Lease, LeaseLost, Leases
 from ups_server.jobs.spec import ROLLOUT
-from ups_server.jobs.tasks import JobContext, Task, TaskStopped, heartbeats, task
-from ups_server.processes import configure_logs
+from ups_server.jobs.tasks import AttemptLost, JobContext, Task, TaskStopped, fetch, heartbeats, task
+from ups_server.objects import shared_folders
 from ups_server.settings import Settings
+
+if TYPE_CHECKING:
+    from ups_server.train.parallel import Processes
 
 logger = logging.getLogger("ups_server.worker")
 
 
 class Worker:
-    """Claims and runs jobs until it is to stop.
+    """Claims and runs jobs.
 
     Args:
         tasks: finds the task of a kind.
+        stopping: set when the job in hand is to be given back.
+        processes: that may share the work; this is the first of them.
     """
 
-    def __init__(self, settings: Settings, leases: Leases, owner: str, tasks: Callable[[str], Task] = task) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        leases: Leases,
+        owner: str,
+        tasks: Callable[[str], Task] = task,
+        stopping: threading.Event | None = None,
+        processes: "Processes | None" = None,
+    ) -> None:
         self._settings = settings
         self._leases = leases
         self._owner = owner
         self._tasks = tasks
-        self.stopping = threading.Event()
+        self._processes = processes
+        self.stopping = stopping or threading.Event()
 
-    def run(self) -> None:
-        """Runs jobs until `stopping`."""
-        reclaim_at = 0.0
-        while not self.stopping.is_set():
-            if time.monotonic() >= reclaim_at:
-                self._leases.reclaim()
-                reclaim_at = time.monotonic() + self._leases.seconds / 3
-            if not self.run_next():
-                self.stopping.wait(self._settings.job_poll_s)
+    def run_next(self, job_id: str | None = None) -> bool:
+        """Runs the first job of the queue, or that one; False where there is nothing to claim."""
+        lease = self.claim(job_id)
+        if lease is not None:
+            self.run(lease)
+        return lease is not None
 
-    def run_next(self) -> bool:
-        """Runs the first job of the queue; False where there is none."""
-        lease = self._leases.claim(self._owner, without=(ROLLOUT,))
-        if lease is None:
-            return False
+    def claim(self, job_id: str | None = None) -> Lease | None:
+        return self._leases.claim(self._owner, without=(ROLLOUT,), job_id=job_id)
+
+    def run(self, lease: Lease) -> None:
+        """Runs a job to its end, or until it is to be given back."""
         logger.info("%s: attempt %d", lease.job.id, lease.job.attempt)
         try:
             with heartbeats(self._leases, lease):
                 self._run(lease)
         except LeaseLost:
             logger.warning("%s: the lease was lost, this attempt ends", lease.job.id)
-        return True
+        except AttemptLost as lost:
+            logger.warning("%s: this attempt ends: %s", lease.job.id, lost)
 
     def _run(self, lease: Lease) -> None:
         folder = job_folder(self._settings.data_dir, lease.job.id)
-        folder.mkdir(parents=True, exist_ok=True)
-        context = JobContext(self._settings, self._leases, lease, folder, self.stopping)
+        shared = shared_folders(self._settings)
+        context = JobContext(self._settings, self._leases, lease, folder, self.stopping, self._processes, shared)
         try:
+            fetch(self._settings, lease.job, shared)
+            folder.mkdir(parents=True, exist_ok=True)
+            if self._processes is not None:
+                self._processes.wait()  # they find it there
             context.raise_if_stopped()
             result = self._tasks(lease.job.kind)(context)
         except TaskStopped as stopped:
@@ -77,7 +84,7 @@ class Worker:
                 self._leases.release(lease)
         except UserError as error:
             self._leases.fail(lease, plain(error.problem()))
-        except LeaseLost:
+        except (LeaseLost, AttemptLost):
             raise
         except Exception as error:
             logger.exception("%s failed", lease.job.id)
@@ -86,7 +93,8 @@ class Worker:
             self._leases.fail(lease, problem)
         else:
             self._leases.succeed(lease, result)
-            shutil.rmtree(folder)  # only now: until then another attempt may need it
+            shared.remove(f"jobs/{lease.job.id}")  # only now: until then another attempt may need it
+            shutil.rmtree(folder)
 
 
 def job_folder(data_dir: Path, job_id: str) -> Path:
@@ -102,27 +110,3 @@ def plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | str):
         return value
     return value if isinstance(value, float) and abs(value) < float("inf") else str(value)
-
-
-def stop_with_input(worker: Worker) -> None:
-    """Stops the worker when standard input closes: whoever started it is gone."""
-    sys.stdin.read()
-    worker.stopping.set()
-
-
-def main() -> None:
-    (owner,) = sys.argv[1:]
-    settings = Settings.model_validate_json(sys.stdin.readline())
-    configure_logs(settings.log_level, settings.log_format, "worker")
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    database = open_database(settings.data_dir, settings.database)
-    worker = Worker(settings, Leases(database, settings.job_lease_s, settings.job_max_crashes), owner)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the API's; this process ends when its input does
-    signal.signal(signal.SIGTERM, lambda *_: worker.stopping.set())
-    threading.Thread(target=stop_with_input, args=(worker,), daemon=True).start()
-    worker.run()
-    database.close()
-
-
-if __name__ == "__main__":
-    main()

@@ -48,6 +48,7 @@ from ups_server.train.loop import (
     save_state,
 )
 from ups_server.train.memory import available_bytes, check_memory, training_bytes
+from ups_server.train.parallel import ALONE, Processes
 from ups_server.train.run import publish
 from ups_server.train.tuning import TUNINGS
 from ups_server.train.validation import Score, criterion, outcome, validate
@@ -74,6 +75,16 @@ class AdaptationListener(Protocol):
     def saved(self, step: int) -> None: ...
 
 
+class NotFollowed:
+    """The listener of the processes beside the first one."""
+
+    def phase(self, name: str, facts: dict[str, Any]) -> None: ...
+    def scoring(self, what: str, done: int, total: int) -> None: ...
+    def step(self, step: int, steps: int, report: StepReport) -> None: ...
+    def validation(self, step: int, score: Score, best: bool) -> None: ...
+    def saved(self, step: int) -> None: ...
+
+
 @dataclass(frozen=True)
 class Place:
     """Where an adaptation works and how it may be disturbed.
@@ -82,6 +93,8 @@ class Place:
         folder: of this adaptation alone; kept between attempts.
         cancelled: asked between any two steps.
         save_seconds: between two saves, besides those at every validation.
+        processes: that may share the training and see the same folder. The first one does all the rest, by `run`, the
+            others `assist`.
     """
 
     folder: Path
@@ -89,6 +102,7 @@ class Place:
     cancelled: Callable[[], bool] = lambda: False
     device: str = "cpu"
     save_seconds: float = 60.0
+    processes: Processes = ALONE
 
 
 class PreparedAdaptation:
@@ -138,8 +152,11 @@ class PreparedAdaptation:
         self.bytes = self._memory(data)
         check_memory(self.bytes, available_bytes(place.device))
         place.folder.mkdir(parents=True, exist_ok=True)
-        self._pin(model)
+        if place.processes.first:
+            self._pin(model)
         self._known = known is not None
+        shared = data.trajectories >= place.processes.count and not mixes(settings.alignment)
+        self.processes = place.processes if shared else ALONE
 
     def _memory(self, data: FamilyData) -> int:
         """Of the stage that needs more: a tuning that trains little may come after an alignment that trains all."""
@@ -191,7 +208,8 @@ class PreparedAdaptation:
         }
         self.place.listener.phase("zero_shot", facts)
         zero_shot = self._zero_shot()
-        self.place.listener.phase("training", {"steps": self.settings.steps})
+        together = {"processes": self.processes.count} if self.place.processes.count > 1 else {}
+        self.place.listener.phase("training", {"steps": self.settings.steps, **together})
         progress = self._train()
         self.place.listener.phase("scores", {})
         before = self._before(zero_shot)
@@ -211,6 +229,15 @@ class PreparedAdaptation:
             "seconds": round(progress.seconds, 1),
             "memory_bytes": self.bytes,
         }
+
+    def assist(self) -> None:
+        """What the processes beside the first one do: their shares of the batches, where these can be shared.
+
+        Raises:
+            Interrupted, Diverged: as `run`.
+        """
+        if self.processes.count > 1:
+            self._train()
 
     def chosen(self, report: Mapping[str, Any]) -> Path:
         """The folder of the model that a report is of."""
@@ -268,16 +295,18 @@ class PreparedAdaptation:
             update={"name": config.name, "version": 1, "families": {self.family: self.windows.card}}
         )
         base = self.place.folder / BASE
-        if not base.exists():
+        if self.processes.first and not base.exists():
             publish(self.checkpoint, base)
         model.train()
         first = 0 if config.stage1.steps else 1
         progress = read_position(self.place.folder) or Position(stage=first)
         trainer = self._trainer(model, progress.stage)
-        if (self.place.folder / STATE_FILE).exists():
+        begun = (self.place.folder / STATE_FILE).exists()
+        if begun:
             load_state(self.place.folder, trainer)
             self.place.listener.saved(self._step(trainer))
-        else:
+        self.processes.wait()  # until all have seen what is there
+        if not begun:
             self._validate(trainer, progress)
             self._save(trainer, progress)
         while not self._finished(trainer, progress):
@@ -292,13 +321,17 @@ class PreparedAdaptation:
     def _trainer(self, model: Operator, stage: int) -> StageTrainer:
         method = (self.config.stage1, self.config.stage2)[stage].alignment
         select = self.tuning.select if stage == 1 else self.tuning.select_aligned
-        return StageTrainer(model, [self.windows], self.config, stage, ALIGNMENTS[method](), select)
+        return StageTrainer(model, [self.windows], self.config, stage, ALIGNMENTS[method](), select, self.processes)
 
     def _step(self, trainer: StageTrainer) -> int:
         """Steps done in both stages."""
         return trainer.step + (self.config.stage1.steps if trainer.index == 1 else 0)
 
     def _finished(self, trainer: StageTrainer, progress: Position) -> bool:
+        """As the first process finds it: only that one validates."""
+        return self.processes.any(self.processes.first and self._over(trainer, progress), trainer.device)
+
+    def _over(self, trainer: StageTrainer, progress: Position) -> bool:
         step = self._step(trainer)
         if step % self.settings.validate_every == 0:  # early ends come after a validation only
             if ruined(list(self._curve().values())):
@@ -314,7 +347,7 @@ class PreparedAdaptation:
         """Steps up to the next save."""
         saved = time.monotonic()
         while trainer.step < trainer.stage.steps:
-            if self.place.cancelled():
+            if self.processes.any(self.place.cancelled(), trainer.device):
                 self._save(trainer, progress)
                 raise Interrupted
             started = time.monotonic()
@@ -326,15 +359,20 @@ class PreparedAdaptation:
             due = step % self.settings.validate_every == 0 or step == steps
             if due:
                 self._validate(trainer, progress)
-            if due or time.monotonic() - saved >= self.place.save_seconds:
+            late = self.processes.first and time.monotonic() - saved >= self.place.save_seconds
+            if due or self.processes.any(late, trainer.device):
                 self._save(trainer, progress)
                 return
 
     def _save(self, trainer: StageTrainer, progress: Position) -> None:
+        if not self.processes.first:
+            return
         save_state(self.place.folder, trainer, progress)
         self.place.listener.saved(self._step(trainer))
 
     def _validate(self, trainer: StageTrainer, progress: Position) -> None:
+        if not self.processes.first:
+            return
         step = self._step(trainer)
         trainer.swap_average()
         score = validate(trainer.model, [self.windows])[self.family]

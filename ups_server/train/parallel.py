@@ -20,8 +20,21 @@ PATIENCE = timedelta(hours=12)
 """How long processes wait for the first one, which alone validates and writes files."""
 
 
+class ProcessLost(RuntimeError):
+    """Another one of the processes has ended: this one cannot go on without it."""
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """Around what all processes do at once. Raises ProcessLost."""
+    try:
+        yield
+    except RuntimeError as error:  # what gloo and NCCL raise has no narrower type in common
+        raise ProcessLost(str(error)) from error
+
+
 class Processes:
-    """This process among those that train together.
+    """This process among those that train together. Whatever takes all of them raises `ProcessLost` without one.
 
     Attributes:
         index, count: which one of how many it is.
@@ -60,7 +73,8 @@ class Processes:
         for dtype in dict.fromkeys(tensor.dtype for tensor in real):
             alike = [tensor for tensor in real if tensor.dtype is dtype]
             flat = torch.cat([tensor.reshape(-1) for tensor in alike])
-            dist.all_reduce(flat)
+            with _together():
+                dist.all_reduce(flat)
             for tensor, summed in zip(alike, flat.split([tensor.numel() for tensor in alike]), strict=True):
                 tensor.copy_(summed.view_as(tensor))
 
@@ -71,7 +85,8 @@ class Processes:
         padded = rows.new_zeros(max(counts), *rows.shape[1:])
         padded[: len(rows)] = rows.detach()
         parts = [torch.empty_like(padded) for _ in counts]
-        dist.all_gather(parts, padded)
+        with _together():
+            dist.all_gather(parts, padded)
         known = [part[:count] for part, count in zip(parts, counts, strict=True)]
         known[self.index] = rows
         return torch.cat(known)
@@ -81,7 +96,8 @@ class Processes:
         if self.count == 1:
             return flag
         value = torch.tensor(float(flag), device=device)
-        dist.all_reduce(value, dist.ReduceOp.MAX)
+        with _together():
+            dist.all_reduce(value, dist.ReduceOp.MAX)
         return bool(value)
 
     def of_first(self, value: float, device: torch.device) -> float:
@@ -89,13 +105,24 @@ class Processes:
         if self.count == 1:
             return value
         shared = torch.tensor(value, dtype=torch.float64, device=device)
-        dist.broadcast(shared, 0)
+        with _together():
+            dist.broadcast(shared, 0)
         return float(shared)
+
+    def text_of_first(self, text: str) -> str:
+        """The text that the first process has; the others' is not looked at."""
+        if self.count == 1:
+            return text
+        shared = [text]
+        with _together():
+            dist.broadcast_object_list(shared, 0)
+        return shared[0]
 
     def wait(self) -> None:
         """Until all have come this far."""
         if self.count > 1:
-            dist.barrier()
+            with _together():
+                dist.barrier()
 
 
 ALONE = Processes()

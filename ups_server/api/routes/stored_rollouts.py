@@ -165,7 +165,7 @@ def get_result_part(
 def delete_rollout(job_id: str, service: CurrentService) -> Response:
     """Removes a rollout that has ended, with its result and events."""
     service.jobs.store.delete(job_id, ROLLOUT)
-    RolloutFolder(service.settings.data_dir, job_id).remove()
+    service.results.remove(RolloutFolder(service.settings.data_dir, job_id))
     return Response(status_code=204)
 
 

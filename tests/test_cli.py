@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from PIL import Image
 
 from ups_server.cli import main
 from ups_server.cli.data import parse_draws
-from ups_server.cli.options import parse_coefficients
+from ups_server.cli.options import parse_coefficient_values, parse_coefficients
+from ups_server.data.formats import open_source
 from ups_server.data.simulate import CoefficientDraw
 from ups_server.errors import UserError
 from ups_server.pde import families
@@ -322,6 +324,47 @@ def test_coefficients() -> None:
         assert error.value.code == "invalid_coefficient"
     with pytest.raises(UserError):
         parse_draws(["nu=2:1"])
+
+
+def test_coefficients_of_several_states() -> None:
+    assert parse_coefficient_values(["nu=0.1,0.2", "rho=2"]) == {"nu": [0.1, 0.2], "rho": 2.0}
+    for wrong in (["nu=0.1,"], ["nu=0.1,a"], ["nu=1,2", "nu=3"]):
+        with pytest.raises(UserError) as error:
+            parse_coefficient_values(wrong)
+        assert error.value.code == "invalid_coefficient"
+
+
+def test_solve_a_batch_with_a_coefficient_for_each_state(ups: Ups, tmp_path: Path) -> None:
+    words = ("solve", "burgers", "--method", "numerical", "--resolution", "32", "--n-steps", "2")
+    path = tmp_path / "batch.h5"
+    ran = ups(*words, "--count", "2", "--coef", "nu=0.02,0.4", "--diagnostics", "-o", path)
+    assert ran.code == 0, ran.err
+    assert re.search(r"energy of u: \S+ to \S+ at the start", ran.err)
+    with closing(open_source(path)) as source:
+        assert source.coefficients[:, source.coefficient_names.index("nu")].tolist() == [0.02, 0.4]
+    refused = ups(*words, "--coef", "nu=0.02,0.4", "-o", path)
+    assert (refused.code, "one value for each state" in refused.err) == (2, True)
+
+
+def test_points_are_given_alike_everywhere(ups: Ups, burgers: Path, tmp_path: Path) -> None:
+    out, flow = tmp_path / "out.nc", tmp_path / "flow.h5"
+    assert ups("data", "convert", burgers, out, "--resolution", "32").code == 0
+    made = ups("data", "generate", "shallow_water", "-n", "1", "--resolution", "16x16", "-o", flow)
+    assert made.code == 0, made.err
+    scored = ups("evaluate", "persistence", flow, "--resolution", "8x8", "--json", "-")
+    assert json.loads(scored.out)[0]["resolution"] == [8, 8]
+    for words in (
+        ("data", "generate", "shallow_water", "-n", "1", "--resolution", "16x32", "-o", flow),
+        ("evaluate", "persistence", flow, "--resolution", "8x16"),
+        ("evaluate", "persistence", flow, "--resolution", "8 x a"),
+    ):
+        assert ups(*words).code == 2, words
+
+
+def test_a_family_is_complained_about_before_what_is_missing(ups: Ups) -> None:
+    for words in (("data", "generate", "heat"), ("solve", "heat")):
+        assert "heat" in ups(*words).err
+    assert "no -n and no -o" in ups("data", "generate", "burgers").err
 
 
 def test_jobs_and_models_of_a_data_folder(ups: Ups, tmp_path: Path) -> None:

@@ -7,7 +7,17 @@ import reprlib
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from ups_server.errors import UserError
 from ups_server.pde import BoundaryKind
@@ -16,6 +26,8 @@ from ups_server.pde.grammar import MAX_CHARACTERS
 
 MIN_POINTS = 8
 """Fewest points per axis of a grid."""
+MAX_STATES = 4096
+"""Most states that a request draws, or gives coefficients of."""
 
 AxisPoints = Annotated[int, Field(ge=MIN_POINTS, le=2**20)]
 Offset = Annotated[FiniteFloat, Field(ge=0, lt=1)]
@@ -72,7 +84,7 @@ class SampleSpec(Spec):
 
     seed: int = Field(default=0, ge=0, lt=2**63, description="The same seed draws the same states.")
     count: int | None = Field(
-        default=None, ge=1, le=4096, description="How many; with a count the answer has a leading batch axis."
+        default=None, ge=1, le=MAX_STATES, description="How many; with a count the answer has a leading batch axis."
     )
     kind: str = Field(
         default=RAND,
@@ -130,6 +142,25 @@ class EnsembleSpec(Spec):
     quantiles: tuple[Share, ...] = Field(default=(0.05, 0.5, 0.95), max_length=16)
 
 
+def _one_or_each(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """One sentence instead of what is wrong with each of the two readings."""
+    try:
+        return validate(value)
+    except ValidationError:
+        raise PydanticCustomError(
+            "coefficient",
+            "Input should be a valid number, or a list of at most {most} with one for each state",
+            {"most": MAX_STATES},
+        ) from None
+
+
+CoefficientSpec = Annotated[
+    float | Annotated[tuple[float, ...], Field(min_length=1, max_length=MAX_STATES, strict=False)],
+    WrapValidator(_one_or_each),
+]
+"""One value for all states of a request, or one for each."""
+
+
 class RolloutRequest(Spec):
     """One rollout: what is solved, where it starts, how far it goes."""
 
@@ -146,10 +177,10 @@ class RolloutRequest(Spec):
         "sum of u_x, u*u_x, u_xx, u_xxx, u_xxxx, powers of u up to the third, and a function of x.",
         examples=["u_t = -u*u_x + 0.01*u_xx + u*(1-u)"],
     )
-    coefficients: dict[str, float] = Field(
+    coefficients: dict[str, CoefficientSpec] = Field(
         default_factory=dict,
-        description="Values of coefficients; the others keep the family's default. Of an equation in symbols, the "
-        "values of its names.",
+        description="Values of coefficients; the others keep the family's default. A list has one for each state of "
+        "a batch. Of an equation in symbols, the values of its names.",
     )
     grid: GridSpec = Field(default_factory=lambda: GridSpec())
     boundary: tuple[tuple[BoundaryKind, BoundaryKind], ...] | None = Field(
@@ -448,7 +479,7 @@ class RolloutAnswer(BaseModel):
     terms: list[EquationTerm] | None = Field(default=None, description="The terms of an equation that was written out.")
     fields: list[str] = Field(description="Names of the fields: the last axis of `data`.")
     units: list[str] = Field(description="Unit of each field.")
-    coefficients: dict[str, float]
+    coefficients: dict[str, float | list[float]] = Field(description="A list has one for each state.")
     boundary: list[list[str]]
     grid: GridAnswer
     dt: float = Field(description="Time between two steps.")

@@ -1,10 +1,15 @@
 """The client against a real service."""
 
+from contextlib import closing
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from tests.api.conftest import RunningService, wait_until
 from ups_server.client import Client
+from ups_server.client.messages import RolloutOptions
+from ups_server.data.formats import open_source
 from ups_server.errors import UserError
 from ups_server.pde import families, family
 
@@ -39,6 +44,38 @@ def test_rollout_of_an_array(service: RunningService) -> None:
     assert dataset["u"].dims == ("trajectory", "time", "x")
     np.testing.assert_array_equal(dataset["u"][:, 0], initial[..., 0].astype(np.float32))
     assert float(dataset["x"][-1]) == pytest.approx(3 - 3 / 64)
+
+
+def test_a_state_of_a_batch_is_solved_with_its_own_coefficients(service: RunningService) -> None:
+    viscosities = np.array([0.01, 0.2])
+    wave = np.sin(2 * np.pi * (np.arange(32) + 0.5) / 32)
+    options: RolloutOptions = {"model": "numerical", "grid": {"n": [32]}, "deterministic": True}
+    with Client(service.url) as client:
+        both = client.rollout("burgers", 3, np.stack([wave, wave]), coefficients={"nu": viscosities}, **options)
+        alone = [client.rollout("burgers", 3, wave, coefficients={"nu": nu}, **options) for nu in viscosities]
+    assert both["nu"].dims == ("trajectory",)
+    assert both["nu"].values.tolist() == [0.01, 0.2]
+    for row, solution in enumerate(alone):
+        np.testing.assert_array_equal(both["u"].isel(trajectory=row).values, solution["u"].values)
+    assert float(abs(alone[0]["u"] - alone[1]["u"]).max()) > 0.1
+
+
+@pytest.mark.parametrize("accept", ["application/x-netcdf", "application/x-npz"])
+def test_files_hold_the_coefficients_of_each_state(service: RunningService, accept: str, tmp_path: Path) -> None:
+    request = {
+        "model": "numerical",
+        "family": "burgers",
+        "coefficients": {"nu": [0.01, 0.2]},
+        "grid": {"n": [32]},
+        "initial_condition": {"sample": {"seed": 1, "count": 2}},
+        "n_steps": 2,
+    }
+    answer = service.post(request, Accept=accept)
+    assert answer.status_code == 200, answer.text
+    path = tmp_path / ("solved.nc" if "netcdf" in accept else "solved.npz")
+    path.write_bytes(answer.content)
+    with closing(open_source(path)) as source:
+        assert source.coefficients[:, source.coefficient_names.index("nu")].tolist() == [0.01, 0.2]
 
 
 def test_stream(service: RunningService) -> None:

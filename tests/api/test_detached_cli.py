@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,38 @@ def test_the_jobs_of_a_service_elsewhere(
     assert jobs("cancel", job)[0] == jobs("resume", job)[0] == jobs("checkpoints", job)[0] == 2
     assert jobs("delete", job)[0] == 0
     assert jobs("show", job)[0] == 2
+
+
+def test_the_catalogue_and_rollouts_of_a_service_elsewhere(
+    service: RunningService, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ran(*words: str) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main([*words, "--url", service.url])
+        captured = capsys.readouterr()
+        assert not ended.value.code, captured.err
+        return captured.out
+
+    path = tmp_path / "solved.nc"
+    assert json.loads(ran("families", "burgers", "--json")) == service.get("/v1/families/burgers").json()
+    assert "advection" in ran("families")
+    listed = [entry["id"] for entry in json.loads(ran("models", "list", "--json"))]
+    assert listed == [entry["id"] for entry in service.get("/v1/models").json()["models"]]
+    assert "reference" in ran("models", "show", "numerical")
+    assert json.loads(ran("equation", "u_t = 0.1*u_xx", "--json"))["terms"][0]["name"] == "diffusion"
+    words = ("solve", "burgers", "--method", "numerical", "--resolution", "32", "--n-steps", "2", "-o", str(path))
+    batch = ("--count", "2", "--coef", "nu=0.02,0.4")
+    said = json.loads(ran(*words, *batch, "--json"))
+    assert (said["model"], said["n_steps"], said["batched"]) == ("numerical", 2, True)
+    with closing(open_source(path)) as there:
+        values, numbers = there.read([0, 1]), there.coefficients[:, 0].tolist()
+    with pytest.raises(SystemExit):
+        main([*words, *batch])
+    with closing(open_source(path)) as own:
+        np.testing.assert_allclose(values, own.read([0, 1]), atol=1e-5)
+        assert numbers == own.coefficients[:, 0].tolist() == [0.02, 0.4]
+    queued = ran("solve", "advection", "--n-steps", "2", "--resolution", "8", "--detach").strip()
+    assert service.get(f"/v1/rollouts/{queued}").json()["id"] == queued
 
 
 def test_what_detach_does_not_take(settings: Settings, tmp_path: Path) -> None:

@@ -49,6 +49,41 @@ def codes(todo: Plan) -> list[str]:
     return [flag.code for flag in todo.flags]
 
 
+def test_coefficients_of_each_state(catalog: Catalog) -> None:
+    sample = {"sample": {"seed": 3, "count": 3}}
+    todo = planned(catalog, initial_condition=sample, coefficients={"NU": [0.01, 2.0, 0.1]})
+    assert todo.coefficients == {"nu": [0.01, 2.0, 0.1]}
+    assert todo.spec.problem.coefficient_arrays(3)["nu"].tolist() == [0.01, 2.0, 0.1]
+    (found,) = todo.flags
+    assert found.code == "coefficient_outside_trained_range"
+    assert (found.model_dump()["value"], found.model_dump()["states"]) == (2.0, [1])
+    rescaled = planned(
+        catalog, initial_condition=sample, coefficients={"nu": [0.01, 0.02, 0.1]}, grid={"extent": [[0.0, 2.0]]}
+    )
+    scale = 2.0 ** next(entry.length_power or 0.0 for entry in family("burgers").coefficients)
+    assert rescaled.spec.problem.coefficients["nu"] == [0.01 * scale, 0.02 * scale, 0.1 * scale]
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"coefficients": {"nu": [0.1, 0.2]}}, "wrong_shape"),
+        ({"coefficients": {"nu": [0.1, -1.0, 0.1]}}, "coefficient_out_of_domain"),
+        ({"coefficients": {"mu": [0.1, 0.1, 0.1]}}, "unknown_coefficient"),
+        ({"coefficients": {"nu": [0.1, 0.1, 0.1], "NU": 0.1}}, "coefficient_given_twice"),
+        ({"coefficients": {"nu": []}}, "invalid_request"),
+        ({"coefficients": {"nu": [0.1, "0.1", 0.1]}}, "invalid_request"),
+        (
+            {"family": None, "equation": "u_t = a*u_xx", "coefficients": {"a": [0.1, 0.1, 0.1]}, "model": "numerical"},
+            "invalid_coefficient",
+        ),
+    ],
+)
+def test_coefficients_that_are_not_those_of_the_states(catalog: Catalog, changes: dict[str, Any], code: str) -> None:
+    error = refused(catalog, initial_condition={"sample": {"seed": 3, "count": 3}}, **changes)
+    assert error.code == code
+
+
 def test_defaults(catalog: Catalog) -> None:
     todo = planned(catalog)
     assert todo.shape == (1, 13, 128, 1)

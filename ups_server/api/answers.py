@@ -167,7 +167,7 @@ def encode(answer: Answer, output: str) -> bytes:
         plan.times()[: answer.values.shape[1]],
         plan.family,
         plan.grid,
-        plan.coefficients,
+        plan.stored,
         answer.attributes,
         plan.batched,
     )

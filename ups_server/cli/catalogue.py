@@ -5,68 +5,112 @@ Adapted models can be removed; all can be carried away.
 
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ups_server.cli.jobs import open_store
-from ups_server.cli.options import AsJson, CoefficientOptions, DataDir, check_suffix, parse_coefficients, settings_of
+from ups_server.cli.options import (
+    AsJson,
+    CoefficientOptions,
+    DataDir,
+    Key,
+    ServiceUrl,
+    check_suffix,
+    parse_coefficients,
+    service_client,
+    settings_of,
+)
 from ups_server.cli.output import print_facts, print_json, print_line, print_note, print_table
 from ups_server.errors import UserError
 
 if TYPE_CHECKING:
-    from ups_server.catalog import Catalog, ModelCard
-    from ups_server.pde import BoundaryCondition, Coefficient, Family
+    from collections.abc import Mapping, Sequence
+
+    from ups_server.catalog import Catalog, CoefficientCard, FamilyCard, ModelCard
+    from ups_server.pde import Family
+    from ups_server.specs import EquationAnswer
 
 
 def list_families(
     family: Annotated[str | None, typer.Argument(metavar="[FAMILY]", help="One family, in full.")] = None,
+    data_dir: DataDir = None,
+    url: ServiceUrl = None,
+    key: Key = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the equations this installation knows, or describe one."""
+    """List the equations that are known, those that users declared last, or describe one."""
+    cards = _families(data_dir, url, key) if family is None else [_family(family, data_dir, url, key)]
+    if as_json:
+        documents = [card.model_dump(mode="json") for card in cards]
+        print_json(documents if family is None else documents[0])
+    elif family is None:
+        for card in cards:
+            print_line(f"{card.id}  (dt {card.dt:g}, n {card.n}; {_coefficients(card)})")
+            print_line(f"    {card.equation}")
+    else:
+        print_facts(_facts(cards[0]))
+
+
+def _families(data_dir: Path | None, url: str | None, key: str | None) -> "list[FamilyCard]":
+    from ups_server.catalog import FamilyCard, family_card
+    from ups_server.pde import families
+
+    if url is not None:
+        with service_client(url, key) as client:
+            return [FamilyCard.model_validate(entry) for entry in client.families()]
+    declared = _declared(data_dir).values()
+    return [*map(family_card, families().values()), *(family_card(entry, declared=True) for entry in declared)]
+
+
+def _family(family_id: str, data_dir: Path | None, url: str | None, key: str | None) -> "FamilyCard":
+    """Raises UserError ``unknown_family``."""
+    from ups_server.catalog import FamilyCard, family_card
     from ups_server.pde import families
     from ups_server.pde import family as find
 
-    chosen = list(families().values()) if family is None else [find(family)]
-    if as_json:
-        from ups_server.catalog import family_card
-
-        documents = [family_card(entry).model_dump(mode="json") for entry in chosen]
-        print_json(documents if family is None else documents[0])
-    elif family is None:
-        for entry in chosen:
-            print_line(f"{entry.id}  (dt {entry.dt:g}, n {entry.n}; {_coefficients(entry)})")
-            print_line(f"    {entry.equation}")
-    else:
-        print_facts(_facts(chosen[0]))
+    if url is not None:
+        with service_client(url, key) as client:
+            return FamilyCard.model_validate(client.family(family_id))
+    declared = {} if family_id in families() else _declared(data_dir)
+    return family_card(declared[family_id], declared=True) if family_id in declared else family_card(find(family_id))
 
 
-def _coefficients(equation: "Family") -> str:
-    return ", ".join(f"{entry.name}={entry.default:g}" for entry in equation.coefficients) or "no coefficients"
+def _declared(data_dir: Path | None) -> "dict[str, Family]":
+    """The equations that users of this data folder declared."""
+    from ups_server.files.equations import declared_families
+
+    installed = catalog(data_dir)
+    return declared_families(settings_of(data_dir).data_dir, installed.models())
 
 
-def _facts(equation: "Family") -> dict[str, str]:
+def _coefficients(card: "FamilyCard") -> str:
+    return ", ".join(f"{entry.name}={entry.default:g}" for entry in card.coefficients) or "no coefficients"
+
+
+def _facts(card: "FamilyCard") -> dict[str, str]:
     return {
-        "family": equation.id,
-        "name": equation.name,
-        "equation": equation.equation,
-        "fields": ", ".join(f"{entry.name} ({entry.description or entry.unit})" for entry in equation.fields),
-        "coefficients": "; ".join(map(_coefficient, equation.coefficients)) or "-",
-        "box": " x ".join(f"[{low:g}, {high:g}]" for low, high in equation.extent),
-        "boundary": "; or ".join(map(_sides, equation.boundaries)),
-        "initial kinds": "; ".join(["rand", *(f"{kind.name}: {kind.description}" for kind in equation.kinds)]),
-        "time": f"0 to {equation.t_final:g}, dt {equation.dt:g}, frames every {equation.frame_dt:g}",
-        "resolution": str(equation.n),
+        "family": card.id,
+        "name": card.name,
+        "equation": card.equation,
+        "fields": ", ".join(f"{entry.name} ({entry.description or entry.unit})" for entry in card.fields),
+        "coefficients": "; ".join(map(_coefficient, card.coefficients)) or "-",
+        "box": " x ".join(f"[{low:g}, {high:g}]" for low, high in card.extent),
+        "boundary": "; or ".join(map(_sides, card.boundaries)),
+        "initial kinds": "; ".join(f"{kind.name}: {kind.description}" for kind in card.initial_kinds),
+        "time": f"0 to {card.t_final:g}, dt {card.dt:g}",
+        "resolution": str(card.n),
     }
 
 
-def _sides(boundary: "BoundaryCondition") -> str:
-    return ", ".join("/".join(dict.fromkeys(axis)) for axis in boundary.as_names())
+def _sides(boundary: "Sequence[Sequence[str]]") -> str:
+    return ", ".join("/".join(dict.fromkeys(axis)) for axis in boundary)
 
 
-def _coefficient(entry: "Coefficient") -> str:
-    low, high = entry.domain
-    return f"{entry.name}: {entry.description}, default {entry.default:g}, domain {low:g} to {high:g}"
+def _coefficient(entry: "CoefficientCard") -> str:
+    low, high = ("inf" if end is None else f"{end:g}" for end in (entry.low, entry.high))
+    ends = f"{'-' if entry.low is None else ''}{low} to {high}"
+    return f"{entry.name}: {entry.description}, default {entry.default:g}, domain {ends}"
 
 
 def equation(
@@ -74,18 +118,15 @@ def equation(
         str, typer.Argument(metavar="TEXT", help="A description in words; what holds an = is read as symbols.")
     ],
     coef: CoefficientOptions = None,
+    url: ServiceUrl = None,
+    key: Key = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what equation a text names: its canonical form, or a proposal to confirm. Nothing is solved."""
-    from ups_server.language.reader import understood
-    from ups_server.specs import EquationRequest, ProposedTerm
+    from ups_server.specs import ProposedTerm
 
-    coefficients = parse_coefficients(coef)
     words = "=" not in text
-    request = EquationRequest(
-        equation=None if words else text, description=text if words else None, coefficients=coefficients
-    )
-    found = understood(request)
+    found = _understood(text, words, parse_coefficients(coef), url, key)
     if as_json:
         print_json(found.model_dump(mode="json"))
         return
@@ -102,18 +143,37 @@ def equation(
         print_note("a proposal: check the terms, put in your coefficients, and pass it to ups solve --equation")
 
 
+def _understood(
+    text: str, words: bool, coefficients: dict[str, float], url: str | None, key: str | None
+) -> "EquationAnswer":
+    from ups_server.specs import EquationAnswer, EquationRequest
+
+    said = {"description" if words else "equation": text}
+    if url is not None:
+        with service_client(url, key) as client:
+            answer = client.equation(said.get("equation"), said.get("description"), **coefficients)
+        return EquationAnswer.model_validate(answer)
+    from ups_server.language.reader import understood
+
+    return understood(EquationRequest.model_validate({**said, "coefficients": coefficients}))
+
+
 models = typer.Typer(help="List, show, export and delete models.", no_args_is_help=True, rich_markup_mode=None)
 
 ModelIdArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A model id; `ups models list` lists them.")]
 
 
 @models.command("list")
-def list_models(data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """The models of this installation."""
-    installed = catalog(data_dir)
-    cards = installed.models()
-    for error in installed.unreadable().values():
-        print_note(f"left out: {error}")
+def list_models(data_dir: DataDir = None, url: ServiceUrl = None, key: Key = None, as_json: AsJson = False) -> None:
+    """The models of this installation, or of a service."""
+    if url is None:
+        installed = catalog(data_dir)
+        cards = installed.models()
+        for error in installed.unreadable().values():
+            print_note(f"left out: {error}")
+    else:
+        with service_client(url, key) as client:
+            cards = [_card(entry, url) for entry in client.models()]
     if as_json:
         print_json([card.model_dump(mode="json") for card in cards])
         return
@@ -124,9 +184,15 @@ def list_models(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 
 
 @models.command()
-def show(model: ModelIdArgument, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+def show(
+    model: ModelIdArgument, data_dir: DataDir = None, url: ServiceUrl = None, key: Key = None, as_json: AsJson = False
+) -> None:
     """One model: its card."""
-    card = catalog(data_dir).model(model)
+    if url is None:
+        card = catalog(data_dir).model(model)
+    else:
+        with service_client(url, key) as client:
+            card = _card(client.model(model), url)
     if as_json:
         print_json(card.model_dump(mode="json"))
     else:
@@ -134,8 +200,13 @@ def show(model: ModelIdArgument, data_dir: DataDir = None, as_json: AsJson = Fal
 
 
 @models.command()
-def delete(model: ModelIdArgument, data_dir: DataDir = None) -> None:
+def delete(model: ModelIdArgument, data_dir: DataDir = None, url: ServiceUrl = None, key: Key = None) -> None:
     """Remove an adapted model that no open job uses."""
+    if url is not None:
+        with service_client(url, key) as client:
+            client.delete_model(model)
+        print_note(f"{model} is deleted")
+        return
     installed = catalog(data_dir)
     if installed.model(model).adaptation is not None:
         with open_store(data_dir) as store:
@@ -176,6 +247,24 @@ def catalog(data_dir: Path | None) -> "Catalog":
     from ups_server.catalog import Catalog
 
     return Catalog(settings_of(data_dir).data_dir)
+
+
+def _card(document: "Mapping[str, Any]", url: str) -> "ModelCard":
+    from ups_server.catalog import ModelCard
+
+    return ModelCard.model_validate({**document, "source": url})
+
+
+def model_source(model: str, data_dir: Path | None) -> str | Path:
+    """What a solver is loaded from: a folder, the one of a model id, or the name of a built-in solver.
+
+    Raises:
+        UserError: ``unknown_model``.
+    """
+    if (Path(model) / "config.json").is_file() or len(Path(model).parts) > 1:
+        return Path(model)
+    card = catalog(data_dir).model(model)
+    return model if card.kind == "builtin" else Path(card.source)
 
 
 def parent(card: "ModelCard") -> str:

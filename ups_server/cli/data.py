@@ -12,10 +12,13 @@ from ups_server.cli.options import (
     FamilyId,
     FileMapping,
     InitialKindOption,
+    PointsLeft,
     check_folder,
     check_suffix,
     parse_boundary,
     parse_coefficients,
+    points_left,
+    points_per_axis,
     read_mapping,
 )
 from ups_server.cli.options import FileCoefficients as CoefficientOptions
@@ -24,6 +27,7 @@ from ups_server.cli.output import print_json, print_line, print_note, progress
 from ups_server.errors import UserError
 
 if TYPE_CHECKING:
+    from ups_server import pde
     from ups_server.data.composed import Subset
     from ups_server.data.simulate import CoefficientDraw
     from ups_server.data.source import TrajectorySource
@@ -36,8 +40,10 @@ app = typer.Typer(
 @app.command()
 def generate(
     family: FamilyId,
-    count: Annotated[int, typer.Option("-n", "--count", min=1, help="Trajectories.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The HDF5 file to write.")],
+    count: Annotated[int | None, typer.Option("-n", "--count", min=1, help="Trajectories. [required]")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="The HDF5 file to write. [required]")
+    ] = None,
     coef: Annotated[
         list[str] | None,
         typer.Option(
@@ -46,7 +52,9 @@ def generate(
             help="A coefficient, repeatable; NAME=LOW:HIGH draws one per trajectory. Others keep the default.",
         ),
     ] = None,
-    resolution: Annotated[int | None, typer.Option(min=8, help="Points per axis. [default: PDEBench's]")] = None,
+    resolution: Annotated[
+        str | None, typer.Option(metavar="N[xN]", help="Points per axis. [default: PDEBench's]")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same initial states.")] = 0,
     initial_kind: InitialKindOption = "rand",
     boundary: Boundary = None,
@@ -61,8 +69,15 @@ def generate(
     from ups_server.data.simulate import generate as solve_and_write
     from ups_server.pde import family as find
 
-    check_folder(output)
     equation = find(family)
+    if count is None or output is None:
+        missing = [name for name, value in (("-n", count), ("-o", output)) if value is None]
+        raise UserError(
+            "invalid_request", "say how many trajectories go where", got=f"no {' and no '.join(missing)}",
+            expected=f"ups data generate {equation.id} -n 100 -o {equation.id}.hdf5",
+        )  # fmt: skip
+    check_folder(output)
+    points = _same_points(resolution, equation)
     drawn, ends = parse_draws(coef), parse_boundary(boundary, equation.ndim)
     part = None if shard is None else DataPart.from_text(shard)
     with progress(equation.id) as advance:
@@ -70,7 +85,7 @@ def generate(
             equation,
             drawn,
             count,
-            resolution or equation.n,
+            points,
             output,
             seed,
             progress=advance,
@@ -197,9 +212,7 @@ def convert(
     times: Annotated[
         str | None, typer.Option(metavar="FROM:TO", help="Only frames within, both ends included.")
     ] = None,
-    resolution: Annotated[
-        int | None, typer.Option(min=2, help="Points along the first axis, by leaving points out.")
-    ] = None,
+    resolution: PointsLeft = None,
     to: Annotated[
         str | None, typer.Option("--to", metavar="FORMAT", help="Instead of the suffix, such as the_well.")
     ] = None,
@@ -213,7 +226,7 @@ def convert(
         check_suffix(output, tuple(suffixes()))
     source = open_source(file, family, parse_coefficients(coef), read_mapping(map_file))
     try:
-        source = part_of(source, trajectories, times, resolution)
+        source = part_of(source, trajectories, times, points_left(resolution))
         with progress(source.family) as advance:
             copy(source, output, advance, to)
         print_note(f"{source.n_trajectories} trajectories of {source.family} written to {output}")
@@ -222,7 +235,7 @@ def convert(
 
 
 def part_of(
-    source: "TrajectorySource", trajectories: str | None, times: str | None, resolution: int | None
+    source: "TrajectorySource", trajectories: str | None, times: str | None, resolution: int | Sequence[int] | None
 ) -> "TrajectorySource":
     """The chosen trajectories, by their numbers in the file, frames and points of a source.
 
@@ -249,6 +262,21 @@ def part_of(
     if times is None and stride == 1:
         return source
     return Thinned(source, frames.tolist(), stride)
+
+
+def _same_points(text: str | None, equation: "pde.Family") -> int:
+    """Points along every axis of data that is generated. Raises UserError ``invalid_grid``."""
+    from ups_server.specs import MIN_POINTS
+
+    if text is None:
+        return equation.n
+    points = points_per_axis(text, equation.ndim)
+    if len(set(points)) > 1 or points[0] < MIN_POINTS:
+        raise UserError(
+            "invalid_grid", "data is generated at the same number of points along every axis", got=text,
+            expected=f"at least {MIN_POINTS}",
+        )  # fmt: skip
+    return points[0]
 
 
 def chosen_rows(source: "TrajectorySource", text: str) -> "Subset":

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from ups_server.settings import Settings
 
 FamilyId = Annotated[str, typer.Argument(metavar="FAMILY", help="A family id; `ups families` lists them.")]
+PointsLeft = Annotated[
+    str | None,
+    typer.Option(
+        "--resolution", metavar="N[xN]", help="Points, along the first axis or along each, by leaving points out."
+    ),
+]
 CoefficientOptions = Annotated[
     list[str] | None,
     typer.Option("--coef", metavar="NAME=VALUE", help="A coefficient, repeatable; others keep the family's default."),
@@ -135,6 +141,21 @@ def read_mapping(path: Path | None) -> "Mapping | None":
     return None if path is None else Mapping.from_file(path)
 
 
+def parse_coefficient_values(entries: Sequence[str] | None) -> dict[str, float | list[float]]:
+    """As `parse_coefficients`; `["nu=0.001,0.01"]` has one value for each state: `{"nu": [0.001, 0.01]}`.
+
+    Raises:
+        UserError: ``invalid_coefficient``.
+    """
+    several = {}
+    for entry in entries or ():
+        name, _, text = entry.partition("=")
+        if "," in text:
+            several[name.strip()] = [parse_coefficients([f"{name}={value}"])[name.strip()] for value in text.split(",")]
+    first = parse_coefficients([entry.partition(",")[0] for entry in entries or ()])
+    return {**first, **several}
+
+
 def parse_points(text: str) -> list[int]:
     """`256x512` to `[256, 512]`.
 
@@ -145,6 +166,20 @@ def parse_points(text: str) -> list[int]:
         return [int(number) for number in text.split("x")]
     except ValueError:
         raise UserError("invalid_grid", "points are given as N or NxN", got=text, expected="256x512") from None
+
+
+def points_per_axis(text: str, axes: int) -> tuple[int, ...]:
+    """Points of each axis; one number is for all. Raises UserError ``invalid_grid``."""
+    points = parse_points(text)
+    if len(points) not in (1, axes):
+        raise UserError("invalid_grid", "points are given for all axes or for each", got=text, expected=axes)
+    return tuple(points * axes if len(points) == 1 else points)
+
+
+def points_left(text: str | None) -> int | list[int] | None:
+    """Points that are left of a file's: along the first axis, or along each. Raises UserError ``invalid_grid``."""
+    points = [] if text is None else parse_points(text)
+    return points if len(points) > 1 else next(iter(points), None)
 
 
 def parse_place(text: str | None, axes: int) -> dict[str, Any]:

@@ -13,15 +13,18 @@ import typer
 from ups_server.cli.jobs import open_store
 from ups_server.cli.options import (
     Boundary,
-    CoefficientOptions,
     DataDir,
     InitialKindOption,
+    Key,
+    ServiceUrl,
     check_file,
     check_suffix,
     parse_boundary,
+    parse_coefficient_values,
     parse_coefficients,
     parse_place,
-    parse_points,
+    points_per_axis,
+    service_client,
     settings_of,
 )
 from ups_server.cli.output import print_json, print_line, print_note, progress
@@ -32,12 +35,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ups_server.catalog import Catalog
+    from ups_server.jobs.spec import Job
     from ups_server.pde import State, Trajectory
     from ups_server.rollout.plan import Plan
     from ups_server.specs import RolloutRequest
 
 
 PICTURES = (".png", ".gif", ".mp4")
+ANSWERED = (
+    *("model", "model_version", "equation", "terms", "dt", "n_steps", "save_every", "flags"),
+    *("super_resolution", "ensemble", "diagnostics", "reference"),
+)
+"""What an answer says beside the solution, as attributes of a dataset."""
 
 
 def solve(
@@ -56,8 +65,16 @@ def solve(
     method: Annotated[
         Literal["numerical", "persistence"] | None, typer.Option(help="Solve without a model: the reference solver.")
     ] = None,
-    coef: CoefficientOptions = None,
+    coef: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--coef",
+            metavar="NAME=VALUE",
+            help="A coefficient, repeatable; others keep the family's default. NAME=V,V has one for each of --count.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Draws the initial state, the same as the service does.")] = 0,
+    count: Annotated[int | None, typer.Option(min=1, help="Draw so many initial states, as a batch.")] = None,
     initial_kind: InitialKindOption = "rand",
     initial: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Take the initial state from a file of trajectories.")
@@ -103,9 +120,11 @@ def solve(
         bool, typer.Option("--detach", help="Do not wait: `ups serve` on this machine computes and keeps the result.")
     ] = False,
     data_dir: DataDir = None,
+    url: ServiceUrl = None,
+    key: Key = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what is said beside the solution as JSON.")] = False,
 ) -> None:
-    """Solve one problem and write the trajectory, or a picture of it."""
+    """Solve one problem and write the trajectory, or a picture of it: on this machine, or by a service (--url)."""
     from ups_server.data.export import suffixes
     from ups_server.pde import family as find
 
@@ -115,14 +134,14 @@ def solve(
         raise UserError("invalid_request", "give a family or --equation, and not both", got=[family, equation])
     if times is not None and (n_steps, dt, save_every) != (None, None, 1):
         raise UserError("invalid_request", "--times already say what --n-steps, --dt and --save-every would", got=times)
-    coefficients = parse_coefficients(coef)
-    chosen = family or _recognised(equation or "", coefficients)
+    coefficients = parse_coefficient_values(coef)
+    chosen = family or _recognised(equation or "", parse_coefficients(coef))
     trust: dict[str, Any] = {"diagnostics": diagnostics, "reference": reference}
     ends = parse_boundary(boundary, find(chosen).ndim)
     if ends is not None:
         trust["boundary"] = ends.as_names()
     if output_resolution is not None:
-        trust["output_resolution"] = _per_axis(output_resolution, find(chosen).ndim)
+        trust["output_resolution"] = points_per_axis(output_resolution, find(chosen).ndim)
     if ensemble is not None:
         trust["ensemble"] = {"members": ensemble, "seed": seed, "amplitude": amplitude}
     if finer_by is not None:
@@ -132,13 +151,12 @@ def solve(
         equation=equation,
         model=method or model or "",
         coefficients=coefficients,
-        seed=seed,
-        initial_kind=initial_kind,
+        sample={"seed": seed, "kind": initial_kind, **({} if count is None else {"count": count})},
         n_steps=n_steps,
         dt=dt,
         save_every=save_every,
         times=None if times is None else _times(times),
-        resolution=None if resolution is None else _per_axis(resolution, find(chosen).ndim),
+        resolution=None if resolution is None else points_per_axis(resolution, find(chosen).ndim),
         points=points,
         trust=trust,
     )
@@ -146,21 +164,25 @@ def solve(
         raise UserError(
             "invalid_request", "give --initial or --initial-kind, not both", got=[str(initial), initial_kind]
         )
+    if initial is not None and count is not None:
+        raise UserError("invalid_request", "give --initial or --count, not both", got=[str(initial), count])
     if detach:
         if output is not None or initial is not None:
             given = [str(path) for path in (output, initial) if path is not None]
             raise UserError("invalid_request", "--detach starts from --seed; its result is kept", got=given)
-        _order(wanted, data_dir, as_json)
+        _order(wanted, data_dir, url, key, as_json)
         return
     if output is None:
         raise UserError("invalid_request", "say where the solution goes", expected="--output FILE, or --detach")
     check_suffix(output, (*suffixes(), *PICTURES))
-    catalog, model_id = _find_model(method or model, chosen, data_dir)
-    values = coefficients if equation is None else {}
+    values = parse_coefficients(coef) if initial is not None and equation is None else {}
     start = None if initial is None else _read(initial, trajectory, chosen, values, wanted.resolution)
-    request = replace(wanted, model=model_id)
-    todo = _plan(request, start, catalog)
-    solutions, attributes = _roll_out(todo, device)
+    if url is None:
+        catalog, model_id = _find_model(method or model, chosen, data_dir)
+        todo = _plan(replace(wanted, model=model_id), start, catalog)
+        solutions, attributes = _roll_out(todo, device)
+    else:
+        solutions, attributes = _asked(wanted, start, url, key)
     solution = solutions[0]
     _write(solutions, output, attributes)
     if as_json:
@@ -170,7 +192,7 @@ def solve(
         print_note(f"note: {flag['message']}")
     for line in findings(attributes):
         print_note(line)
-    print_note(f"{todo.card.id}: {len(solution)} frames to t = {solution.times[-1]:g} written to {output}")
+    print_note(f"{attributes['model']}: {len(solution)} frames to t = {solution.times[-1]:g} written to {output}")
 
 
 @dataclass(frozen=True)
@@ -180,9 +202,8 @@ class _Request:
     family: str
     equation: str | None
     model: str
-    coefficients: dict[str, float]
-    seed: int
-    initial_kind: str
+    coefficients: dict[str, float | list[float]]
+    sample: dict[str, Any]
     n_steps: int | None
     dt: float | None
     save_every: int
@@ -190,14 +211,6 @@ class _Request:
     resolution: tuple[int, ...] | None
     points: str | None
     trust: dict[str, Any]
-
-
-def _per_axis(text: str, axes: int) -> tuple[int, ...]:
-    """Points of each axis; one number is for all. Raises UserError ``invalid_grid``."""
-    points = parse_points(text)
-    if len(points) not in (1, axes):
-        raise UserError("invalid_grid", "points are given for all axes or for each", got=text, expected=axes)
-    return tuple(points * axes if len(points) == 1 else points)
 
 
 def _times(text: str) -> tuple[float, ...]:
@@ -239,9 +252,7 @@ def _read(
     check_file(file)
     with closing(open_source(file, family, coefficients or None)) as source:
         whole = source.trajectory(place_of(source, trajectory, file.name))
-    stride = 1 if n is None else whole.grid.stride_to(n[0])
-    if n is not None and whole.grid.subsample(stride).n != n:
-        raise UserError("resolution_mismatch", "a file is thinned alike along all axes", got=n, expected=whole.grid.n)
+    stride = 1 if n is None else whole.grid.stride_to(n)
     thinned = (slice(None, None, stride),) * whole.grid.ndim
     return State(
         family,
@@ -254,8 +265,23 @@ def _read(
     )
 
 
-def _order(request: _Request, data_dir: Path | None, as_json: bool) -> None:
-    """Queues the rollout for the service of a data folder; where there never was one, nobody would take it."""
+def _order(request: _Request, data_dir: Path | None, url: str | None, key: str | None, as_json: bool) -> None:
+    """Queues the rollout; in the data folder of a service that never was, nobody would take it."""
+    if url is None:
+        document = _queued(request, data_dir).model_dump(mode="json")
+    else:
+        with service_client(url, key) as client:
+            document = client.submit(**_document(request, None, _steps_said(request)))
+    if as_json:
+        print_json(document)
+        return
+    where = "" if url is None else f" --url {url}"
+    print_line(document["id"])
+    print_note(f"ups jobs follow {document['id']}{where}; ups jobs result {document['id']} -o FILE{where}")
+
+
+def _queued(request: _Request, data_dir: Path | None) -> "Job":
+    """The job, in the table of the data folder."""
     from ups_server.catalog import Catalog
     from ups_server.jobs.rollouts import order, without_waiting
     from ups_server.jobs.spec import ROLLOUT
@@ -269,11 +295,7 @@ def _order(request: _Request, data_dir: Path | None, as_json: bool) -> None:
         wanted = _rollout_request(replace(request, model=request.model or usual), None, catalog)
         todo = plan(wanted, catalog, without_waiting(settings))
         job, _ = order(wanted, None, todo, store, settings, None, new_id(ROLLOUT))
-    if as_json:
-        print_json(job.model_dump(mode="json"))
-        return
-    print_line(job.id)
-    print_note(f"ups jobs follow {job.id}; ups jobs result {job.id} -o FILE")
+    return job
 
 
 def _plan(request: _Request, start: "State | None", catalog: "Catalog") -> "Plan":
@@ -290,28 +312,44 @@ def _plan(request: _Request, start: "State | None", catalog: "Catalog") -> "Plan
 
 
 def _rollout_request(request: _Request, start: "State | None", catalog: "Catalog") -> "RolloutRequest":
-    """What the service would be asked for; an initial state of a file goes beside it."""
+    """What the service would be asked for."""
     from ups_server.pde import family as find
-    from ups_server.rollout.resolve import placed
-    from ups_server.specs import GridSpec, RolloutRequest
+    from ups_server.specs import RolloutRequest
 
     equation = find(request.family)
     dt = request.dt or catalog.model(request.model).support(equation.id).dt
+    n_steps = request.n_steps or max(request.save_every, round(equation.t_final / dt))
+    return RolloutRequest.from_json(json.dumps(_document(request, start, n_steps)))
+
+
+def _steps_said(request: _Request) -> int | None:
+    """Raises UserError ``invalid_request`` where they are not: a model elsewhere has a step of its own."""
+    if request.n_steps is None and request.times is None:
+        raise UserError("invalid_request", "say how far the service goes", expected="--n-steps N, or --times")
+    return request.n_steps
+
+
+def _document(request: _Request, start: "State | None", n_steps: int | None) -> dict[str, Any]:
+    """The fields of a request; an initial state of a file goes beside it."""
+    from ups_server.pde import family as find
+    from ups_server.rollout.resolve import placed
+    from ups_server.specs import GridSpec
+
+    equation = find(request.family)
     problem: dict[str, Any] = {"equation": request.equation, "coefficients": request.coefficients}
     if request.equation is None:
-        given = {**(start.coefficients if start else {}), **equation.named(request.coefficients)}
+        given = request.coefficients if start is None else dict(start.coefficients)
         problem = {"family": equation.id, "coefficients": given}
-    steps = request.n_steps or max(request.save_every, round(equation.t_final / dt))
-    length: dict[str, Any] = {"n_steps": steps, "dt": request.dt, "save_every": request.save_every}
+    length: dict[str, Any] = {"n_steps": n_steps, "dt": request.dt, "save_every": request.save_every}
     document: dict[str, Any] = {
-        "model": request.model,
+        "model": request.model or None,
         **problem,
         **(length if request.times is None else {"times": request.times}),
         **request.trust,
     }
     grid = parse_place(request.points, equation.ndim)
     if start is None:
-        document["initial_condition"] = {"sample": {"seed": request.seed, "kind": request.initial_kind}}
+        document["initial_condition"] = {"sample": request.sample}
         if request.resolution is not None:
             grid["n"] = request.resolution
     else:
@@ -319,7 +357,53 @@ def _rollout_request(request: _Request, start: "State | None", catalog: "Catalog
         grid = placed(GridSpec.model_validate(grid), start.grid).model_dump(exclude_none=True)
         document.setdefault("boundary", start.boundary.as_names())
     document["grid"] = grid
-    return RolloutRequest.from_json(json.dumps(document))
+    return document
+
+
+def _asked(
+    request: _Request, start: "State | None", url: str, key: str | None
+) -> "tuple[list[Trajectory], dict[str, Any]]":
+    """The same from a service."""
+    from ups_server.data.formats.description import grid_of
+    from ups_server.pde import BoundaryCondition, Trajectory
+    from ups_server.pde import family as find
+
+    if start is not None and start.static is not None:
+        raise UserError(
+            "invalid_request",
+            "a state with static fields is read by the service itself",
+            got="--initial and --url",
+            hint="ups files upload FILE; the request names its id",
+        )
+    document = _document(request, start, _steps_said(request))
+    state = document.pop("initial_condition", None) if start is None else start.values
+    with service_client(url, key) as client:
+        solved = client.rollout(initial_condition=state, **document)
+    equation = find(request.family)
+    names = [field.name for field in equation.fields]
+    axes = list("xyz"[: equation.ndim])
+    rows = next((name for name in ("trajectory", "statistic") if name in solved.dims), None)
+    values = np.stack([solved[name].values for name in names], axis=-1)
+    coefficients = {entry.name: np.ravel(solved[entry.name].values) for entry in equation.coefficients}
+    count = 1 if rows is None else solved.sizes[rows]
+    solutions = [
+        Trajectory(
+            equation.id,
+            values if rows is None else values[row],
+            solved["time"].values,
+            grid_of(equation, [solved[axis].values for axis in axes], axes),
+            BoundaryCondition.from_names(json.loads(solved.attrs["boundary"])),
+            {name: float(numbers[row if len(numbers) > 1 else 0]) for name, numbers in coefficients.items()},
+        )
+        for row in range(count)
+    ]
+    texts = ("model", "model_version", "equation")
+    said = {
+        name: json.loads(value) if isinstance(value, str) and name not in texts else value
+        for name, value in solved.attrs.items()
+        if name in ANSWERED
+    }
+    return solutions, {**said, "batched": rows is not None}
 
 
 def _roll_out(todo: "Plan", device: str) -> "tuple[list[Trajectory], dict[str, Any]]":
@@ -344,7 +428,10 @@ def _roll_out(todo: "Plan", device: str) -> "tuple[list[Trajectory], dict[str, A
             todo.times()[: len(frames)],
             todo.grid,
             todo.spec.problem.boundary,
-            todo.coefficients,
+            {
+                name: value[min(row, len(value) - 1)] if isinstance(value, list) else value
+                for name, value in todo.coefficients.items()
+            },
             _static(todo),
         )
         for row in range(todo.rows)
@@ -371,7 +458,7 @@ def _write(solutions: "list[Trajectory]", output: Path, attributes: Mapping[str,
 
 
 def findings(attributes: Mapping[str, Any]) -> Iterator[str]:
-    """What diagnostics and comparison come to, in a few lines: from the attributes of an answer for a single state."""
+    """What diagnostics and comparison come to, in a few lines; of several states, from the least to the greatest."""
     if found := attributes.get("super_resolution"):
         yield f"{found['method']}: {found['reason']}"
         yield from found["explained"]
@@ -385,18 +472,19 @@ def findings(attributes: Mapping[str, Any]) -> Iterator[str]:
 
 def _diagnosed(found: Mapping[str, Any]) -> Iterator[str]:
     for name, entry in found["conserved"].items():
-        moved = max((abs(value) for value in entry["drift"] if value is not None), default=0.0)
-        yield f"conserved: the mean of {name} moves by at most {moved:.3g} from {entry['initial']:.4g}"
+        moved = np.nanmax(np.abs(_numbers(entry["drift"])))
+        yield f"conserved: the mean of {name} moves by at most {moved:.3g} from {_span(entry['initial'], 4)}"
     if not found["conserved"]:
         yield "conserved: the equation conserves no mean over the box"
     for name, energy in found["energy"].items():
-        yield f"energy of {name}: {energy[0]:.4g} at the start, {energy[-1]:.4g} at the end"
+        first, last = _numbers(energy)[..., 0], _numbers(energy)[..., -1]
+        yield f"energy of {name}: {_span(first, 4)} at the start, {_span(last, 4)} at the end"
     expected = found["expected_error"]
     if not expected["available"]:
         yield f"expected error: unknown; {expected['reason']}"
     for name, bounds in expected["bounds"].items():
-        last = bounds[-1]
-        yield f"expected error of {name}: at most {last:.3g} at the last calibrated frame, level {expected['level']:g}"
+        most, level = np.nanmax(_numbers(bounds)[..., -1]), expected["level"]
+        yield f"expected error of {name}: at most {most:.3g} at the last calibrated frame, level {level:g}"
     training = found["out_of_distribution"]
     if training["flagged"] is None:
         yield "training: nothing to compare with"
@@ -411,7 +499,22 @@ def _compared(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"reference: incomplete; {found['reason']}"
     yield f"reference: {found['accuracy']}"
     for name, error in found["nrmse_trajectory_per_field"].items():
-        last = found["nrmse_per_field"][name][-1]
-        yield f"true error of {name}: nRMSE {error:.3g} over the trajectory, {last:.3g} at the end"
+        last = _span(_numbers(found["nrmse_per_field"][name])[..., -1], 3)
+        yield f"true error of {name}: nRMSE {_span(error, 3)} over the trajectory, {last} at the end"
     if found["remark"] is not None:
         yield f"reference: {found['remark']}"
+
+
+def _numbers(values: Any) -> "NDArray[np.float64]":
+    """Nested lists; null is NaN."""
+    return np.array(values, dtype=np.float64)
+
+
+def _span(values: Any, digits: int) -> str:
+    """One number, or the least and the greatest of several; those of states that have ended are left out."""
+    numbers = _numbers(values)
+    known = numbers[np.isfinite(numbers)]
+    if not known.size:
+        return "unknown"
+    low, high = (f"{end:.{digits}g}" for end in (known.min(), known.max()))
+    return low if low == high else f"{low} to {high}"

@@ -14,13 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
+from ups_server.cli.catalogue import model_source
 from ups_server.cli.options import (
+    DataDir,
     FileCoefficients,
     FileFamily,
     FileMapping,
+    PointsLeft,
     check_file,
     check_folder,
     parse_coefficients,
+    points_left,
     read_mapping,
 )
 from ups_server.cli.output import Advance, print_json, print_line, print_note, print_table, progress
@@ -128,7 +132,9 @@ def baseline(
 
 
 def adapt(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder or a model id.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A model folder or a model id; `ups models list` lists them.")
+    ],
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="A file or store of trajectories, or a pattern of files.")
     ],
@@ -155,6 +161,7 @@ def adapt(
         Path | None, typer.Option("--json", metavar="OUT", help="Write the report; `-` for standard output.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    data_dir: DataDir = None,
 ) -> None:
     """Tune a model to trajectories of your own; the report says honestly whether it helped.
 
@@ -184,7 +191,9 @@ def adapt(
     check_output(output)
     with interruptible() as stopped, progress("reading") as advance:
         said = FileSaid(family, parse_coefficients(coef), read_mapping(map_file), trajectories)
-        report = _adapt(model, (file, validation_file), said, settings, output, device, stopped, advance)
+        report = _adapt(
+            model_source(model, data_dir), (file, validation_file), said, settings, output, device, stopped, advance
+        )
     if json_file == Path("-"):
         print_json(report)
         return
@@ -197,7 +206,7 @@ def adapt(
 
 
 def _adapt(
-    model: str,
+    model: str | Path,
     files: tuple[Path, Path | None],
     said: "FileSaid",
     settings: Any,
@@ -345,7 +354,7 @@ def evaluate(
     ],
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Files of trajectories.")],
     dt: Annotated[float | None, typer.Option(help="Step; default: the model's, else the family's.")] = None,
-    resolution: Annotated[int | None, typer.Option(help="Points per axis; default: the file's.")] = None,
+    resolution: PointsLeft = None,
     trajectories: Annotated[int | None, typer.Option(help="The first so many of each file; default: all.")] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="OUT", help="Write every score; `-` for standard output.")
@@ -361,6 +370,7 @@ def evaluate(
         Literal["trained", "none", "random"],
         typer.Option(help="A control: leave the language model out, or replace it by a random one."),
     ] = "trained",
+    data_dir: DataDir = None,
 ) -> None:
     """Score a model on files: one step ahead and full rollout, with persistence beside both (nRMSE)."""
     for file in files:
@@ -375,10 +385,10 @@ def evaluate(
     keep_freed_memory()
     with progress("evaluating") as advance:
         scores = score(
-            model,
+            model_source(model, data_dir),
             files,
             dt=dt,
-            resolution=resolution,
+            resolution=points_left(resolution),
             trajectories=trajectories,
             device=device,
             body=body,

@@ -23,6 +23,7 @@ class SuperResolutionOptions(TypedDict, total=False):
         equation: in symbols, instead of a family.
         times: of the answer, ascending, instead of `n_steps`, `dt` and `save_every`.
         t_final: the last time, instead of `n_steps`.
+        coefficients: by name; a sequence has one for each state of a batch.
         grid: "n", "extent", "points", "offset".
         boundary: (low, high) kind per axis.
         method: how the answer comes to its output resolution.
@@ -34,7 +35,7 @@ class SuperResolutionOptions(TypedDict, total=False):
     times: Sequence[float] | None
     t_final: float | None
     model: str | None
-    coefficients: Mapping[str, float] | None
+    coefficients: Mapping[str, float | Sequence[float]] | None
     grid: Mapping[str, Any] | None
     boundary: Sequence[Sequence[str]] | None
     dt: float | None
@@ -60,10 +61,15 @@ def rollout_body(initial: InitialCondition | None, document: Mapping[str, Any]) 
     """(body, headers) of a rollout, without what is left open (None): arrays travel as safetensors."""
     given = {name: value for name, value in document.items() if value is not None}
     if initial is None or isinstance(initial, Mapping):
-        text = json.dumps(given if initial is None else {**given, "initial_condition": dict(initial)})
+        text = _json(given if initial is None else {**given, "initial_condition": dict(initial)})
         return text.encode(), {"Content-Type": "application/json"}
-    body = to_safetensors({"initial_condition": np.asarray(initial)}, {"request": json.dumps(given)})
+    body = to_safetensors({"initial_condition": np.asarray(initial)}, {"request": _json(given)})
     return body, {"Content-Type": SAFETENSORS}
+
+
+def _json(document: Mapping[str, Any]) -> str:
+    """Numbers and arrays of NumPy are numbers and lists."""
+    return json.dumps(document, default=lambda value: np.asarray(value).tolist())
 
 
 class Entry(Generic[T]):

@@ -178,7 +178,7 @@ def evaluation_input(
     path: Path,
     solver: Solver,
     dt: float | None,
-    resolution: int | None,
+    resolution: int | Sequence[int] | None,
     trajectories: int | None,
 ) -> EvaluationInput:
     """Settles what is read of `source`.
@@ -250,7 +250,7 @@ def evaluate(
     model: str | Path | Solver,
     files: Sequence[str | Path],
     dt: float | None = None,
-    resolution: int | None = None,
+    resolution: int | Sequence[int] | None = None,
     trajectories: int | None = None,
     device: str = "auto",
     predictions: str | Path | None = None,
@@ -265,7 +265,7 @@ def evaluate(
     Args:
         model: a solver, or what `load` takes.
         dt: step in the file's time unit; default: the model's for the family, else the family's own.
-        resolution: points along the first axis, an integer-stride subsample; default: the file's.
+        resolution: points along the first axis, or along each, an integer-stride subsample; default: the file's.
         trajectories: the first so many of each file, or all where it holds fewer.
         body: control of the language model of a model that is loaded here (see `load`).
         family: of the files, where they do not say.

@@ -199,7 +199,7 @@ class RolloutFolder:
             "grid": header.grid.as_json(),
             "boundary": header.sides,
             "times": header.times.tolist(),
-            "coefficients": dict(header.coefficients),
+            "coefficients": header.document()["coefficients"],
             "count": header.count,
             "batched": header.batched,
             "attributes": dict(header.attributes),

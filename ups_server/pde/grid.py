@@ -1,7 +1,7 @@
 """A box with a uniform grid, what holds at its sides, and states and trajectories that are known at its points."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -147,12 +147,22 @@ class Grid:
         )
         return fine, tuple(slice(skipped, None, factor) for skipped in first)
 
-    def stride_to(self, n: int) -> int:
-        """The integer stride that leaves `n` points along the first axis.
+    def stride_to(self, n: int | Sequence[int]) -> int:
+        """The integer stride, the same along every axis, that leaves `n` points: along the first one, or along each.
 
         Raises:
             UserError: ``resolution_mismatch`` where there is none.
         """
+        if not isinstance(n, int):
+            stride = self.stride_to(n[0])
+            if self.subsample(stride).n != tuple(n):
+                raise UserError(
+                    "resolution_mismatch",
+                    "lower resolutions leave out points alike along all axes",
+                    got="x".join(map(str, n)),
+                    expected="x".join(map(str, self.subsample(stride).n)),
+                )
+            return stride
         wanted = n - self.closed[0]
         if wanted < 1 or self.cells[0] % wanted or any(cells % (self.cells[0] // wanted) for cells in self.cells):
             raise UserError(

@@ -242,9 +242,10 @@ def _misfits(plan: Plan, envelope: FamilyEnvelope) -> Iterator[str]:
     if sample is not None and sample.kind != RAND:
         yield f"initial states of the kind {sample.kind} instead of {RAND}"
     for name, (low, high) in envelope.coefficients.items():
-        value = float(np.asarray(problem.coefficients.get(name, math.nan)).max())
-        if not (low <= value <= high or math.isclose(value, low) or math.isclose(value, high)):
-            yield f"{name} = {value:g} instead of {low:g} to {high:g}"
+        values = np.ravel(np.asarray(problem.coefficients.get(name, math.nan), np.float64))
+        outside = values[~((low <= values) & (values <= high) | np.isclose(values, low) | np.isclose(values, high))]
+        if len(outside):
+            yield f"{name} = {outside[0]:g} instead of {low:g} to {high:g}"
     if not math.isclose(problem.dt, envelope.dt, rel_tol=1e-6):
         yield f"dt = {problem.dt:g} instead of {envelope.dt:g}"
     elif plan.spec.n_steps > envelope.steps:

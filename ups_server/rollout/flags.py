@@ -41,16 +41,16 @@ def known_flags(
     equation: Family,
     card: ModelCard,
     support: FamilySupport,
-    untrained: Mapping[str, tuple[float, Range]],
+    untrained: Mapping[str, tuple[float | list[float], Range]],
     grid: Grid,
     initial: Frames,
 ) -> list[Flag]:
     """What is known before the first step, of `initial` (B, X..., C) on the family's own box.
 
     Args:
-        untrained: coefficients outside of what the model was trained on, and that.
+        untrained: coefficients that leave what the model was trained on, and that.
     """
-    flags = [_coefficient_flag(card, name, value, trained) for name, (value, trained) in untrained.items()]
+    flags = [_coefficient_flag(card, name, given, trained) for name, (given, trained) in untrained.items()]
     trained_at = card.resolution if support.statistics is None else support.statistics.n
     if trained_at is not None and any(points != trained_at for points in grid.n):
         flags.append(
@@ -173,12 +173,19 @@ def ended_flag(event: Ended, equation: Family, of: str, dt: float, scale: Sequen
     )
 
 
-def _coefficient_flag(card: ModelCard, name: str, value: float, trained: Range) -> Flag:
-    """How far outside: in units of the width of the range, logarithmic where its ends and the value are positive."""
+def _coefficient_flag(card: ModelCard, name: str, given: float | list[float], trained: Range) -> Flag:
+    """How far outside: in units of the width of the range, logarithmic where its ends and the value are positive.
+
+    Of values by state it is that of the one farthest outside; `states` are all that are outside.
+    """
     low, high = trained.low, trained.high
-    distance = None
-    if low is not None and high is not None:
-        distance = _distance(value, low, high)
+
+    def away(value: float) -> float | None:
+        return None if low is None or high is None else _distance(value, low, high)
+
+    outside = {state: value for state, value in enumerate(np.ravel(given).tolist()) if not trained.contains(value)}
+    value = max(outside.values(), key=lambda value: (away(value) or 0.0, abs(value)))
+    distance = away(value)
     words = "" if distance is None else f", by {distance:.3g} times its width"
     if distance is not None and low is not None and low > 0 and value > 0:
         words += " on a logarithmic scale"
@@ -191,6 +198,7 @@ def _coefficient_flag(card: ModelCard, name: str, value: float, trained: Range) 
         low=low,
         high=high,
         distance=distance,
+        **({"states": list(outside)} if isinstance(given, list) else {}),
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ups_server.errors import UserError
 from ups_server.files.storage import FileStorage
@@ -158,10 +158,14 @@ def source_of(
     return initial.sample
 
 
-def drawn_states(sample: SampleSpec, equation: Family, grid: Grid, coefficients: Mapping[str, float]) -> States:
-    """States of a distribution of the family's on its own box; the seed decides, the grid only where it is seen."""
+def drawn_states(sample: SampleSpec, equation: Family, grid: Grid, coefficients: Mapping[str, ArrayLike]) -> States:
+    """States of a distribution of the family's on its own box; the seed decides, the grid only where it is seen.
+
+    Args:
+        coefficients: one number each, or one a state.
+    """
     rng, count = np.random.default_rng(sample.seed), sample.count or 1
-    values = {name: np.full(count, value) for name, value in coefficients.items()}
+    values = {name: np.full(count, value, dtype=np.float64) for name, value in coefficients.items()}
     states = equation.draw_initial(rng, count, grid, values, sample.kind)
     static = equation.draw_static(rng, count, grid, sample.kind)
     return states.astype(np.float32), None if static is None else static.astype(np.float32)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ups_server.catalog import Catalog, ModelCard
-from ups_server.data.formats.base import Header
+from ups_server.data.formats.base import CoefficientValues, Header
 from ups_server.engine.engine import RolloutSpec
 from ups_server.files.storage import FileStorage
 from ups_server.pde import Family, Grid
@@ -22,7 +22,15 @@ from ups_server.pde.resampling import resample
 from ups_server.rollout.ensemble import Ensemble, perturbed
 from ups_server.rollout.flags import ended_flag, horizon_flags, known_flags, resolving_factor, unresolved_flags
 from ups_server.rollout.initial import drawn_states
-from ups_server.rollout.resolve import Discretized, ResolvedRequest, WrittenEquation, check_size, discretize, resolve
+from ups_server.rollout.resolve import (
+    Coefficients,
+    Discretized,
+    ResolvedRequest,
+    WrittenEquation,
+    check_size,
+    discretize,
+    resolve,
+)
 from ups_server.rollout.super_resolution import Refinement, refinement
 from ups_server.settings import Settings
 from ups_server.solvers.limits import Ended, state_limits
@@ -53,7 +61,7 @@ class Plan:
     family: Family
     spec: RolloutSpec
     grid: Grid
-    coefficients: dict[str, float]
+    coefficients: Coefficients
     initial: Frames
     static: Frames | None
     scale: NDArray[np.float32]
@@ -99,10 +107,17 @@ class Plan:
             **(self.written.attributes() if self.written else {}),
         }
 
+    @property
+    def stored(self) -> CoefficientValues:
+        """The coefficients as formats take them."""
+        return {
+            name: np.array(value) if isinstance(value, list) else value for name, value in self.coefficients.items()
+        }
+
     def header(self) -> Header:
         """Of the answer, before its first step."""
         attributes = self.attributes(self.flags)
-        return Header(self.family, self.grid, self.times(), self.coefficients, self.rows, attributes, self.batched)
+        return Header(self.family, self.grid, self.times(), self.stored, self.rows, attributes, self.batched)
 
     def answer_values(self, values: Frames) -> Frames:
         """Engine values (B, X..., C) in the units of the request's box, at the points of the answer."""

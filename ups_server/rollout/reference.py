@@ -319,7 +319,7 @@ def states_at(plan: Plan, factor: int) -> States:
 def _states_at(plan: Plan, factor: int) -> States:
     base, sample = plan.answer_grid, plan.request.sample
     if sample is not None and (factor > 1 or plan.refined is not None):
-        own = {name: float(values[0]) for name, values in plan.spec.problem.coefficient_arrays(1).items()}
+        own = plan.spec.problem.coefficients
         states, static = drawn_states(sample, plan.family, base.refined(factor)[0], own)
         return plan.control(states), None if static is None else plan.control(static)
     start = plan if plan.refined is None else plan.refined

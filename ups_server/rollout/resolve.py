@@ -7,7 +7,7 @@ Imports no torch.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +28,9 @@ from ups_server.settings import Settings
 from ups_server.solvers.solver import Frames
 from ups_server.specs import GridSpec, Placement, RolloutRequest, SampleSpec
 from ups_server.tensors import Arrays
+
+Coefficients = dict[str, float | list[float]]
+"""By name: one number for all states, or one for each."""
 
 UNIFORM = 1e-6
 """Largest deviation of a time from a multiple of the step, in units of the step."""
@@ -188,9 +191,9 @@ class Discretized:
 
     resolved: Resolved
     grid: Grid
-    coefficients: dict[str, float]
+    coefficients: Coefficients
     own_grid: Grid
-    own_coefficients: dict[str, float]
+    own_coefficients: Coefficients
     length: float
     dt: float
     substeps: int
@@ -207,12 +210,12 @@ class Discretized:
         return np.array([self.length**-field.length_power for field in fields], dtype=np.float32)
 
     @property
-    def untrained(self) -> dict[str, tuple[float, Range]]:
-        """Coefficients, on the family's own box, outside of what the model was trained on, and that."""
+    def untrained(self) -> dict[str, tuple[float | list[float], Range]]:
+        """Coefficients on the family's own box that leave, in any state, what the model was trained on; and that."""
         return {
             name: (self.own_coefficients[name], trained)
             for name, trained in self.resolved.support.coefficients.items()
-            if name in self.own_coefficients and not trained.contains(self.own_coefficients[name])
+            if not all(map(trained.contains, np.ravel(self.own_coefficients.get(name, []))))
         }
 
     @property
@@ -251,7 +254,7 @@ def resolve(
     Raises:
         UserError: what is wrong with a request by itself, or for its model.
     """
-    written = None if wanted.equation is None else WrittenEquation.of(wanted.equation, wanted.coefficients)
+    written = None if wanted.equation is None else WrittenEquation.of(wanted.equation, _numbers(wanted.coefficients))
     request = _by_family(wanted, written)
     card = catalog.model(request.model or catalog.default(settings.default_model, request.family))
     equation = _family(request, card)
@@ -270,7 +273,7 @@ def discretize(found: Resolved) -> Discretized:
 
     Raises:
         UserError: ``invalid_grid``, ``points_not_supported``, ``dt_mismatch``, ``extent_not_rescalable``, and those of
-            coefficients that the family does not have.
+            coefficients that the family does not have; ``wrong_shape`` of a list that is not as long as the batch.
     """
     request, equation, source = found.request, found.family, found.source
     grid = _grid(found)
@@ -278,20 +281,21 @@ def discretize(found: Resolved) -> Discretized:
     dt, substeps = _time_step(found)
     stride = substeps * request.save_every
     length = _rescaling(equation, grid)
-    coefficients = equation.complete(request.coefficients)
+    count = source.count or 1
+    coefficients = _coefficients(equation, request.coefficients, count)
     return Discretized(
         resolved=found,
         grid=grid,
         coefficients=coefficients,
         own_grid=replace(grid, extent=equation.extent),
-        own_coefficients=equation.complete(_rescaled(equation, coefficients, length)),
+        own_coefficients=_coefficients(equation, _rescaled(equation, coefficients, length), count),
         length=length,
         dt=dt,
         substeps=substeps,
         stride=stride,
         n_steps=request.n_steps // request.save_every * stride,
         kept=tuple(step * substeps for step in request.kept),
-        count=source.count or 1,
+        count=count,
         batched=source.count is not None if isinstance(source, SampleSpec) else source.batched,
     )
 
@@ -387,7 +391,7 @@ def _from_file(
         stored = StoredStart(files, initial.file, row, store.grid.n, request.grid.n, size)
         changes: dict[str, Any] = {
             "initial_condition": None,
-            "coefficients": {**own, **equation.named(request.coefficients)},
+            "coefficients": {**own, **_named(equation, request.coefficients)},
             "grid": placed(request.grid, store.grid),
             "boundary": request.boundary or store.boundary.sides,
         }
@@ -513,7 +517,52 @@ def _rescaling(equation: Family, grid: Grid) -> float:
     return 1.0 if math.isclose(ratios[0], 1.0, rel_tol=1e-9) else ratios[0]
 
 
-def _rescaled(equation: Family, coefficients: dict[str, float], length: float) -> dict[str, float]:
+def _numbers(given: Mapping[str, float | Sequence[float]]) -> dict[str, float]:
+    """Raises UserError ``invalid_coefficient`` where a name of an equation in symbols has several values."""
+    for name, value in given.items():
+        if not isinstance(value, float | int):
+            raise UserError(
+                "invalid_coefficient",
+                f"{name} of an equation in symbols has one value for all states",
+                got=list(value),
+                expected="a number",
+                hint="ask for each equation by itself; requests at once share the model's steps",
+            )
+    return {name: value for name, value in given.items() if isinstance(value, float | int)}
+
+
+def _named(equation: Family, given: Mapping[str, float | Sequence[float]]) -> dict[str, float | Sequence[float]]:
+    """By the family's own names. Raises what `Family.named` does."""
+    return dict(zip(equation.named(dict.fromkeys(given, 0.0)), given.values(), strict=True))
+
+
+def _coefficients(equation: Family, given: Mapping[str, float | Sequence[float]], count: int) -> Coefficients:
+    """All coefficients of so many states; a list has one for each.
+
+    Raises:
+        UserError: ``wrong_shape``, and what `Family.complete` objects to in any of the states.
+    """
+    lists = {name: list(value) for name, value in _named(equation, given).items() if not isinstance(value, float | int)}
+    numbers = {name: value for name, value in given.items() if isinstance(value, float | int)}
+    if not lists:
+        return {**equation.complete(numbers)}
+    wrong = {name: len(values) for name, values in lists.items() if len(values) != count}
+    if wrong:
+        raise UserError(
+            "wrong_shape",
+            "a list of a coefficient has one value for each state",
+            got=wrong,
+            expected=count,
+            hint="give a batch of states, or the `count` of a sample",
+        )
+    rows = [
+        equation.complete({**numbers, **{name: values[state] for name, values in lists.items()}})
+        for state in range(count)
+    ]
+    return {name: [row[name] for row in rows] if name in lists else value for name, value in rows[0].items()}
+
+
+def _rescaled(equation: Family, coefficients: Coefficients, length: float) -> Coefficients:
     """The coefficients of the same problem on the family's own box."""
     if length == 1.0:
         return coefficients
@@ -526,4 +575,5 @@ def _rescaled(equation: Family, coefficients: dict[str, float], length: float) -
             got=length,
             expected=equation.extent,
         )
-    return {name: coefficients[name] * length**power for name, power in powers.items() if power is not None}
+    scales = {name: length**power for name, power in powers.items() if power is not None}
+    return {name: (np.asarray(coefficients[name]) * scale).tolist() for name, scale in scales.items()}

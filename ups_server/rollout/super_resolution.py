@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ups_server.catalog import TABLE_FILE, ModelCard, invalid_model
 from ups_server.errors import UserError
 from ups_server.pde import Family, Grid
@@ -40,7 +42,7 @@ def refinement(
     asked: Method | None,
     card: ModelCard,
     equation: Family,
-    coefficients: Mapping[str, float],
+    coefficients: Mapping[str, float | Sequence[float]],
     coarse: Grid,
     initial: Frames,
     static: Frames | None,
@@ -72,25 +74,36 @@ def refinement(
     return Refinement(method, coarse, fine, resample(initial, coarse, fine, boundary), fixed, summary)
 
 
-def chosen_method(card: ModelCard, equation: Family, coefficients: Mapping[str, float]) -> tuple[Method, str]:
+def chosen_method(
+    card: ModelCard, equation: Family, coefficients: Mapping[str, float | Sequence[float]]
+) -> tuple[Method, str]:
     """Resolution-free where it was measured to be at least as good as interpolation on every finer grid.
 
-    The measured equation whose coefficients are nearest, by their ratio, decides.
+    The measured equation whose coefficients are nearest, by their ratio, decides; of coefficients by state, any of them
+    for which resolution-free was worse.
     """
     if card.kind == "builtin":
         return Method.RESOLUTION_FREE, f"{card.id} runs on any grid"
     if card.compared is None:
         return Method.INTERPOLATION, f"the two methods were not compared for {card.id}"
     try:
-        measured = _measured(card.compared, equation, coefficients)
+        found = [_measured(card.compared, equation, state) for state in _by_state(coefficients)]
     except (LookupError, TypeError, ValueError, AttributeError, UserError) as error:
         raise invalid_model(Path(card.source) / TABLE_FILE, error) from error
-    if measured is None:
+    compared = [entry for entry in found if entry is not None]
+    if not compared:
         return Method.INTERPOLATION, f"the two methods were not compared for {equation.id} with {card.id}"
-    nearest, better = measured
+    nearest, better = min(compared, key=lambda entry: entry[1])
     if better:
         return Method.RESOLUTION_FREE, f"it was measured to be at least as good as interpolation for {nearest}"
     return Method.INTERPOLATION, f"resolution-free was measured to be worse for {nearest} on some finer grid"
+
+
+def _by_state(coefficients: Mapping[str, float | Sequence[float]]) -> list[dict[str, float]]:
+    """The coefficients of each state; of all of them at once, where they have the same."""
+    columns = np.broadcast_arrays(*(np.ravel(np.asarray(value, np.float64)) for value in coefficients.values()))
+    rows = zip(*(column.tolist() for column in columns), strict=True) if columns else [()]
+    return [dict(zip(coefficients, row, strict=True)) for row in dict.fromkeys(rows)]
 
 
 def _measured(table: Any, equation: Family, coefficients: Mapping[str, float]) -> tuple[str, bool] | None:

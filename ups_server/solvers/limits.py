@@ -75,7 +75,7 @@ class Ended:
 def state_limits(
     equation: Family,
     seen: SeenStates | None,
-    coefficients: Mapping[str, float],
+    coefficients: Mapping[str, float | Sequence[float]],
     initial: Frames,
     static: Frames | None,
 ) -> tuple[StateLimit, ...]:
@@ -95,7 +95,7 @@ def state_limits(
     return tuple(limits)
 
 
-def _arrays(coefficients: Mapping[str, float]) -> dict[str, Array]:
+def _arrays(coefficients: Mapping[str, float | Sequence[float]]) -> dict[str, Array]:
     return {name: np.asarray(value, dtype=np.float64) for name, value in coefficients.items()}
 
 

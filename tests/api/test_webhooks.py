@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -21,13 +22,15 @@ ROLLOUT = {
 
 
 class Receiver(ThreadingHTTPServer):
-    """Answers with the statuses in `answers`, then with 204; keeps what it got."""
+    """Answers with the statuses in `answers`, then with 204; keeps what it got. While `held` is not set it waits."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         self.got: list[tuple[str, dict[str, str], bytes]] = []
         self.answers: list[int] = []
+        self.held = threading.Event()
+        self.held.set()
         super().__init__(("127.0.0.1", 0), Handler)
 
     @property
@@ -41,10 +44,12 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
         self.server.got.append((self.path, {name.lower(): value for name, value in self.headers.items()}, body))
+        self.server.held.wait()
         self.send_response(self.server.answers.pop(0) if self.server.answers else 204)
         self.send_header("Location", "/elsewhere")
         self.send_header("Content-Length", "0")
-        self.end_headers()
+        with suppress(BrokenPipeError, ConnectionResetError):  # who asked may have been killed meanwhile
+            self.end_headers()
 
     def log_message(self, format: str, *arguments: Any) -> None:
         pass

@@ -43,6 +43,7 @@ MISTAKES = {
     "jobs cancel": ["ft-0"],
     "jobs resume": ["ft-0"],
     "jobs result": ["ro-0", "-o", "x.nc"],
+    "jobs work": ["--data-dir"],
     "jobs delete": ["ft-0"],
     "jobs follow": ["ft-0"],
     "keys create": ["notebook", "--scope", "everything"],
@@ -64,7 +65,16 @@ SILENT = {
         "data show",
         "data convert",
     ),
-    *("files delete", "models delete", "models export", "jobs cancel", "jobs resume", "jobs result", "jobs delete"),
+    *(
+        "files delete",
+        "models delete",
+        "models export",
+        "jobs cancel",
+        "jobs resume",
+        "jobs result",
+        "jobs work",
+        "jobs delete",
+    ),
     *("keys revoke", "keys delete"),
 }
 """Commands that do something, and say so in a remark on stderr: they have no data to print."""

@@ -342,10 +342,50 @@ def test_attempts_that_cannot_begin_are_not_submitted_again_and_again(
     assert len(recorded.submitted) == 1
 
 
+SLURM = {
+    "srun": "exit 1",
+    "sbatch": "echo Submitted batch job $(cat {folder}/number)",
+    "sacct": "echo 'JobID|State|NodeList'; echo \"$(cat {folder}/number)|$(cat {folder}/state)|node\"",
+    "scancel": "echo $* >> {folder}/cancelled",
+}
+"""Commands that answer as those of Slurm do, from files."""
+
+
+@pytest.mark.skipif(find_spec("submitit") is None, reason="submitit is not installed")
+def test_what_slurm_has_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, script in SLURM.items():
+        (tmp_path / name).write_text("#!/bin/sh\n" + script.format(folder=tmp_path) + "\n")
+        (tmp_path / name).chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    settings = Settings(data_dir=tmp_path, executor="slurm", slurm_options={"slurm_partition": "gpu"})
+    (tmp_path / "state").write_text("PENDING")
+    before = executor_of(settings, threading.Event())
+    before.open()
+    attempts = [AttemptId(f"ft-{number}", f"slurm-{number}", number) for number in range(2)]
+    for attempt, number in zip(attempts, ("4711", "4712"), strict=True):
+        (tmp_path / "number").write_text(number)
+        before.submit(attempt)
+    assert before.follow(attempts[1])
+    before.close()
+
+    after = executor_of(settings, threading.Event())
+    after.open()
+    assert sorted(after.reclaim(), key=lambda attempt: attempt.job_id) == attempts
+    (tmp_path / "state").write_text("NODE_FAIL")
+    assert not after.follow(attempts[1])
+    after.cancel(attempts[0])
+    assert (tmp_path / "cancelled").read_text().split() == ["4711"]
+    assert not after.follow(attempts[0])
+    left = [file for file in (tmp_path / "slurm").iterdir() if file.suffix in (".pkl", ".json")]
+    assert not left, "what was submitted is gone, with the secrets in it"
+    nothing = executor_of(settings, threading.Event())
+    nothing.open()
+    assert not nothing.reclaim()
+
+
 @pytest.mark.skipif(find_spec("submitit") is None, reason="submitit is not installed")
 def test_a_slurm_that_is_not_there_is_said(tmp_path: Path) -> None:
-    wrong = {"no_such_option": 1}
-    settings = Settings(data_dir=tmp_path, executor="slurm", slurm_cluster="local", slurm_options=wrong)
+    settings = Settings(data_dir=tmp_path, executor="slurm", slurm_cluster="local", slurm_options={"no_such_option": 1})
     with pytest.raises(UserError, match="cannot submit") as refused:
         executor_of(settings, threading.Event()).open()
     assert refused.value.code == "executor_unavailable"

@@ -75,7 +75,7 @@ class SlurmExecutor(Executor):
 
         for file in self._folder.glob(f"*{NOTE}"):
             known = json.loads(file.read_bytes())
-            job = submitit.SlurmJob(self._folder, known.pop("slurm"))
+            job: Any = submitit.SlurmJob(self._folder, known.pop("slurm"))
             if self.settings.slurm_cluster == "slurm":
                 self._jobs[AttemptId(**known)] = job
             else:
@@ -87,7 +87,7 @@ class SlurmExecutor(Executor):
 
     def _forget(self, attempt: AttemptId) -> None:
         """What was submitted goes: it holds secrets. The log of what Slurm ran stays."""
-        job = self._jobs.pop(attempt)
+        job: Any = self._jobs.pop(attempt)
         self._note(attempt).unlink(missing_ok=True)
         for file in self._folder.glob(f"{job.job_id}_*.pkl"):
             file.unlink(missing_ok=True)

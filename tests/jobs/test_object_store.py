@@ -21,8 +21,10 @@ from tests.small_models import write_parent
 from ups_server.catalog import Catalog
 from ups_server.client import Client
 from ups_server.data.simulate import build_store, generate
+from ups_server.errors import UserError
 from ups_server.jobs.database import Database
 from ups_server.jobs.leases import Lease, Leases
+from ups_server.jobs.results import HEADER, Results, RolloutFolder
 from ups_server.jobs.spec import JobState
 from ups_server.jobs.store import JobStore
 from ups_server.jobs.worker import Worker
@@ -80,6 +82,24 @@ def test_a_job_goes_on_where_another_disk_has_nothing(
     found = Catalog(origin, shared=shared).model(done.result["model"])
     assert found.source.startswith(str(origin.resolve()))
     assert not shared.pull(f"jobs/{job.id}"), "a job that has ended leaves nothing behind"
+
+
+def test_a_result_that_another_machine_finishes_is_read_as_it_is_now(tmp_path: Path) -> None:
+    pytest.importorskip("fsspec")
+    url = f"memory://{uuid.uuid4().hex}"
+    here, there = (Settings(data_dir=tmp_path / name, object_store=url) for name in ("here", "there"))
+    results, shared = Results(here), shared_folders(there)
+    header = RolloutFolder(there.data_dir, "ro-1").path / HEADER
+    header.parent.mkdir(parents=True)
+    for text in ("as ordered", "as finished"):
+        header.write_text(text)
+        shared.push("rollouts/ro-1")
+        with results.reading("ro-1") as folder:
+            assert (folder.path / HEADER).read_text() == text
+    results.remove(RolloutFolder(here.data_dir, "ro-1"))
+    with pytest.raises(UserError, match="not kept any more"), results.reading("ro-1"):
+        pass
+    assert shared.pull("rollouts/ro-1"), "its own copy stays"
 
 
 @pytest.fixture

@@ -254,8 +254,9 @@ class Results:
             UserError: ``result_expired``.
         """
         folder = RolloutFolder(self._settings.data_dir, job_id)
+        self._shared.pull(f"{ROLLOUTS}/{job_id}")  # every time: another machine may have finished it since
         with self._lock:
-            if not folder.exists and not self._shared.pull(f"{ROLLOUTS}/{job_id}"):
+            if not folder.exists:
                 raise UserError(
                     "result_expired",
                     f"the result of {job_id} is not kept any more",

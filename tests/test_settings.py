@@ -43,3 +43,42 @@ def test_a_setting_that_is_not_valid_is_one_sentence(
 @pytest.mark.parametrize("name", list(Settings.model_fields))
 def test_every_setting_is_described(name: str) -> None:
     assert Settings.model_fields[name].description
+
+
+def test_devices_are_listed_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)))
+    monkeypatch.setenv("UPS_DEVICES", "cpu:0, cpu:2-4")
+    found = Settings().engine_devices
+    assert [(device.name, device.cores, device.torch_name) for device in found] == [
+        ("cpu:0", (0,), "cpu"),
+        ("cpu:2-4", (2, 3, 4), "cpu"),
+    ]
+    assert [device.torch_name for device in Settings(devices=("cuda:1", "cuda:0")).engine_devices] == [
+        "cuda:1",
+        "cuda:0",
+    ]
+    assert Settings(devices=()).engine_devices == ()
+
+
+@pytest.mark.parametrize(
+    ("devices", "said"),
+    [
+        ("cpu", "no device"),
+        ("cuda:0,tpu:1", "no device"),
+        ("cpu:7,cpu:8", "cpu:8"),
+        ("cpu:3-1", "cpu:3-1"),
+        ("cpu:0-3,cpu:3", "share"),
+        ("cuda:0,cuda:0", "share"),
+        ("cpu:0,cuda:0", "one kind"),
+    ],
+)
+def test_devices_that_cannot_be(devices: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)))
+    monkeypatch.setenv("UPS_DEVICES", devices)
+    with pytest.raises(UserError) as caught:
+        Settings.given()
+    assert caught.value.code == "invalid_setting"
+    assert said in str(caught.value)
+    monkeypatch.setenv("UPS_DEVICES", "cuda:0,cuda:1")
+    with pytest.raises(UserError, match="not both"):
+        Settings.given(device="cuda")

@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
+from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
 from ups_server.errors import UserError
@@ -18,6 +20,40 @@ LogFormat = Literal["text", "json"]
 def available_cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+DEVICE = re.compile(r"cuda:(?P<index>\d{1,3})|cpu:(?P<first>\d{1,4})(-(?P<last>\d{1,4}))?")
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device that one engine has to itself.
+
+    Attributes:
+        name: as the settings have it: `cuda:1`, `cpu:0`, `cpu:0-3`.
+        cores: that the processes of the engine are kept on; none: any.
+    """
+
+    name: str
+    cores: tuple[int, ...] = ()
+
+    @classmethod
+    def named(cls, name: str) -> "Device":
+        """Raises ValueError where there is no such device, as far as this process can know without PyTorch."""
+        found = DEVICE.fullmatch(name)
+        if found is None:
+            raise ValueError(f"{name!r} is no device: cuda:N, cpu:N (a core) or cpu:N-M (cores)")
+        if found["first"] is None:
+            return cls(name)
+        cores = tuple(range(int(found["first"]), int(found["last"] or found["first"]) + 1))
+        here = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+        if not cores or not here.issuperset(cores):
+            raise ValueError(f"{name}: the cores this process may keep an engine on are {sorted(here)}")
+        return cls(name, cores)
+
+    @property
+    def torch_name(self) -> str:
+        return "cpu" if self.cores else self.name
 
 
 class Settings(BaseSettings):
@@ -50,7 +86,16 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="Device of the engine; `auto` takes CUDA where there is one."
     )
-    threads: int = Field(default_factory=available_cores, ge=1, description="CPU threads of the engine.")
+    devices: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Several devices, each with an engine of its own: `cuda:0,cuda:1`; `cpu:0,cpu:1` or "
+        "`cpu:0-3,cpu:4-7` are cores. What is said of the engine below holds for each of them.",
+    )
+    threads: int = Field(
+        default_factory=available_cores,
+        ge=1,
+        description="CPU threads of the engine; engines on cores have as many as those, others share these.",
+    )
 
     max_body_bytes: int = Field(
         default=64 * 2**20, ge=1024, description="Largest request body in bytes, also after decompression."
@@ -154,7 +199,9 @@ class Settings(BaseSettings):
     engine_restart_max_s: float = Field(
         default=30.0, gt=0, description="Longest pause between restarts; it doubles each time."
     )
-    max_async_active: int = Field(default=8, ge=1, description="Asynchronous rollouts in the engine at a time.")
+    max_async_active: int = Field(
+        default=8, ge=1, description="Asynchronous rollouts in the engine at a time; with several, for each."
+    )
     max_async_steps: int = Field(default=100_000, ge=1, description="Most model steps in one asynchronous rollout.")
     results_bytes: int = Field(
         default=20 * 2**30, ge=0, description="Most bytes of stored results; those not read for longest leave first."
@@ -225,6 +272,24 @@ class Settings(BaseSettings):
         default=30, ge=0, description="Seconds open requests get to finish at shutdown; a second signal cuts them off."
     )
 
+    @field_validator("devices", mode="before")
+    @classmethod
+    def _separated(cls, value: object) -> object:
+        return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+    @field_validator("devices")
+    @classmethod
+    def _distinct(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        devices = [Device.named(name) for name in names]
+        if names and info.data.get("device", "auto") != "auto":
+            raise ValueError("either UPS_DEVICE or UPS_DEVICES, not both")
+        if len({bool(device.cores) for device in devices}) > 1:
+            raise ValueError("all devices are of one kind: a rollout may go on at another one")
+        cores = [core for device in devices for core in device.cores]
+        if len(set(cores)) < len(cores) or len(set(names)) < len(names):
+            raise ValueError("no two engines share a device or a core")
+        return names
+
     @classmethod
     def given(cls, **values: Any) -> Self:
         """The settings of a command: `values`, then the environment, then the defaults.
@@ -245,6 +310,11 @@ class Settings(BaseSettings):
             ) from None
         except SettingsError as error:
             raise UserError("invalid_setting", "a setting in the environment is not valid", got=str(error)) from None
+
+    @property
+    def engine_devices(self) -> tuple[Device, ...]:
+        """Where several engines compute; none: one engine, on `device`."""
+        return tuple(map(Device.named, self.devices))
 
     @property
     def bodies_memory_bytes(self) -> int:

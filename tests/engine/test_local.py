@@ -8,6 +8,7 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from ups_server.catalog import Catalog
@@ -104,6 +105,15 @@ async def test_closing_fails_what_is_in_flight(tmp_path: Path) -> None:
     assert caught.value.code == "engine_unavailable"
     with pytest.raises(UserError):
         await anext(engine.rollout(*spec(1)))
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 5, 20])
+async def test_closing_while_it_starts_leaves_no_process(tmp_path: Path, turns: int) -> None:
+    before = set(psutil.Process().children())
+    async with running(tmp_path):
+        for _ in range(turns):
+            await asyncio.sleep(0)
+    assert set(psutil.Process().children()) <= before
 
 
 async def test_admission_is_bounded_and_in_order() -> None:

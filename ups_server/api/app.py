@@ -37,8 +37,8 @@ from ups_server.api.routes.inference import InferenceRequest
 from ups_server.api.routes.stored_rollouts import kept_plan
 from ups_server.api.service import Service
 from ups_server.catalog import Catalog
+from ups_server.engine.devices import engine_of
 from ups_server.engine.engine import Engine
-from ups_server.engine.local import LocalEngine
 from ups_server.files.declaration import Declaration
 from ups_server.files.examination import Examiner
 from ups_server.files.records import ExaminationLimits, UploadRequest
@@ -86,7 +86,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     shared = shared_folders(settings)
     catalog = Catalog(settings.data_dir, shared=shared)
     meter = Meter()
-    metered = MeteredEngine(engine or LocalEngine(settings, catalog), meter)
+    metered = MeteredEngine(engine or engine_of(settings, catalog), meter)
     parts = (metered, examiner_of(settings, shared), LocalJobs(settings))
     memory = Memory(settings.bodies_memory_bytes, settings.queue_timeout_s)
     answers = Memory(settings.answers_memory_bytes, settings.queue_timeout_s)

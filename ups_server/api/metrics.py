@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from ups_server.api.service import Service
+from ups_server.engine.engine import Health
 from ups_server.jobs.spec import JobState
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -75,6 +76,7 @@ class ServiceCollector(Collector):
             rows.add_metric((name,), process["rows"])
             seconds.add_metric((name,), process["seconds"])
         yield from (steps, rows, seconds)
+        yield from _devices(health)
 
     def _jobs(self) -> Iterator[Metric]:
         found = self._service.jobs.store.counts()
@@ -97,6 +99,25 @@ class ServiceCollector(Collector):
             if resident is not None:
                 memory.add_metric((name,), resident)
         yield memory
+
+
+def _devices(health: Health) -> Iterator[Metric]:
+    """The same of each engine, by its device; what is left to compute where there are several."""
+    label = ("device",)
+    ready = GaugeMetricFamily("ups_device_ready", "1 where its engine has the default model.", labels=label)
+    active = GaugeMetricFamily("ups_device_active_rollouts", "Rollouts being stepped there.", labels=label)
+    queued = GaugeMetricFamily("ups_device_queued_rollouts", "Rollouts waiting for a place there.", labels=label)
+    left = GaugeMetricFamily("ups_device_seconds_left", "Estimated seconds of what it has to compute.", labels=label)
+    restarts = CounterMetricFamily("ups_device_restarts", "Starts after the death of a process.", labels=label)
+    for one in health.devices or (health,):
+        name = (one.device or "none",)
+        ready.add_metric(name, one.state == "ready")
+        active.add_metric(name, one.active)
+        queued.add_metric(name, one.queued)
+        restarts.add_metric(name, one.restarts)
+        if one.seconds_left is not None:
+            left.add_metric(name, one.seconds_left)
+    yield from (ready, active, queued, restarts, left)
 
 
 def resident_bytes(process_id: int | None) -> int | None:

@@ -130,6 +130,10 @@ def torch(settings: "Settings") -> CheckFinding:
     found = f"{library.__version__}, {device}, {settings.threads} threads"
     if settings.device == "cuda" and not cuda:
         return CheckFinding("torch", "failed", found, "UPS_DEVICE is cuda, and there is none")
+    there = {f"cuda:{index}" for index in range(library.cuda.device_count() if cuda else 0)}
+    absent = [device.name for device in settings.engine_devices if not device.cores and device.name not in there]
+    if absent:
+        return CheckFinding("torch", "failed", found, f"UPS_DEVICES names {', '.join(absent)}, and there is none")
     if not bool(library.isfinite(library.ones(2, 2) @ library.ones(2, 2)).all()):
         return CheckFinding("torch", "failed", f"{found}: a product of matrices is not finite")
     return CheckFinding("torch", "ok", found)

@@ -34,7 +34,7 @@ from ups_server.engine.engine import (
 from ups_server.engine.process import ProcessOptions
 from ups_server.errors import UserError
 from ups_server.processes import keep_alive
-from ups_server.settings import Settings
+from ups_server.settings import Device, Settings
 from ups_server.solvers.limits import Ended
 from ups_server.solvers.solver import Frames
 
@@ -82,11 +82,8 @@ class EngineConnection:
         self._last_sign = time.monotonic()
 
     @classmethod
-    async def launch(cls, settings: Settings, learned: bool, longest_step_s: float | None = None) -> "EngineConnection":
-        """Starts a process for trained models, or for the built-in solvers.
-
-        `ready` is set once it answers and somebody listens.
-        """
+    async def launch(cls, settings: Settings, options: ProcessOptions) -> "EngineConnection":
+        """Starts a process; `ready` is set once it answers and somebody listens."""
         ours, theirs = socket.socketpair()
         with theirs:
             process = await asyncio.create_subprocess_exec(
@@ -94,10 +91,10 @@ class EngineConnection:
                 "-m",
                 "ups_server.engine.process",
                 str(theirs.fileno()),
-                ProcessOptions.of(settings, learned, longest_step_s).as_json(),
+                options.as_json(),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
-                env=environment(settings),
+                env=environment(options.threads),
             )
         reader, writer = await asyncio.open_connection(sock=ours)
         return cls(settings, process, reader, writer)
@@ -225,12 +222,12 @@ class EngineConnection:
                 rollout.inbox.put_nowait(message)
 
 
-def environment(settings: Settings) -> dict[str, str]:
+def environment(threads: int) -> dict[str, str]:
     """Of the engine process: explicit threads that do not spin, no network for the model hub, our own package."""
     path = os.pathsep.join(filter(None, [str(PACKAGE_PARENT), os.environ.get("PYTHONPATH")]))
     return {
         **os.environ,
-        "OMP_NUM_THREADS": str(settings.threads),
+        "OMP_NUM_THREADS": str(threads),
         "OMP_WAIT_POLICY": "passive",
         "HF_HUB_OFFLINE": "1",
         "WANDB_MODE": "disabled",
@@ -251,14 +248,18 @@ class SupervisedProcess:
 
     Args:
         longest_step_s: a step of a built-in solver that takes longer ends with `LateStep`.
+        device: of several engines, the one of this.
 
     Attributes:
         connection: to the process, while it runs.
         restarts: how often it was started again.
     """
 
-    def __init__(self, settings: Settings, name: str, longest_step_s: float | None = None) -> None:
-        self.name, self._longest_step_s = name, longest_step_s
+    def __init__(
+        self, settings: Settings, name: str, longest_step_s: float | None = None, device: Device | None = None
+    ) -> None:
+        self.name = name
+        self._options = ProcessOptions.of(settings, name == LEARNED, longest_step_s, device)
         self.connection: EngineConnection | None = None
         self.restarts = 0
         self.admission = Admission(
@@ -312,9 +313,12 @@ class SupervisedProcess:
 
     async def _live(self) -> None:
         """One process from start to end."""
-        self.connection = connection = await EngineConnection.launch(
-            self._settings, self.name == LEARNED, self._longest_step_s
-        )
+        launching = asyncio.ensure_future(EngineConnection.launch(self._settings, self._options))
+        try:
+            self.connection = connection = await asyncio.shield(launching)
+        except asyncio.CancelledError:
+            await (await launching).end()  # a process that nobody knew would stay
+            raise
         greeting = asyncio.create_task(self._greet(connection))
         try:
             await connection.listen()

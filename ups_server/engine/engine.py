@@ -113,7 +113,9 @@ class Health:
         process_id: of the engine process, where there is one.
         restarts: how often it was restarted.
         active, queued: rollouts being stepped, rollouts waiting.
+        seconds_left: of computing that rollouts have still to come, where that is estimated.
         detail: by name of a process: `process_id`, and what it has computed: `steps`, `rows`, `seconds`.
+        devices: of each of several engines; `device` is its name there.
     """
 
     state: str
@@ -124,7 +126,9 @@ class Health:
     restarts: int = 0
     active: int = 0
     queued: int = 0
+    seconds_left: float | None = None
     detail: dict[str, Any] = field(default_factory=dict)
+    devices: "tuple[Health, ...]" = ()
 
 
 class EngineFailure(Exception):

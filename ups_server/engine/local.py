@@ -20,7 +20,7 @@ from ups_server.engine.admission import SOLVER, step_seconds
 from ups_server.engine.connection import LEARNED, SupervisedProcess
 from ups_server.engine.engine import Engine, Event, Finished, Frame, Health, LateStep, RolloutSpec, Standing, Started
 from ups_server.errors import UserError
-from ups_server.settings import Settings, available_cores
+from ups_server.settings import Device, Settings, available_cores
 from ups_server.solvers.limits import Survivors
 from ups_server.solvers.registry import load
 from ups_server.solvers.solver import Frames, why_ended
@@ -35,14 +35,17 @@ class LocalEngine(Engine):
     """Supervises the engine processes: a numerical method that computes for seconds holds up no trained model.
 
     The process of the default model is started at once, the others when they are first needed.
+
+    Args:
+        device: of several engines, the one of this; by default the settings' only one.
     """
 
-    def __init__(self, settings: Settings, catalog: Catalog) -> None:
+    def __init__(self, settings: Settings, catalog: Catalog, device: Device | None = None) -> None:
         self._settings = settings
         self._catalog = catalog
-        self._learned = SupervisedProcess(settings, LEARNED)
-        self._short = SupervisedProcess(settings, "builtin", SHORT_STEP_S)
-        self._long = SupervisedProcess(settings, "builtin-long")
+        self._learned = SupervisedProcess(settings, LEARNED, device=device)
+        self._short = SupervisedProcess(settings, "builtin", SHORT_STEP_S, device)
+        self._long = SupervisedProcess(settings, "builtin-long", device=device)
         self._used: Counter[str] = Counter()
 
     @property

@@ -23,7 +23,7 @@ import numpy as np
 from ups_server.engine import protocol
 from ups_server.engine.scheduler import Interruption, Scheduler, StepLimits
 from ups_server.processes import configure_logs, keep_freed_memory
-from ups_server.settings import LogFormat, Settings
+from ups_server.settings import Device, LogFormat, Settings
 from ups_server.solvers.registry import ModelCache, choose_device, load
 from ups_server.solvers.solver import Frames
 
@@ -40,6 +40,7 @@ class ProcessOptions:
     Attributes:
         learned: it runs trained models, and needs torch; the other kind runs the built-in solvers on the CPU.
         longest_step_s: a step of a built-in solver that takes longer is ended.
+        cores: that it is kept on; none: any.
     """
 
     learned: bool
@@ -51,19 +52,26 @@ class ProcessOptions:
     step_memory_bytes: int
     models_memory_bytes: int
     longest_step_s: float | None = None
+    cores: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, settings: Settings, learned: bool, longest_step_s: float | None = None) -> "ProcessOptions":
+    def of(
+        cls, settings: Settings, learned: bool, longest_step_s: float | None = None, device: Device | None = None
+    ) -> "ProcessOptions":
+        """Args: device: of several engines, the one of this."""
+        wanted = settings.device if device is None else device.torch_name
+        cores = () if device is None else device.cores
         return cls(
             learned,
-            settings.device if learned else "cpu",
-            settings.threads,
+            wanted if learned else "cpu",
+            len(cores) or max(1, settings.threads // max(1, len(settings.devices))),
             settings.log_level,
             settings.log_format,
             settings.max_batch_rows,
             settings.step_memory_bytes,
             settings.models_memory_bytes,
             longest_step_s,
+            cores,
         )
 
     def as_json(self) -> str:
@@ -80,6 +88,12 @@ def read_messages(
         inbox.put(message)
     logger.info("the API process is gone; the engine ends")
     os._exit(0)
+
+
+def keep_on(cores: Sequence[int]) -> None:
+    """Keeps every thread of this process on these cores, those that libraries started when they were imported too."""
+    for thread in os.listdir("/proc/self/task"):
+        os.sched_setaffinity(int(thread), cores)
 
 
 def run(connection: socket.socket, options: ProcessOptions) -> None:
@@ -106,7 +120,7 @@ def run(connection: socket.socket, options: ProcessOptions) -> None:
         send({"op": "loaded" if here else "unloaded", "model": model}, ())
 
     solvers = ModelCache(lambda model: load(model, device=device), options.models_memory_bytes, changed)
-    limits = StepLimits(options.max_batch_rows, options.step_memory_bytes, ahead=int(device == "cuda"))
+    limits = StepLimits(options.max_batch_rows, options.step_memory_bytes, ahead=int(device.startswith("cuda")))
     scheduler = Scheduler(solvers, send, limits, interruption)
     with ExitStack() as stack:
         stack.enter_context(np.errstate(all="ignore"))
@@ -137,6 +151,8 @@ def main() -> None:
     options = ProcessOptions(**json.loads(document))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the API's; this process ends when the connection does
     configure_logs(options.log_level, options.log_format, "engine")
+    if options.cores:
+        keep_on(options.cores)
     try:
         run(socket.socket(fileno=int(descriptor)), options)
     except ConnectionError:

@@ -169,7 +169,7 @@ class StoredFrames:
 
 
 class RolloutRunner:
-    """Computes what is queued, `max_async_active` at a time.
+    """Computes what is queued, `max_async_active` at a time and engine.
 
     Args:
         planner: makes the plan of the request in a folder, with the limits of `without_waiting`.
@@ -220,7 +220,8 @@ class RolloutRunner:
 
     async def _claim(self, leases: Leases) -> None:
         """Begins as many attempts as there are places and jobs."""
-        while len(self._attempts) < self._settings.max_async_active:
+        places = self._settings.max_async_active * max(1, len(self._settings.devices))
+        while len(self._attempts) < places:
             lease = await asyncio.to_thread(leases.claim, self._owner, (ROLLOUT,))
             if lease is None:
                 return

@@ -5,6 +5,7 @@ Keys are made by `ups keys`.
 
 import asyncio
 from dataclasses import replace
+from typing import Self
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -16,6 +17,7 @@ from ups_server.access.scopes import Scope, granted
 from ups_server.api.access import Admitted, computed_today, limits_of, stored_bytes
 from ups_server.api.problems import documented
 from ups_server.api.service import CurrentService
+from ups_server.engine.engine import Health
 
 router = APIRouter()
 
@@ -27,17 +29,35 @@ class Alive(BaseModel):
     version: str = __version__
 
 
-class Readiness(BaseModel):
-    """State of the engine: `starting`, `loading` (the default model), `ready`, `draining`, or `down`, as it also is
-    while the database cannot be written."""
+class DeviceReadiness(BaseModel):
+    """State of one engine: `starting`, `loading` (the default model), `ready` or `down`."""
 
+    device: str | None
     status: str
     reason: str | None
-    device: str | None
     models: list[str]
     restarts: int
     active: int
     queued: int
+
+    @classmethod
+    def of(cls, health: Health) -> Self:
+        return cls(
+            device=health.device,
+            status=health.state,
+            reason=health.reason,
+            models=list(health.models),
+            restarts=health.restarts,
+            active=health.active,
+            queued=health.queued,
+        )
+
+
+class Readiness(DeviceReadiness):
+    """State of the engines together: `ready` where one is; `draining`, and `down`, as it also is while the database
+    cannot be written."""
+
+    devices: list[DeviceReadiness] = Field(description="Each engine; one, where `UPS_DEVICES` names no more.")
 
 
 @router.get("/healthz", tags=["health"])
@@ -52,8 +72,9 @@ async def healthz() -> Alive:
     responses={503: {"model": Readiness, "description": "Not ready yet, or the engine is down."}},
 )
 async def readyz(service: CurrentService, response: Response) -> Readiness:
-    """200 once the engine holds the default model and the database can be written; 503 until then."""
+    """200 once an engine holds the default model and the database can be written; 503 until then."""
     health = service.engine.health()
+    devices = [DeviceReadiness.of(one) for one in health.devices or (health,)]
     if not await asyncio.to_thread(service.jobs.database.writable):
         health = replace(health, state="down", reason="the database cannot be written: it is locked or away")
     if service.draining.is_set():
@@ -61,15 +82,7 @@ async def readyz(service: CurrentService, response: Response) -> Readiness:
     if health.state != "ready":
         response.status_code = 503
         response.headers["Retry-After"] = str(service.settings.retry_after_s)
-    return Readiness(
-        status=health.state,
-        reason=health.reason,
-        device=health.device,
-        models=list(health.models),
-        restarts=health.restarts,
-        active=health.active,
-        queued=health.queued,
-    )
+    return Readiness(**DeviceReadiness.of(health).model_dump(), devices=devices)
 
 
 METRICS = "# TYPE ups_engine_queued_rollouts gauge\nups_engine_queued_rollouts 0.0\n"

@@ -26,7 +26,7 @@ DEVICE = re.compile(r"cuda:(?P<index>\d{1,3})|cpu:(?P<first>\d{1,4})(-(?P<last>\
 
 
 @dataclass(frozen=True)
-class Device:
+class EngineDevice:
     """A device that one engine has to itself.
 
     Attributes:
@@ -38,7 +38,7 @@ class Device:
     cores: tuple[int, ...] = ()
 
     @classmethod
-    def named(cls, name: str) -> "Device":
+    def named(cls, name: str) -> "EngineDevice":
         """Raises ValueError where there is no such device, as far as this process can know without PyTorch."""
         found = DEVICE.fullmatch(name)
         if found is None:
@@ -280,7 +280,7 @@ class Settings(BaseSettings):
     @field_validator("devices")
     @classmethod
     def _distinct(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        devices = [Device.named(name) for name in names]
+        devices = [EngineDevice.named(name) for name in names]
         if names and info.data.get("device", "auto") != "auto":
             raise ValueError("either UPS_DEVICE or UPS_DEVICES, not both")
         if len({bool(device.cores) for device in devices}) > 1:
@@ -312,9 +312,9 @@ class Settings(BaseSettings):
             raise UserError("invalid_setting", "a setting in the environment is not valid", got=str(error)) from None
 
     @property
-    def engine_devices(self) -> tuple[Device, ...]:
+    def engine_devices(self) -> tuple[EngineDevice, ...]:
         """Where several engines compute; none: one engine, on `device`."""
-        return tuple(map(Device.named, self.devices))
+        return tuple(map(EngineDevice.named, self.devices))
 
     @property
     def bodies_memory_bytes(self) -> int:

@@ -34,7 +34,7 @@ from ups_server.engine.engine import (
 from ups_server.engine.process import ProcessOptions
 from ups_server.errors import UserError
 from ups_server.processes import keep_alive
-from ups_server.settings import Device, Settings
+from ups_server.settings import EngineDevice, Settings
 from ups_server.solvers.limits import Ended
 from ups_server.solvers.solver import Frames
 
@@ -256,7 +256,7 @@ class SupervisedProcess:
     """
 
     def __init__(
-        self, settings: Settings, name: str, longest_step_s: float | None = None, device: Device | None = None
+        self, settings: Settings, name: str, longest_step_s: float | None = None, device: EngineDevice | None = None
     ) -> None:
         self.name = name
         self._options = ProcessOptions.of(settings, name == LEARNED, longest_step_s, device)

@@ -73,7 +73,7 @@ class Estimates:
 
 
 @dataclass(eq=False)
-class Place:
+class EngineLoad:
     """An engine and what it has been given.
 
     Attributes:
@@ -108,7 +108,7 @@ class DeviceEngines(Engine):
     """
 
     def __init__(self, engines: Mapping[str, Engine], queue_timeout_s: float) -> None:
-        self._places = [Place(name, engine) for name, engine in engines.items()]
+        self._places = [EngineLoad(name, engine) for name, engine in engines.items()]
         self._queue_timeout_s = queue_timeout_s
         self._estimates = Estimates()
         self._used: Counter[str] = Counter()
@@ -169,11 +169,11 @@ class DeviceEngines(Engine):
     async def close(self) -> None:
         await asyncio.gather(*(place.engine.close() for place in self._places))
 
-    def _by_load(self, spec: RolloutSpec, rows: int) -> list[Place]:
+    def _by_load(self, spec: RolloutSpec, rows: int) -> list[EngineLoad]:
         """Those that are up first, then by what is left with the loading of the model, then by how many they have."""
         trained = spec.model not in builtin_solvers()
 
-        def order(place: Place) -> tuple[bool, float, int]:
+        def order(place: EngineLoad) -> tuple[bool, float, int]:
             seen = place.lately()
             loading = LOADING_S if trained and spec.model not in seen.models else 0.0
             return seen.state in ("starting", "down"), place.load + loading, len(place.left)
@@ -181,7 +181,7 @@ class DeviceEngines(Engine):
         return sorted(self._places, key=order)
 
     async def _at(
-        self, place: Place, spec: RolloutSpec, initial: Frames, static: Frames | None, standing: Standing | None
+        self, place: EngineLoad, spec: RolloutSpec, initial: Frames, static: Frames | None, standing: Standing | None
     ) -> AsyncGenerator[Event]:
         """The rollout at one engine, with what is left of it kept account of."""
         rows, done = len(initial), standing.step if standing else 0

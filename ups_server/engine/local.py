@@ -20,7 +20,7 @@ from ups_server.engine.admission import SOLVER, step_seconds
 from ups_server.engine.connection import LEARNED, SupervisedProcess
 from ups_server.engine.engine import Engine, Event, Finished, Frame, Health, LateStep, RolloutSpec, Standing, Started
 from ups_server.errors import UserError
-from ups_server.settings import Device, Settings, available_cores
+from ups_server.settings import EngineDevice, Settings, available_cores
 from ups_server.solvers.limits import Survivors
 from ups_server.solvers.registry import load
 from ups_server.solvers.solver import Frames, why_ended
@@ -40,7 +40,7 @@ class LocalEngine(Engine):
         device: of several engines, the one of this; by default the settings' only one.
     """
 
-    def __init__(self, settings: Settings, catalog: Catalog, device: Device | None = None) -> None:
+    def __init__(self, settings: Settings, catalog: Catalog, device: EngineDevice | None = None) -> None:
         self._settings = settings
         self._catalog = catalog
         self._learned = SupervisedProcess(settings, LEARNED, device=device)

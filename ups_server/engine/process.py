@@ -23,7 +23,7 @@ import numpy as np
 from ups_server.engine import protocol
 from ups_server.engine.scheduler import Interruption, Scheduler, StepLimits
 from ups_server.processes import configure_logs, keep_freed_memory
-from ups_server.settings import Device, LogFormat, Settings
+from ups_server.settings import EngineDevice, LogFormat, Settings
 from ups_server.solvers.registry import ModelCache, choose_device, load
 from ups_server.solvers.solver import Frames
 
@@ -56,7 +56,7 @@ class ProcessOptions:
 
     @classmethod
     def of(
-        cls, settings: Settings, learned: bool, longest_step_s: float | None = None, device: Device | None = None
+        cls, settings: Settings, learned: bool, longest_step_s: float | None = None, device: EngineDevice | None = None
     ) -> "ProcessOptions":
         """Args: device: of several engines, the one of this."""
         wanted = settings.device if device is None else device.torch_name

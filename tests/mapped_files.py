@@ -191,14 +191,17 @@ zarr_3 = zarr_of(3, lambda axes: {"dimension_names": axes})
 zarr_2 = zarr_of(2, lambda axes: {})
 
 
-def zipped(path: Path) -> Values:
-    folder = path.with_suffix(".folder")
-    values = zarr_3(folder)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for entry in sorted(folder.rglob("*")):
-            if entry.is_file():
-                archive.write(entry, entry.relative_to(folder).as_posix())
-    return values
+def zip_of(write: Callable[[Path], Values]) -> Callable[[Path], Values]:
+    def zipped(path: Path) -> Values:
+        folder = path.with_suffix(".folder")
+        values = write(folder)
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+            for entry in sorted(folder.rglob("*")):
+                if entry.is_file():
+                    archive.write(entry, entry.relative_to(folder).as_posix())
+        return values
+
+    return zipped
 
 
 LAYOUTS = {
@@ -214,6 +217,7 @@ LAYOUTS = {
     "classic.nc": Layout("NetCDF-3", netcdf_3, {}, "CF conventions"),
     "three.zarr": Layout("Zarr 3, folder", zarr_3, {}, "CF conventions", folder=True),
     "two.zarr": Layout("Zarr 2, folder", zarr_2, {}, "CF conventions", folder=True),
-    "three.zarr.zip": Layout("Zarr, zip", zipped, {}, "CF conventions"),
+    "three.zarr.zip": Layout("Zarr 3, zip", zip_of(zarr_3), {}, "CF conventions"),
+    "two.zarr.zip": Layout("Zarr 2, zip", zip_of(zarr_2), {}, "CF conventions"),
 }
 """File name -> layout; `docs/data.md` lists the same."""

@@ -1,11 +1,12 @@
 """Damaged files through the confined examination: none may crash it, hang it, or make it read outside.
 
-    python -m tests.files.fuzz --count 10000 --seed 0
-    python -m tests.files.fuzz --only 1234 --seed 0 --keep .     # one of them again; the file is kept
+    python -m tests.files.fuzz --count 2000 --seed 0 --json benchmarks/fuzz.json    # for each reader
+    python -m tests.files.fuzz --readers "Zarr*" --only 1234 --keep .     # one of them again; the file is kept
 
 Each file is read by a process of its own, confined as in the service. To be quick these processes are forked from one
 that has already loaded its code, and draw the picture of what they accept, which takes a hundred times longer than all
-the rest, for one in `--pictures` files; one in `--spawn` is started afresh besides, and must say the same.
+the rest, for one in `--pictures` files; one in `--spawn` is started afresh besides, and must say the same. The JSON is
+written after each reader; readers that are in it already, with as many files of the same seed, are not run again.
 """
 
 import argparse
@@ -18,16 +19,21 @@ import sys
 import tempfile
 import time
 import traceback
+import zlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ups_server.files.examination import Examination, environment, list_fonts
 from ups_server.files.records import ExaminationRequest, ExaminationResult
+
+if TYPE_CHECKING:
+    from tests.files.mutations import Seed
 
 SECONDS = 600.0
 """Longest examination: more is a hang. (A process that computes is ended by its limit of CPU time, long before.)"""
@@ -39,6 +45,15 @@ SAME = {"SIGSEGV": "damaged_file", "SIGBUS": "damaged_file", "SIGABRT": "damaged
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """A damaged file: what it is read by, None where it explains itself, and what was done to it."""
+
+    path: Path
+    mapping: dict[str, Any] | None
+    done: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Found:
     """How one examination ended. `fault`: what must not be; None where all is well."""
 
@@ -47,50 +62,45 @@ class Found:
 
 
 class Fuzz:
-    """Files drawn with one seed, examined in a folder."""
+    """Files drawn with one seed from the good files of one reader, examined in a folder."""
 
-    def __init__(self, folder: Path, seed: int, mapped: str | None = None) -> None:
-        from tests.files.mutations import mapped_seeds, seeds
+    def __init__(self, folder: Path, seed: int, good: Sequence["Seed"]) -> None:
         from tests.pdebench_files import plain
 
         self.folder = folder
         self.seed = seed
+        self.good = good
         self.cache = Path(os.environ["MPLCONFIGDIR"])
-        self.mappings: dict[str, dict[str, Any]] = {}
-        if mapped is None:
-            self.seeds = seeds(folder / "seeds")
-        else:
-            self.mappings = mapped_seeds(folder / "seeds", mapped)
-            self.seeds = [folder / "seeds" / name for name in self.mappings]
         self.secret = plain(folder / "secret.h5", {"beta": 0.4}, tensor=np.full((3, 5, 16), 12345.678, "f4"))
 
-    def make(self, number: int) -> tuple[Path, list[str]]:
-        """The file of a number, and what is wrong with it."""
+    def make(self, number: int) -> "Drawn":
+        """The file of a number."""
         from tests.files.mutations import mutate
 
-        random = np.random.default_rng([self.seed, number])
-        seed = self.seeds[random.integers(len(self.seeds))]
-        path = self.folder / (seed.name if self.mappings else "file.h5")
-        done = mutate(random, seed, path, self.secret)
+        random = np.random.default_rng([self.seed, zlib.crc32(self.good[0].reader.encode()), number])
+        seed = self.good[random.integers(len(self.good))]
+        path = self.folder / (f"file{seed.path.suffix}" if seed.mapping is None else seed.path.name)
+        done = mutate(random, seed.path, path, self.secret)
         os.utime(self.secret, (0, self.secret.stat().st_mtime))
-        return path, [seed.stem, *done]
+        return Drawn(path, seed.mapping, (seed.path.name, *done))
 
-    def job(self, path: Path, place: str) -> ExaminationRequest:
+    def job(self, drawn: "Drawn", place: str) -> ExaminationRequest:
         from ups_server.files.declaration import Declaration
         from ups_server.files.records import ExaminationLimits
 
         work = self.folder / place
         said = Declaration()
-        if path.name in self.mappings:
-            said = Declaration.from_json(json.dumps({"mapping": self.mappings[path.name]}))
+        if drawn.mapping is not None:
+            said = Declaration.from_json(json.dumps({"mapping": drawn.mapping}))
         shutil.rmtree(work, ignore_errors=True)
         return ExaminationRequest(
-            content=path, name=path.name, declaration=said, output=work / "output", limits=ExaminationLimits()
-        )
+            content=drawn.path, name=drawn.path.name, declaration=said, output=work / "output",
+            limits=ExaminationLimits(),
+        )  # fmt: skip
 
-    def forked(self, path: Path, picture: bool = True) -> Found:
+    def forked(self, drawn: "Drawn", picture: bool = True) -> Found:
         """Examines a file in a process that is forked from this one."""
-        job = self.job(path, "forked")
+        job = self.job(drawn, "forked")
         job.output.mkdir(parents=True)
         answer, log = job.output.with_name("answer.json"), job.output.with_name("log.txt")
         child = os.fork()
@@ -108,9 +118,9 @@ class Fuzz:
             return Found("failed", f"exit code {code}: {log.read_text(errors='replace')[-3000:]}")
         return self._judged(ExaminationResult.model_validate_json(answer.read_bytes()))
 
-    def spawned(self, path: Path) -> Found:
+    def spawned(self, drawn: "Drawn") -> Found:
         """Examines a file as the service does."""
-        answered = Examination(self.job(path, "spawned"), self.cache, SECONDS).run()
+        answered = Examination(self.job(drawn, "spawned"), self.cache, SECONDS).run()
         assert answered is not None
         return self._judged(answered[0])
 
@@ -157,29 +167,28 @@ def _wait(child: int) -> tuple[bool, int]:
     return False, os.waitpid(child, 0)[1]
 
 
-def run(
-    folder: Path, seed: int, numbers: Iterable[int], spawn: int, pictures: int, mapped: str | None = None
-) -> tuple[Counter[str], int]:
-    """How files ended, and the number of faults, each of which is printed as it is found."""
-    fuzz = Fuzz(folder, seed, mapped)
-    list_fonts(fuzz.cache)
+def load() -> None:
+    """Loads what an examination needs, once, before processes are forked."""
     import matplotlib.backends.backend_agg
     import matplotlib.pyplot  # noqa: F401
 
     import ups_server.files.examination_process  # noqa: F401
 
+
+def run(fuzz: Fuzz, numbers: Iterable[int], spawn: int, pictures: int) -> tuple[Counter[str], int]:
+    """How files ended, and the number of faults, each of which is printed as it is found."""
     ends: Counter[str] = Counter()
     faults = 0
     for number in numbers:
-        path, done = fuzz.make(number)
-        found = [fuzz.forked(path, picture=number % pictures == 0)]
+        drawn = fuzz.make(number)
+        found = [fuzz.forked(drawn, picture=number % pictures == 0)]
         if spawn and number % spawn == 0:
-            found.append(fuzz.spawned(path))
+            found.append(fuzz.spawned(drawn))
         found_faults = [each.fault for each in found if each.fault]
         if len({SAME.get(each.code, each.code) for each in found}) > 1:
             found_faults.append(f"{found[0].code}, but started afresh {found[1].code}")
         for fault in found_faults:
-            print(f"{number} ({', '.join(done)}): {fault}", flush=True)
+            print(f"{number} ({', '.join(drawn.done)}): {fault}", flush=True)
         ends[found[0].code] += 1
         faults += len(found_faults)
         if sum(ends.values()) % 100 == 0:
@@ -189,28 +198,52 @@ def run(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--count", type=int, default=2_000, help="files for each reader")
     parser.add_argument("--first", type=int, default=0, help="number of the first one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--spawn", type=int, default=100, help="one in so many is also started afresh; 0: none")
     parser.add_argument("--pictures", type=int, default=10, help="one in so many is drawn where it is accepted")
+    parser.add_argument("--readers", metavar="PATTERN", default="*", help="only those, such as `Zarr*`")
     parser.add_argument("--only", type=int, help="one file by its number")
-    parser.add_argument("--mapped", metavar="PATTERN", help="files read through a mapping, such as `*.mat` or `*`")
     parser.add_argument("--keep", type=Path, help="with --only: the folder for a copy of the file")
+    parser.add_argument("--json", type=Path, help="a file for what was found, by reader")
     options = parser.parse_args()
     cache = Path(tempfile.gettempdir()) / f"ups-fuzz-fonts-{os.getuid()}"
     if os.environ.get("HDF5_PLUGIN_PRELOAD") != "::":  # read when the library is loaded
         os.execve(sys.executable, [sys.executable, "-m", "tests.files.fuzz", *sys.argv[1:]], environment(cache))
-    began = time.monotonic()
+    from tests.files.mutations import seeds
+
+    report: dict[str, Any] = {"seed": options.seed, "readers": {}}
+    if options.json is not None and options.json.exists():
+        before = json.loads(options.json.read_bytes())
+        report = before if before["seed"] == options.seed else report
+    found = report["readers"]
+    faults = 0
     with tempfile.TemporaryDirectory(prefix="ups-fuzz-") as name:
-        if options.keep is not None:
-            path, done = Fuzz(Path(name), options.seed, options.mapped).make(options.only)
-            shutil.copyfile(path, options.keep / f"fuzz-{options.seed}-{options.only}.h5")
-            print(done)
-        numbers = range(options.first, options.first + options.count) if options.only is None else [options.only]
-        ends, faults = run(Path(name), options.seed, numbers, options.spawn, options.pictures, options.mapped)
-    print(json.dumps(dict(ends.most_common())))
-    print(f"{sum(ends.values())} files, seed {options.seed}, {time.monotonic() - began:.0f} s, {faults} faults")
+        folder = Path(name)
+        good = [seed for seed in seeds(folder / "seeds") if fnmatch(seed.reader, options.readers)]
+        list_fonts(cache)
+        load()
+        for reader in dict.fromkeys(seed.reader for seed in good):
+            if found.get(reader, {}).get("files", 0) >= options.count:
+                continue
+            fuzz = Fuzz(folder, options.seed, [seed for seed in good if seed.reader == reader])
+            if options.keep is not None:
+                drawn = fuzz.make(options.only)
+                shutil.copyfile(drawn.path, options.keep / f"fuzz-{options.seed}-{options.only}{drawn.path.suffix}")
+                print(drawn.done)
+            numbers = range(options.first, options.first + options.count) if options.only is None else [options.only]
+            began = time.monotonic()
+            ends, wrong = run(fuzz, numbers, options.spawn, options.pictures)
+            faults += wrong
+            seconds = round(time.monotonic() - began)
+            files = sum(ends.values())
+            found[reader] = {"files": files, "faults": wrong, "seconds": seconds, "ends": dict(ends.most_common())}
+            print(f"{reader}: {files} files, seed {options.seed}, {seconds} s, {wrong} faults", flush=True)
+            print(json.dumps(found[reader]["ends"]), flush=True)
+            if options.json is not None:
+                options.json.write_text(json.dumps(report, indent=2) + "\n")
+    print(f"{len(found)} readers, {faults} faults")
     sys.exit(bool(faults))
 
 

@@ -1,12 +1,15 @@
-"""Files in PDEBench's layouts, damaged on purpose: some in their structure, by the library, some byte by byte.
+"""Files of every format that is read, damaged on purpose: HDF5 in its structure, by the library; archives in their
+members, with checksums that fit; all byte by byte.
 
 The same random numbers give the same file.
 """
 
 import shutil
+import zipfile
+import zlib
 from collections.abc import Callable
 from contextlib import closing
-from fnmatch import fnmatch
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,28 +39,44 @@ Random = np.random.Generator
 Structural = Callable[[Random, h5py.File, Path], None]
 
 
-def seeds(folder: Path) -> list[Path]:
-    """A good file a family, one compressed with LZF, NetCDF and an npz; made once."""
+@dataclass(frozen=True)
+class Seed:
+    """A good file.
+
+    Attributes:
+        reader: what reads it, by name.
+        mapping: what it is read by; None where it explains itself.
+    """
+
+    reader: str
+    path: Path
+    mapping: dict[str, Any] | None = None
+
+
+def seeds(folder: Path) -> list[Seed]:
+    """A good file a family and one compressed with LZF in PDEBench's layouts, one in each other format that is written,
+    and one in each layout that is read through a mapping; folders, which cannot be uploaded, left out."""
     folder.mkdir(parents=True, exist_ok=True)
     files = [write(folder / f"{name}.h5", name) for name in FAMILIES]
-    with closing(open_source(files[0])) as source:
-        others = [convert(source, folder / name) for name in ("netcdf.nc", "arrays.npz")]
     lzf = write(folder / "lzf.h5", "burgers")
     with h5py.File(lzf, "a") as file:
         values = np.round(file["tensor"][()], 1)
         del file["tensor"]
         file.create_dataset("tensor", data=values, chunks=(1, *values.shape[1:]), compression="lzf")
-    return [*files, *others, lzf]
-
-
-def mapped_seeds(folder: Path, pattern: str) -> dict[str, dict[str, Any]]:
-    """A good file of each layout that is read through a mapping, and its mapping; those whose name fits a pattern."""
-    folder.mkdir(parents=True, exist_ok=True)
-    found = {}
+    found = [Seed("PDEBench", path) for path in (*files, lzf)]
+    for of, place in (("burgers.h5", "1d"), ("incompressible_ns_2d.h5", "2d")):
+        with closing(open_source(folder / of)) as source:
+            for reader, suffix, format in (
+                ("NetCDF that names its family", ".nc", "netcdf"),
+                ("npz that names its family", ".npz", "npz"),
+                ("The Well that names its family", ".well.h5", "the_well"),
+            ):
+                found.append(Seed(reader, convert(source, folder / f"{place}{suffix}", format=format)))
     for name, layout in LAYOUTS.items():
-        if not layout.folder and fnmatch(name, pattern):
+        if not layout.folder:
             layout.write(folder / name)
-            found[name] = {**(inspect(folder / name).mapping or {}), **layout.changes}
+            mapping = {**(inspect(folder / name).mapping or {}), **layout.changes}
+            found.append(Seed(layout.name, folder / name, mapping))
     return found
 
 
@@ -66,24 +85,100 @@ def mutate(random: Random, seed: Path, path: Path, secret: Path) -> list[str]:
     shutil.copyfile(seed, path)
     done = []
     if random.random() < 0.6 and h5py.is_hdf5(path):
-        with h5py.File(path, "a") as file:
-            for _ in range(random.integers(1, 4)):
-                change = STRUCTURAL[random.integers(len(STRUCTURAL))]
-                try:
-                    change(random, file, secret)
-                except (KeyError, OSError, OverflowError, RuntimeError, TypeError, ValueError) as error:
-                    done.append(f"{change.__name__} impossible ({type(error).__name__})")
-                else:
-                    done.append(change.__name__)
-                    if change is with_garbage_chunks:
-                        break  # the library, which is not confined here, writes past its buffers where it reads one
+        done += mutate_structure(random, path, secret)
+    elif random.random() < 0.75 and zipfile.is_zipfile(path):
+        done += mutate_members(random, path, secret)
+    elif random.random() < 0.75 and path.read_bytes()[:10] == b"MATLAB 5.0":
+        done += mutate_element(random, path)
     if not done or random.random() < 0.4:
         content = bytearray(path.read_bytes())
-        for _ in range(random.integers(1, 6)):
+        done += damaged(random, content)
+        path.write_bytes(content)
+    return done
+
+
+def damaged(random: Random, content: bytearray) -> list[str]:
+    """Damages bytes in a few places; what was done."""
+    done = []
+    for _ in range(random.integers(1, 6)):
+        if content:
             damage = BYTES[random.integers(len(BYTES))]
             damage(random, content)
             done.append(damage.__name__)
-        path.write_bytes(content)
+    return done
+
+
+def mutate_structure(random: Random, path: Path, secret: Path) -> list[str]:
+    """Changes HDF5 by its library."""
+    done = []
+    with h5py.File(path, "a") as file:
+        for _ in range(random.integers(1, 4)):
+            change = STRUCTURAL[random.integers(len(STRUCTURAL))]
+            try:
+                change(random, file, secret)
+            except (KeyError, OSError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+                done.append(f"{change.__name__} impossible ({type(error).__name__})")
+            else:
+                done.append(change.__name__)
+                if change is with_garbage_chunks:
+                    break  # the library, which is not confined here, writes past its buffers where it reads one
+    return done
+
+
+def mutate_members(random: Random, path: Path, secret: Path) -> list[str]:
+    """Changes members of an archive, whose checksums fit again: what reads them sees the damage."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: bytearray(archive.read(name)) for name in archive.namelist()}
+    kind = zipfile.ZIP_STORED if random.random() < 0.75 else zipfile.ZIP_DEFLATED
+    done: list[str] = []
+    links: list[str] = []
+    for _ in range(random.integers(1, 4)):
+        name = list(members)[random.integers(len(members))]
+        choice = random.random()
+        if choice < 0.7:
+            done += [f"{name}: {what}" for what in damaged(random, members[name])]
+        elif choice < 0.76 and len(members) > 1:
+            del members[name]
+            done.append(f"{name} removed")
+        elif choice < 0.82:
+            other = list(members)[random.integers(len(members))]
+            members[name] = bytearray(members[other])
+            done.append(f"{name} is {other}")
+        elif choice < 0.88:
+            members[(f"../{name}", str(secret), f"{name}/", "x" * 300, "\u03bb\n")[random.integers(5)]] = members[name]
+            done.append(f"{name} under another name too")
+        elif choice < 0.94:
+            links.append(name)
+            members[name] = bytearray(str(secret).encode())
+            done.append(f"{name} a link outside")
+        else:
+            members[name] = bytearray(int(random.integers(2**24)))
+            done.append(f"{name} of many zeros")
+    with zipfile.ZipFile(path, "w", kind) as archive:
+        for name, content in members.items():
+            entry = zipfile.ZipInfo(name)
+            entry.compress_type = kind
+            entry.external_attr = (0o120777 if name in links else 0o100600) << 16
+            archive.writestr(entry, bytes(content))
+    return done
+
+
+def mutate_element(random: Random, path: Path) -> list[str]:
+    """Damages a variable of a MATLAB 5 file under its compression."""
+    content = path.read_bytes()
+    elements, at = [], 128
+    while at + 8 <= len(content):
+        size = int.from_bytes(content[at + 4 : at + 8], "little")
+        elements.append((at, size))
+        at += 8 + size
+    at, size = elements[random.integers(len(elements))]
+    inside = bytearray(zlib.decompress(content[at + 8 : at + 8 + size]))
+    done = [f"inside: {what}" for what in damaged(random, inside)]
+    packed = bytes(inside)
+    if random.random() < 0.5:
+        packed = zlib.compress(packed)
+        packed = content[at : at + 4] + len(packed).to_bytes(4, "little") + packed
+    path.write_bytes(content[:at] + packed + content[at + 8 + size :])
     return done
 
 

@@ -1,4 +1,4 @@
-"""A few hundredths of the long run: `python -m tests.files.fuzz` makes ten thousand files."""
+"""A few hundredths of the long run: `python -m tests.files.fuzz` makes two thousand files for each reader."""
 
 import subprocess
 import sys
@@ -11,16 +11,15 @@ from tests.files.mutations import STRUCTURAL, mutate
 from tests.pdebench_files import write
 
 
-@pytest.mark.parametrize("more", [[], ["--mapped", "*"]], ids=["as they are", "mapped"])
-@pytest.mark.parametrize("count", [20, pytest.param(200, marks=pytest.mark.slow)])
-def test_damaged_files_neither_crash_nor_hang_nor_read_outside(repository: Path, count: int, more: list[str]) -> None:
-    words = ["--count", str(count), "--seed", "1", "--spawn", "10", *more]
+@pytest.mark.parametrize("count", [3, pytest.param(30, marks=pytest.mark.slow)])
+def test_damaged_files_neither_crash_nor_hang_nor_read_outside(repository: Path, count: int) -> None:
+    words = ["--count", str(count), "--seed", "1", "--spawn", str(6 * count)]
     done = subprocess.run(
         [sys.executable, "-m", "tests.files.fuzz", *words], cwd=repository, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{count} files, seed 1" in done.stdout
-    assert "0 faults" in done.stdout
+    assert "16 readers, 0 faults" in done.stdout
 
 
 def test_nothing_reads_a_bad_chunk_while_files_are_damaged(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ HTTP_STATUS = {
     "body_too_large": 413,
     "file_too_large": 413,
     "too_many_bytes": 413,
+    "too_much_data": 413,
     "unsupported_media_type": 415,
     "range_not_satisfiable": 416,
     "unsupported_encoding": 415,

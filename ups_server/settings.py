@@ -118,6 +118,9 @@ class Settings(BaseSettings):
         default=50 * 2**30, ge=0, description="Most bytes of all uploaded files and what is made of them."
     )
     max_file_bytes: int = Field(default=20 * 2**30, ge=1, description="Largest uploaded file in bytes.")
+    max_data_bytes: int = Field(
+        default=8 * 2**30, ge=1, description="Most bytes of values of a stored file in one answer."
+    )
     upload_expiry_s: float = Field(
         default=7 * 86_400.0,
         gt=0,

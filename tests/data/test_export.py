@@ -2,14 +2,17 @@
 
 import itertools
 import json
+import zipfile
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import h5py
 import numpy as np
 import pytest
 import xarray as xr
 from numpy.typing import NDArray
+from zarr.storage import ZipStore
 
 from tests.pdebench_files import COUNT, FAMILIES, static_of, values_of, write
 from ups_server.cli import main
@@ -44,6 +47,11 @@ def data_of(format: str, content: bytes) -> NDArray[np.float32]:
         from safetensors.numpy import load
 
         return np.asarray(load(content)["data"])
+    if format == "zarr_zip":
+        with TemporaryDirectory() as folder:
+            (path := Path(folder) / "file.zip").write_bytes(content)
+            with ZipStore(path, mode="r") as store, xr.open_zarr(store, consolidated=False) as dataset:
+                return np.asarray(dataset["u"].values[..., None])
     if format == "netcdf":
         with xr.open_dataset(BytesIO(content), engine="h5netcdf") as dataset:
             return np.asarray(dataset["u"].values[..., None])
@@ -165,7 +173,9 @@ def test_trajectories_in_one_file_match(tmp_path: Path) -> None:
     assert caught.value.code == "ragged"
 
 
-CONVERTED = (".h5", ".nc", ".zarr", ".npz")
+CONVERTED = (".h5", ".nc", ".zarr", ".npz", ".zip")
+WELL = ".well"
+"""The Well's HDF5, which no suffix asks for."""
 
 
 def same(first: TrajectorySource, second: TrajectorySource) -> None:
@@ -194,13 +204,17 @@ def test_there_and_back(tmp_path: Path, name: str, suffix: str) -> None:
         source.close()
 
 
+def converted(source: TrajectorySource, path: Path) -> Path:
+    return convert(source, path, format="the_well" if path.suffix == WELL else None)
+
+
 @pytest.mark.parametrize("name", ["compressible_ns_1d", "darcy", "incompressible_ns_2d"])
-@pytest.mark.parametrize("pair", list(itertools.permutations(CONVERTED, 2)), ids=" to ".join)
+@pytest.mark.parametrize("pair", list(itertools.permutations((*CONVERTED, WELL), 2)), ids=" to ".join)
 def test_every_pair(tmp_path: Path, name: str, pair: tuple[str, str]) -> None:
     with (
         open_source(write(tmp_path / "file.h5", name)) as original,
-        open_source(convert(original, tmp_path / f"one{pair[0]}")) as one,
-        open_source(convert(one, tmp_path / f"other{pair[1]}")) as other,
+        open_source(converted(original, tmp_path / f"one{pair[0]}")) as one,
+        open_source(converted(one, tmp_path / f"other{pair[1]}")) as other,
     ):
         same(original, other)
         np.testing.assert_array_equal(original.times, other.times)
@@ -300,6 +314,20 @@ def test_broken_files_are_one_clear_sentence(tmp_path: Path, capsys: pytest.Capt
     error = capsys.readouterr().err
     assert error.startswith("ups: ")
     assert len(error.splitlines()) == 1
+
+
+def test_an_npz_with_a_damaged_header_of_an_array(tmp_path: Path) -> None:
+    """NumPy evaluates these headers: what is no Python there raises SyntaxError."""
+    with open_source(write(tmp_path / "file.h5", "burgers")) as source:
+        path = convert(source, tmp_path / "file.npz")
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content.replace(b"'shape': (", b"'shape': [(}"))
+    with pytest.raises(UserError) as caught:
+        open_source(path)
+    assert caught.value.code == "unreadable"
 
 
 def test_another_family_is_refused(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@
 Each file is read by a process of its own, confined as in the service. To be quick these processes are forked from one
 that has already loaded its code, and draw the picture of what they accept, which takes a hundred times longer than all
 the rest, for one in `--pictures` files; one in `--spawn` is started afresh besides, and must say the same. The JSON is
-written after each reader; readers that are in it already, with as many files of the same seed, are not run again.
+written now and then; a run with the same seed goes on from what is in it.
 """
 
 import argparse
@@ -21,20 +21,23 @@ import time
 import traceback
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ups_server.data.atomic import replace_bytes
 from ups_server.files.examination import Examination, environment, list_fonts
 from ups_server.files.records import ExaminationRequest, ExaminationResult
 
 if TYPE_CHECKING:
     from tests.files.mutations import Seed
 
+SAVED = 50
+"""Files of a reader after which the next one has its turn, and the figures are written."""
 SECONDS = 600.0
 """Longest examination: more is a hang. (A process that computes is ended by its limit of CPU time, long before.)"""
 LIBRARY = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE}
@@ -78,7 +81,7 @@ class Fuzz:
         from tests.files.mutations import mutate
 
         random = np.random.default_rng([self.seed, zlib.crc32(self.good[0].reader.encode()), number])
-        seed = self.good[random.integers(len(self.good))]
+        seed = self.good[int(random.integers(len(self.good)))]
         path = self.folder / (f"file{seed.path.suffix}" if seed.mapping is None else seed.path.name)
         done = mutate(random, seed.path, path, self.secret)
         os.utime(self.secret, (0, self.secret.stat().st_mtime))
@@ -175,10 +178,19 @@ def load() -> None:
     import ups_server.files.examination_process  # noqa: F401
 
 
-def run(fuzz: Fuzz, numbers: Iterable[int], spawn: int, pictures: int) -> tuple[Counter[str], int]:
-    """How files ended, and the number of faults, each of which is printed as it is found."""
-    ends: Counter[str] = Counter()
-    faults = 0
+@dataclass
+class Tally:
+    """What became of the files of one reader."""
+
+    files: int = 0
+    faults: int = 0
+    seconds: float = 0.0
+    ends: Counter[str] = field(default_factory=Counter)
+
+
+def run(fuzz: Fuzz, numbers: Sequence[int], spawn: int, pictures: int, tally: Tally) -> None:
+    """Adds to `tally`; faults are printed as they are found."""
+    began, before = time.monotonic(), tally.seconds
     for number in numbers:
         drawn = fuzz.make(number)
         found = [fuzz.forked(drawn, picture=number % pictures == 0)]
@@ -189,17 +201,15 @@ def run(fuzz: Fuzz, numbers: Iterable[int], spawn: int, pictures: int) -> tuple[
             found_faults.append(f"{found[0].code}, but started afresh {found[1].code}")
         for fault in found_faults:
             print(f"{number} ({', '.join(drawn.done)}): {fault}", flush=True)
-        ends[found[0].code] += 1
-        faults += len(found_faults)
-        if sum(ends.values()) % 100 == 0:
-            print(f"{sum(ends.values())} files, {faults} faults", file=sys.stderr, flush=True)
-    return ends, faults
+        tally.files += 1
+        tally.faults += len(found_faults)
+        tally.ends[found[0].code] += 1
+        tally.seconds = round(before + time.monotonic() - began, 1)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=2_000, help="files for each reader")
-    parser.add_argument("--first", type=int, default=0, help="number of the first one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--spawn", type=int, default=100, help="one in so many is also started afresh; 0: none")
     parser.add_argument("--pictures", type=int, default=10, help="one in so many is drawn where it is accepted")
@@ -211,39 +221,50 @@ def main() -> None:
     cache = Path(tempfile.gettempdir()) / f"ups-fuzz-fonts-{os.getuid()}"
     if os.environ.get("HDF5_PLUGIN_PRELOAD") != "::":  # read when the library is loaded
         os.execve(sys.executable, [sys.executable, "-m", "tests.files.fuzz", *sys.argv[1:]], environment(cache))
-    from tests.files.mutations import seeds
+    from tests.files.mutations import Seed, seeds
 
-    report: dict[str, Any] = {"seed": options.seed, "readers": {}}
-    if options.json is not None and options.json.exists():
+    found: dict[str, Tally] = {}
+    if options.only is not None:
+        options.json = None
+    elif options.json is not None and options.json.exists():
         before = json.loads(options.json.read_bytes())
-        report = before if before["seed"] == options.seed else report
-    found = report["readers"]
-    faults = 0
+        if before["seed"] == options.seed:
+            found = {name: Tally(**{**each, "ends": Counter(each["ends"])}) for name, each in before["readers"].items()}
+
+    def save() -> None:
+        if options.json is not None:
+            report = {"seed": options.seed, "readers": {name: vars(tally) for name, tally in found.items()}}
+            replace_bytes(options.json, (json.dumps(report, indent=2) + "\n").encode())
+
     with tempfile.TemporaryDirectory(prefix="ups-fuzz-") as name:
         folder = Path(name)
-        good = [seed for seed in seeds(folder / "seeds") if fnmatch(seed.reader, options.readers)]
+        good: dict[str, list[Seed]] = {}
+        for seed in seeds(folder / "seeds"):
+            if fnmatch(seed.reader, options.readers):
+                good.setdefault(seed.reader, []).append(seed)
+                found.setdefault(seed.reader, Tally())
         list_fonts(cache)
         load()
-        for reader in dict.fromkeys(seed.reader for seed in good):
-            if found.get(reader, {}).get("files", 0) >= options.count:
-                continue
-            fuzz = Fuzz(folder, options.seed, [seed for seed in good if seed.reader == reader])
-            if options.keep is not None:
+        fuzzes = {reader: Fuzz(folder, options.seed, chosen) for reader, chosen in good.items()}
+        if options.keep is not None:
+            for fuzz in fuzzes.values():
                 drawn = fuzz.make(options.only)
                 shutil.copyfile(drawn.path, options.keep / f"fuzz-{options.seed}-{options.only}{drawn.path.suffix}")
                 print(drawn.done)
-            numbers = range(options.first, options.first + options.count) if options.only is None else [options.only]
-            began = time.monotonic()
-            ends, wrong = run(fuzz, numbers, options.spawn, options.pictures)
-            faults += wrong
-            seconds = round(time.monotonic() - began)
-            files = sum(ends.values())
-            found[reader] = {"files": files, "faults": wrong, "seconds": seconds, "ends": dict(ends.most_common())}
-            print(f"{reader}: {files} files, seed {options.seed}, {seconds} s, {wrong} faults", flush=True)
-            print(json.dumps(found[reader]["ends"]), flush=True)
-            if options.json is not None:
-                options.json.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"{len(found)} readers, {faults} faults")
+        for reached in range(0, options.count, SAVED):  # a few of each reader in turn
+            for reader, fuzz in fuzzes.items():
+                numbers = range(max(reached, found[reader].files), min(reached + SAVED, options.count))
+                if options.only is None:
+                    run(fuzz, numbers, options.spawn, options.pictures, found[reader])
+                elif reached == 0:
+                    run(fuzz, [options.only], options.spawn, options.pictures, found[reader])
+                save()
+    for reader in good:
+        tally = found[reader]
+        print(f"{reader}: {tally.files} files, seed {options.seed}, {tally.faults} faults")
+        print(json.dumps(dict(tally.ends.most_common())))
+    faults = sum(tally.faults for tally in found.values())
+    print(f"{len(good)} readers, {faults} faults")
     sys.exit(bool(faults))
 
 

@@ -70,6 +70,7 @@ def seeds(folder: Path) -> list[Seed]:
                 ("NetCDF that names its family", ".nc", "netcdf"),
                 ("npz that names its family", ".npz", "npz"),
                 ("The Well that names its family", ".well.h5", "the_well"),
+                ("Zarr, zip, that names its family", ".zip", "zarr_zip"),
             ):
                 found.append(Seed(reader, convert(source, folder / f"{place}{suffix}", format=format)))
     for name, layout in LAYOUTS.items():

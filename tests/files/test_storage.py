@@ -166,3 +166,14 @@ def test_a_store_of_an_earlier_version_learns_which_rows_it_lacks(storage: FileS
     with storage.open_store(record.id) as store:
         assert store.row_numbers.numbers.tolist() == [0, 1, 3, 5]
         assert set(store.row_numbers.left_out) == {2, 4}
+
+
+def test_what_is_made_for_one_answer_is_not_kept(tmp_path: Path) -> None:
+    storage = FileStorage(tmp_path, 2**30, 2**30)
+    with storage.scratch(1000) as folder:
+        (folder / "file").write_bytes(b"made")
+        assert storage.ids() == []
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UserError) as caught, storage.scratch(2**62):
+        pass
+    assert caught.value.code == "storage_full"

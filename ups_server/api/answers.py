@@ -18,7 +18,7 @@ import asyncio
 import base64
 import json
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
 from dataclasses import dataclass
 from enum import StrEnum
@@ -73,6 +73,18 @@ def choose(accept: str | None) -> tuple[str, str]:
     if best is None:
         raise UserError("not_acceptable", "none of the accepted formats is offered", got=accept, expected=list(OFFERED))
     return OFFERED[best], best
+
+
+def choose_file(accept: str | None, default: str, formats: Collection[str]) -> tuple[str, str]:
+    """The (format, media type) of a file that a client prefers, one of `formats`; `default` where it does not care.
+
+    Raises:
+        UserError: ``not_acceptable``.
+    """
+    format, media_type = choose(accept if accept and accept.strip() != "*/*" else default)
+    if format not in formats:
+        raise UserError("not_acceptable", "what is stored is not sent as that", got=media_type, expected=[*formats])
+    return format, media_type
 
 
 def _media_range(part: str) -> tuple[str, float]:

@@ -32,7 +32,18 @@ from ups_server.api.metrics import RequestMetrics, ServiceCollector
 from ups_server.api.middleware import RequestLog, SecurityHeaders, cors_options
 from ups_server.api.openapi import complete, demand_keys
 from ups_server.api.problems import ProblemDocument, install
-from ups_server.api.routes import catalogue, files, inference, jobs, page, rollouts, status, stored_rollouts, webhooks
+from ups_server.api.routes import (
+    catalogue,
+    file_data,
+    files,
+    inference,
+    jobs,
+    page,
+    rollouts,
+    status,
+    stored_rollouts,
+    webhooks,
+)
 from ups_server.api.routes.inference import InferenceRequest
 from ups_server.api.routes.stored_rollouts import kept_plan
 from ups_server.api.service import Service
@@ -61,6 +72,7 @@ ROUTERS = (
     catalogue.family_routes,
     catalogue.equation_routes,
     files.router,
+    file_data.router,
     catalogue.model_routes,
     rollouts.router,
     stored_rollouts.router,

@@ -13,6 +13,10 @@ from ups_server.cli.options import (
     FileMapping,
     InitialKindOption,
     PointsLeft,
+    Steps,
+    Times,
+    ToFormat,
+    Trajectories,
     check_folder,
     check_suffix,
     parse_boundary,
@@ -28,9 +32,7 @@ from ups_server.errors import UserError
 
 if TYPE_CHECKING:
     from ups_server import pde
-    from ups_server.data.composed import Subset
     from ups_server.data.simulate import CoefficientDraw
-    from ups_server.data.source import TrajectorySource
 
 app = typer.Typer(
     help="Make, check, draw and convert files of trajectories.", no_args_is_help=True, rich_markup_mode=None
@@ -167,7 +169,9 @@ def inspect(
     if found.yaml is None:
         raise UserError(
             "unknown_layout", f"{file.name} is {found.kind}, but none of its arrays can be trajectories",
-            got=[array.name for array in found.arrays][:32],
+            got=[f"{array.name}: {array.dtype} {array.shape}" for array in found.arrays][:32],
+            hint="they are arrays of real numbers over two axes or more: save complex ones as two, and those inside "
+            "structs, cells or objects under names of their own",
         )  # fmt: skip
     print_line(found.yaml.rstrip())
 
@@ -201,67 +205,34 @@ def show(
 def convert(
     file: Annotated[Path, typer.Argument(metavar="IN", help="A file or store of trajectories.")],
     output: Annotated[
-        Path, typer.Argument(metavar="OUT", help="A .h5, .hdf5, .nc, .zarr or .npz; its suffix decides.")
+        Path,
+        typer.Argument(metavar="OUT", help="A .h5, .hdf5, .nc, .npz, .zarr or .zip (of Zarr): its suffix decides."),
     ],
     family: Family = None,
     coef: CoefficientOptions = None,
     map_file: FileMapping = None,
-    trajectories: Annotated[
-        str | None, typer.Option(metavar="FIRST:END|N,N", help="Only these: a range without its end, or a list.")
-    ] = None,
-    times: Annotated[
-        str | None, typer.Option(metavar="FROM:TO", help="Only frames within, both ends included.")
-    ] = None,
+    trajectories: Trajectories = None,
+    times: Times = None,
+    steps: Steps = None,
     resolution: PointsLeft = None,
-    to: Annotated[
-        str | None, typer.Option("--to", metavar="FORMAT", help="Instead of the suffix, such as the_well.")
-    ] = None,
+    to: ToFormat = None,
 ) -> None:
     """Copy trajectories into another format: PDEBench HDF5, NetCDF-CF, Zarr, npz or The Well's HDF5."""
     from ups_server.data.export import convert as copy
     from ups_server.data.export import suffixes
     from ups_server.data.formats import open_source
+    from ups_server.data.selection import Selection
 
     if to is None:
         check_suffix(output, tuple(suffixes()))
     source = open_source(file, family, parse_coefficients(coef), read_mapping(map_file))
     try:
-        source = part_of(source, trajectories, times, points_left(resolution))
+        source = Selection(trajectories, times, steps, points_left(resolution)).of(source, file.name)
         with progress(source.family) as advance:
             copy(source, output, advance, to)
         print_note(f"{source.n_trajectories} trajectories of {source.family} written to {output}")
     finally:
         source.close()
-
-
-def part_of(
-    source: "TrajectorySource", trajectories: str | None, times: str | None, resolution: int | Sequence[int] | None
-) -> "TrajectorySource":
-    """The chosen trajectories, by their numbers in the file, frames and points of a source.
-
-    Raises:
-        UserError: ``invalid_trajectories``, ``row_out_of_range``, ``invalid_times``, ``resolution_mismatch``.
-    """
-    import numpy as np
-
-    from ups_server.data.composed import Thinned
-
-    if trajectories is not None:
-        source = chosen_rows(source, trajectories)
-    frames = np.arange(len(source.times))
-    if times is not None:
-        low, high = _ends_of(times)
-        slack = 1e-9 * max(1.0, float(np.abs(source.times).max()))
-        frames = np.flatnonzero((source.times >= low - slack) & (source.times <= high + slack))
-        if not len(frames):
-            raise UserError(
-                "invalid_times", "no frame lies within", got=times,
-                expected=f"within {source.times[0]:g} to {source.times[-1]:g}",
-            )  # fmt: skip
-    stride = 1 if resolution is None else source.grid.stride_to(resolution)
-    if times is None and stride == 1:
-        return source
-    return Thinned(source, frames.tolist(), stride)
 
 
 def _same_points(text: str | None, equation: "pde.Family") -> int:
@@ -277,46 +248,6 @@ def _same_points(text: str | None, equation: "pde.Family") -> int:
             expected=f"at least {MIN_POINTS}",
         )  # fmt: skip
     return points[0]
-
-
-def chosen_rows(source: "TrajectorySource", text: str) -> "Subset":
-    """The trajectories FIRST:END or N,N of a source, by their numbers in the file; reports say that the others are not
-    asked for.
-
-    Raises:
-        UserError: ``invalid_trajectories``, and those of `place_of`.
-    """
-    from ups_server.data.composed import Subset
-    from ups_server.data.source import place_of
-
-    numbers = _numbers_of(text, source.n_trajectories)
-    places = sorted({place_of(source, number, "the file") for number in numbers})
-    chosen = set(places)
-    return Subset(source, places, {row: "not asked for" for row in range(places[-1]) if row not in chosen})
-
-
-def _numbers_of(text: str, count: int) -> list[int]:
-    try:
-        if ":" in text:
-            first, _, end = text.partition(":")
-            numbers = list(range(int(first or 0), int(end or count)))
-        else:
-            numbers = [int(number) for number in text.split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers:
-        raise UserError(
-            "invalid_trajectories", "trajectories are given as FIRST:END or N,N", got=text, expected="0:100"
-        )
-    return numbers
-
-
-def _ends_of(text: str) -> tuple[float, float]:
-    low, _, high = text.partition(":")
-    try:
-        return float(low or "-inf"), float(high or "inf")
-    except ValueError:
-        raise UserError("invalid_times", "times are given as FROM:TO", got=text, expected="0:0.5") from None
 
 
 def parse_draws(entries: Sequence[str] | None) -> "dict[str, float | CoefficientDraw]":

@@ -11,10 +11,17 @@ from ups_server.cli.options import (
     CoefficientOptions,
     FileMapping,
     Key,
+    PointsLeft,
+    Steps,
+    Times,
+    ToFormat,
+    Trajectories,
     Url,
     check_file,
+    check_folder,
     check_suffix,
     parse_coefficients,
+    points_left,
     read_mapping,
     service_client,
 )
@@ -96,6 +103,36 @@ def show(
         print_json(record)
     else:
         print_facts(_facts(record))
+
+
+@app.command()
+def download(
+    file_id: FileIdArgument,
+    output: Annotated[
+        Path, typer.Argument(metavar="OUT", help="A .h5, .hdf5, .nc, .npz or .zip (of Zarr): its suffix decides.")
+    ],
+    trajectories: Trajectories = None,
+    times: Times = None,
+    steps: Steps = None,
+    resolution: PointsLeft = None,
+    to: ToFormat = None,
+    url: Url = LOCAL,
+    key: Key = None,
+) -> None:
+    """Fetch trajectories of a file, all or some, in a format of your own."""
+    from ups_server.data.selection import ends_of
+
+    if to is None:
+        from ups_server.data.export import media_type_of
+
+        media_type_of(output)
+    check_folder(output)
+    span = None if times is None else ends_of(times)
+    with service_client(url, key) as client:
+        client.download_data(
+            file_id, output, trajectories, times=span, steps=steps, resolution=points_left(resolution), format=to
+        )
+    print_note(f"{output} written")
 
 
 @app.command()

@@ -37,6 +37,16 @@ FileMapping = Annotated[
         "--map", metavar="MAPPING", help="YAML that says what the file's arrays mean; `ups data inspect` proposes one."
     ),
 ]
+Trajectories = Annotated[
+    str | None, typer.Option(metavar="FIRST:END|N,N", help="Only these: a range without its end, or a list.")
+]
+Times = Annotated[str | None, typer.Option(metavar="FROM:TO", help="Only frames within, both ends included.")]
+Steps = Annotated[
+    str | None, typer.Option(metavar="FIRST:END|N,N", help="Only frames of these numbers, instead of --times.")
+]
+ToFormat = Annotated[
+    str | None, typer.Option("--to", metavar="FORMAT", help="Instead of the suffix, such as the_well.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DataDir = Annotated[
     Path | None, typer.Option("--data-dir", help="Folder whose `models/` adds models.", envvar="UPS_DATA_DIR")

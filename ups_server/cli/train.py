@@ -261,9 +261,9 @@ def _store(file: Path, said: FileSaid, copy: Path, advance: Advance) -> "Store":
     """The file in our own layout, without the rows that are not asked for or cannot be used; copied once, to `copy`."""
     from contextlib import closing
 
-    from ups_server.cli.data import chosen_rows
     from ups_server.data.formats import open_source
     from ups_server.data.scan import usable
+    from ups_server.data.selection import chosen_rows
     from ups_server.data.source import grouped, rows_text
     from ups_server.data.store import MANIFEST, Store
     from ups_server.data.writer import transcode

@@ -9,7 +9,7 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -222,12 +222,7 @@ def download(job_id: str, path: str | os.PathLike[str]) -> Operation[None]:
     from ups_server.data.export import media_type_of
 
     headers = {"Accept": media_type_of(Path(path))}
-    part = Path(path).with_name(f"{Path(path).name}.part")
-    try:
-        yield from asked(Ask("GET", f"{_job_path(job_id)}/result", headers=headers, repeatable=True, into=part))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    yield from _saved(Ask("GET", f"{_job_path(job_id)}/result", headers=headers, repeatable=True), Path(path))
 
 
 def delete_rollout(job_id: str) -> Operation[None]:
@@ -461,6 +456,103 @@ def preview(file_id: str) -> Operation[bytes]:
     """A picture of an accepted file, PNG. Raises UserError ``unknown_file`` or ``wrong_state``."""
     response = yield from asked(Ask("GET", f"{FILES}/{segment(file_id)}/preview", repeatable=True))
     return response.content
+
+
+def data(
+    file_id: str,
+    trajectories: str | int | Sequence[int] | None = None,
+    *,
+    times: tuple[float, float] | None = None,
+    steps: str | int | Sequence[int] | None = None,
+    resolution: int | Sequence[int] | None = None,
+) -> Operation["xr.Dataset"]:
+    """Trajectories of an accepted file, with coordinates, units and attributes.
+
+    Args:
+        trajectories: by their numbers in the file: one, several, or a range such as "0:10"; default: all usable ones.
+        times: (first, last), both included.
+        steps: frames by number, instead of `times`.
+        resolution: points along the first axis or along each, by leaving points out.
+
+    Raises:
+        UserError: ``unknown_file``, ``wrong_state``, ``row_out_of_range``, ``unusable_row``, ``invalid_times``,
+            ``resolution_mismatch``, ``too_much_data``.
+    """
+    from io import BytesIO
+
+    import xarray as xr
+
+    ask = _data(file_id, "netcdf", trajectories, times, steps, resolution)
+    content = (yield from asked(ask)).content
+    loaded: xr.Dataset = xr.load_dataset(BytesIO(content), engine="h5netcdf", decode_times=False)
+    return loaded
+
+
+def download_data(
+    file_id: str,
+    path: str | os.PathLike[str],
+    trajectories: str | int | Sequence[int] | None = None,
+    *,
+    times: tuple[float, float] | None = None,
+    steps: str | int | Sequence[int] | None = None,
+    resolution: int | Sequence[int] | None = None,
+    format: str | None = None,
+) -> Operation[None]:
+    """Trajectories of an accepted file as a file, which is there once it is whole; arguments as of `data`.
+
+    Args:
+        format: default: what the suffix of `path` asks for.
+
+    Raises:
+        UserError: ``unknown_format``, and those of `data`.
+    """
+    from ups_server.data.export import exporter_of
+
+    target = Path(path)
+    ask = _data(file_id, format or exporter_of(target).format, trajectories, times, steps, resolution)
+    yield from _saved(ask, target)
+
+
+def _data(
+    file_id: str,
+    format: str,
+    trajectories: str | int | Sequence[int] | None,
+    times: tuple[float, float] | None,
+    steps: str | int | Sequence[int] | None,
+    resolution: int | Sequence[int] | None,
+) -> Ask:
+    params = given(
+        format=format,
+        trajectories=_listed(trajectories),
+        times=None if times is None else f"{float(times[0])!r}:{float(times[1])!r}",
+        steps=_listed(steps),
+        resolution=_points(resolution),
+    )
+    return Ask("GET", f"{FILES}/{segment(file_id)}/data", params=params, repeatable=True)
+
+
+def _points(resolution: int | Sequence[int] | None) -> str | None:
+    """`[64, 32]` to "64x32"."""
+    if resolution is None:
+        return None
+    return "x".join(map(str, [resolution] if isinstance(resolution, int) else resolution))
+
+
+def _listed(numbers: str | int | Sequence[int] | None) -> str | None:
+    """`[0, 3]` to "0,3"."""
+    if numbers is None or isinstance(numbers, str):
+        return numbers
+    return ",".join(map(str, [numbers] if isinstance(numbers, int) else numbers))
+
+
+def _saved(ask: Ask, path: Path) -> Operation[None]:
+    """The answer as a file, which is there once it is whole."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        yield from asked(replace(ask, into=part))
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def declare(file_id: str, declaration: Mapping[str, Any]) -> Operation[FileDocument]:

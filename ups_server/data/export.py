@@ -162,16 +162,20 @@ def convert(
     if source.row_faults:
         row, reason = next(iter(sorted(source.row_faults.items())))
         raise UserError("unusable_file", f"trajectory {row} cannot be copied: {reason}", got=len(source.row_faults))
-    header = Header(
-        known_family(source.family),
+    write_file(path, header_of(source), source, exporter.format, progress)
+    return path
+
+
+def header_of(source: TrajectorySource, family: Family | None = None) -> Header:
+    """Everything about the trajectories of a source but their values; `family`: where this process does not know it."""
+    return Header(
+        family or known_family(source.family),
         source.grid,
         source.times,
         {name: source.coefficients[:, column] for column, name in enumerate(source.coefficient_names)},
         source.n_trajectories,
         boundary=source.boundary,
     )
-    write_file(path, header, source, exporter.format, progress)
-    return path
 
 
 def _exporter(format: str) -> Exporter:

@@ -136,7 +136,7 @@ def _check_structure(path: Path, job: ExaminationRequest) -> int:
         if mapped and not h5py.is_hdf5(path):
             return COMPRESSED * path.stat().st_size
         if not mapped and not is_hdf5(path):
-            return path.stat().st_size  # what is compressed in it is not read
+            return COMPRESSED * path.stat().st_size
         with (hdf5.open_plainly if mapped else hdf5.open_file)(path) as file:
             return _walk(file, job.limits)
 

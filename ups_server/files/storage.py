@@ -160,6 +160,22 @@ class FileStorage:
             self._granted[path] = max(needed, min(needed + GRANT_BYTES, granted + self.room(), self.max_bytes))
             return self._granted[path]
 
+    @contextmanager
+    def scratch(self, size: int) -> Iterator[Path]:
+        """A folder for `size` bytes that are made of a file for one answer; nothing of it is left after the block.
+
+        Raises:
+            UserError: ``storage_full``.
+        """
+        if size > shutil.disk_usage(self.root).free - FREE_BYTES:
+            raise storage_full()
+        folder = self.root / f"{TEMPORARY}data-{secrets.token_hex(8)}"
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
     def records(self) -> list[FileRecord]:
         """All files, the newest first."""
         return sorted(self._records(), key=lambda record: (record.created_at, record.id), reverse=True)

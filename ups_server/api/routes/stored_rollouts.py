@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from ups_server.access.keys import ApiKey
 from ups_server.api.access import reserved, scoped_key
-from ups_server.api.answers import VARY, choose
+from ups_server.api.answers import VARY, choose_file
 from ups_server.api.body import received
 from ups_server.api.memory import COPIES, Memory
 from ups_server.api.problems import documented
@@ -35,7 +35,7 @@ from ups_server.rollout.plan import Plan, completed, outlined
 from ups_server.rollout.resolve import Discretized, check_memory
 from ups_server.settings import Settings
 from ups_server.specs import RolloutRequest
-from ups_server.tensors import Arrays
+from ups_server.tensors import SAFETENSORS, Arrays
 
 router = APIRouter(prefix="/v1/rollouts", tags=["rollouts"])
 
@@ -137,7 +137,7 @@ async def get_result(job_id: str, request: Request, service: CurrentService) -> 
 
     In Zarr, this address is the store itself: `xarray.open_zarr(".../result")`, from the first frame on.
     """
-    format, media_type = _chosen(request.headers.get("accept"))
+    format, media_type = choose_file(request.headers.get("accept"), SAFETENSORS, SUFFIXES)
     found = await asyncio.to_thread(_file, job_id, format, media_type, service)
     found.headers.update(VARY)
     return found
@@ -167,18 +167,6 @@ def delete_rollout(job_id: str, service: CurrentService) -> Response:
     service.jobs.store.delete(job_id, ROLLOUT)
     service.results.remove(RolloutFolder(service.settings.data_dir, job_id))
     return Response(status_code=204)
-
-
-def _chosen(accept: str | None) -> tuple[str, str]:
-    """(format, media type) of a file; safetensors where the client does not care.
-
-    Raises:
-        UserError: ``not_acceptable``.
-    """
-    format, media_type = choose(accept if accept and accept.strip() != "*/*" else "application/vnd.safetensors")
-    if format not in SUFFIXES:
-        raise UserError("not_acceptable", "a stored result is not sent as that", got=media_type, expected=[*SUFFIXES])
-    return format, media_type
 
 
 def _file(job_id: str, format: str, media_type: str, service: Service) -> HeldFile:

@@ -8,14 +8,13 @@ by one of `ups_server.exporters`, which is found by its name, suffixes and media
 import inspect
 import logging
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ups_server.data.composed import Concat
-from ups_server.data.formats.base import FIRST_BYTES, Exporter, Format, Given
+from ups_server.data.composed import Concat, natural
+from ups_server.data.formats.base import FIRST_BYTES, ZARR_ROOT, Exporter, Format, Given
 from ups_server.data.source import TrajectorySource
 from ups_server.data.store import MANIFEST, PLAN, Store
 from ups_server.errors import UserError
@@ -70,11 +69,11 @@ def exporters() -> dict[str, Exporter]:
     from ups_server.data.formats.pdebench.writing import PdebenchExporter
     from ups_server.data.formats.well import WellExporter
     from ups_server.data.formats.written import JsonExporter, SafetensorsExporter
-    from ups_server.data.formats.zarr import ZarrExporter
+    from ups_server.data.formats.zarr import ZarrExporter, ZarrZipExporter
 
     built_in: tuple[Exporter, ...] = (
         SafetensorsExporter(), NpzExporter(), NetcdfExporter(), PdebenchExporter(), WellExporter(), JsonExporter(),
-        ZarrExporter(),
+        ZarrExporter(), ZarrZipExporter(),
     )  # fmt: skip
     added = _added(EXPORTERS, Exporter, [found.format for found in built_in])
     return {found.format: found for found in (*built_in, *added)}
@@ -98,15 +97,18 @@ def format_of(path: Path) -> Format:
     Raises:
         UserError: ``unknown_layout`` for a folder of something else.
     """
-    first = _first_bytes(path)
-    for candidate in formats():
-        if candidate.matches(path, first):
-            return candidate
+    if (found := _format_of(path)) is not None:
+        return found
     raise UserError(
         "unknown_layout",
-        f"{path.name} is a folder, but neither a store nor Zarr",
-        hint=f'its files are read as one by a pattern, such as "{path.name}/*.h5"',
+        f"{path.name} is a folder, but neither a store nor Zarr, and holds no files",
+        hint=f'files deeper in it are read as one by a pattern, such as "{path.name}/part/*.h5"',
     )
+
+
+def _format_of(path: Path) -> Format | None:
+    first = _first_bytes(path)
+    return next((candidate for candidate in formats() if candidate.matches(path, first)), None)
 
 
 def is_hdf5(path: Path) -> bool:
@@ -128,7 +130,7 @@ def open_source(
     coefficients: Mapping[str, float] | None = None,
     mapping: "ArrayMapping | None" = None,
 ) -> TrajectorySource:
-    """Open a file or store of trajectories, or several files as one by a pattern such as `ns_incom_*.h5`.
+    """Open a file or store of trajectories; several files as one by a pattern such as `ns_incom_*.h5`, or their folder.
 
     The layout is recognised by its structure; the family is what the user, the file's attributes and its name say,
     which must agree with one another and with the structure.
@@ -142,16 +144,15 @@ def open_source(
         UserError: one clear sentence about what is missing, contradictory or broken.
     """
     file = Path(path)
-    if file.exists() and mapping is not None:
+    if found := matching(file):
+        return Concat([partial(open_source, part, family, coefficients, mapping) for part in found])
+    if not file.exists():
+        raise UserError("not_found", f"there is no file {file}")
+    if mapping is not None:
         from ups_server.data.mapped import open_mapped
 
         return open_mapped(file, mapping, family, coefficients)
-    if file.exists():
-        return open_content(file, family, coefficients)
-    found = matching(file)
-    if not found:
-        raise UserError("not_found", f"there is no file {file}")
-    return Concat([partial(open_source, part, family, coefficients, mapping) for part in found])
+    return open_content(file, family, coefficients)
 
 
 def open_content(
@@ -166,11 +167,15 @@ def open_content(
 
 
 def matching(pattern: Path) -> list[Path]:
-    """The files whose name fits a pattern with `*`, in the order of the numbers in their names."""
-    if "*" not in pattern.name or not pattern.parent.is_dir():
+    """The files whose name fits a pattern with `*`, or those in a folder that is neither a store nor Zarr, without
+    hidden ones, in the order of the numbers in their names.
+    """
+    if pattern.is_dir():
+        if _format_of(pattern) is not None or any((pattern / name).exists() for name in ZARR_ROOT):
+            return []
+        found = [entry for entry in pattern.iterdir() if entry.is_file() and not entry.name.startswith(".")]
+    elif "*" not in pattern.name or not pattern.parent.is_dir():
         return []
-    return sorted(pattern.parent.glob(pattern.name), key=_natural)
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    return [(int(part or 0), text) for text, part in re.findall(r"([^0-9]*)([0-9]*)", path.name)]
+    else:
+        found = list(pattern.parent.glob(pattern.name))
+    return sorted(found, key=lambda path: natural(path.name))

@@ -1,6 +1,5 @@
 """What a format of trajectory files is to the rest: how files are recognised and read, and how they are written."""
 
-import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,8 @@ from ups_server.pde.grid import BoundaryCondition, Grid
 from ups_server.pde.registry import known_family
 
 FIRST_BYTES = 4096
+ZARR_ROOT = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
+"""What lies in the root of a Zarr hierarchy, of version 3 or 2."""
 
 
 @dataclass(frozen=True)
@@ -75,27 +76,15 @@ class Format(ABC):
         """
 
 
-UNREADABLE = (
-    OSError,
-    ValueError,
-    KeyError,
-    EOFError,
-    RuntimeError,
-    TypeError,
-    IndexError,
-    AttributeError,
-    zipfile.BadZipFile,
-)
-"""What libraries raise on files that are damaged or of another format."""
-
-
 @contextmanager
-def damage_named(path: Path) -> Iterator[None]:
+def damage_named(path: Path, said: str = "is damaged or of another format") -> Iterator[None]:
     """What libraries raise in the block becomes a UserError ``unreadable``."""
     try:
         yield
-    except UNREADABLE as error:
-        raise UserError("unreadable", f"{path.name} is damaged or of another format") from error
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # each library has its own for files that are damaged: SyntaxError of an npz's header
+        raise UserError("unreadable", f"{path.name} {said}") from error
 
 
 AXIS_NAMES = ("x", "y", "z")

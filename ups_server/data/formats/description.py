@@ -12,7 +12,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from ups_server.data.formats.base import AXIS_NAMES, UNREADABLE
+from ups_server.data.formats.base import AXIS_NAMES, damage_named
 from ups_server.data.source import FileSource, FrameIndices, Rows, coefficient_faults
 from ups_server.errors import UserError
 from ups_server.pde.family import Family
@@ -318,7 +318,5 @@ class ArraySource(FileSource):
         """(X...) of one static field."""
 
     def _whole(self, read: Any, *where: Any) -> NDArray[np.floating[Any]]:
-        try:
+        with damage_named(self.path, "cannot be read: its data are damaged"):
             return np.asarray(read(*where))
-        except UNREADABLE as error:
-            raise UserError("unreadable", f"{self.path.name} cannot be read: its data are damaged") from error

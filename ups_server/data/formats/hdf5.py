@@ -140,6 +140,8 @@ def refuse_collections(name: str, root: set[str]) -> None:
             raise UserError("unknown_layout", f"{name} is {what}", got=sorted(root)[:8], hint=hint)
 
 
+FAMILY = "family"
+"""The attribute of a file that names its family."""
 CHUNK_CACHE_BYTES = 64 * 2**20
 """Published files have chunks of several MB across rows: HDF5's default of 1 MB would decode them again and again."""
 CHUNK_CACHE_SLOTS = 10007
@@ -161,7 +163,8 @@ def open_file(path: Path) -> h5py.File:
     refuse_foreign(path)
     file = open_plainly(path)
     with closed_on_error(file):
-        refuse_collections(path.name, {name for name in itertools.islice(file, ROOT_NAMES)})
+        if FAMILY not in file.attrs:  # with it, it is a file of The Well that explains itself
+            refuse_collections(path.name, {name for name in itertools.islice(file, ROOT_NAMES)})
     return file
 
 

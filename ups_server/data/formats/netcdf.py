@@ -1,6 +1,8 @@
 """NetCDF-4 with CF conventions: one variable a field over (trajectory,) time, x, ...; coordinates with units."""
 
 import json
+import zipfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
@@ -72,14 +74,19 @@ class XarraySource(ArraySource):
     def __init__(self, path: Path, given: Given) -> None:
         import xarray as xr
 
-        if path.is_dir():
-            self._file = xr.open_dataset(
-                path, engine="zarr", decode_times=False, cache=False, backend_kwargs={"consolidated": False}
-            )
-        else:
-            self._file = xr.open_dataset(path, engine="h5netcdf", decode_times=False, cache=False)
-        with hdf5.closed_on_error(self._file):
+        options: dict[str, Any] = {"decode_times": False, "cache": False}
+        with ExitStack() as opened:
+            if path.is_dir() or zipfile.is_zipfile(path):
+                from zarr.storage import LocalStore, ZipStore
+
+                store: Any = LocalStore(path, read_only=True) if path.is_dir() else ZipStore(path, mode="r")
+                opened.callback(store.close)
+                self._file = xr.open_dataset(store, engine="zarr", backend_kwargs={"consolidated": False}, **options)
+            else:
+                self._file = xr.open_dataset(path, engine="h5netcdf", **options)
+            opened.callback(self._file.close)
             self._describe(path, given)
+            self._opened = opened.pop_all()
 
     def _describe(self, path: Path, given: Given) -> None:
         entries = dict(self._file.attrs)
@@ -104,7 +111,7 @@ class XarraySource(ArraySource):
                 raise UserError("wrong_dtype", f"{name} does not hold floating-point numbers", got=str(found.dtype))
 
     def close(self) -> None:
-        self._file.close()
+        self._opened.close()
 
     def _values(self, channel: int, row: int, frames: slice, space: tuple[slice, ...]) -> NDArray[np.floating[Any]]:
         axes = AXIS_NAMES[: self.grid.ndim]

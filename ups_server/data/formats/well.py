@@ -23,7 +23,6 @@ from ups_server.data.formats import hdf5
 from ups_server.data.formats.base import (
     AXIS_NAMES,
     LONGEST_ATTRIBUTE,
-    UNREADABLE,
     Exporter,
     Format,
     Given,
@@ -38,7 +37,6 @@ from ups_server.pde.grid import BoundaryKind
 CHUNK_BYTES = 2**20
 GROUPS = ("t0_fields", "t1_fields", "t2_fields")
 """By tensor order."""
-FAMILY = "family"
 KINDS = {BoundaryKind.PERIODIC: "PERIODIC", BoundaryKind.OUTFLOW: "OPEN", BoundaryKind.CAUCHY: "OPEN"}
 WALL = "WALL"
 """Kinds of boundary conditions that the collection has; what is neither periodic nor open is a wall."""
@@ -77,8 +75,8 @@ class WellFormat(Format):
         try:
             with h5py.File(path, "r") as file:
                 groups = all(hdf5.has(file, name, h5py.Group) for name in ("dimensions", *GROUPS))
-                return groups and FAMILY in file.attrs
-        except UNREADABLE:  # not HDF5, or damaged: whoever opens it says so
+                return groups and hdf5.FAMILY in file.attrs
+        except Exception:  # not HDF5, or damaged: whoever opens it says so
             return False
 
     def open(self, path: Path, given: Given) -> "WellSource":
@@ -98,7 +96,7 @@ class WellSource(ArraySource):
 
     def _describe(self, path: Path, given: Given) -> None:
         attributes = self._file.attrs
-        equation = given.equation(path, hdf5.text(attributes, FAMILY))
+        equation = given.equation(path, hdf5.text(attributes, hdf5.FAMILY))
         sides = hdf5.text(attributes, "boundary")
         entries = {} if sides is None else {"boundary": json.loads(sides)}
         dimensions = self._group("dimensions")
@@ -198,7 +196,7 @@ def _describe(file: h5py.File, header: Header) -> None:
             "n_spatial_dims": header.grid.ndim,
             "n_trajectories": header.count,
             "simulation_parameters": np.array(list(same), TEXT),
-            FAMILY: header.family.id,
+            hdf5.FAMILY: header.family.id,
             "equation": header.family.equation,
             "boundary": json.dumps(header.sides),
         }

@@ -1,8 +1,10 @@
-"""Zarr (version 3): a folder of arrays, one variable a field over (trajectory,) time, x, ..., as in NetCDF."""
+"""Zarr (version 3): a folder of arrays, or a zip of one; a variable a field over (trajectory,) time, x, ..."""
 
 import json
 import math
 import os
+import tempfile
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 
 from ups_server.data.atomic import replace_bytes
 from ups_server.data.formats.base import Exporter, Format, Given, Header, damage_named
+from ups_server.data.formats.hdf5 import ZIP
 from ups_server.data.formats.netcdf import XarraySource, chunk_shape, fill, template
 from ups_server.data.source import FrameIndices, Readable, RowProgress, Rows
 from ups_server.errors import UserError
@@ -27,7 +30,9 @@ class ZarrFormat(Format):
     name = "zarr"
 
     def matches(self, path: Path, first: bytes) -> bool:
-        return path.is_dir() and (path.suffix.lower() == ".zarr" or (path / METADATA).is_file())
+        if path.is_dir():
+            return path.suffix.lower() == ".zarr" or (path / METADATA).is_file()
+        return first.startswith(ZIP) and _is_zipped(path)
 
     def open(self, path: Path, given: Given) -> XarraySource:
         with damage_named(path):
@@ -46,6 +51,34 @@ class ZarrExporter(Exporter):
             raise UserError("unknown_format", "Zarr is a folder, not bytes", got=self.format)
         dataset = template(header, bool(values.static_fields))
         fill(_ZarrFolder(target, dataset), dataset, header, values, progress)
+
+
+class ZarrZipExporter(Exporter):
+    """The folder as one file, not compressed again."""
+
+    format = "zarr_zip"
+    suffixes = (".zip",)
+    media_type = "application/zip"
+
+    def write(
+        self, target: Path | BinaryIO, header: Header, values: Readable, progress: RowProgress | None = None
+    ) -> None:
+        beside = target.parent if isinstance(target, Path) else None
+        with tempfile.TemporaryDirectory(prefix=".zarr-", dir=beside) as name:
+            folder = Path(name) / "content.zarr"
+            ZarrExporter().write(folder, header, values, progress)
+            with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+                for entry in sorted(folder.rglob("*"), key=lambda entry: (entry.name != METADATA, entry)):
+                    if entry.is_file():
+                        archive.write(entry, entry.relative_to(folder).as_posix())
+
+
+def _is_zipped(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return METADATA in archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, EOFError):  # whoever opens it says so
+        return False
 
 
 class _ZarrFolder:

@@ -13,7 +13,8 @@ import pytest
 import torch
 from scipy.io import netcdf_file, savemat
 
-from tests.pdebench_files import plain
+from tests.cases import ups
+from tests.pdebench_files import plain, values_of
 from ups_server.data.check import check_file
 from ups_server.data.formats import format_of, open_source
 from ups_server.errors import UserError
@@ -102,12 +103,24 @@ def test_the_suffix_does_not_matter(tmp_path: Path) -> None:
     assert check_file(path).family == "advection"
 
 
-def test_a_folder_of_files(tmp_path: Path) -> None:
-    plain(tmp_path / "a.h5", {"beta": 0.4})
-    with pytest.raises(UserError, match="is a folder, but neither a store nor Zarr") as caught:
-        open_source(tmp_path)
+def test_a_folder_of_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "all"
+    folder.mkdir()
+    with pytest.raises(UserError, match="neither a store nor Zarr, and holds no files") as caught:
+        open_source(folder)
     assert caught.value.hint is not None
-    assert caught.value.hint.endswith('/*.h5"')
+    assert caught.value.hint.endswith('/part/*.h5"')
+    values = values_of("advection")
+    for number in (10, 9):
+        plain(folder / f"part_{number}.h5", {"beta": 0.4}, tensor=number + values[..., 0])
+    (folder / ".hidden").write_text("nothing to read")
+    with open_source(folder) as source:
+        np.testing.assert_array_equal(source.read(range(6)), np.concatenate([9 + values, 10 + values]))
+    assert ups("data", "check", str(folder), "--no-probe") == 0
+    assert "6, 6 usable" in capsys.readouterr().out
+    (folder / "notes.txt").write_text("not a file of trajectories")
+    assert ups("data", "check", str(folder)) == 2
+    assert "notes.txt is not an HDF5 file" in capsys.readouterr().err
 
 
 WRITER = """

@@ -1,5 +1,6 @@
 """Sources made of others: some rows of one, or several one after the other."""
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -186,6 +187,11 @@ class Concat(TrajectorySource):
             self._open[index] = self._openers[index]()
         self._open.move_to_end(index)
         return self._open[index]
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """Sorts names by the numbers in them."""
+    return [(int(part or 0), text) for text, part in re.findall(r"([^0-9]*)([0-9]*)", name)]
 
 
 def _describe_as(composed: TrajectorySource, source: TrajectorySource, count: int) -> None:

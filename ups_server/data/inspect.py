@@ -4,7 +4,8 @@ Each entry of the proposal says how sure it is and why: nothing of it is used un
 """
 
 import re
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,27 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from ups_server.data.containers import Container, StoredArray, open_container
+from ups_server.data.containers.base import stacked
 from ups_server.data.layouts.draft import Draft, Finding, Sure, as_yaml, placement, safe_name
 from ups_server.data.layouts.published import layouts
-from ups_server.data.mapping import equal_steps
+from ups_server.data.mapping import equal_steps, line_of
 from ups_server.errors import UserError
 
 FROZEN = ConfigDict(frozen=True, extra="forbid")
-TIMES = {"t", "time", "times", "tt", "tspan", "t-coordinate", "t_coordinate", "tsave"}
+TIMES = {"t", "time", "times", "tt", "tspan", "t-coordinate", "t_coordinate", "tsave", "tgrid", "t_grid", "grid_t"}
+TIME_STEPS = {"dt", "delta_t", "deltat", "time_step", "timestep", "tstep", "t_step"}
+SPACINGS = {axis: {f"d{axis}", f"delta_{axis}", f"delta{axis}", f"h{axis}"} for axis in "xyz"}
 COORDINATES = {
-    axis: {axis, f"{axis}{axis}", f"{axis}-coordinate", f"{axis}_coordinate", f"{axis}s", f"grid_{axis}"}
+    axis: {
+        axis,
+        f"{axis}{axis}",
+        f"{axis}-coordinate",
+        f"{axis}_coordinate",
+        f"{axis}s",
+        f"grid_{axis}",
+        f"{axis}grid",
+        f"{axis}_grid",
+    }
     for axis in "xyz"
 }
 MOST_COMPONENTS = 5
@@ -115,36 +128,40 @@ def inspect_open(container: Container, name: str) -> Inspection:
 
 @dataclass(frozen=True)
 class _Vector:
-    """A list of increasing numbers, which may be an axis."""
+    """A list of increasing numbers, which may be an axis; `turned` where the file has a spatial one decreasing."""
 
     array: StoredArray
     values: NDArray[np.float64]
     axis: str | None
+    turned: bool = False
 
     @classmethod
     def of(cls, array: StoredArray) -> "_Vector | None":
-        sizes = [n for n in array.shape if n != 1]
-        if len(sizes) != 1 or not array.numeric or array.size > 2**20:
-            return None
-        try:
-            values = array.whole().ravel()
-        except UserError:
-            return None
-        if not np.isfinite(values).all() or (np.diff(values) <= 0).any():
-            return None
         word = array.name.rpartition("/")[2].lower()
         found = ["time"] * (word in TIMES) + [axis for axis, words in COORDINATES.items() if word in words]
-        return cls(array, values, found[0] if found else None)
+        sizes = [n for n in array.shape if n != 1]
+        if not sizes or (len(sizes) > 1 and not found) or not array.numeric or not 1 < array.size <= 2**20:
+            return None
+        try:
+            values = line_of(array.whole())
+        except UserError:
+            return None
+        if values is None or not np.isfinite(values).all():
+            return None
+        turned = bool(found and found[0] != "time" and values[0] > values[-1])
+        values = values[::-1] if turned else values
+        return None if (np.diff(values) <= 0).any() else cls(array, values, found[0] if found else None, turned)
 
 
 def _generic(container: Container, stem: str) -> Draft | None:
     """A mapping from names, shapes and numbers alone; None where no array can be trajectories."""
+    container = _runs_together(container)
     vectors = [found for array in container.arrays.values() if (found := _Vector.of(array)) is not None]
     listed = {found.array.name for found in vectors}
     values = [
         array
         for array in container.arrays.values()
-        if array.numeric and array.name not in listed and len([n for n in array.shape if n > 1]) >= 2
+        if array.numeric and array.size and array.name not in listed and len([n for n in array.shape if n > 1]) >= 2
     ]
     meshes = [a for a in values if a.name.lower() in TIMES | set().union(*COORDINATES.values())]
     values = [array for array in values if array not in meshes] or values
@@ -159,7 +176,10 @@ def _generic(container: Container, stem: str) -> Draft | None:
         draft.say(f"fields.{entry['name']}", entry, "likely" if len(fields) == 1 else "guess", _field_reason(first))
     draft.say("axes", order, sure, why)
     time = along.get("time")
-    if time is None:
+    steps = _Steps(container)
+    if time is None and (step := steps.take(TIME_STEPS)) is not None:
+        draft.say("time", {"start": 0.0, "step": step[1]}, "likely", f"the step is the number {step[0]} of the file")
+    elif time is None:
         draft.say("time", {"start": 0.0, "step": 1.0}, "guess", "no array fits the time axis: frames are counted")
     else:
         named = "its name and length fit" if time.axis == "time" else "its length fits"
@@ -171,7 +191,13 @@ def _generic(container: Container, stem: str) -> Draft | None:
         kind, points, reason = _ends(first, order, axis)
         vector = along.get(axis)
         sides.append([kind, kind])
-        if vector is None:
+        if vector is None and (step := steps.take(SPACINGS[axis])) is not None:
+            high = float(f"{step[1] * first.shape[order.index(axis)]:.12g}")
+            said = (
+                f"as many spacings as points, each the number {step[0]} of the file; where the first lies is not known"
+            )
+            draft.say(f"space.{axis}", {"low": 0.0, "high": high, "points": "cells"}, "guess", said)
+        elif vector is None:
             draft.say(
                 f"space.{axis}",
                 {"low": 0.0, "high": 1.0, "points": "cells"},
@@ -183,6 +209,7 @@ def _generic(container: Container, stem: str) -> Draft | None:
             if points is not None and where != points and certain != "likely":
                 where = points
             proposed: dict[str, Any] = {"array": vector.array.name, "points": where}
+            said += "; it decreases, and is turned round as it is read" if vector.turned else ""
             if where == "ends" and kind != "periodic":
                 proposed["onto"] = _cells(len(vector.values))
                 said += "; models learn on cells of a bounded axis: `onto` interpolates to so many"
@@ -192,8 +219,53 @@ def _generic(container: Container, stem: str) -> Draft | None:
     frames = first.shape[order.index("time")] if "time" in order else 1
     if "trajectory" not in order and frames >= SEGMENTS * FEWEST_FRAMES:
         draft.say("segments", SEGMENTS, "guess", "one trajectory: in pieces, some can train and others be the test")
-    _coefficients(draft, container, first, order, {a.name for a in fields} | {v.array.name for v in along.values()})
+    used = {a.name for a in fields} | {v.array.name for v in along.values()} | steps.taken
+    _coefficients(draft, container, first, order, used)
     return draft
+
+
+class _Steps:
+    """The numbers of a file, in arrays or attributes, that may be steps; `taken`: those that are."""
+
+    def __init__(self, container: Container) -> None:
+        self.taken: set[str] = set()
+        self._numbers: dict[str, float] = {}
+        for name, value in container.attributes.items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                self._numbers[name] = float(value)
+        for array in container.arrays.values():
+            if array.numeric and array.size == 1:
+                with suppress(UserError):
+                    self._numbers[array.name] = float(array.whole().ravel()[0])
+
+    def take(self, words: set[str]) -> tuple[str, float] | None:
+        """(name, number) of the first that is called so and can be a step."""
+        for name, value in self._numbers.items():
+            if name.rpartition("/")[2].lower() in words and np.isfinite(value) and value > 0:
+                self.taken.add(name)
+                return name, value
+        return None
+
+
+def _runs_together(container: Container) -> Container:
+    """The arrays, those of groups that hold the same names and shapes put together, one group a trajectory."""
+    runs: dict[str, dict[str, dict[str, StoredArray]]] = {}
+    for name, array in container.arrays.items():
+        group, _, last = name.rpartition("/")
+        above, _, run = group.rpartition("/")
+        if group:
+            runs.setdefault(above, {}).setdefault(run, {})[last] = array
+    arrays = dict(container.arrays)
+    for above, groups in runs.items():
+        kinds = {tuple(sorted((n, a.shape, str(a.dtype)) for n, a in held.items())) for held in groups.values()}
+        if len(groups) > 1 and len(kinds) == 1:
+            for last in next(iter(groups.values())):
+                members = [held[last] for held in groups.values()]
+                for member in members:
+                    del arrays[member.name]
+                pattern = f"{above}/*/{last}".removeprefix("/")
+                arrays[pattern] = stacked(pattern, members)
+    return replace(container, arrays=arrays)
 
 
 def _axes(array: StoredArray, vectors: list[_Vector]) -> tuple[list[str], dict[str, _Vector], Sure, str]:
@@ -319,6 +391,6 @@ def _coefficients(draft: Draft, container: Container, first: StoredArray, order:
         taken.add(name.lower())
     for stored, value in container.attributes.items():
         name = safe_name(stored)
-        if isinstance(value, int | float) and not isinstance(value, bool) and name.lower() not in taken:
+        if isinstance(value, int | float) and not isinstance(value, bool) and name.lower() not in taken | used:
             draft.say(f"coefficients.{name}", {"attribute": stored}, "likely", "a numeric attribute of the file")
             taken.add(name.lower())

@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 
 from ups_server.data.containers import Container, StoredArray, open_container
 from ups_server.data.formats.description import SPACING_TOLERANCE, coefficient_table, times_of
-from ups_server.data.mapping import MappedAxis, MappedField, Mapping, boundary_of, check_increasing, equal_steps
+from ups_server.data.mapping import (
+    MappedAxis,
+    MappedField,
+    Mapping,
+    boundary_of,
+    check_increasing,
+    equal_steps,
+    line_of,
+)
 from ups_server.data.source import FileSource, FrameIndices, Rows, StoredDataset
 from ups_server.errors import UserError
 from ups_server.pde.family import Family
@@ -46,11 +54,12 @@ def open_mapped(
 
 @dataclass(frozen=True)
 class _Placed:
-    """A field's array, and what its axes mean."""
+    """A field's array, and what its axes mean; those in `turned` are stored from the upper end on."""
 
     array: StoredArray
     order: tuple[str, ...]
     component: int
+    turned: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, container: Container, entry: MappedField, order: tuple[str, ...]) -> "_Placed":
@@ -77,9 +86,18 @@ class _Placed:
     def read(self, row: int, kept: MappingOf[str, slice]) -> NDArray[Any]:
         """The values along the axes `kept`, in their order."""
         index: dict[str, int | slice] = {"trajectory": row, "component": self.component, "-": 0, **kept}
+        for name in self.turned:
+            index[name] = _from_the_end(kept[name], self.size(name) or 0)
         values = self.array.read(tuple(index[name] for name in self.order))
         left = [name for name in self.order if name in kept]
+        values = np.flip(values, tuple(left.index(name) for name in self.turned))
         return values.transpose([left.index(name) for name in kept])
+
+
+def _from_the_end(wanted: slice, n: int) -> slice:
+    """Where the points `wanted` of an axis of `n` lie, counted from its other end, in the opposite order."""
+    places = range(*wanted.indices(n))
+    return slice(n - 1 - places[-1], n - places[0], places.step) if places else slice(0)
 
 
 @dataclass(frozen=True)
@@ -141,6 +159,9 @@ class MappedSource(FileSource):
         if known is not None:
             _check_box(known, grid)
             grid = replace(grid, extent=known.extent)
+        turned = frozenset(name for name in mapping.names if _descends(container, mapping, name, count))
+        self._fields = [replace(placed, turned=turned) for placed in self._fields]
+        self._fixed = [replace(placed, turned=turned) for placed in self._fixed]
         equation = known or _own(mapping, grid, times)
         _check_names(equation, mapping)
         order = [entry.name for entry in mapping.fields]
@@ -256,19 +277,17 @@ def _common(placed: list[_Placed], axis: str) -> int | None:
 
 
 def _listed(container: Container, name: str, count: int) -> NDArray[np.float64]:
-    """The numbers of a list; one list a trajectory where these are the same.
+    """The numbers of a list; of a mesh, or one list a trajectory, where they change along one axis only.
 
     Raises:
         UserError: ``wrong_axis``, ``ragged``.
     """
-    values = container.array(name).whole()
-    values = values.reshape([n for n in values.shape if n != 1] or [1])
-    if values.ndim == 2 and len(values) == count:
-        if not np.allclose(values, values[0], rtol=1e-5, atol=1e-7):
+    stored = container.array(name).whole()
+    values = line_of(stored)
+    if values is None:
+        if stored.ndim == 2 and len(stored) == count:
             raise UserError("ragged", f"{name} differs between trajectories", expected="the same for all")
-        values = values[0]
-    if values.ndim != 1:
-        raise UserError("wrong_axis", f"{name} is no list of numbers", got=container.array(name).shape)
+        raise UserError("wrong_axis", f"{name} is no list of numbers", got=stored.shape)
     return values
 
 
@@ -305,6 +324,15 @@ def _grid(container: Container, mapping: Mapping, boundary: BoundaryCondition, p
     return Grid(n, extent, offset, closed)
 
 
+def _descends(container: Container, mapping: Mapping, name: str, count: int) -> bool:
+    """Are the coordinates of an axis stored from the upper end on?"""
+    given = mapping.space[name].array  # type: ignore[index]
+    if given is None:
+        return False
+    values = _listed(container, given, count)
+    return bool(values[0] > values[-1])
+
+
 def _axis(
     container: Container, name: str, axis: MappedAxis, n: int, periodic: bool, count: int
 ) -> tuple[int, tuple[float, float], float, bool]:
@@ -319,6 +347,7 @@ def _axis(
         values = _listed(container, axis.array, count)
         if len(values) != n:
             raise UserError("wrong_axis", f"{axis.array} does not fit the values", got=len(values), expected=n)
+        values = values if values[0] < values[-1] else values[::-1]
         step = equal_steps(values, axis.array)
         found = (
             _neat(float(values[0]) - offset * step, step),

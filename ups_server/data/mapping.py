@@ -320,6 +320,16 @@ def check_increasing(values: NDArray[np.float64], what: str) -> None:
         raise UserError("wrong_axis", f"{what} does not increase", got=f"{values[0]:g} to {values[-1]:g}")
 
 
+def line_of(values: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """The numbers along the one axis on which an array changes, as coordinates in a mesh do; None where none does."""
+    values = values.reshape([n for n in values.shape if n != 1] or [1])
+    for axis in reversed(range(values.ndim)):
+        first = values.take([0], axis)
+        if values.ndim > 1 and np.allclose(values, first, rtol=1e-5, atol=1e-7):
+            values = first.squeeze(axis)
+    return values if values.ndim == 1 else None
+
+
 def equal_steps(values: NDArray[np.float64], what: str, hint: str = "interpolate the values to equal steps") -> float:
     """The step of increasing values that are equally far apart.
 

@@ -12,14 +12,12 @@ from pathlib import Path
 import h5py
 
 from ups_server.data.containers.base import Container, StoredArray
-from ups_server.data.formats.base import FIRST_BYTES
+from ups_server.data.formats.base import FIRST_BYTES, ZARR_ROOT
 from ups_server.data.formats.hdf5 import ZIP, refuse_foreign
 from ups_server.errors import UserError
 
 __all__ = ["Container", "StoredArray", "open_container", "prepare"]
 
-ZARR_NAMES = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
-"""What lies in the root of a Zarr hierarchy, of version 3 or 2."""
 NETCDF_3 = (b"CDF\x01", b"CDF\x02", b"CDF\x05")
 
 
@@ -58,7 +56,7 @@ def _opener(path: Path) -> Callable[[Path], Container]:
     from ups_server.data.containers import hdf5, matlab, saved_arrays, zarr
 
     if path.is_dir():
-        if not any((path / name).is_file() for name in ZARR_NAMES):
+        if not any((path / name).is_file() for name in ZARR_ROOT):
             raise UserError("unknown_layout", f"{path.name} is a folder, but not Zarr")
         return zarr.open_zarr
     with path.open("rb") as stream:
@@ -73,14 +71,18 @@ def _opener(path: Path) -> Callable[[Path], Container]:
         names = _zip_names(path)
         if any(name.endswith("/data.pkl") for name in names):
             return saved_arrays.open_torch
-        if any(name in ZARR_NAMES for name in names):
+        if zarr.root_of(names) is not None:
             return zarr.open_zarr
         if names and all(name.endswith(".npy") for name in names):
             return saved_arrays.open_npz
     if h5py.is_hdf5(path):
         return hdf5.open_hdf5
     refuse_foreign(path)
-    raise UserError("not_hdf5", f"{path.name} is of no format that is read")
+    raise UserError(
+        "not_hdf5",
+        f"{path.name} is of no format that is read",
+        hint="numpy.loadtxt reads numbers in text; numpy.savez writes arrays with their names",
+    )
 
 
 def _zip_names(path: Path) -> list[str]:

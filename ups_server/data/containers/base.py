@@ -1,12 +1,14 @@
 """An array in a file, read a part at a time, and a file of such arrays."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ups_server.data.composed import natural
 from ups_server.errors import UserError
 
 Index = tuple[int | slice, ...]
@@ -85,12 +87,51 @@ class Container:
     groups: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def array(self, name: str) -> StoredArray:
-        """Raises UserError ``missing_dataset``."""
+        """An array; with `*` in its name those that fit it, such as `run_*/u`, one a trajectory along a first axis.
+
+        Raises:
+            UserError: ``missing_dataset``; ``ragged`` where they differ in shape or type.
+        """
+        if name not in self.arrays and "*" in name:
+            return stacked(name, [self.arrays[each] for each in self.arrays if fnmatchcase(each, name)])
         if name not in self.arrays:
             raise UserError(
                 "missing_dataset", f"the file has no array {name}", got=name, expected=list(self.arrays)[:32]
             )
         return self.arrays[name]
+
+
+def stacked(name: str, members: Sequence[StoredArray]) -> StoredArray:
+    """Arrays of one shape as one, with a first axis for them, in the order of the numbers in their names.
+
+    Raises:
+        UserError: ``missing_dataset``, ``ragged``.
+    """
+    if not members:
+        raise UserError("missing_dataset", f"the file has no arrays {name}", got=name)
+    members = sorted(members, key=lambda member: natural(member.name))
+    first = members[0]
+    for member in members:
+        if (member.shape, member.dtype) != (first.shape, first.dtype):
+            raise UserError(
+                "ragged", f"the arrays {name} differ: {member.name} is not as {first.name}",
+                got=[member.shape, str(member.dtype)], expected=[first.shape, str(first.dtype)],
+            )  # fmt: skip
+
+    def part(index: Index) -> NDArray[Any]:
+        rows, rest = index[0], index[1:]
+        if isinstance(rows, int):
+            return members[rows].read(rest)
+        return np.stack([member.read(rest) for member in members[rows]])
+
+    def unwritten() -> NDArray[np.int64]:
+        missing = [row for row, each in enumerate(members) if each.unwritten is not None and len(each.unwritten())]
+        return np.array(missing, np.int64)
+
+    axes = ("trajectory", *first.axes) if first.axes else ()
+    shape = (len(members), *first.shape)
+    chunks = None if first.chunks is None else (1, *first.chunks)
+    return StoredArray(name, shape, first.dtype, part, axes, chunks, first.attributes, unwritten)
 
 
 def plain(attributes: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Zarr of version 2 or 3: a folder, or a zip of one, which is read where it lies."""
 
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ups_server.data.containers.base import MOST_ARRAYS, Container, Index, StoredArray, plain
+from ups_server.data.formats.base import ZARR_ROOT
 from ups_server.errors import UserError
 
 ALONE = "array"
@@ -32,13 +34,28 @@ def start_loop() -> None:
     asyncio.run_coroutine_threadsafe(look(), _get_loop())
 
 
+def root_of(names: Iterable[str]) -> str | None:
+    """The folder of a zip that holds a hierarchy, `` where it is the zip itself; None where there is none."""
+    folders = {name.rpartition("/")[0] for name in names if name.rpartition("/")[2] in ZARR_ROOT}
+    tops = {folder for folder in folders if not any(_lies_in(folder, other) for other in folders)}
+    return tops.pop() if len(tops) == 1 else None
+
+
+def _lies_in(folder: str, other: str) -> bool:
+    return folder != other and (not other or folder.startswith(f"{other}/"))
+
+
 def open_zarr(path: Path) -> Container:
     """Raises UserError ``wrong_shape`` (too many arrays), and what zarr raises for damaged ones."""
     import zarr
     from zarr.storage import LocalStore, ZipStore
 
+    inside = ""
+    if not path.is_dir():
+        with zipfile.ZipFile(path) as archive:
+            inside = root_of(archive.namelist()) or ""
     store = LocalStore(path, read_only=True) if path.is_dir() else ZipStore(path, mode="r")
-    root = zarr.open(store, mode="r")
+    root = zarr.open(store, mode="r", path=inside)
     if isinstance(root, zarr.Array):
         members: list[tuple[str, Any]] = [(ALONE, root)]
     else:

@@ -62,7 +62,10 @@ def propose(container: Container, stem: str) -> Draft:
         draft.say("time", {"start": 0.0, "step": 1.0}, "guess", "the axis has no coordinate: frames are counted")
     for axis, ours in names.items():
         if axis in container.arrays and len(container.arrays[axis].shape) == 1:
-            points, sure, why = placement(container.arrays[axis].whole(), None)
+            places = container.arrays[axis].whole()
+            turned = len(places) > 1 and places[0] > places[-1]
+            points, sure, why = placement(places[::-1] if turned else places, None)
+            why += "; it decreases, and is turned round as it is read" if turned else ""
             draft.say(f"space.{ours}", {"array": axis, "points": points}, sure, why)
         else:
             draft.say(f"space.{ours}", {"low": 0.0, "high": 1.0}, "guess", f"{axis} has no coordinate: a unit box")

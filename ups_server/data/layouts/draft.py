@@ -97,11 +97,17 @@ def as_yaml(draft: Draft, title: str) -> str:
     return "".join(parts)
 
 
+class _Plain(yaml.SafeDumper):
+    """Without aliases, which nobody wants to edit and an upload does not take."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
 def _section(name: str, value: Any) -> str:
     def flow(entry: Any) -> str:
-        return (
-            yaml.safe_dump(entry, default_flow_style=True, sort_keys=False, width=10**6).strip().removesuffix("\n...")
-        )
+        text = yaml.dump(entry, Dumper=_Plain, default_flow_style=True, sort_keys=False, width=10**6)
+        return str(text).strip().removesuffix("\n...")
 
     if isinstance(value, dict):
         return f"{name}:\n" + "".join(f"  {key}: {flow(entry)}\n" for key, entry in value.items())

@@ -87,7 +87,7 @@ def test_a_part(service: RunningService, file_id: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.array(document["data"], np.float32), values[[0, 2], 1:3, ::2, ::2])
     np.testing.assert_array_equal(np.array(document["times"]), times[1:3])
     with Client(service.url) as client:
-        found = client.data(file_id, [1], times=(times[1], times[2]), resolution=8)
+        found = client.data(file_id, [1], times=(times[1], times[2]), resolution=[8, 4])
         saved = tmp_path / "part.npz"
         client.download_data(file_id, saved, "1:", steps=[0, 2])
         with pytest.raises(UserError) as caught:

@@ -2,7 +2,8 @@
 
     python benchmarks/adaptation_tables.py [--json benchmarks/adaptation.json] [--write README.md]
 
-`--write` replaces what stands between `<!-- adaptation -->` and `<!-- /adaptation -->`.
+`--write` replaces what stands between `<!-- adaptation -->` and `<!-- /adaptation -->`, by the table of transfer alone:
+where no step hears the language model, as in `ups-mini`, a table of alignments with it ranks nothing.
 """
 
 import argparse
@@ -33,8 +34,8 @@ def load(path: Path) -> list[Record]:
     return [found[name] for name in sorted(found)]
 
 
-def report(records: Sequence[Record]) -> Iterator[str]:
-    """Both tables and their verdicts for every model that was adapted."""
+def report(records: Sequence[Record], methods: bool = True) -> Iterator[str]:
+    """The table of transfer, and that of methods, with their verdicts, for every model that was adapted."""
     fno = [record for record in records if record["model"] == FNO_NAME]
     for name, weights in sorted({(r["model"], r["weights"]) for r in records if r["model"] != FNO_NAME}):
         own = [record for record in records if (record["model"], record["weights"]) == (name, weights)]
@@ -42,7 +43,7 @@ def report(records: Sequence[Record]) -> Iterator[str]:
         yield ""
         yield from transfer_table([record for record in own if record["table"] == "a"], fno)
         compared = [record for record in own if record["table"] == "b"]
-        if compared:
+        if compared and methods:
             yield ""
             yield from method_table(compared)
         yield ""
@@ -177,10 +178,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, default=RESULTS)
     parser.add_argument("--write", type=Path, nargs="+", default=[], help="files with a block to replace")
     options = parser.parse_args(arguments)
-    text = "\n".join(report(load(options.json))).rstrip()
+    records = load(options.json)
     for file in options.write:
-        write(text, file)
-    print(text)
+        write("\n".join(report(records, methods=False)).rstrip(), file)
+    print("\n".join(report(records)).rstrip())
 
 
 if __name__ == "__main__":

@@ -88,7 +88,12 @@ class Adaptation(BaseModel):
     family: str
     data_fingerprint: str = Field(description="Of the stored trajectories: equal fingerprints mean equal data.")
     n_trajectories: int = Field(description="Trajectories it was tuned on.")
+    start: str = Field(
+        default="model", alias="from", description="`lm` or `random`: a new embedder and head around a language model."
+    )
+    embedder: str | None = Field(default=None, description="Of a fresh start.")
     alignment: str
+    alignment_options: dict[str, str] = Field(default_factory=dict)
     tuning: str
     steps: int
     seed: int

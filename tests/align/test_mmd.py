@@ -7,7 +7,9 @@ import torch
 from tests.align.conftest import FixedTarget
 from tests.small_models import SMALL, make
 from ups_server.align import ALIGNMENTS, aligns, mixes
-from ups_server.align.distances import BANDWIDTHS, MMDAlignment, mmd2
+from ups_server.align.distances import BANDWIDTHS, EuclideanAlignment, MMDAlignment, mmd2
+from ups_server.align.text import reference_text
+from ups_server.model.operator import UPSModel
 
 NONE = torch.zeros(0)
 """Outlines, which this method does not ask for."""
@@ -77,13 +79,25 @@ def test_queue_is_its_state(language_model: Path) -> None:
     assert first.state()["queue"].shape == (16, 32)
 
 
+def test_euclidean_is_the_mean_distance_of_pairs(model: UPSModel) -> None:
+    """ORCA, section 4.2, metric 1, in units of the median distance of two sentences."""
+    method = EuclideanAlignment()
+    method.prepare(model, FixedTarget())
+    features = torch.randn(5, model.body.size)
+    text = model.text_features(reference_text().texts).detach()
+    among = torch.cdist(text, text, compute_mode="donot_use_mm_for_euclid_dist")
+    expected = torch.cdist(features, text, compute_mode="donot_use_mm_for_euclid_dist").mean() / among.median()
+    assert float(method.loss(features, NONE)) == pytest.approx(float(expected), rel=1e-4)
+    assert method.terms()["euclidean"] == pytest.approx(float(expected), rel=1e-4)
+
+
 def test_every_method_gives_a_finite_loss_with_gradient(language_model: Path) -> None:
     model = make(SMALL, language_model)
     for name, create in ALIGNMENTS.items():
         method = create()
         method.prepare(model, FixedTarget())
         features = torch.randn(12, 32, requires_grad=True)
-        loss = method.loss(features, FixedTarget().rows)
+        loss = method.loss(features, FixedTarget().rows, features if method.reads else None)
         assert loss.isfinite(), name
         assert (method.aligns, method.mixes) == (aligns(name), mixes(name))
         if method.aligns:

@@ -5,7 +5,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from tests.align.conftest import FixedTarget
-from ups_server.align.distances import OTDDAlignment, classwise, clouds, label_costs, otdd
+from ups_server.align.distances import OTDDAlignment, classwise, clouds, label_costs, otdd, transport2
 from ups_server.align.labels import SourceTask, classify, kmeans, outlines
 from ups_server.align.transport import bures2, squared_distances
 from ups_server.model.operator import UPSModel
@@ -39,6 +39,18 @@ def test_equals_brute_force(features: tuple[torch.Tensor, torch.Tensor]) -> None
     rows, columns = linear_sum_assignment(cost.numpy())
     exact = float(cost[rows, columns].mean())
     assert float(otdd(x, LABELS, y, LABELS, epsilon=1e-3, iterations=20_000)) == pytest.approx(exact, rel=5e-3)
+
+
+def test_a_label_cost_between_the_clouds_themselves(features: tuple[torch.Tensor, torch.Tensor]) -> None:
+    """Eq. 3's second term without the Gaussian form: exact transport of equal numbers is an assignment."""
+    x, y = features
+    rows, columns = linear_sum_assignment(squared_distances(x, y).numpy())
+    exact = float(squared_distances(x, y)[rows, columns].mean())
+    assert float(transport2(x, y)) == pytest.approx(exact, rel=0.02)
+    assert float(transport2(x, x)) == pytest.approx(0.0, abs=1e-6)
+    assert float(bures2(x, y)) <= exact
+    several = transport2(torch.stack([x, x + 1]), y)
+    assert several.tolist() == pytest.approx([float(transport2(x, y)), float(transport2(x + 1, y))], rel=1e-6)
 
 
 def test_one_class_needs_no_labels(features: tuple[torch.Tensor, torch.Tensor]) -> None:

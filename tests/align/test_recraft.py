@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from tests.align.conftest import FixedTarget
 from ups_server.align.base import FeatureQueue, standing_for
-from ups_server.align.labels import SourceTask, source_task
+from ups_server.align.labels import SourceTask, classify, kmeans, source_task, source_task_read
 from ups_server.align.recraft import (
     RecraftAlignment,
     calibrated_head,
@@ -17,6 +17,7 @@ from ups_server.align.recraft import (
     soft_joint,
 )
 from ups_server.align.text import reference_text
+from ups_server.align.transport import divergence
 from ups_server.model.operator import UPSModel
 
 
@@ -89,6 +90,33 @@ def test_text_is_told_apart_better_than_by_chance(model: UPSModel) -> None:
     assert float((head(task.features).argmax(1) == task.labels).float().mean()) > 0.15
 
 
+def test_pseudo_subjects_are_those_of_the_predictor_behind_the_body(model: UPSModel, target: FixedTarget) -> None:
+    """Eq. 22 written out: tau W_1 between what enters the body, H of what the calibrated last layer says behind it."""
+    behind = source_task_read(model, reference_text())
+    head = calibrated_head(behind, 0.5)
+    rows = model.metadata.beginnings(reference_text().texts[:1])
+    torch.testing.assert_close(behind.features[0], model.body(*rows)[0, rows[1][0] > 0].mean(0), rtol=1e-4, atol=1e-4)
+    features, read = torch.randn(2, 12, model.body.size, generator=torch.Generator().manual_seed(0))
+    found = {}
+    for terms in ("both", "fa", "fld"):
+        method = RecraftAlignment(terms=terms)
+        method.prepare(model, target)
+        torch.manual_seed(3)
+        found[terms] = float(method.loss(features, target.rows, read))
+    probabilities, labels = head(read).softmax(1), classify(target.rows, kmeans(target.rows))
+    joint = torch.zeros(10, 4)
+    for row, label in zip(probabilities, labels, strict=True):
+        joint[:, label] += row / 12
+    by_subject = joint / joint.sum(1, keepdim=True)
+    assert found["fld"] == pytest.approx(float(-(joint * by_subject.log()).nansum()), rel=1e-4)
+    torch.manual_seed(3)
+    text = source_task(model, reference_text()).features[torch.randperm(420)[:192]]
+    apart = divergence(*(torch.cdist(*pair) for pair in ((features, text), (features, features), (text, text))))
+    assert found["fa"] == pytest.approx(0.5 * float(apart), rel=1e-3)
+    assert found["both"] == pytest.approx(found["fa"] + found["fld"], rel=1e-6)
+    assert method.terms() == pytest.approx({"fa": found["fa"], "fld": found["fld"]}, rel=1e-6)
+
+
 def test_moves_features_towards_the_text(model: UPSModel, target: FixedTarget) -> None:
     method = RecraftAlignment()
     method.prepare(model, target)
@@ -99,7 +127,7 @@ def test_moves_features_towards_the_text(model: UPSModel, target: FixedTarget) -
     losses = []
     for _ in range(30):
         optimiser.zero_grad()
-        loss = method.loss(features, target.rows)
+        loss = method.loss(features, target.rows, features)
         loss.backward()
         optimiser.step()
         losses.append(float(loss.detach()))

@@ -16,10 +16,10 @@ def test_queues_are_the_state(method: type[Alignment], model: UPSModel, target: 
     features = torch.randn(2, 12, model.body.size, generator=torch.Generator().manual_seed(0))
     for one in (first, second):
         one.prepare(model, target)
-    first.loss(features[0], target.rows)
+    first.loss(features[0], target.rows, features[0])
     second.load_state(first.state())
     values = []
     for one in (first, second):
         torch.manual_seed(3)
-        values.append(float(one.loss(features[1], target.rows)))
+        values.append(float(one.loss(features[1], target.rows, features[1])))
     assert values[0] == values[1]

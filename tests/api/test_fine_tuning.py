@@ -103,6 +103,72 @@ def test_refused(tuning: RunningService, changes: dict[str, Any], status: int, c
     assert (answer.status_code, answer.json()["code"]) == (status, code)
 
 
+FRESH = {"training_file": "burgers", "n_trajectories": 4, "max_steps": 6, "from": "lm", "embedder": "patch",
+         "body_layers": 1}  # fmt: skip
+
+
+def followed(tuning: RunningService, job_id: str) -> list[tuple[str, dict[str, Any]]]:
+    address = f"{tuning.url}{PATH}/{job_id}/events"
+    with httpx.stream("GET", address, headers={"Accept": "text/event-stream"}, timeout=300) as response:
+        return list(events(response.iter_lines()))
+
+
+@pytest.mark.parametrize("alignment", ["otdd", "recraft", "pare", "mmd", "none"])
+def test_a_fresh_start_around_the_pretrained_language_model(tuning: RunningService, alignment: str) -> None:
+    """On a stored file, to a model that answers: every method of the papers."""
+    short = tuning.send("POST", PATH, {**FRESH, "alignment": alignment, "suffix": alignment, "model": "tiny"}).json()
+    assert (short["spec"]["from"], short["spec"]["tuning"]) == ("lm", "full")
+    told = followed(tuning, short["id"])
+    done = tuning.get(f"{PATH}/{short['id']}").json()
+    assert done["state"] == "succeeded", done["error"]
+    report = done["result"]
+    assert report["compared_with"] == "persistence"
+    assert report["zero_shot"] is None
+    assert report["warnings"] == ["nothing of tiny is used: a fresh start has a new embedder and head around a "
+                                  "language model"]  # fmt: skip
+    (facts,) = [data for name, data in told if name == "phase" and "memory_bytes" in data]
+    assert facts["warnings"] == report["warnings"]
+    assert report["model"].startswith(f"lm-{alignment}-")
+    card = tuning.get(f"/v1/models/{report['model']}").json()
+    assert (card["adaptation"]["from"], card["adaptation"]["alignment"]) == ("lm", alignment)
+    rollout = {
+        "model": report["model"],
+        "family": "burgers",
+        "n_steps": 2,
+        "initial_condition": {"sample": {"seed": 1}},
+    }
+    assert len(tuning.post(rollout).json()["data"]) == 3
+
+
+def test_a_fresh_start_is_cancelled_and_resumed(tuning: RunningService) -> None:
+    job = tuning.send("POST", PATH, {**FRESH, "alignment": "recraft", "max_steps": 12}).json()
+    place = f"{PATH}/{job['id']}"
+    wait_until(lambda: tuning.get(f"{place}/checkpoints").json()["checkpoints"] != [], "its state is saved")
+    tuning.send("POST", f"{place}/cancel")
+    wait_until(lambda: tuning.get(place).json()["finished_at"] is not None, "it has stopped")
+    if tuning.get(place).json()["state"] == "cancelled":
+        assert tuning.send("POST", f"{place}/resume").status_code == 200
+    told = followed(tuning, job["id"])
+    assert tuning.get(place).json()["state"] == "succeeded", tuning.get(place).json()["error"]
+    assert [data["step"] for name, data in told if name == "step"] == list(range(1, 13))
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"tuning": "lora"}, "start_mismatch"),
+        ({"from": "random", "alignment": "otdd"}, "start_mismatch"),
+        ({"alignment": "pare", "alignment_options": {"terms": "fa"}}, "alignment_option_not_offered"),
+        ({"from": "gpt"}, "invalid_request"),
+        ({"n_trajectories": 6}, "too_few_trajectories"),
+        ({"training_file": "slow"}, "dt_mismatch"),
+    ],
+)
+def test_a_fresh_start_that_cannot_be_is_refused(tuning: RunningService, changes: dict[str, Any], code: str) -> None:
+    answer = tuning.send("POST", PATH, {**FRESH, **changes})
+    assert (answer.status_code, answer.json()["code"]) == (422, code)
+
+
 @pytest.mark.parametrize("model", ["tiny", "numerical", "persistence"])
 def test_only_adapted_models_can_be_deleted(tuning: RunningService, model: str) -> None:
     answer = tuning.send("DELETE", f"/v1/models/{model}")

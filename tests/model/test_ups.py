@@ -9,11 +9,11 @@ from torch import Tensor
 
 from tests.small_models import SMALL, card, make
 from ups_server.errors import UserError
-from ups_server.model.baselines import PAPER_LIFTING
 from ups_server.model.body import MAX_TOKENS, load_tokenizer, pretrained_body
 from ups_server.model.checkpoint import WEIGHTS_FILE, from_pretrained, save_pretrained
 from ups_server.model.conditioning import Conditions, conditions, value_features
 from ups_server.model.config import UPS_PAPER, KnownFamily, UPSConfig
+from ups_server.model.cross_modal import PAPER_LIFTING
 from ups_server.model.operator import Operator, UPSModel
 from ups_server.model.superspace import check_card, lift, lower, nrmse, state_nrmse
 from ups_server.model.transport import RATE_SCALE, carried, departure

@@ -211,9 +211,9 @@ def test_a_second_file_chooses_the_checkpoint_and_gives_the_test(
 
 
 def test_alignment_comes_first_and_counts_as_steps() -> None:
-    config = recipe(settings(alignment="mmd", max_steps=50), "tuned", "burgers", 2)
+    config = recipe(settings(alignment="mmd", max_steps=60), "tuned", "burgers", 2)
     assert (config.stage1.steps, config.stage1.alignment, config.stage1.body_learning_rate) == (10, "mmd", 0.0)
-    assert (config.stage2.steps, config.stage2.alignment) == (40, "none")
+    assert (config.stage2.steps, config.stage2.alignment) == (50, "none")
     assert recipe(settings(max_steps=50), "tuned", "burgers", 2).stage1.steps == 0
     mixed = recipe(settings(alignment="pare", max_steps=50), "tuned", "burgers", 2)
     assert (mixed.stage1.steps, mixed.stage2.steps, mixed.stage2.alignment) == (0, 50, "pare")

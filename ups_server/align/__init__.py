@@ -1,4 +1,4 @@
-"""Adaptation methods: how an operator is aligned with its language model; here by name.
+"""Adaptation methods: how an operator is aligned with its language model; here by name, with their options.
 
 Other packages add theirs by entry points of the group `ups_server.alignment`, each of which names a subclass of
 `align.base.Alignment`. Imports no torch: what is offered can be asked without it.
@@ -6,64 +6,73 @@ Other packages add theirs by entry points of the group `ups_server.alignment`, e
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING
 
+from ups_server.errors import UserError
 from ups_server.plugins import broken_plugin, load_plugin, plugins
 
 if TYPE_CHECKING:
     from ups_server.align.base import Alignment
 
 GROUP = "ups_server.alignment"
+ORCA_SHARE, RECRAFT_SHARE, UPS_SHARE = 60 / (60 + 200), (60 + 4) / (60 + 4 + 200), 20 / (20 + 100)
+"""Epochs of stage 1 over those of both stages: on PDEBench (RECRAFT, Appendix H, which has ORCA's too); of UPS."""
+OTHER_SHARE = 0.2
+"""Of the methods of plug-ins."""
 
 
-def _none() -> "Alignment":
-    from ups_server.align.base import NoAlignment
+@dataclass(frozen=True)
+class Offered:
+    """A method of this package.
 
-    return NoAlignment()
+    Attributes:
+        place: module and class.
+        aligns, mixes: as `Alignment` has them.
+        share: of the steps, that its paper spends in stage 1.
+        alone: does its paper train the embedder by the distance alone in stage 1, without the task loss?
+        options: what may be chosen, by name; the first value of each is the default, and its paper's.
+    """
 
-
-def _mmd() -> "Alignment":
-    from ups_server.align.distances import MMDAlignment
-
-    return MMDAlignment()
-
-
-def _otdd() -> "Alignment":
-    from ups_server.align.distances import OTDDAlignment
-
-    return OTDDAlignment()
-
-
-def _recraft() -> "Alignment":
-    from ups_server.align.recraft import RecraftAlignment
-
-    return RecraftAlignment()
+    place: str
+    aligns: bool = False
+    mixes: bool = False
+    share: float = 0.0
+    alone: bool = False
+    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def _pare() -> "Alignment":
-    from ups_server.align.pare import PatchReplacement
-
-    return PatchReplacement()
-
-
-_BUILTIN: "dict[str, Callable[[], Alignment]]" = {
-    "none": _none,
-    "mmd": _mmd,
-    "otdd": _otdd,
-    "recraft": _recraft,
-    "pare": _pare,
+_BUILTIN: dict[str, Offered] = {
+    "none": Offered("base:NoAlignment"),
+    "euclidean": Offered("distances:EuclideanAlignment", aligns=True, share=ORCA_SHARE, alone=True),
+    "mmd": Offered("distances:MMDAlignment", aligns=True, share=UPS_SHARE),
+    "otdd": Offered(
+        "distances:OTDDAlignment",
+        aligns=True,
+        share=ORCA_SHARE,
+        alone=True,
+        options={"label_cost": ("gaussian", "transport")},
+    ),
+    "recraft": Offered(
+        "recraft:RecraftAlignment",
+        aligns=True,
+        share=RECRAFT_SHARE,
+        alone=True,
+        options={"terms": ("both", "fa", "fld")},
+    ),
+    "pare": Offered("pare:PatchReplacement", mixes=True),
 }
-_STAGE_1 = ("mmd", "otdd", "recraft")
-_MIXING = ("pare",)
 
 
-class Alignments(Mapping[str, "Callable[[], Alignment]"]):
-    """What makes each method, by name: those of this package, then those of plug-ins."""
+class Alignments(Mapping[str, "Callable[..., Alignment]"]):
+    """What makes each method, by name, given its options: those of this package, then those of plug-ins."""
 
-    def __getitem__(self, name: str) -> "Callable[[], Alignment]":
+    def __getitem__(self, name: str) -> "Callable[..., Alignment]":
         if name in _BUILTIN:
-            return _BUILTIN[name]
+            module, _, kind = _BUILTIN[name].place.partition(":")
+            return lambda **options: getattr(import_module(f"ups_server.align.{module}"), kind)(**options)
         entry = _added()[name]
         return lambda: _class_of(entry)()
 
@@ -79,12 +88,37 @@ ALIGNMENTS = Alignments()
 
 def aligns(name: str) -> bool:
     """Has the method a stage of its own before tuning?"""
-    return name in _STAGE_1 or (name in _added() and _class_of(_added()[name]).aligns)
+    return _BUILTIN[name].aligns if name in _BUILTIN else name in _added() and _class_of(_added()[name]).aligns
 
 
 def mixes(name: str) -> bool:
     """Does the method mix text into the tokens during tuning?"""
-    return name in _MIXING or (name in _added() and _class_of(_added()[name]).mixes)
+    return _BUILTIN[name].mixes if name in _BUILTIN else name in _added() and _class_of(_added()[name]).mixes
+
+
+def alignment_share(name: str) -> float:
+    """The part of all steps that goes into stage 1, in the ratio of the method's paper."""
+    if not aligns(name):
+        return 0.0
+    return _BUILTIN[name].share if name in _BUILTIN else OTHER_SHARE
+
+
+def alone(name: str) -> bool:
+    """Is the embedder trained by the distance alone in stage 1?"""
+    return name in _BUILTIN and _BUILTIN[name].alone
+
+
+def check_options(name: str, options: Mapping[str, str]) -> None:
+    """Raises UserError ``alignment_option_not_offered``."""
+    offered = _BUILTIN[name].options if name in _BUILTIN else {}
+    for option, value in options.items():
+        if value not in offered.get(option, ()):
+            raise UserError(
+                "alignment_option_not_offered",
+                f"the alignment {name} has no such option",
+                got={option: value},
+                expected={option: list(values) for option, values in offered.items()},
+            )
 
 
 def _added() -> dict[str, EntryPoint]:

@@ -70,14 +70,24 @@ class Alignment(ABC):
 
     aligns: ClassVar[bool] = False
     mixes: ClassVar[bool] = False
+    reads: ClassVar[bool] = False
+    """Does `loss` need what the body makes of the state tokens?"""
 
     @abstractmethod
     def prepare(self, model: UPSModel, target: Target) -> None:
         """Computes what stays fixed during training (the features of the reference text)."""
 
-    def loss(self, features: Tensor, outlines: Tensor) -> Tensor:
-        """The alignment loss of a batch of sequence-mean features (B, E) and outlines of their targets (B, F)."""
+    def loss(self, features: Tensor, outlines: Tensor, read: Tensor | None = None) -> Tensor:
+        """The alignment loss of a batch of sequence-mean features (B, E) and outlines of their targets (B, F).
+
+        Args:
+            read: of a method that `reads`, the means (B, H) of what the body makes of the state tokens.
+        """
         return features.new_zeros(())
+
+    def terms(self) -> dict[str, float]:
+        """What the latest loss was made of, by name."""
+        return {}
 
     def mixed_loss(self, model: UPSModel, batch: NormalisedBatch, done: float) -> Tensor:
         """The loss of one step from mixed tokens; `done` is the fraction of the stage behind."""

@@ -3,6 +3,7 @@
 Targets are dense; their labels are K-means classes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +25,7 @@ SAMPLES = 256
 
 @dataclass(frozen=True)
 class SourceTask:
-    """Sentences as they enter the body.
+    """Sentences as they enter the body, or as they leave it.
 
     Attributes:
         features: (S, E) sequence means.
@@ -44,8 +45,22 @@ def source_task(model: UPSModel, text: ReferenceText) -> SourceTask:
     Raises:
         UserError: ``reference_text_unlabelled``.
     """
+    return _labelled_task(model.text_features, text)
+
+
+@torch.no_grad()
+def source_task_read(model: UPSModel, text: ReferenceText) -> SourceTask:
+    """Every sentence of the reference text through the whole body: what a predictor behind it is given.
+
+    Raises:
+        UserError: ``reference_text_unlabelled``.
+    """
+    return _labelled_task(model.read_text_features, text)
+
+
+def _labelled_task(features_of: Callable[[tuple[str, ...]], Tensor], text: ReferenceText) -> SourceTask:
     names = labelled(text)
-    features = model.text_features(text.texts)
+    features = features_of(text.texts)
     labels = [names.index(sentence.subject) for sentence in text.sentences]
     return SourceTask(features.float(), torch.tensor(labels, device=features.device), len(names))
 

@@ -2,6 +2,10 @@
 
 Source: Tran et al., "Rethinking Cross-Modal Fine-Tuning", Eqs. 13 (re-calibration), 14 (FA), 19-21 (FLD), 22 (their
 sum, which is minimised here; the released code runs one after the other).
+
+The source predictor is the whole pretrained body with a linear last layer, and only that layer is calibrated. Where
+this departs: the gradient that Eq. 13 bounds is taken with respect to what the last layer reads; the Lipschitz constant
+of the body between the two is not in it.
 """
 
 from typing import final
@@ -11,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ups_server.align.base import Alignment, FeatureQueue, Target, standing_for
-from ups_server.align.labels import SAMPLES, SourceTask, classify, kmeans, source_task
+from ups_server.align.labels import SAMPLES, SourceTask, classify, kmeans, source_task, source_task_read
 from ups_server.align.transport import distances, divergence
 from ups_server.model.operator import UPSModel
 
@@ -49,7 +53,7 @@ def gradient_norms(head: nn.Linear, features: Tensor, labels: Tensor) -> Tensor:
 
 
 def calibrated_head(source: SourceTask, lipschitz: float, steps: int = CALIBRATION_STEPS) -> nn.Linear:
-    """The source head: a linear classifier of sentences whose loss is `lipschitz`-Lipschitz on them (Eq. 13).
+    """The last layer: a linear classifier of sentences whose loss is `lipschitz`-Lipschitz on them (Eq. 13).
 
     Cross-entropy plus a hinge on the norm of its gradient with respect to the features; what violation the hinge
     leaves is taken away by scaling the weights. Deterministic, since it starts at zero.
@@ -77,12 +81,19 @@ class RecraftAlignment(Alignment):
     """``tau W_1(target features, text features) + H(target class | pseudo-subject)`` (Eq. 22).
 
     W_1 is debiased entropic transport with Euclidean cost. Targets are dense: their classes are K-means classes of
-    their outlines. Both terms see features of earlier batches too, the second of at least a thousand windows.
+    their outlines. Both terms see features of earlier batches too, the second of at least a thousand windows. W_1 is
+    between the features that enter the body; pseudo-subjects are what the calibrated predictor behind it says.
+
+    Args:
+        terms: both, or one of them alone: "fa" (Eq. 14), "fld" (Eq. 21). Both are reported in any case.
     """
 
     aligns = True
+    reads = True
 
-    def __init__(self, lipschitz: float | None = None) -> None:
+    def __init__(self, lipschitz: float | None = None, terms: str = "both") -> None:
+        self._weights = {"both": (1.0, 1.0), "fa": (1.0, 0.0), "fld": (0.0, 1.0)}[terms]
+        self._latest = (0.0, 0.0)
         self._clouds = FeatureQueue(SAMPLES_FA, "features")
         self._pairs = FeatureQueue(SAMPLES_FLD, "probabilities", "labels")
         self.lipschitz = lipschitz
@@ -95,16 +106,22 @@ class RecraftAlignment(Alignment):
         source = source_task(model, target.text)
         self._source = source
         self.lipschitz = self.lipschitz or LIPSCHITZ[min(target.ndim, max(LIPSCHITZ))]
-        self._head = calibrated_head(source, self.lipschitz)
+        self._head = calibrated_head(source_task_read(model, target.text), self.lipschitz)
         self._centres = kmeans(target.outlines(SAMPLES))
 
-    def loss(self, features: Tensor, outlines: Tensor) -> Tensor:
+    def loss(self, features: Tensor, outlines: Tensor, read: Tensor | None = None) -> Tensor:
         if self._source is None or self._head is None or self.lipschitz is None:
             raise RuntimeError("prepare() comes before loss()")
-        features = features.float()
-        return self.lipschitz * self._alignment(features, self._source) + self._distortion(
-            features, classify(outlines, self._centres), self._head
-        )
+        if read is None:
+            raise TypeError("pseudo-subjects are those of what the body made of the tokens")
+        alignment = self.lipschitz * self._alignment(features.float(), self._source)
+        distortion = self._distortion(read.float(), classify(outlines, self._centres), self._head)
+        self._latest = float(alignment.detach()), float(distortion.detach())
+        return self._weights[0] * alignment + self._weights[1] * distortion
+
+    def terms(self) -> dict[str, float]:
+        """FA, tau included, and FLD, in nats: the two parts of the bound beside the target's own error."""
+        return dict(zip(("fa", "fld"), self._latest, strict=True))
 
     def _alignment(self, features: Tensor, source: SourceTask) -> Tensor:
         (sample,) = self._clouds.push(features)

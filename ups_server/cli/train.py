@@ -5,7 +5,7 @@ An adaptation here does what a fine-tuning job of the service does.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from ups_server.cli.options import (
 )
 from ups_server.cli.output import Advance, print_json, print_line, print_note, print_table, progress
 from ups_server.errors import UserError
-from ups_server.jobs.spec import AlignmentName, TuningName
+from ups_server.jobs.spec import AlignmentName, EmbedderName, StartName, TuningName
 from ups_server.processes import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -132,18 +132,37 @@ def baseline(
 
 
 def adapt(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A model folder or a model id; `ups models list` lists them.")
-    ],
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A file or store of trajectories, or a pattern of files.")
+    places: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[MODEL] FILE",
+            help="A model folder or a model id (`ups models list` lists them), which a fresh start (`--from`) does "
+            "without; a file or store of trajectories, or a pattern of files.",
+        ),
     ],
     n_trajectories: Annotated[
         int, typer.Option(min=1, help="Trajectories to train on; the rest are validation and test.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The folder of the tuned model.")],
+    start: Annotated[
+        StartName,
+        typer.Option(
+            "--from",
+            help="The weights of MODEL, or a new embedder and head around the pretrained language model, or, as a "
+            "control, around one of random weights.",
+        ),
+    ] = StartName.MODEL,
+    embedder: Annotated[EmbedderName | None, typer.Option(help="Of a fresh start. [default: fno]")] = None,
+    body_layers: Annotated[
+        int | None, typer.Option(min=1, help="Of a fresh start: layers of the language model. [default: all]")
+    ] = None,
     alignment: Annotated[AlignmentName, typer.Option(help="Before tuning.")] = AlignmentName.NONE,
-    tuning: Annotated[TuningName, typer.Option(help="What may change.")] = TuningName.OPERATOR,
+    alignment_option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A variant of the alignment; repeatable.")
+    ] = None,
+    tuning: Annotated[
+        TuningName | None, typer.Option(help="What may change. [default: operator; of a fresh start: full]")
+    ] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Steps. [default: by --n-trajectories]")] = None,
     max_seconds: Annotated[float | None, typer.Option(help="Seconds of training at most. [default: any]")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak. [default: by the method]")] = None,
@@ -163,37 +182,41 @@ def adapt(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     data_dir: DataDir = None,
 ) -> None:
-    """Tune a model to trajectories of your own; the report says honestly whether it helped.
+    """Tune a model, or a language model, to trajectories of your own; the report says honestly whether it helped.
 
     Ctrl-C keeps what was reached: the same command goes on from there.
     """
+    model, file = model_and_file(places, start)
     for given in (file, validation_file):
         if given is not None and not given.is_dir():
             check_file(given, pattern=True)
     for path in (output, json_file):
         if path is not None:
             check_folder(path)
-    from ups_server.train.few_shot import AdaptationSettings, check_methods
+    from ups_server.train.few_shot import AdaptationSettings
 
-    check_methods(alignment.value, tuning.value)
     settings = AdaptationSettings.asked(
         n_trajectories=n_trajectories,
+        start=start.value,
+        embedder=None if embedder is None else embedder.value,
+        body_layers=body_layers,
         alignment=alignment.value,
-        tuning=tuning.value,
+        alignment_options=named_values(alignment_option or ()),
+        tuning=None if tuning is None else tuning.value,
         max_steps=max_steps,
         max_seconds=max_seconds,
         learning_rate=learning_rate,
         seed=seed,
     )
+    settings.check()
     from ups_server.train.adapt import check_output
 
     output = output.resolve()
     check_output(output)
     with interruptible() as stopped, progress("reading") as advance:
         said = FileSaid(family, parse_coefficients(coef), read_mapping(map_file), trajectories)
-        report = _adapt(
-            model_source(model, data_dir), (file, validation_file), said, settings, output, device, stopped, advance
-        )
+        source = model if model is None or settings.fresh else model_source(model, data_dir)
+        report = _adapt(source, (file, validation_file), said, settings, output, device, stopped, advance)
     if json_file == Path("-"):
         print_json(report)
         return
@@ -205,8 +228,24 @@ def adapt(
     print_note(f"{kept} is in {output}")
 
 
+def model_and_file(places: Sequence[str], start: StartName) -> tuple[str | None, Path]:
+    """What stands before the options: MODEL and FILE, or after a fresh start FILE alone."""
+    fewest = 2 if start is StartName.MODEL else 1
+    if not fewest <= len(places) <= 2:
+        raise typer.BadParameter(f"give {'MODEL and FILE' if fewest == 2 else 'FILE'}, not {len(places)} names")
+    return (places[0] if len(places) == 2 else None), Path(places[-1])
+
+
+def named_values(entries: Sequence[str]) -> dict[str, str]:
+    """`["terms=fa"]` to `{"terms": "fa"}`."""
+    for entry in entries:
+        if "=" not in entry:
+            raise typer.BadParameter(f"{entry} is not NAME=VALUE")
+    return dict(entry.split("=", 1) for entry in entries)
+
+
 def _adapt(
-    model: str | Path,
+    model: str | Path | None,
     files: tuple[Path, Path | None],
     said: "FileSaid",
     settings: Any,
@@ -220,11 +259,12 @@ def _adapt(
     from ups_server.solvers.registry import choose_device, model_folder
     from ups_server.train.adapt import Interrupted, Place, PreparedAdaptation, deliver
     from ups_server.train.few_shot import FewShotData
+    from ups_server.train.start import unused_model
 
     keep_freed_memory()
     file, held_out = files
     work = output.with_name(f".{output.name}.adapting")
-    folder = model_folder(model)
+    folder = None if model is None or settings.fresh else model_folder(model)
     place = Place(work, ProgressListener(advance), stopped, choose_device(device))
     try:
         data = FewShotData(_store(file, said, work / "store", advance), file.name)
@@ -233,6 +273,8 @@ def _adapt(
             validation = _store(held_out, whole, work / "validation_store", advance)
             data = replace(data, validation=validation, validation_file=held_out.name)
         adaptation = PreparedAdaptation(folder, data, settings, output.name, place)
+        if folder is None and model is not None:
+            adaptation.warnings.append(unused_model(str(model)))
         report = adaptation.run()
     except Interrupted:
         raise UserError(
@@ -242,7 +284,8 @@ def _adapt(
         ) from None
     more = {"file": file.name} if held_out is None else {"file": file.name, "validation_file": held_out.name}
     extra = _equation_file(data.training, said)
-    deliver(report, adaptation.chosen(report), output, adaptation.about(folder.name, **more), extra)
+    parent = settings.start if folder is None else folder.name
+    deliver(report, adaptation.chosen(report), output, adaptation.about(parent, **more), extra)
     shutil.rmtree(work)
     return report
 
@@ -299,7 +342,9 @@ class ProgressListener:
         self._advance = advance
 
     def phase(self, name: str, facts: dict[str, Any]) -> None:
-        if name == "zero_shot":
+        for warning in facts.get("warnings", ()):
+            print_note(f"warning: {warning}")
+        if "memory_bytes" in facts:
             print_note(
                 f"{facts['training']} training, {facts['validation']} validation, {facts['test']} test trajectories; "
                 f"about {facts['memory_bytes'] / 2**20:.0f} MiB of memory"
@@ -309,8 +354,8 @@ class ProgressListener:
         self._advance(done, total, f"scores: {what.replace('_', '-')}")
 
     def step(self, step: int, steps: int, report: "StepReport") -> None:
-        (loss,) = report.losses.values()
-        self._advance(step, steps, f"tuning, loss {loss:.4f}")
+        what = f"alignment {report.alignment:.4f}" if report.loss is None else f"loss {report.loss:.4f}"
+        self._advance(step, steps, f"tuning, {what}")
 
     def validation(self, step: int, score: "Score", best: bool) -> None:
         mark = " *" if best else ""
@@ -323,6 +368,8 @@ class ProgressListener:
 def _print_report(report: dict[str, Any]) -> None:
     rows = []
     for name in ("zero_shot", "tuned", "persistence"):
+        if report[name] is None:  # a fresh start is no model before it is tuned
+            continue
         one_step, rollout = report[name]["one_step"], report[name]["rollout"]
         figures = (one_step["nrmse"], one_step["skill"], rollout["nrmse_trajectory"])
         rows.append((name.replace("_", "-"), *("diverged" if value is None else f"{value:.4g}" for value in figures)))

@@ -267,8 +267,12 @@ def fine_tune(
     *,
     model: str | None = None,
     validation_file: str | None = None,
+    start: str = "model",
+    embedder: str | None = None,
+    body_layers: int | None = None,
     alignment: str = "none",
-    tuning: str = "operator",
+    alignment_options: Mapping[str, str] | None = None,
+    tuning: str | None = None,
     max_steps: int | None = None,
     max_seconds: float | None = None,
     learning_rate: float | None = None,
@@ -281,8 +285,11 @@ def fine_tune(
     Args:
         n_trajectories: to train on; the rest, or `validation_file`, is held out.
         model: a model id; default: the service's default model.
-        alignment: none, mmd, otdd, recraft or pare, before tuning.
-        tuning: what may change: operator, full, lora, layernorm or head.
+        start: "lm" has a new embedder and head around the pretrained language model, "random" around one of random
+            weights; no model is used then. (`from` over HTTP.)
+        embedder: of these, fno or patch. body_layers: of the language model; default all.
+        alignment: none, euclidean, mmd, otdd, recraft or pare, before tuning; alignment_options: its variants.
+        tuning: what may change: operator, full, lora, layernorm or head; default operator, after a fresh start full.
         max_steps: optimiser steps at most; default by `n_trajectories`.
         max_seconds: of training at most.
         learning_rate: peak; default by the method.
@@ -295,7 +302,6 @@ def fine_tune(
         "model": model,
         "validation_file": validation_file,
         "alignment": alignment,
-        "tuning": tuning,
         "max_steps": max_steps,
         "max_seconds": max_seconds,
         "learning_rate": learning_rate,
@@ -303,6 +309,14 @@ def fine_tune(
         "suffix": suffix,
         "priority": priority,
     }
+    added = {
+        "from": None if start == "model" else start,
+        "embedder": embedder,
+        "body_layers": body_layers,
+        "alignment_options": None if alignment_options is None else dict(alignment_options),
+        "tuning": tuning,
+    }
+    document |= {name: value for name, value in added.items() if value is not None}
     return JobDocument((yield from sent("POST", FINE_TUNINGS, document, idempotency_key or _new_key())))
 
 

@@ -7,10 +7,11 @@ import json
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError, model_validator
 
 from ups_server.align import ALIGNMENTS
 from ups_server.specs import MIN_POINTS, Spec, invalid_request
+from ups_server.train.start import with_tuning
 
 FileId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$", description="Id of a stored file.")]
 ModelId = Annotated[str, Field(min_length=1, max_length=128, description="A model id.")]
@@ -36,6 +37,7 @@ class AlignmentName(StrEnum):
     """Ways to align the operator with the language model before tuning; the registry says which are installed."""
 
     NONE = "none"
+    EUCLIDEAN = "euclidean"
     MMD = "mmd"
     OTDD = "otdd"
     RECRAFT = "recraft"
@@ -59,6 +61,23 @@ class TuningName(StrEnum):
     LORA = "lora"
     LAYERNORM = "layernorm"
     HEAD = "head"
+
+
+class StartName(StrEnum):
+    """What is tuned: the weights of a model; a new embedder and head around the pretrained language model; as a
+    control, the same around one of random weights.
+    """
+
+    MODEL = "model"
+    LM = "lm"
+    RANDOM = "random"
+
+
+class EmbedderName(StrEnum):
+    """Embedder and head of a fresh start: Fourier channels and a mean over the sequence (UPS), or patches (ORCA)."""
+
+    FNO = "fno"
+    PATCH = "patch"
 
 
 class _JobSpec(Spec):
@@ -97,6 +116,8 @@ class RolloutJobSpec(_JobSpec):
 class FineTuningSpec(_JobSpec):
     """A model adapted to a stored file of trajectories."""
 
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
+
     kind: Literal["fine_tuning"] = "fine_tuning"
     training_file: FileId
     validation_file: FileId | None = Field(
@@ -107,8 +128,22 @@ class FineTuningSpec(_JobSpec):
     n_trajectories: int = Field(
         ge=1, description="Trajectories to train on; the rest of the file, or `validation_file`, is held out."
     )
+    start: StartName = Field(
+        default=StartName.MODEL,
+        alias="from",
+        description="`lm`: a new embedder and head around the pretrained language model, and nothing of `model`.",
+    )
+    embedder: EmbedderName | None = Field(default=None, description="Of a fresh start; default: fno.")
+    body_layers: int | None = Field(
+        default=None, ge=1, le=256, description="Of a fresh start: layers of the language model; default: all."
+    )
     alignment: AlignmentName = AlignmentName.NONE
-    tuning: TuningName = TuningName.OPERATOR
+    alignment_options: dict[str, str] = Field(
+        default_factory=dict, max_length=8, description="Variants of the alignment, such as `terms` of recraft."
+    )
+    tuning: TuningName = Field(
+        default=TuningName.OPERATOR, description="What may change; default of a fresh start: full."
+    )
     max_steps: int | None = Field(
         default=None, ge=1, le=10**6, description="Optimiser steps at most; default by `n_trajectories`."
     )
@@ -118,6 +153,16 @@ class FineTuningSpec(_JobSpec):
     suffix: str | None = Field(
         default=None, pattern=r"^[a-z0-9][a-z0-9-]{0,31}$", description="Part of the new model's id."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tuning_of_the_start(cls, document: Any) -> Any:
+        return with_tuning(document)
+
+    @property
+    def fresh(self) -> bool:
+        """Does it start without the weights of a model?"""
+        return self.start is not StartName.MODEL
 
 
 AnySpec = EvaluationSpec | FineTuningSpec | RolloutJobSpec

@@ -11,10 +11,10 @@ from ups_server.errors import UserError
 from ups_server.evaluation.evaluate import frames_per_step
 from ups_server.files.equations import check_one_equation, model_equation, same_equation, stored_equation
 from ups_server.jobs.spec import EvaluationSpec, FineTuningSpec, TuningName
-from ups_server.jobs.tasks import stored_file
+from ups_server.jobs.tasks import adaptation_settings, stored_file
 from ups_server.model.config import UPSConfig
 from ups_server.pde import families, family
-from ups_server.train.few_shot import FewShotData, check_language_model, check_methods, check_points
+from ups_server.train.few_shot import FewShotData, check_language_model, check_points
 
 COMPARED_BYTES = 2**26
 """Of each file, to find trajectories in both while whoever orders a job waits; the job itself compares all."""
@@ -33,20 +33,20 @@ def check_evaluation(spec: EvaluationSpec, card: ModelCard, data_dir: Path) -> N
             store.grid.stride_to(spec.resolution)
 
 
-def check_fine_tuning(spec: FineTuningSpec, card: ModelCard, data_dir: Path) -> None:
+def check_fine_tuning(spec: FineTuningSpec, card: ModelCard | None, data_dir: Path) -> None:
     """The model can be tuned by these methods, and the files hold what it takes.
+
+    Args:
+        card: of the model; of none for a fresh start.
 
     Raises:
         UserError: ``not_tunable``, ``unknown_file``, ``dt_mismatch``, ``resolution_mismatch``, ``family_mismatch``,
-            ``superspace_too_small``, and those of `FewShotData.split`, `check_methods` and `check_language_model`.
+            ``superspace_too_small``, and those of `FewShotData.split`, `AdaptationSettings.check` and
+            `check_language_model`.
     """
-    check_methods(spec.alignment.value, spec.tuning.value)
-    if card.kind == "builtin":
-        raise UserError("not_tunable", f"{card.id} has no weights to tune", got=card.id, expected="a trained model")
-    config = UPSConfig.load(Path(card.source))
-    check_language_model(config, spec.alignment.value)
-    if spec.tuning is TuningName.LORA and card.adapters_of is not None:
-        raise adapted_already(card.id, card.adapters_of)
+    settings = adaptation_settings(spec)
+    settings.check()
+    config = None if card is None else _tunable(spec, card)
     with ExitStack() as opened:
         training = opened.enter_context(Store.open(stored_file(data_dir, spec.training_file)))
         held_out = None
@@ -55,14 +55,28 @@ def check_fine_tuning(spec: FineTuningSpec, card: ModelCard, data_dir: Path) -> 
             check_one_equation(data_dir, spec.training_file, spec.validation_file)
         data = FewShotData(training, spec.training_file, held_out, spec.validation_file)
         data.split(spec.n_trajectories, COMPARED_BYTES)
-        _check_step(_stored_step(data_dir, spec.training_file, training), config, training)
-        _check_family(spec, card, config, training, data_dir)
         declared = stored_equation(data_dir, spec.training_file)
         entry = family(training.family) if declared is None else declared.family()
+        if card is None or config is None:
+            config = settings.config_of(spec.start.value, entry, training.grid)
+        else:
+            _check_family(spec, card, config, training, data_dir)
+        _check_step(_stored_step(data_dir, spec.training_file, training), config, training)
         static = [field.name for field in entry.static_fields]
         config.check_place(entry.name, entry.ndim, [field.slot for field in entry.fields], static)
         check_points(training.grid)
         training.grid.stride_to(min(config.resolution, training.grid.n[0]))
+
+
+def _tunable(spec: FineTuningSpec, card: ModelCard) -> UPSConfig:
+    """The architecture of a model that can be tuned so."""
+    if card.kind == "builtin":
+        raise UserError("not_tunable", f"{card.id} has no weights to tune", got=card.id, expected="a trained model")
+    config = UPSConfig.load(Path(card.source))
+    check_language_model(config, spec.alignment.value)
+    if spec.tuning is TuningName.LORA and card.adapters_of is not None:
+        raise adapted_already(card.id, card.adapters_of)
+    return config
 
 
 def _stored_step(data_dir: Path, file_id: str, store: Store) -> float:

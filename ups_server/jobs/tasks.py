@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from ups_server.catalog import EQUATION_FILE, Catalog, ModelCard
+from ups_server.catalog import EQUATION_FILE, Catalog
 from ups_server.data.store import Store
 from ups_server.errors import UserError
 from ups_server.files.equations import check_one_equation, declare_stored
@@ -27,6 +27,7 @@ from ups_server.settings import Settings
 
 if TYPE_CHECKING:
     from ups_server.train.adapt import Place, PreparedAdaptation
+    from ups_server.train.few_shot import AdaptationSettings
     from ups_server.train.loop import StepReport
     from ups_server.train.parallel import Processes
     from ups_server.train.validation import Score
@@ -181,6 +182,25 @@ def evaluate(context: JobContext) -> dict[str, Any]:
     return scores.model_copy(update={"model": card.id}).as_dict()
 
 
+def adaptation_settings(spec: FineTuningSpec) -> "AdaptationSettings":
+    """What an adaptation is asked for by a job."""
+    from ups_server.train.few_shot import AdaptationSettings
+
+    return AdaptationSettings.asked(
+        n_trajectories=spec.n_trajectories,
+        start=spec.start.value,
+        embedder=None if spec.embedder is None else spec.embedder.value,
+        body_layers=spec.body_layers,
+        alignment=spec.alignment.value,
+        alignment_options=spec.alignment_options,
+        tuning=spec.tuning.value,
+        max_steps=spec.max_steps,
+        max_seconds=spec.max_seconds,
+        learning_rate=spec.learning_rate,
+        seed=spec.seed,
+    )
+
+
 def fine_tune(context: JobContext) -> dict[str, Any]:
     """What `ups adapt` does, on a stored file; the tuned model joins the catalog.
 
@@ -197,7 +217,7 @@ def fine_tune(context: JobContext) -> dict[str, Any]:
 
     device, processes = choose_device(settings.device), context.processes or ALONE
     place = Place(context.folder, JobListener(context), context.should_stop, device, settings.checkpoint_s, processes)
-    with prepared(settings, job, place) as (card, adaptation):
+    with prepared(settings, job, place) as (parent, adaptation):
         context.running()
         try:
             report = adaptation.run()
@@ -209,8 +229,8 @@ def fine_tune(context: JobContext) -> dict[str, Any]:
         except Diverged as error:
             raise UserError("diverged", str(error), hint="a smaller learning rate may help") from error
     context.raise_if_stopped()
-    about = adaptation.about(card.id, job=job.id, file=spec.training_file, validation_file=spec.validation_file)
-    models, model_id = settings.data_dir / "models", tuned_model_id(card.id, spec.suffix, job.id)
+    about = adaptation.about(parent, job=job.id, file=spec.training_file, validation_file=spec.validation_file)
+    models, model_id = settings.data_dir / "models", tuned_model_id(parent, spec.suffix, job.id)
     models.mkdir(exist_ok=True)
     extra = {} if equation is None else {EQUATION_FILE: equation.model_dump_json(indent=1) + "\n"}
     deliver(report, adaptation.chosen(report), models / model_id, about, extra)
@@ -242,15 +262,15 @@ def _fine_tuning(job: Job) -> FineTuningSpec:
 
 
 @contextmanager
-def prepared(settings: Settings, job: Job, place: "Place") -> Iterator[tuple[ModelCard, "PreparedAdaptation"]]:
-    """The model that a fine-tuning starts from, and the adaptation, whose files are open while the block lasts.
+def prepared(settings: Settings, job: Job, place: "Place") -> Iterator[tuple[str, "PreparedAdaptation"]]:
+    """What a fine-tuning starts from, and the adaptation, whose files are open while the block lasts.
 
     Raises:
         UserError: ``unknown_model``, ``not_tunable``, ``unknown_file``, and those of `PreparedAdaptation`.
     """
     spec = _fine_tuning(job)
-    card = Catalog(settings.data_dir).model(spec.model or settings.default_model)
-    if card.kind == "builtin":
+    card = None if spec.fresh else Catalog(settings.data_dir).model(spec.model or settings.default_model)
+    if card is not None and card.kind == "builtin":
         raise UserError("not_tunable", f"{card.id} has no weights to tune", got=card.id, expected="a trained model")
     store = stored_file(settings.data_dir, spec.training_file)
     held_out = None
@@ -260,25 +280,21 @@ def prepared(settings: Settings, job: Job, place: "Place") -> Iterator[tuple[Mod
     import torch
 
     from ups_server.train.adapt import PreparedAdaptation
-    from ups_server.train.few_shot import AdaptationSettings, FewShotData
+    from ups_server.train.few_shot import FewShotData
+    from ups_server.train.start import unused_model
 
     keep_freed_memory()
     torch.set_num_threads(settings.worker_threads)
-    wanted = AdaptationSettings(
-        n_trajectories=spec.n_trajectories,
-        alignment=spec.alignment.value,
-        tuning=spec.tuning.value,
-        max_steps=spec.max_steps,
-        max_seconds=spec.max_seconds,
-        learning_rate=spec.learning_rate,
-        seed=spec.seed,
-    )
+    parent = spec.start.value if card is None else card.id
     with ExitStack() as opened:
         training = opened.enter_context(Store.open(store))
         validation = None if held_out is None else opened.enter_context(Store.open(held_out))
         data = FewShotData(training, spec.training_file, validation, spec.validation_file)
-        name = tuned_model_id(card.id, spec.suffix, job.id)
-        yield card, PreparedAdaptation(Path(card.source), data, wanted, name, place)
+        name, source = tuned_model_id(parent, spec.suffix, job.id), None if card is None else Path(card.source)
+        adaptation = PreparedAdaptation(source, data, adaptation_settings(spec), name, place)
+        if card is None and spec.model is not None:
+            adaptation.warnings.append(unused_model(spec.model))
+        yield parent, adaptation
 
 
 class JobListener:
@@ -294,10 +310,11 @@ class JobListener:
         self._context.event("progress", {"what": what, "done": done, "total": total}, f"scoring:{what}:{done}")
 
     def step(self, step: int, steps: int, report: "StepReport") -> None:
-        (loss,) = report.losses.values()
-        figures = {"loss": loss, "alignment": report.alignment, "gradient": report.gradient}
+        figures = {"loss": report.loss, "alignment": report.alignment, "gradient": report.gradient}
         self._context.event(
-            "step", {"step": step, "steps": steps, **{name: _figure(v) for name, v in figures.items()}}, f"step:{step}"
+            "step",
+            {"step": step, "steps": steps, **{name: None if v is None else _figure(v) for name, v in figures.items()}},
+            f"step:{step}",
         )
 
     def validation(self, step: int, score: "Score", best: bool) -> None:

@@ -1,7 +1,7 @@
-"""What our operator is compared with, behind the same interface: FNO and U-Net, and the paper's architecture.
+"""What our operator is compared with, behind the same interface: FNO and U-Net, which have no language model.
 
-FNO and U-Net have no language model. Everything they know enters as input channels, the same information that the
-conditioned operator reads. After the N fields, the static fields and the coordinates come constant channels:
+Everything they know enters as input channels, the same information that the conditioned operator reads. After the N
+fields, the static fields and the coordinates come constant channels:
 
 * per coefficient symbol of any family of the config, `value_features` of its value (11 channels; zero where a family
   has no such coefficient),
@@ -20,14 +20,12 @@ from typing import Any, final
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ups_server.model.body import masked_mean
 from ups_server.model.conditioning import KINDS, VALUE_FEATURES, Conditions, value_features, with_metadata
 from ups_server.model.config import UPSConfig
 from ups_server.model.context import Coefficients, Context
-from ups_server.model.operator import Operator, TokenMix, UPSModel
-from ups_server.model.superspace import coordinates, given_channels, state_nrmse
+from ups_server.model.operator import Operator
+from ups_server.model.superspace import given_channels
 
 GROUP = 8
 """Channels that are normalised together: several, so that channels constant in space are not normalised away."""
@@ -204,83 +202,3 @@ def padded(x: Tensor, periodic: tuple[bool, ...]) -> Tensor:
 
 BASELINES: dict[str, Callable[[UPSConfig], Operator]] = {"fno": FNOBaseline, "unet": UNetBaseline}
 """The operators without a language model, by the config's `operator`."""
-
-
-PAPER_LIFTING = "embedder.lifting.fcs.0.weight"
-"""Of `UPSPaper`, (out, in, 1): static fields are its last inputs."""
-
-
-class UPSPaper(UPSModel):
-    """The paper's architecture: FNO channels are the tokens, the body runs in every step, a mean-pooled linear
-    predictor gives the absolute next state. A 1-D state is broadcast to n x n; the weights are tied to n. The loss is
-    Eq. 6.3, and where the language model is trained, all of it is. Metadata in front, positions and layer norm once.
-
-    Source: thesis 6.1.3. Where it departs: static fields are further input channels, the last ones; padding of the text
-    is masked; states on other grids are interpolated to n and back. `train.baseline` has the training, and
-    ``docs/models.md`` all departures.
-    """
-
-    trains_words = True
-
-    def __init__(self, config: UPSConfig, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        from neuralop.models import FNO
-
-        super().__init__(config, encoder, tokenizer)
-        ndim, layers = config.superspace.max_dimensions, config.embedder
-        points = config.resolution**ndim
-        self.embedder = FNO(
-            n_modes=(2 * layers.n_modes,) * ndim,
-            in_channels=config.superspace.slots + ndim + config.superspace.static_slots,
-            out_channels=config.reading.tokens,
-            hidden_channels=layers.hidden_channels,
-            n_layers=layers.n_layers,
-            positional_embedding=None,
-        )
-        self.tokenise = nn.Linear(points, self.body.word_size)
-        self.predictor = nn.Linear(self.body.size, config.superspace.slots * points)
-
-    def read(self, initial: Tensor, given: Conditions) -> Context:
-        given = with_metadata(given, self.config.conditioner.metadata)
-        tokens, mask = self.metadata.tokens(given.texts)
-        return replace(given.context(), metadata=tokens, metadata_mask=mask)
-
-    def task_loss(self, prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        return state_nrmse(prediction, target, mask)
-
-    def advance(self, u: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-        step, tokens, _ = self._advance(u, context, None)
-        return step, tokens
-
-    def mixed_step(
-        self, u: Tensor, initial: Tensor, given: Conditions, windows: int, mix: TokenMix
-    ) -> tuple[Tensor, Tensor]:
-        step, _, read = self._advance(u, self.read(initial, given).repeat(windows), mix)
-        return step, read
-
-    def _advance(self, u: Tensor, context: Context, mix: TokenMix | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Next states, state tokens, and the mean (B, E) of what the body made of the sequence."""
-        n, ndim = self.config.resolution, self.config.superspace.max_dimensions
-        given, missing = tuple(u.shape[2:]), ndim - (u.ndim - 2)
-        static = u.new_zeros(u.shape[0], self.config.superspace.static_slots, *given)
-        if context.static is not None:
-            static[:, : context.static.shape[1]] = context.static
-        u = interpolated(torch.cat([u, static], dim=1), (n,) * len(given))
-        square = u[(..., *(None,) * missing)].expand(*u.shape, *(n,) * missing)
-        state, static = square.split([square.shape[1] - static.shape[1], static.shape[1]], dim=1)
-        place = coordinates((n,) * (ndim - missing), (False,) * (ndim - missing), (0.5,) * (ndim - missing), ndim, u)
-        place = place[(..., *(None,) * missing)].expand(ndim, *(n,) * ndim)
-        features = self.embedder(torch.cat([state, place.expand(u.shape[0], *place.shape), static], dim=1))
-        tokens = self.tokenise(features.flatten(2))
-        sequence, mask = self.mixed_sequence(tokens if mix is None else mix(tokens), context)
-        hidden = self.body(sequence, mask) if self.use_body else self.body.embed(sequence, mask)
-        read = masked_mean(hidden, mask)
-        step = self.predictor(read).reshape(-1, self.config.superspace.slots, *(n,) * ndim)
-        step = step[(slice(None), slice(None), *(slice(None),) * (ndim - missing), *(0,) * missing)]
-        return interpolated(step, given) * context.mask[(..., *(None,) * (step.ndim - 2))], tokens, read
-
-
-def interpolated(u: Tensor, points: tuple[int, ...]) -> Tensor:
-    """Cell-centred values (B, C, X...) on another grid of the same box, linearly; as they are where it is theirs."""
-    if tuple(u.shape[2:]) == points:
-        return u
-    return F.interpolate(u, points, mode="linear" if len(points) == 1 else "bilinear")

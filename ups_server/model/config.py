@@ -3,6 +3,7 @@
 Imports no torch: the catalog and the API read it too.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -184,15 +185,16 @@ class UPSConfig(Frozen):
     """An architecture. The presets below are the points that matter; each field of a part is an axis of the ablation.
 
     Attributes:
-        operator: "conditioned" (the body reads once, a conditioned FNO steps), "paper" (the body in every step), or a
-            baseline without a language model: "fno", "unet".
+        operator: "conditioned" (the body reads once, a conditioned FNO steps), "paper" and "patch" (the body
+            in every step, with the embedder and head of UPS or of ORCA), or a baseline without a language model: "fno",
+            "unet".
         resolution: points per axis it is trained at, unless data say otherwise.
     """
 
     model_type: Literal["ups"] = "ups"
     name: str = "ups-mini"
     version: int = 1
-    operator: Literal["conditioned", "paper", "fno", "unet"] = "conditioned"
+    operator: Literal["conditioned", "paper", "patch", "fno", "unet"] = "conditioned"
     resolution: Count = 128
     superspace: SuperspaceConfig = SuperspaceConfig()
     conditioner: ConditionerConfig = ConditionerConfig()
@@ -264,13 +266,26 @@ class UPSConfig(Frozen):
     @property
     def has_language_model(self) -> bool:
         """Is there a language model in it? The baselines have none."""
-        return self.operator in ("conditioned", "paper")
+        return self.operator in ("conditioned", "paper", "patch")
+
+    @property
+    def through_body(self) -> bool:
+        """Does every step lead through the language model?"""
+        return self.operator in ("paper", "patch")
 
     @property
     def state_tokens(self) -> int:
         """l, the tokens that a state becomes."""
+        if self.operator == "patch":
+            return int(math.ceil(self.resolution / self.patch_stride) ** self.superspace.max_dimensions)
         channels = self.operator == "conditioned" and self.reading.token_kind == "channel"
         return self.embedder.hidden_channels if channels else self.reading.tokens
+
+    @property
+    def patch_stride(self) -> int:
+        """The smallest stride for which a state has at most `reading.tokens` patches (ORCA, section 3.1)."""
+        axes, most = self.superspace.max_dimensions, max(self.reading.tokens, 1)
+        return next(k for k in range(1, self.resolution + 1) if math.ceil(self.resolution / k) ** axes <= most)
 
     @property
     def grids(self) -> list[tuple[int, int]]:

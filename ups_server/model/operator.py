@@ -78,6 +78,10 @@ class UPSModel(Operator):
         """One step: states (B, N, X...) -> (next states (B, N, X...), state tokens (B, l, E) for the alignment)."""
 
     @abstractmethod
+    def tokenised(self, u: Tensor, context: Context) -> Tensor:
+        """The tokens (B, l, E) of `advance` alone."""
+
+    @abstractmethod
     def mixed_step(
         self, u: Tensor, initial: Tensor, given: Conditions, windows: int, mix: TokenMix
     ) -> tuple[Tensor, Tensor]:
@@ -102,6 +106,19 @@ class UPSModel(Operator):
         """
         embedded = self.body.embed(*self.mixed_sequence(tokens, context))
         return embedded[:, -tokens.shape[1] :].mean(1)
+
+    @final
+    def read_features(self, tokens: Tensor) -> Tensor:
+        """Means (B, E) of what the body makes of state tokens (B, l, E) by themselves, as it reads reference text."""
+        return self._read_mean(tokens, tokens.new_ones(tokens.shape[:2]))
+
+    @final
+    def read_text_features(self, texts: tuple[str, ...]) -> Tensor:
+        """Means (B, E) of what the body makes of the beginnings of reference texts, padding excluded."""
+        return self._read_mean(*self.metadata.beginnings(texts))
+
+    def _read_mean(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        return masked_mean(self.body(tokens, mask), mask)
 
     @final
     def mixed_sequence(self, tokens: Tensor, context: Context) -> tuple[Tensor, Tensor]:

@@ -162,6 +162,9 @@ class UPS(UPSModel):
         step, features = self._stepped(u, context)
         return step, self._tokens(features)
 
+    def tokenised(self, u: Tensor, context: Context) -> Tensor:
+        return self.advance(u, context)[1]
+
     def _stepped(self, u: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """The next states (B, N, X...) and the features (B, X..., C) they were predicted from."""
         known, periodic = context.coefficients, context.periodic

@@ -233,10 +233,10 @@ def stepped_on(grid: Grid, boundary: BoundaryCondition, least: int) -> tuple[Gri
 def step_bytes(config: UPSConfig, points: Sequence[int]) -> int:
     """Working memory of one step of one state, estimated from the architecture.
 
-    `STEP_TENSORS` tensors of all channels at every point, padding included; the paper's operator works on its own
-    square grid.
+    `STEP_TENSORS` tensors of all channels at every point, padding included; an operator through the language model
+    works on its own square grid.
     """
-    if config.operator == "paper":
+    if config.through_body:
         points = (config.resolution,) * config.superspace.max_dimensions
     padded = math.prod(round(n * (1 + config.embedder.padding)) for n in points)
     return 4 * STEP_TENSORS * config.embedder.hidden_channels * padded

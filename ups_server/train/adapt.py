@@ -1,4 +1,5 @@
-"""Adapting a trained model to a few trajectories of a user's equation; resumable at any moment, exactly."""
+"""Adapting a model, or a language model, to a few trajectories of a user's equation; resumable at any moment,
+exactly."""
 
 import json
 import math
@@ -13,13 +14,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ups_server.align import ALIGNMENTS, mixes
+from ups_server.align import ALIGNMENTS, alone, mixes
 from ups_server.data.atomic import replacing
 from ups_server.data.composed import Subset
+from ups_server.data.store import Store
 from ups_server.errors import UserError
 from ups_server.evaluation.evaluate import evaluate_source
 from ups_server.evaluation.scores import FileScores
-from ups_server.model.checkpoint import from_pretrained, place_adapters
+from ups_server.model.checkpoint import TrainedModel, create, from_pretrained, place_adapters
+from ups_server.model.config import UPSConfig
 from ups_server.model.operator import Operator
 from ups_server.model.superspace import check_card
 from ups_server.model.ups import UPS
@@ -33,7 +36,6 @@ from ups_server.train.few_shot import (
     AdaptationSettings,
     FewShotData,
     check_language_model,
-    check_methods,
     check_points,
     recipe,
 )
@@ -50,8 +52,8 @@ from ups_server.train.loop import (
 from ups_server.train.memory import available_bytes, check_memory, training_bytes
 from ups_server.train.parallel import ALONE, Processes
 from ups_server.train.run import publish
-from ups_server.train.tuning import TUNINGS
-from ups_server.train.validation import Score, criterion, outcome, validate
+from ups_server.train.tuning import TUNINGS, embedder
+from ups_server.train.validation import Score, criterion, fresh_outcome, outcome, validate
 
 STEP_EVENTS = 100
 """Reports of single steps in a training of full length."""
@@ -110,33 +112,43 @@ class PreparedAdaptation:
 
     Attributes:
         n: points along the first axis: the model's, or the trajectories' where they have fewer.
+        warnings: what was asked for and has no effect, or another than its paper says.
 
     Args:
+        model: not used by a fresh start.
         name: of the tuned model.
 
     Raises:
-        UserError: those of `FewShotData.split`; ``alignment_not_offered``, ``tuning_not_offered``,
-            ``superspace_too_small``, ``dt_mismatch``, ``resolution_mismatch``, ``too_large``, ``run_exists``,
-            ``not_a_model``, ``no_language_model``, ``nothing_to_tune``, ``adapted_already``, ``family_mismatch``.
+        UserError: those of `FewShotData.split` and `AdaptationSettings.check`; ``superspace_too_small``,
+            ``dt_mismatch``, ``resolution_mismatch``, ``too_large``, ``run_exists``, ``not_a_model``,
+            ``no_language_model``, ``nothing_to_tune``, ``adapted_already``, ``family_mismatch``.
     """
 
     def __init__(
-        self, model: Path, trajectories: FewShotData, settings: AdaptationSettings, name: str, place: Place
+        self, model: Path | None, trajectories: FewShotData, settings: AdaptationSettings, name: str, place: Place
     ) -> None:
-        check_methods(settings.alignment, settings.tuning)
+        settings.check()
         self.settings, self.trajectories, self.place = settings, trajectories, place
         store = trajectories.training
         self.family = store.family
         self.split = trajectories.split(settings.n_trajectories)
-        self.checkpoint = from_pretrained(model, place.device).of_family(self.family)
+        if settings.fresh:
+            self.checkpoint = self._fresh(name, store)
+        elif model is not None:
+            self.checkpoint = from_pretrained(model, place.device).of_family(self.family)
+        else:
+            raise TypeError("a model is adapted where there is no fresh start")
         self.model = self.checkpoint.operator
         self.parent = self.model.config
         check_language_model(self.parent, settings.alignment)
         self.tuning = TUNINGS[settings.tuning]()
         ignored = isinstance(self.model, UPS) and self.model.ignores_body
         body = self.tuning.body or mixes(settings.alignment) or not ignored
+        self.warnings = (
+            [] if not ignored or settings.alignment == "none" else [unheard(settings.alignment, self.parent)]
+        )
         self.config = recipe(settings, name, self.family, len(self.split.validation), body)
-        if self.tuning.equip is not None:
+        if self.tuning.equip is not None and model is not None:
             self.tuning.equip(self.checkpoint, model)
         else:
             self.checkpoint.merge()  # adapters of a parent become part of what is tuned
@@ -163,7 +175,7 @@ class PreparedAdaptation:
         points = math.prod(self.windows.grid.n)
         stages = [(self.config.stage2, self.tuning.select, self.tuning.kept)]
         if self.config.stage1.steps:
-            stages.append((self.config.stage1, self.tuning.select_aligned, 1.0))
+            stages.append((self.config.stage1, self._select_aligned, 1.0))
         return max(
             training_bytes(self.model, self._selected(select, stage), stage, data, points, kept)
             for stage, select, kept in stages
@@ -173,11 +185,21 @@ class PreparedAdaptation:
         train_body = self.model.use_body and stage.body_learning_rate > 0
         return list(select(self.model, train_body=train_body).values())
 
-    def _pin(self, model: Path) -> None:
+    def _fresh(self, name: str, store: Store) -> TrainedModel:
+        """A new embedder and head around the language model; of the seed alone."""
+        config = self.settings.config_of(name, family(self.family), store.grid)
+        torch.manual_seed(self.settings.seed)
+        return TrainedModel(create(config, random_body=self.settings.start == "random").to(self.place.device))
+
+    @property
+    def _select_aligned(self) -> Select:
+        return embedder if self.settings.fresh and alone(self.settings.alignment) else self.tuning.select_aligned
+
+    def _pin(self, model: Path | None) -> None:
         """A folder belongs to one adaptation."""
         wanted = {
-            "settings": self.settings.model_dump(mode="json"),
-            "model": model.name,
+            "settings": self.settings.document(),
+            "model": self.settings.start if model is None else model.name,
             **self.trajectories.fingerprints(),
         }
         file = self.place.folder / "adaptation.json"
@@ -205,22 +227,30 @@ class PreparedAdaptation:
             "validation": len(self.split.validation),
             "test": len(self.split.test),
             "memory_bytes": self.bytes,
+            "warnings": self.warnings,
         }
-        self.place.listener.phase("zero_shot", facts)
-        zero_shot = self._zero_shot()
         together = {"processes": self.processes.count} if self.place.processes.count > 1 else {}
-        self.place.listener.phase("training", {"steps": self.settings.steps, **together})
-        progress = self._train()
-        self.place.listener.phase("scores", {})
-        before = self._before(zero_shot)
-        tuned = before
-        if int(progress.best_at or 0):
-            best = self.place.folder / BEST
-            _check_finite(best)
-            tuned = self._score(UPSSolver(from_pretrained(best, self.place.device)), "tuned").as_dict()
+        steps = {"steps": self.settings.steps, **together}
+        if self.settings.fresh:
+            self.place.listener.phase("training", facts | steps)
+            progress = self._train()
+            self.place.listener.phase("scores", {})
+            judged = fresh_outcome(self._score_best(), list(self._curve().values()))
+        else:
+            self.place.listener.phase("zero_shot", facts)
+            zero_shot = self._zero_shot()
+            self.place.listener.phase("training", steps)
+            progress = self._train()
+            self.place.listener.phase("scores", {})
+            before = self._before(zero_shot)
+            tuned = self._score_best() if int(progress.best_at or 0) else before
+            judged = outcome(zero_shot, before, tuned, list(self._curve().values()), moved=tuned is not before)
         curve = self._curve()
         return {
-            **outcome(zero_shot, before, tuned, list(curve.values()), moved=tuned is not before),
+            **judged,
+            "from": self.settings.start,
+            "warnings": self.warnings,
+            "alignment_terms": self._terms(),
             "split": {part: facts[part] for part in ("training", "validation", "test")},
             **self.trajectories.report(self.split),
             "steps": max(map(int, curve)),
@@ -250,10 +280,19 @@ class PreparedAdaptation:
             "parent_version": str(self.parent.version),
             "family": self.family,
             **self.trajectories.fingerprints(),
-            **self.settings.model_dump(mode="json", include={"n_trajectories", "alignment", "tuning", "seed"}),
+            **{
+                name: value
+                for name, value in self.settings.document().items()
+                if name not in ("max_steps", "max_seconds", "learning_rate")
+            },
             "steps": self.settings.steps,
             **more,
         }
+
+    def _score_best(self) -> dict[str, Any]:
+        best = self.place.folder / BEST
+        _check_finite(best)
+        return self._score(UPSSolver(from_pretrained(best, self.place.device)), "tuned").as_dict()
 
     def _zero_shot(self) -> dict[str, Any]:
         return self._scored_once(
@@ -295,7 +334,7 @@ class PreparedAdaptation:
             update={"name": config.name, "version": 1, "families": {self.family: self.windows.card}}
         )
         base = self.place.folder / BASE
-        if self.processes.first and not base.exists():
+        if self.processes.first and not self.settings.fresh and not base.exists():
             publish(self.checkpoint, base)
         model.train()
         first = 0 if config.stage1.steps else 1
@@ -307,7 +346,8 @@ class PreparedAdaptation:
             self.place.listener.saved(self._step(trainer))
         self.processes.wait()  # until all have seen what is there
         if not begun:
-            self._validate(trainer, progress)
+            if not self.settings.fresh:  # new weights are no model yet
+                self._validate(trainer, progress)
             self._save(trainer, progress)
         while not self._finished(trainer, progress):
             if progress.stage == 0 and trainer.step >= trainer.stage.steps:
@@ -319,9 +359,10 @@ class PreparedAdaptation:
         return progress
 
     def _trainer(self, model: Operator, stage: int) -> StageTrainer:
-        method = (self.config.stage1, self.config.stage2)[stage].alignment
-        select = self.tuning.select if stage == 1 else self.tuning.select_aligned
-        return StageTrainer(model, [self.windows], self.config, stage, ALIGNMENTS[method](), select, self.processes)
+        own = (self.config.stage1, self.config.stage2)[stage]
+        select = self.tuning.select if stage == 1 else self._select_aligned
+        alignment = ALIGNMENTS[own.alignment](**own.alignment_options)
+        return StageTrainer(model, [self.windows], self.config, stage, alignment, select, self.processes)
 
     def _step(self, trainer: StageTrainer) -> int:
         """Steps done in both stages."""
@@ -333,7 +374,7 @@ class PreparedAdaptation:
 
     def _over(self, trainer: StageTrainer, progress: Position) -> bool:
         step = self._step(trainer)
-        if step % self.settings.validate_every == 0:  # early ends come after a validation only
+        if step % self.settings.validate_every == 0 and trainer.stage.task_weight:  # ends early after a validation only
             if ruined(list(self._curve().values())):
                 return True
             waited = step - int(progress.best_at or 0)
@@ -356,8 +397,9 @@ class PreparedAdaptation:
             step, steps = self._step(trainer), self.settings.steps
             if step % max(1, steps // STEP_EVENTS) == 0:
                 self.place.listener.step(step, steps, report)
+            self._keep_terms(trainer)
             due = step % self.settings.validate_every == 0 or step == steps
-            if due:
+            if due and trainer.stage.task_weight:
                 self._validate(trainer, progress)
             late = self.processes.first and time.monotonic() - saved >= self.place.save_seconds
             if due or self.processes.any(late, trainer.device):
@@ -386,10 +428,30 @@ class PreparedAdaptation:
         _write_json(self.place.folder / "curve.json", {**self._curve(), str(step): point})
         self.place.listener.validation(step, score, best)
 
+    def _keep_terms(self, trainer: StageTrainer) -> None:
+        """What the loss of an alignment is made of, of the first and the last step of stage 1."""
+        if self.processes.first and trainer.index == 0 and trainer.step in (1, trainer.stage.steps):
+            terms = {name: _json(value) for name, value in trainer.alignment.terms().items()}
+            said = self._terms()
+            said = {"first": terms} if trainer.step == 1 else said
+            _write_json(self.place.folder / "terms.json", said | {"last": terms})
+
+    def _terms(self) -> dict[str, Any]:
+        file = self.place.folder / "terms.json"
+        return dict(json.loads(file.read_text())) if file.exists() else {}
+
     def _curve(self) -> dict[str, Any]:
         """Validations by step: one that is repeated after a crash replaces itself."""
         file = self.place.folder / "curve.json"
         return dict(json.loads(file.read_text())) if file.exists() else {}
+
+
+def unheard(alignment: str, config: UPSConfig) -> str:
+    """The warning where an alignment has nothing to act on."""
+    return (
+        f"{config.name} predicts without hearing its language model, so the alignment {alignment} with it improves "
+        'nothing that is read; a fresh start (from "lm") has the language model in the path, as the papers do'
+    )
 
 
 def ruined(curve: Sequence[Mapping[str, Any]]) -> bool:

@@ -80,6 +80,8 @@ class Stage(Section):
             reproduced bit by bit. Neither leaves the stage out.
         body: does the LLM body take part? It is trained where its learning rate is positive, else frozen.
         alignment: the adaptation method whose loss is added to the task loss, by name.
+        alignment_options: of the method, see `align.Offered`.
+        task_weight: of the task loss in a stage that aligns; 0 trains by the alignment alone.
         optimiser: "adamw", or "adam", whose weight decay is a part of the gradient.
         schedule: of the learning rates after warm-up, down to zero; "steps" falls to a fifth after each third,
             "constant" stays.
@@ -95,6 +97,8 @@ class Stage(Section):
     body: bool = False
     alignment: str = "none"
     alignment_weight: float = 1.0
+    alignment_options: dict[str, str] = Field(default_factory=dict)
+    task_weight: float = Field(default=1.0, ge=0)
     optimiser: Literal["adamw", "adam"] = "adamw"
     schedule: Literal["cosine", "linear", "steps", "constant"] = "cosine"
     warmup: int = 200

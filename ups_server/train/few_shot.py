@@ -7,17 +7,18 @@ import math
 from dataclasses import dataclass
 from typing import Any, Self
 
-from pydantic import Field, FiniteFloat, ValidationError
+from pydantic import ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
-from ups_server.align import ALIGNMENTS, aligns, mixes
+from ups_server.align import ALIGNMENTS, alignment_share, aligns, alone, check_options, mixes
 from ups_server.data.source import summary
 from ups_server.data.splits import FewShotSplit, check_agreement, check_disjoint, few_shot_split, held_out_split
 from ups_server.data.store import Store
 from ups_server.errors import UserError
 from ups_server.model.config import UPSConfig
-from ups_server.pde import Grid
+from ups_server.pde import Family, Grid
 from ups_server.specs import invalid_request
 from ups_server.train.config import FamilyData, Section, Stage, TrainConfig
+from ups_server.train.start import FRESH, Embedder, Start, check_start, fresh_config, with_tuning
 from ups_server.train.tuning import TUNINGS
 
 VALIDATIONS, FEWEST_VALIDATIONS = 20, 4
@@ -26,8 +27,6 @@ STEPS_BETWEEN = 10
 """Steps between two validations where there are enough: a validation takes as long as several of them."""
 PATIENCE = 8
 """Validations in succession without a better one before training stops."""
-ALIGNMENT_SHARE = 0.2
-"""Part of the steps that goes into alignment, where it is a stage of its own."""
 RATE, LOW_RANK_RATE = 1e-3, 3e-4
 """Peak learning rates of weights, and of low-rank adapters, whose product with their scale moves weights faster."""
 WARMUP_SHARE, FEWEST_WARMUP = 0.1, 5
@@ -100,11 +99,23 @@ class FewShotData:
 
 
 class AdaptationSettings(Section):
-    """What is asked for; the rest follows from it."""
+    """What is asked for; the rest follows from it.
+
+    Attributes:
+        start: what is adapted, see `train.start`; `from` in requests.
+        embedder, body_layers: of a fresh start.
+        alignment_options: see `align.Offered`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     n_trajectories: int = Field(ge=1)
+    start: Start = Field(default="model", alias="from")
+    embedder: Embedder | None = None
+    body_layers: int | None = Field(default=None, ge=1, le=256)
     alignment: str = "none"
-    tuning: str = "operator"
+    alignment_options: dict[str, str] = Field(default_factory=dict)
+    tuning: str
     max_steps: int | None = Field(default=None, ge=1, le=10**6)
     max_seconds: FiniteFloat | None = Field(default=None, gt=0)
     learning_rate: FiniteFloat | None = Field(default=None, gt=0, le=1)
@@ -117,6 +128,33 @@ class AdaptationSettings(Section):
             return cls.model_validate(wanted)
         except ValidationError as error:
             raise invalid_request(error) from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tuning_of_the_start(cls, document: Any) -> Any:
+        return with_tuning(document)
+
+    @property
+    def fresh(self) -> bool:
+        return self.start in FRESH
+
+    def config_of(self, name: str, entry: Family, grid: Grid) -> UPSConfig:
+        """The architecture of a fresh start for a family."""
+        slots, static = [field.slot for field in entry.fields], len(entry.static_fields)
+        return fresh_config(name, self.embedder or "fno", grid.n[0], entry.ndim, slots, static, self.body_layers)
+
+    def document(self) -> dict[str, Any]:
+        """As JSON; what was added later only where it is not the default, so that older ones compare equal."""
+        later = {"start", "embedder", "body_layers", "alignment_options"}
+        return self.model_dump(mode="json", exclude=later) | self.model_dump(
+            mode="json", include=later, exclude_defaults=True, by_alias=True
+        )
+
+    def check(self) -> None:
+        """Raises UserError as `check_methods`, `check_options` and `check_start`."""
+        check_methods(self.alignment, self.tuning)
+        check_options(self.alignment, self.alignment_options)
+        check_start(self.start, self.alignment, self.tuning, self.embedder, self.body_layers)
 
     @property
     def steps(self) -> int:
@@ -159,10 +197,14 @@ def check_language_model(config: UPSConfig, alignment: str) -> None:
 def recipe(settings: AdaptationSettings, name: str, family: str, validation: int, body: bool = True) -> TrainConfig:
     """Two stages, the first without steps where nothing is aligned in it; the body is trained in the second only.
 
+    After a fresh start a step is not unrolled, as in the papers, and where the paper of the alignment has it so, stage
+    1 is by the alignment alone.
+
     Args:
         body: does the language model take part?
     """
-    aligned = math.ceil(ALIGNMENT_SHARE * settings.steps) if aligns(settings.alignment) else 0
+    aligned = math.ceil(alignment_share(settings.alignment) * settings.steps)
+    by_itself = settings.fresh and alone(settings.alignment)
     rate = settings.learning_rate or (LOW_RANK_RATE if settings.tuning == "lora" else RATE)
     body_rate = min(BODY_RATE, rate) if settings.tuning == "full" else rate
     tuned = settings.steps - aligned
@@ -182,7 +224,9 @@ def recipe(settings: AdaptationSettings, name: str, family: str, validation: int
             body=body,
             body_learning_rate=0.0,
             alignment=settings.alignment if aligned else "none",
-            schedule="steps" if settings.alignment == "otdd" else "cosine",
+            alignment_options=settings.alignment_options if aligned else {},
+            task_weight=0.0 if aligned and by_itself else 1.0,
+            schedule="steps" if by_itself or settings.alignment == "otdd" else "cosine",
             warmup=warmup(aligned),
         ),
         stage2=Stage(
@@ -191,8 +235,9 @@ def recipe(settings: AdaptationSettings, name: str, family: str, validation: int
             body=body,
             body_learning_rate=body_rate if TUNINGS[settings.tuning]().body else 0.0,
             alignment=settings.alignment if mixes(settings.alignment) else "none",
+            alignment_options=settings.alignment_options if mixes(settings.alignment) else {},
             warmup=warmup(tuned),
-            unroll=((0.0, 1), (0.5, 2)),
+            unroll=((0.0, 1),) if settings.fresh else ((0.0, 1), (0.5, 2)),
         ),
         ema=0.99,
         validate_every=settings.validate_every,

@@ -34,7 +34,8 @@ from ups_server.data.splits import Split, split_rows
 from ups_server.data.store import Store
 from ups_server.data.windows import LeadTimes, Points, frame_stride
 from ups_server.errors import UserError
-from ups_server.model.body import default_folder, load_tokenizer, pretrained_body, text_features
+from ups_server.language.pretrained import default_folder
+from ups_server.model.body import load_tokenizer, pretrained_body, text_features
 from ups_server.model.checkpoint import load_lead
 from ups_server.model.lead import LeadModel, Problems, problems
 from ups_server.model.lead_config import EQUATIONS, NUMBERS, LatentConfig

@@ -54,20 +54,30 @@ class Select(Protocol):
 
 @dataclass(frozen=True)
 class StepReport:
-    """Task loss per family, loss of the adaptation method, gradient norm; `skipped` where the step was not taken."""
+    """Task loss per family, none in a stage by the alignment alone; loss of the adaptation method, gradient norm;
+    `skipped` where the step was not taken."""
 
     losses: dict[str, float]
     alignment: float
     gradient: float
     skipped: bool
 
+    @property
+    def loss(self) -> float | None:
+        """Of the first family, where there is one."""
+        return next(iter(self.losses.values()), None)
+
 
 @dataclass(frozen=True)
 class _Aligned:
-    """Of one family's batch: task loss, features and outlines to be aligned, and how many rows every process has."""
+    """Of one family's batch: task loss, features and outlines to be aligned, and how many rows every process has.
+
+    `read`, of a method that asks for it, is what the body makes of the state tokens.
+    """
 
     loss: Tensor
     features: Tensor
+    read: Tensor | None
     outlines: Tensor
     counts: list[int]
 
@@ -170,9 +180,9 @@ class StageTrainer:
             losses[entry.id], extra = self._accumulate(self._batch(entry, rng, unroll), aligned)
             mixed += extra / len(self.families)
         alignment = self._backward_aligned(aligned) if aligned else mixed
-        losses = self._summed(losses)
+        losses = self._summed(losses) if self.stage.task_weight or not aligned else self._summed({})
         gradient = float(nn.utils.clip_grad_norm_(self._clipped, self.config.clip or math.inf))
-        skipped = not math.isfinite(gradient) or not all(map(math.isfinite, losses.values()))
+        skipped = not math.isfinite(gradient) or not all(map(math.isfinite, [*losses.values(), alignment]))
         self._bad = self._bad + 1 if skipped else 0
         if self._bad > MAX_BAD_STEPS:
             raise Diverged(f"no finite step since step {self.step - MAX_BAD_STEPS}")
@@ -195,7 +205,7 @@ class StageTrainer:
         task = mixed = 0.0
         for part in batch.parts(self.config.accumulate):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-                loss, features = self._losses(part)
+                loss, features, read = self._losses(part)
                 extra = self._mixed_loss(part)
             task += loss.item() * part.share
             mixed += float(extra.detach()) * part.share
@@ -203,7 +213,7 @@ class StageTrainer:
                 ((loss + extra) * part.share / len(self.families)).backward()
             else:
                 counts = [batch.windows * (rows.stop - rows.start) for rows in self.processes.shares(batch.whole)]
-                aligned.append(_Aligned(loss * part.share, features, outlines(part.frames[:, 1]), counts))
+                aligned.append(_Aligned(loss * part.share, features, read, outlines(part.frames[:, 1]), counts))
         return task, mixed
 
     def _mixed_loss(self, batch: Batch) -> Tensor:
@@ -223,12 +233,16 @@ class StageTrainer:
         task = torch.stack([entry.loss for entry in aligned]).mean()
         features = [self.processes.gathered(entry.features, entry.counts) for entry in aligned]
         targets = [self.processes.gathered(entry.outlines, entry.counts) for entry in aligned]
-        distance = self.alignment.loss(torch.cat(features), torch.cat(targets))
-        (task + self.stage.alignment_weight * distance).backward()
+        read = [self.processes.gathered(entry.read, entry.counts) for entry in aligned if entry.read is not None]
+        beside = {"read": torch.cat(read)} if read else {}
+        distance = self.alignment.loss(torch.cat(features), torch.cat(targets), **beside)
+        (self.stage.task_weight * task + self.stage.alignment_weight * distance).backward()
         return float(distance.detach())
 
-    def _losses(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Task loss of a batch, averaged over unrolled steps, and, to be aligned, the features of its first step."""
+    def _losses(self, batch: Batch) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Task loss of a batch, averaged over unrolled steps, and, to be aligned, the features of its first step, as
+        they enter the body and, where the method asks for it, as they leave it.
+        """
         refresh = self.model.config.reading.refresh
         u = batch.frames[:, 0]
         if refresh:
@@ -241,22 +255,25 @@ class StageTrainer:
             spread = (..., *(None,) * (u.ndim - 2))
             scale = self.stage.noise * batch.conditions.increment.repeat_interleave(batch.windows, 0)
             u = u + batch.noise * (scale * context.mask)[spread]
-        task, features = u.new_zeros(()), None
+        task, features, read = u.new_zeros(()), None, None
+        if self.alignment.aligns and not self.stage.task_weight:
+            return task, *self._aligned_features(self._language_model().tokenised(u, context), context)
         steps = batch.frames.shape[1] - 1
         for step in range(steps):
             if refresh and step and step % refresh == 0:
                 context = self.model.read(u, given)
             if step == 0 and self.alignment.aligns:
-                u, features = self._aligned_step(u, context)
+                u, tokens = self._language_model().advance(u, context)
+                features, read = self._aligned_features(tokens, context)
             else:
                 u = self.model(u, context)
             task = task + self.model.task_loss(u, batch.frames[:, step + 1], context.mask) / steps
-        return task, features
+        return task, features, read
 
-    def _aligned_step(self, u: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+    def _aligned_features(self, tokens: Tensor, context: Context) -> tuple[Tensor, Tensor | None]:
         model = self._language_model()
-        following, tokens = model.advance(u, context)
-        return following, model.sequence_features(tokens, context)
+        read = model.read_features(tokens) if self.alignment.reads else None
+        return model.sequence_features(tokens, context), read
 
     def _language_model(self) -> UPSModel:
         if not isinstance(self.model, UPSModel):

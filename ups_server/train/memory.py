@@ -41,7 +41,8 @@ def training_bytes(
 
 
 def activation_bytes(model: Operator, stage: Stage, data: FamilyData, points: int) -> int:
-    """What a step of full training keeps for its backward pass: of the operator in every step, of the body once."""
+    """What a step of full training keeps for its backward pass: of the operator in every step, of the body once or,
+    where every step leads through it, as often."""
     config = model.config
     rows = data.trajectories * data.windows
     steps = rows * min(max(steps for _, steps in stage.unroll), data.unroll)
@@ -50,7 +51,10 @@ def activation_bytes(model: Operator, stage: Stage, data: FamilyData, points: in
         readings = data.trajectories
         if mixes(stage.alignment):  # a step and a reading of mixed tokens beside the others
             steps, readings = steps + rows, 2 * readings
-        steps += readings  # a reading begins with a step
+        if config.through_body:
+            points, readings = config.resolution**config.superspace.max_dimensions, steps
+        else:
+            steps += readings  # a reading begins with a step
     layers = config.embedder.n_layers * LAYER_TENSORS + 4
     body = body_bytes(model) * readings if isinstance(model, UPSModel) else 0
     return steps * layers * config.embedder.hidden_channels * points * FLOAT + body
@@ -64,7 +68,7 @@ def size(tensors: Iterable[Tensor]) -> int:
 def body_bytes(model: UPSModel) -> int:
     """Activations that the language model keeps for the backward pass of one reading."""
     shape = model.body.encoder.config
-    length = model.config.reading.tokens + MAX_TOKENS
+    length = model.config.state_tokens + MAX_TOKENS
     hidden = BODY_TENSORS * model.body.size + 2 * length * int(shape.num_attention_heads)
     return int(shape.num_hidden_layers) * length * hidden * FLOAT
 

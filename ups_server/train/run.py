@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from ups_server.align import ALIGNMENTS
+from ups_server.align import ALIGNMENTS, check_options
 from ups_server.align.text import reference_text
 from ups_server.errors import UserError
 from ups_server.model.body import body_folder, check_language_model_folder
@@ -209,8 +209,8 @@ class TrainingRun:
         return model
 
     def _trainer(self, model: Operator, stage: int) -> StageTrainer:
-        method = (self.config.stage1, self.config.stage2)[stage].alignment
-        alignment = ALIGNMENTS[method]()
+        own = (self.config.stage1, self.config.stage2)[stage]
+        alignment = ALIGNMENTS[own.alignment](**own.alignment_options)
         return StageTrainer(model, self.families, self.config, stage, alignment, processes=self.processes)
 
     def _save(self, trainer: StageTrainer, progress: Position) -> None:
@@ -268,6 +268,7 @@ def check_config(config: TrainConfig) -> UPSConfig:
     for stage in stages:
         if stage.alignment not in ALIGNMENTS:
             raise UserError("unknown_alignment", "no such alignment", got=stage.alignment, expected=sorted(ALIGNMENTS))
+        check_options(stage.alignment, stage.alignment_options)
     if not shape.has_language_model and (config.random_body or any(stage.alignment != "none" for stage in stages)):
         raise UserError("no_language_model", f"{shape.operator} has no language model to align with or to randomise")
     reference_text(config.reference_text)

@@ -91,7 +91,9 @@ def low_rank(model: "Operator", *, train_body: bool) -> "dict[str, nn.Parameter]
 
 
 def frozen_language_model(model: "Operator", *, train_body: bool) -> "dict[str, nn.Parameter]":
-    """Layer norms, and the linear layers into the language model, out of it and to the next state."""
+    """Layer norms, and the linear layers into the language model, out of it and to the next state; of an operator whose
+    every step leads through it, all of the embedder, the input layer of FPT.
+    """
     norms = {
         f"{name}.{part}"
         for name, layer in model.named_modules()
@@ -99,12 +101,19 @@ def frozen_language_model(model: "Operator", *, train_body: bool) -> "dict[str, 
         for part, _ in layer.named_parameters(recurse=False)
     }
     ports = ("tokenise.", "read_out.", "predictor.") if norms else ()
+    if model.config.through_body:
+        ports = (*ports, "embedder.")
     return _only(model, lambda name: name in norms or name.startswith(ports), "layer norms that take part")
 
 
 def is_layer_norm(layer: "nn.Module") -> bool:
     """Language models have classes of their own for it, some without a mean."""
     return type(layer).__name__.endswith(("LayerNorm", "RMSNorm"))
+
+
+def embedder(model: "Operator", *, train_body: bool) -> "dict[str, nn.Parameter]":
+    """What makes tokens of a state: neither the language model nor the predictor."""
+    return _only(model, lambda name: not name.startswith(("body.", "predictor.")), "embedder")
 
 
 def predictor(model: "Operator", *, train_body: bool) -> "dict[str, nn.Parameter]":

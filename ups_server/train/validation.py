@@ -24,6 +24,7 @@ Scores = Mapping[str, Any]
 Figures = tuple[float, float]
 """One-step and rollout errors."""
 NAMES = ("one-step", "rollout")
+OVERFIT = "Training overfitted; the model is the best one by validation, from before that."
 
 
 @dataclass(frozen=True)
@@ -111,24 +112,55 @@ def outcome(
     """
     rejected = moved and criterion(*_figures(tuned)) > criterion(*_figures(before))
     kept = before if rejected else tuned
-    if not kept["one_step"]["finite"] or not kept["rollout"]["finite"]:
-        raise UserError(
-            "not_finite",
-            "the tuned model's predictions on held-out trajectories are not finite",
-            got={part: tuned[part]["finite"] for part in ("one_step", "rollout")},
-            hint="more trajectories, more steps or a smaller learning rate may help",
-        )
+    _check_scores(kept)
     parts = {"zero_shot": zero_shot, "base": before, "tuned": kept, "persistence": kept["persistence"]}
     if rejected:
         parts["rejected"] = tuned
     figures = {name: _figures(scored) for name, scored in parts.items()}
     return {
         **{name: {part: scored[part] for part in ("one_step", "rollout")} for name, scored in parts.items()},
+        "compared_with": "base",
         "helped": helped(figures, moved and not rejected),
         "kept": "tuned" if moved and not rejected else "base",
         "overfitted": overfitted(curve),
         "verdict": verdict(figures, moved, overfitted(curve)),
     }
+
+
+def fresh_outcome(tuned: Scores, curve: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The same of a fresh start. Before it there was no model, and what it is compared with is persistence.
+
+    Raises:
+        UserError: ``not_finite`` where a score is not.
+    """
+    _check_scores(tuned)
+    parts = {"tuned": tuned, "persistence": tuned["persistence"]}
+    figures = {name: _figures(scored) for name, scored in parts.items()}
+    better = [new < still for new, still in zip(figures["tuned"], figures["persistence"], strict=True)]
+    found = f"The new model {'is' if all(better) else 'is not'} better than persistence: "
+    found += _changes(figures["persistence"], figures["tuned"]) + "."
+    overfit = overfitted(curve)
+    return {
+        "zero_shot": None,
+        "base": None,
+        **{name: {part: scored[part] for part in ("one_step", "rollout")} for name, scored in parts.items()},
+        "compared_with": "persistence",
+        "helped": all(better),
+        "kept": "tuned",
+        "overfitted": overfit,
+        "verdict": f"{found} {OVERFIT}" if overfit else found,
+    }
+
+
+def _check_scores(kept: Scores) -> None:
+    """Raises UserError ``not_finite`` where a score of the weights that are kept is not."""
+    if not kept["one_step"]["finite"] or not kept["rollout"]["finite"]:
+        raise UserError(
+            "not_finite",
+            "the tuned model's predictions on held-out trajectories are not finite",
+            got={part: kept[part]["finite"] for part in ("one_step", "rollout")},
+            hint="more trajectories, more steps or a smaller learning rate may help",
+        )
 
 
 def helped(figures: Mapping[str, Figures], moved: bool) -> bool:
@@ -166,7 +198,7 @@ def verdict(figures: Mapping[str, Figures], moved: bool, overfit: bool) -> str:
     if behind:
         sentences.append(f"The model is no better than persistence in {' and '.join(behind)}.")
     if overfit and rejected is None:
-        sentences.append("Training overfitted; the model is the best one by validation, from before that.")
+        sentences.append(OVERFIT)
     return " ".join(sentences)
 
 

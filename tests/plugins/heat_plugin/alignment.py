@@ -14,5 +14,5 @@ class SentenceAlignment(Alignment):
     def prepare(self, model: UPSModel, target: Target) -> None:
         self._sentence = model.metadata.mean((SENTENCE,)).detach()
 
-    def loss(self, features: Tensor, outlines: Tensor) -> Tensor:
+    def loss(self, features: Tensor, outlines: Tensor, read: Tensor | None = None) -> Tensor:
         return (features - self._sentence.to(features.device)).square().mean()

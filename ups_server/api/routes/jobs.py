@@ -63,6 +63,8 @@ async def read_spec(request: Request, service: Service, spec: type[SpecT]) -> Sp
         found = spec.model_validate_json(body)
     except ValidationError as error:
         raise invalid_request(error) from None
+    if isinstance(found, FineTuningSpec) and found.fresh:
+        return found
     return found.model_copy(update={"model": found.model or service.settings.default_model})
 
 
@@ -229,7 +231,8 @@ def list_checkpoints(job_id: str, service: CurrentService) -> CheckpointList:
 
 
 def _check_fine_tuning(spec: FineTuningSpec, service: Service) -> None:
-    check_fine_tuning(spec, service.catalog.model(spec.model or ""), service.settings.data_dir)
+    card = None if spec.fresh else service.catalog.model(spec.model or "")
+    check_fine_tuning(spec, card, service.settings.data_dir)
 
 
 add_job_routes(fine_tuning, "fine_tuning")

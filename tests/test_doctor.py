@@ -85,8 +85,9 @@ def test_a_device_that_is_not_there() -> None:
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
-    findings = {finding.name: finding for finding in examined(Settings(device="cuda"))}
-    assert findings["torch"].status == "failed"
+    for settings, said in ((Settings(device="cuda"), "UPS_DEVICE is"), (Settings(devices=("cuda:0",)), "UPS_DEVICES")):
+        findings = {finding.name: finding for finding in examined(settings)}
+        assert (findings["torch"].status, said in str(findings["torch"].hint)) == ("failed", True)
 
 
 def test_the_default_model_is_named() -> None:

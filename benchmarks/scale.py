@@ -9,7 +9,7 @@ one of them, the other an engine on each; both are asked in turns, so that what 
   is killed under load (bar 0).
 * ray_2_over_1_seconds: see `benchmarks/ray_workers.py` (bar 0.7); null without `--ray`.
 
-    python -m benchmarks.scale [--rounds 3] [--steps 4] [--seconds 30] [--ray] [--json OUT]
+    python benchmarks/scale.py [--rounds 3] [--steps 4] [--seconds 30] [--ray] [--json OUT]
 """
 
 import argparse

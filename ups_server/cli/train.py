@@ -213,10 +213,10 @@ def adapt(
 
     output = output.resolve()
     check_output(output)
+    folder = None if model is None or settings.fresh else _tunable(model, data_dir)
     with interruptible() as stopped, progress("reading") as advance:
         said = FileSaid(family, parse_coefficients(coef), read_mapping(map_file), trajectories)
-        source = model if model is None or settings.fresh else model_source(model, data_dir)
-        report = _adapt(source, (file, validation_file), said, settings, output, device, stopped, advance)
+        report = _adapt((model, folder), (file, validation_file), said, settings, output, device, stopped, advance)
     if json_file == Path("-"):
         print_json(report)
         return
@@ -244,8 +244,21 @@ def named_values(entries: Sequence[str]) -> dict[str, str]:
     return dict(entry.split("=", 1) for entry in entries)
 
 
+def _tunable(model: str, data_dir: Path | None) -> Path:
+    """The folder of a model that can be tuned. Raises UserError ``not_tunable``, ``unknown_model``."""
+    from ups_server.model.config import UPSConfig
+    from ups_server.solvers.registry import model_folder
+
+    source = model_source(model, data_dir)
+    if isinstance(source, str):
+        raise UserError("not_tunable", f"{model} has no weights to tune", got=model, expected="a trained model")
+    folder = model_folder(source)
+    UPSConfig.load(folder)
+    return folder
+
+
 def _adapt(
-    model: str | Path | None,
+    start: tuple[str | None, Path | None],
     files: tuple[Path, Path | None],
     said: "FileSaid",
     settings: Any,
@@ -256,15 +269,15 @@ def _adapt(
 ) -> dict[str, Any]:
     import shutil
 
-    from ups_server.solvers.registry import choose_device, model_folder
+    from ups_server.solvers.registry import choose_device
     from ups_server.train.adapt import Interrupted, Place, PreparedAdaptation, deliver
     from ups_server.train.few_shot import FewShotData
     from ups_server.train.start import unused_model
 
     keep_freed_memory()
+    model, folder = start  # a fresh start has no folder, whatever model was named
     file, held_out = files
     work = output.with_name(f".{output.name}.adapting")
-    folder = None if model is None or settings.fresh else model_folder(model)
     place = Place(work, ProgressListener(advance), stopped, choose_device(device))
     try:
         data = FewShotData(_store(file, said, work / "store", advance), file.name)
@@ -274,7 +287,7 @@ def _adapt(
             data = replace(data, validation=validation, validation_file=held_out.name)
         adaptation = PreparedAdaptation(folder, data, settings, output.name, place)
         if folder is None and model is not None:
-            adaptation.warnings.append(unused_model(str(model)))
+            adaptation.warnings.append(unused_model(model))
         report = adaptation.run()
     except Interrupted:
         raise UserError(

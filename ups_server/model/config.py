@@ -298,10 +298,18 @@ class UPSConfig(Frozen):
 
     @classmethod
     def load(cls, folder: Path) -> "UPSConfig":
-        """Raises UserError ``invalid_model``."""
+        """Raises UserError ``invalid_model``; ``not_tunable`` for models of lead times, which are built otherwise."""
         file = folder / CONFIG_FILE
+        document = read_document(file)
+        if isinstance(document, dict) and document.get("model_type") == "ups-lead":
+            raise UserError(
+                "not_tunable",
+                f"{folder.name} is a model of lead times, which cannot be tuned to other data yet",
+                got=folder.name,
+                expected="a model that steps, such as ups-mini",
+            )
         try:
-            return cls.model_validate(read_document(file))
+            return cls.model_validate(document)
         except ValidationError as error:
             raise invalid_model(file, error) from error
 

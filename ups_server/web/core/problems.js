@@ -59,8 +59,10 @@ export function flagNote(flag) {
   );
 }
 
+/** Names keep their letters, such as `nu = 2` and `ups-mini was trained`: only plain words begin with a capital. */
 export function sentence(text) {
-  const capital = text.charAt(0).toUpperCase() + text.slice(1);
+  const isWord = /^[a-z]+(?![\w-]| =)/.test(text);
+  const capital = isWord ? text.charAt(0).toUpperCase() + text.slice(1) : text;
   return /[.!?]$/.test(capital) ? capital : `${capital}.`;
 }
 

@@ -118,6 +118,15 @@ def test_a_model_tuned_to_a_file_that_does_not_explain_itself_beats_persistence(
     expect(job.locator(".verdict")).not_to_contain_text("persistence")
 
 
+def test_an_adaptation_offers_what_can_be_tuned(page: Page, site: RunningService, burgers_file: Path) -> None:
+    """The models of lead times know the equation of other files, and can be evaluated, but not tuned."""
+    ready(page, site, burgers_file)
+    page.goto("/#/jobs")
+    offered = page.get_by_role("form", name="New job").get_by_label("Model", exact=True).locator("option")
+    expect(offered.filter(has_text="small")).to_have_count(1)
+    assert {"ups-plane", "ups-line", "numerical", "persistence"}.isdisjoint(offered.all_inner_texts())
+
+
 def test_a_rollout_starts_from_a_trajectory_of_a_file(page: Page, site: RunningService, burgers_file: Path) -> None:
     file_id = ready(page, site, burgers_file)
     page.goto(f"/#/solve?file={file_id}")

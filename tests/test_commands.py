@@ -31,6 +31,7 @@ MISTAKES = {
     "files upload": ["absent.h5"],
     "files list": NOBODY,
     "files show": ["file-1", *NOBODY],
+    "files download": ["file-1", "file.nc", *NOBODY],
     "files delete": ["file-1", *NOBODY],
     "families": ["heat"],
     "models list": ["--data-dir"],
@@ -67,6 +68,7 @@ SILENT = {
     ),
     *(
         "files delete",
+        "files download",
         "models delete",
         "models export",
         "jobs cancel",

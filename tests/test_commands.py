@@ -33,7 +33,6 @@ MISTAKES = {
     "files show": ["file-1", *NOBODY],
     "files download": ["file-1", "file.nc", *NOBODY],
     "files delete": ["file-1", *NOBODY],
-    "files download": ["file-1", "x.nc", *NOBODY],
     "families": ["heat"],
     "models list": ["--data-dir"],
     "models show": ["gpt"],

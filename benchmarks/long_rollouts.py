@@ -24,12 +24,13 @@ import numpy as np
 import torch
 
 from ups_server.catalog import Catalog, FamilySupport
-from ups_server.engine.engine import Ended, Frame
+from ups_server.engine.engine import Frame
 from ups_server.engine.local import InProcess
 from ups_server.model.lead_config import LeadConfig
 from ups_server.pde import family
 from ups_server.rollout.plan import plan
 from ups_server.settings import Settings
+from ups_server.solvers.limits import Ended
 from ups_server.specs import RolloutRequest
 
 SEED = 8_400_001
@@ -60,11 +61,12 @@ def drawn(rng: np.random.Generator, support: FamilySupport) -> dict[str, float]:
     """Coefficients in their trained ranges."""
     found = {}
     for name, known in support.coefficients.items():
+        if known.low is None or known.high is None:
+            raise ValueError(f"the range of {name} has no end")
+        value = rng.uniform(known.low, known.high)
         if known.low > 0:
-            found[name] = math.exp(rng.uniform(math.log(known.low), math.log(known.high)))
-        else:
-            found[name] = rng.uniform(known.low, known.high)
-        found[name] = min(max(found[name], known.low), known.high)
+            value = math.exp(rng.uniform(math.log(known.low), math.log(known.high)))
+        found[name] = min(max(value, known.low), known.high)
     return found
 
 
@@ -97,7 +99,8 @@ def measured(family_id: str, wanted: Requests, catalog: Catalog, settings: Setti
     card = catalog.model(catalog.default(settings.default_model, family_id))
     support = card.support(family_id)
     per_call = steps_a_call(Path(card.source), family_id, support.dt)
-    most, endings, began = 0.0, [], time.process_time()
+    most, ended_rows, began = 0.0, 0, time.process_time()
+    endings: list[dict[str, Any]] = []
     for number in range(wanted.count):
         coefficients = drawn(rng, support)
         document = {
@@ -107,7 +110,7 @@ def measured(family_id: str, wanted: Requests, catalog: Catalog, settings: Setti
             "n_steps": CALLS * per_call, "save_every": per_call,
         }  # fmt: skip
         ended, grown = asyncio.run(answered(RolloutRequest.from_json(json.dumps(document)), catalog, settings))
-        most = max(most, grown)
+        most, ended_rows = max(most, grown), ended_rows + sum(len(event.states) for event in ended)
         endings += [
             {"request": document, "states": list(event.states), "step": event.step, "reason": event.words}
             for event in ended
@@ -115,7 +118,7 @@ def measured(family_id: str, wanted: Requests, catalog: Catalog, settings: Setti
     rows = wanted.count * wanted.states
     return {
         "family": family_id, "model": card.id, "requests": rows, "coefficients": wanted.count, "calls": CALLS,
-        "time": CALLS * per_call * support.dt, "ended": sum(len(ending["states"]) for ending in endings),
+        "time": CALLS * per_call * support.dt, "ended": ended_rows,
         "energy": most, "seconds": time.process_time() - began, "endings": endings,
     }  # fmt: skip
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ups_server.data.simulate import CoefficientDraw, SameAs
+from ups_server.data.simulate import CoefficientDraw, Draw, SameAs
 from ups_server.model.lead_config import LatentConfig
 from ups_server.pde.equation import TERMS
 from ups_server.train.config import FamilyData
@@ -93,7 +93,7 @@ def test_bfloat16_is_near_single_precision(tmp_path: Path, data: Path) -> None:
 
 def test_ranges_of_a_card_are_what_was_drawn_from(tmp_path: Path) -> None:
     """Rows reach nearly the ends, and a term in no equation of the data has no range."""
-    draws = {"eta": CoefficientDraw(low=0.001, high=0.3), "zeta": SameAs(same_as="eta")}
+    draws: dict[str, Draw] = {"eta": CoefficientDraw(low=0.001, high=0.3), "zeta": SameAs(same_as="eta")}
     gas = FamilyData(count=10, resolution=32, frame_dt=0.05, t_final=0.05, coefficients=draws)
     equations = FamilyData(count=10, resolution=64, frame_dt=0.05, t_final=0.05)
     families = {

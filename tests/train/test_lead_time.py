@@ -66,6 +66,13 @@ def test_the_loss_is_the_error_over_the_change() -> None:
     fading = relative_change(0.6 * target, 0.5 * target, target * 2, slots)
     assert float(fading) == pytest.approx(0.2 / (1 + 0.3**2 * 9) ** 0.5, abs=1e-4)
     assert float(relative_change(target, target, before, slots)) == pytest.approx(0.0, abs=1e-4)
+    # Of what is far off the logarithm counts, and is still learned from.
+    far = (-1e6 * target).requires_grad_()
+    loss = relative_change(far, target, before, slots)
+    assert float(loss.detach()) == pytest.approx(5 * (1 + np.log(1e6 / 5)), rel=1e-3)
+    loss.backward()
+    assert far.grad is not None
+    assert float(far.grad.abs().max()) > 0
 
 
 def test_batches_are_the_same_whoever_draws_them(tmp_path: Path, data: Path) -> None:

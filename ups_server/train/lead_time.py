@@ -53,7 +53,7 @@ LEAST_CHANGE = 0.03
 LEAST_LEFT = 0.3
 """Of its change: less left of a field counts as this in the loss."""
 WORST = 5.0
-"""A relative error counts as this at most: one sample does not lead a step."""
+"""A relative error counts by its logarithm from here on: one sample does not lead a step, and none is given up."""
 BATCHES = {1: 32, 2: 8}
 """Trajectories generated together, by dimension."""
 MOST_CALLS = 20
@@ -221,7 +221,8 @@ def relative_change(predicted: Tensor, target: Tensor, before: Tensor, slots: Te
     error, change = (predicted - target).square().mean(axes), (target - before).square().mean(axes)
     deviation = (target - target.mean(axes, keepdim=True)).square().mean(axes)
     scale = change.minimum(target.square().mean(axes) + LEAST_LEFT**2 * change) + LEAST_CHANGE**2 * deviation
-    ratio = (error / (scale + 1e-12) + 1e-10).sqrt().clamp_max(WORST)
+    ratio = (error / (scale + 1e-12) + 1e-10).sqrt()
+    ratio = ratio.minimum(WORST * (1 + (ratio / WORST).clamp_min(1.0).log()))
     return (ratio * slots).sum() / slots.sum()
 
 

@@ -26,6 +26,8 @@ CALLS = (1, 2, 4, 5, 10, 20)
 AS_GOOD = 1.1
 """Times the smallest error of a rollout: longer calls are faster."""
 USUAL_POINTS = 128
+NEARLY = 0.2
+"""Share of an end of what was drawn from, by which the data may fall short of it."""
 
 
 def released(runs: Mapping[int, LeadRun], name: str, version: int, preferred: Sequence[str] = ()) -> LeadSystem:
@@ -67,18 +69,14 @@ def card(model: LeadModel, entry: FamilyTriples) -> LeadCard:
 
 
 def ranges(entry: FamilyTriples) -> dict[str, CoefficientRange]:
-    """What the coefficients of the training were drawn from, and what else its data have.
-
-    The data reach almost to the ends of what they were drawn from: a request at an end itself is inside. A coefficient
-    that no data have, such as that of a term kept for tests, stays at zero.
-    """
+    """What the coefficients of the training data are, to the ends of what they were drawn from where they come near."""
     columns = np.concatenate([store.coefficients for store in entry.stores]).T
     found = {}
     for name, column in zip(entry.stores[0].coefficient_names, columns, strict=True):
-        ends = [float(column.min()), float(column.max())]
-        if any(ends):
-            ends += [end for part in entry.data.stores for end in _drawn_ends(part.data.coefficients, name)]
-        found[name] = CoefficientRange(low=min(ends), high=max(ends))
+        reached = [float(column.min()), float(column.max())]
+        drawn = [end for part in entry.data.stores for end in _drawn_ends(part.data.coefficients, name)]
+        ends = [end for end in drawn if any(abs(end - each) <= NEARLY * abs(end) for each in reached)]
+        found[name] = CoefficientRange(low=min(reached + ends), high=max(reached + ends))
     return found
 
 

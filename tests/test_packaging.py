@@ -186,7 +186,7 @@ def test_a_script_elsewhere_knows_what_every_method_of_the_client_returns(instal
     assert len(revealed) == len(names), found.stdout
     returned = {name: kind.rpartition(") -> ")[2] for name, kind in zip(names, revealed, strict=True) if "->" in kind}
     assert not {name: kind for name, kind in returned.items() if "Any" in kind}
-    nothing = {"close", "delete_file", "delete_model", "delete_rollout", "download"}
+    nothing = {"close", "delete_file", "delete_model", "delete_rollout", "download", "download_data"}
     assert set(names) - returned.keys() == nothing, "of what returns None, mypy shows no arrow"
 
 

@@ -154,7 +154,7 @@ def _one_or_each(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
         ) from None
 
 
-CoefficientSpec = Annotated[
+GivenCoefficient = Annotated[
     float | Annotated[tuple[float, ...], Field(min_length=1, max_length=MAX_STATES, strict=False)],
     WrapValidator(_one_or_each),
 ]
@@ -177,7 +177,7 @@ class RolloutRequest(Spec):
         "sum of u_x, u*u_x, u_xx, u_xxx, u_xxxx, powers of u up to the third, and a function of x.",
         examples=["u_t = -u*u_x + 0.01*u_xx + u*(1-u)"],
     )
-    coefficients: dict[str, CoefficientSpec] = Field(
+    coefficients: dict[str, GivenCoefficient] = Field(
         default_factory=dict,
         description="Values of coefficients; the others keep the family's default. A list has one for each state of "
         "a batch. Of an equation in symbols, the values of its names.",

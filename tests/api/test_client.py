@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
+from numpy.typing import NDArray
 
 from tests.api.conftest import RunningService, wait_until
 from ups_server.client import Client
-from ups_server.client.messages import RolloutOptions
 from ups_server.data.formats import open_source
 from ups_server.errors import UserError
 from ups_server.pde import families, family
@@ -49,10 +50,15 @@ def test_rollout_of_an_array(service: RunningService) -> None:
 def test_a_state_of_a_batch_is_solved_with_its_own_coefficients(service: RunningService) -> None:
     viscosities = np.array([0.01, 0.2])
     wave = np.sin(2 * np.pi * (np.arange(32) + 0.5) / 32)
-    options: RolloutOptions = {"model": "numerical", "grid": {"n": [32]}, "deterministic": True}
     with Client(service.url) as client:
-        both = client.rollout("burgers", 3, np.stack([wave, wave]), coefficients={"nu": viscosities}, **options)
-        alone = [client.rollout("burgers", 3, wave, coefficients={"nu": nu}, **options) for nu in viscosities]
+
+        def solved(states: NDArray[np.float64], nu: "float | NDArray[np.float64]") -> xr.Dataset:
+            return client.rollout(
+                "burgers", 3, states, coefficients={"nu": nu}, model="numerical", grid={"n": [32]}, deterministic=True
+            )
+
+        both = solved(np.stack([wave, wave]), viscosities)
+        alone = [solved(wave, float(nu)) for nu in viscosities]
     assert both["nu"].dims == ("trajectory",)
     assert both["nu"].values.tolist() == [0.01, 0.2]
     for row, solution in enumerate(alone):

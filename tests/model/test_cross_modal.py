@@ -51,12 +51,14 @@ def test_every_patch_is_read_by_its_token_and_filled_from_it(language_model: Pat
     assert filled.shape == (1, 4, *(8,) * ndim)
     for place in range(side**ndim):
         corner = [place] if ndim == 1 else [place // side, place % side]
-        inside = tuple(slice(c * stride, (c + 1) * stride) for c in corner)
-        patch = inputs[(0, slice(None), *inside)]
-        by_hand = torch.einsum("oi,i->o", model.embedder.weight.flatten(1), patch.flatten()) + model.embedder.bias
+        inside: tuple[int | slice, ...] = (0, slice(None), *(slice(c * stride, (c + 1) * stride) for c in corner))
+        patch = inputs[inside]
+        by_hand = torch.einsum("oi,i->o", model.embedder.weight.flatten(1), patch.flatten())
+        assert model.embedder.bias is not None
+        by_hand = by_hand + model.embedder.bias
         torch.testing.assert_close(tokens[0, place], by_hand, rtol=1e-4, atol=1e-5)
         values = model.predictor(hidden[0, place]).reshape(4, *(stride,) * ndim)
-        torch.testing.assert_close(filled[(0, slice(None), *inside)], values)
+        torch.testing.assert_close(filled[inside], values)
 
 
 @pytest.mark.parametrize("config", [LINE, PATCHES], ids=lambda config: config.name)

@@ -136,10 +136,12 @@ def test_what_a_tuning_trains(store: Store, tmp_path: Path, tuning: str, parts: 
 
 
 def test_from_scratch_has_random_weights_of_the_seed(store: Store, tmp_path: Path) -> None:
-    scratch, again, pretrained = (
-        inner(fresh(store, tmp_path / name, seed=1, **{"from": start}).model)
-        for name, start in (("a", "random"), ("b", "random"), ("c", "lm"))
-    )
+    def layers(name: str, start: str) -> dict[str, torch.Tensor]:
+        model = fresh(store, tmp_path / name, None, seed=1, **{"from": start}).model
+        assert isinstance(model, CrossModalOperator)
+        return inner(model)
+
+    scratch, again, pretrained = layers("a", "random"), layers("b", "random"), layers("c", "lm")
     name = next(name for name in scratch if name.endswith("query.weight"))
     assert torch.equal(scratch[name], again[name])
     assert not torch.equal(scratch[name], pretrained[name])
@@ -226,11 +228,11 @@ def test_an_alignment_that_nothing_hears_is_answered_with_a_warning(
     model = from_pretrained(parent).operator
     assert isinstance(model, UPS)
     model.ignore_body()
-    save_pretrained(model, tmp_path / "deaf")
-    run, _ = adaptation(tmp_path / "deaf", store, tmp_path / "work", n_trajectories=4, max_steps=2, alignment="mmd")
+    save_pretrained(model, tmp_path / "without")
+    run, _ = adaptation(tmp_path / "without", store, tmp_path / "work", n_trajectories=4, max_steps=2, alignment="mmd")
     (warning,) = run.run()["warnings"]
-    assert "without hearing its language model" in warning
-    run, _ = adaptation(tmp_path / "deaf", store, tmp_path / "plain", n_trajectories=4, max_steps=2)
+    assert "without its language model" in warning
+    run, _ = adaptation(tmp_path / "without", store, tmp_path / "plain", n_trajectories=4, max_steps=2)
     assert run.warnings == []
-    run, _ = adaptation(parent, store, tmp_path / "heard", n_trajectories=4, max_steps=2, alignment="mmd")
+    run, _ = adaptation(parent, store, tmp_path / "with", n_trajectories=4, max_steps=2, alignment="mmd")
     assert run.warnings == []

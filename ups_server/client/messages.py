@@ -35,7 +35,7 @@ class SuperResolutionOptions(TypedDict, total=False):
     times: Sequence[float] | None
     t_final: float | None
     model: str | None
-    coefficients: Mapping[str, float | Sequence[float]] | None
+    coefficients: Mapping[str, float | Sequence[float] | NDArray[np.floating]] | None
     grid: Mapping[str, Any] | None
     boundary: Sequence[Sequence[str]] | None
     dt: float | None

@@ -23,7 +23,7 @@ from ups_server.rollout.ensemble import Ensemble, perturbed
 from ups_server.rollout.flags import ended_flag, horizon_flags, known_flags, resolving_factor, unresolved_flags
 from ups_server.rollout.initial import drawn_states
 from ups_server.rollout.resolve import (
-    Coefficients,
+    CoefficientNumbers,
     Discretized,
     ResolvedRequest,
     WrittenEquation,
@@ -61,7 +61,7 @@ class Plan:
     family: Family
     spec: RolloutSpec
     grid: Grid
-    coefficients: Coefficients
+    coefficients: CoefficientNumbers
     initial: Frames
     static: Frames | None
     scale: NDArray[np.float32]

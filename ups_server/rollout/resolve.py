@@ -29,7 +29,7 @@ from ups_server.solvers.solver import Frames
 from ups_server.specs import GridSpec, Placement, RolloutRequest, SampleSpec
 from ups_server.tensors import Arrays
 
-Coefficients = dict[str, float | list[float]]
+CoefficientNumbers = dict[str, float | list[float]]
 """By name: one number for all states, or one for each."""
 
 UNIFORM = 1e-6
@@ -191,9 +191,9 @@ class Discretized:
 
     resolved: Resolved
     grid: Grid
-    coefficients: Coefficients
+    coefficients: CoefficientNumbers
     own_grid: Grid
-    own_coefficients: Coefficients
+    own_coefficients: CoefficientNumbers
     length: float
     dt: float
     substeps: int
@@ -536,7 +536,7 @@ def _named(equation: Family, given: Mapping[str, float | Sequence[float]]) -> di
     return dict(zip(equation.named(dict.fromkeys(given, 0.0)), given.values(), strict=True))
 
 
-def _coefficients(equation: Family, given: Mapping[str, float | Sequence[float]], count: int) -> Coefficients:
+def _coefficients(equation: Family, given: Mapping[str, float | Sequence[float]], count: int) -> CoefficientNumbers:
     """All coefficients of so many states; a list has one for each.
 
     Raises:
@@ -562,7 +562,7 @@ def _coefficients(equation: Family, given: Mapping[str, float | Sequence[float]]
     return {name: [row[name] for row in rows] if name in lists else value for name, value in rows[0].items()}
 
 
-def _rescaled(equation: Family, coefficients: Coefficients, length: float) -> Coefficients:
+def _rescaled(equation: Family, coefficients: CoefficientNumbers, length: float) -> CoefficientNumbers:
     """The coefficients of the same problem on the family's own box."""
     if length == 1.0:
         return coefficients

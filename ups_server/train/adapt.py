@@ -145,7 +145,7 @@ class PreparedAdaptation:
         ignored = isinstance(self.model, UPS) and self.model.ignores_body
         body = self.tuning.body or mixes(settings.alignment) or not ignored
         self.warnings = (
-            [] if not ignored or settings.alignment == "none" else [unheard(settings.alignment, self.parent)]
+            [] if not ignored or settings.alignment == "none" else [no_effect(settings.alignment, self.parent)]
         )
         self.config = recipe(settings, name, self.family, len(self.split.validation), body)
         if self.tuning.equip is not None and model is not None:
@@ -446,10 +446,10 @@ class PreparedAdaptation:
         return dict(json.loads(file.read_text())) if file.exists() else {}
 
 
-def unheard(alignment: str, config: UPSConfig) -> str:
+def no_effect(alignment: str, config: UPSConfig) -> str:
     """The warning where an alignment has nothing to act on."""
     return (
-        f"{config.name} predicts without hearing its language model, so the alignment {alignment} with it improves "
+        f"{config.name} predicts without its language model, so the alignment {alignment} with it improves "
         'nothing that is read; a fresh start (from "lm") has the language model in the path, as the papers do'
     )
 

@@ -25,7 +25,7 @@ from ups_server.settings import Settings
 from ups_server.solvers.solver import Frames
 
 POINT_STEPS_PER_S = 2e5
-"""Steps of a point that a trained model makes in a second, until rollouts have been measured: ups-mini on a core."""
+"""Steps of a point that a trained model makes in a second: a guess, until its first rollout has been measured."""
 LOADING_S = 3.0
 """Seconds of loading a trained model."""
 NEWEST = 0.2

@@ -134,8 +134,8 @@ def break_even() -> str:
     """The table of `benchmarks/breakeven.json`, as `benchmarks/breakeven.py` measured it."""
     rows = json.loads((REPOSITORY / "benchmarks" / "breakeven.json").read_text(encoding="utf-8"))
     lines = [
-        "| problem | points, frames | model: s, error | solver: s, error, points | ratio, all frames | last |",
-        "|---|---|---|---|---|---|",
+        "| problem | points, frames | model | its s, error | solver: s, error, points | ratio, all frames | last |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         numbers = ", ".join(f"{name} {value:g}" for name, value in row["coefficients"].items())
@@ -146,7 +146,7 @@ def break_even() -> str:
         )
         ratios = ("–" if row[name] is None else f"{row[name]:.2g}" for name in ("ratio", "ratio_final"))
         lines.append(
-            f"| {row['family']} {numbers} | {row['points']}, {row['frames']} | {row['model_s']:.2g}, "
+            f"| {row['family']} {numbers} | {row['points']}, {row['frames']} | {row['model']} | {row['model_s']:.2g}, "
             f"{row['model_error']:.2g} | {solver} | {' | '.join(ratios)} |"
         )
     return "\n".join(lines)

@@ -74,6 +74,7 @@ def test_openapi_refers_only_to_what_it_defines() -> None:
         "/v1/files",
         "/v1/files/{file_id}",
         "/v1/files/{file_id}/content",
+        "/v1/files/{file_id}/data",
         "/v1/files/{file_id}/declaration",
         "/v1/files/{file_id}/preview",
         "/v1/models",

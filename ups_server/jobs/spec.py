@@ -142,7 +142,7 @@ class FineTuningSpec(_JobSpec):
         default_factory=dict, max_length=8, description="Variants of the alignment, such as `terms` of recraft."
     )
     tuning: TuningName = Field(
-        default=TuningName.OPERATOR, description="What may change; default of a fresh start: full."
+        default=TuningName.OPERATOR, strict=False, description="What may change; default of a fresh start: full."
     )
     max_steps: int | None = Field(
         default=None, ge=1, le=10**6, description="Optimiser steps at most; default by `n_trajectories`."

@@ -76,7 +76,7 @@ class OneDisk(SharedFolders):
         pass
 
     def pull(self, name: str) -> bool:
-        return (self._data_dir / name).is_dir()
+        return os.path.isdir(self._data_dir / name)  # False too for what no folder can be called
 
     def remove(self, name: str) -> None:
         pass
@@ -141,7 +141,7 @@ class ObjectStore(SharedFolders):
         for _ in range(FETCHES):
             manifest = self._manifest(name)
             if manifest is None:
-                return (self._data_dir / name).is_dir()
+                return os.path.isdir(self._data_dir / name)
             if manifest == self._known(name) and (self._data_dir / name).is_dir():
                 return True
             try:

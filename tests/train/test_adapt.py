@@ -218,7 +218,7 @@ def test_alignment_comes_first_and_counts_as_steps() -> None:
     mixed = recipe(settings(alignment="pare", max_steps=50), "tuned", "burgers", 2)
     assert (mixed.stage1.steps, mixed.stage2.steps, mixed.stage2.alignment) == (0, 50, "pare")
     falling = recipe(settings(alignment="otdd", max_steps=500), "tuned", "burgers", 2).stage1
-    rates = [schedule(falling, step, step / 100) for step in (10, 40, 75)]
+    rates = [schedule(falling, step, step / falling.steps) for step in (30, 60, 100)]
     np.testing.assert_allclose(rates, [1.0, 0.2, 0.04])
 
 

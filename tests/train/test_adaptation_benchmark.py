@@ -125,10 +125,10 @@ def test_quick(language_model: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "3 of 3 runs finished" in capsys.readouterr().out
     adaptation.main(options)
     printed = capsys.readouterr().out
-    assert "10 of 10 runs finished" in printed
+    assert "11 of 11 runs finished" in printed
     assert "| pare | lora |" in printed
     assert printed.count("diffusion-reaction 1-D | 4 |") == 1
-    assert len(json.loads(gathered.read_text())) == 10
+    assert len(json.loads(gathered.read_text())) == 11
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["data"]
     stamp = gathered.stat().st_mtime_ns
     adaptation.main(options)

@@ -264,6 +264,17 @@ ANSWERS: dict[str, Any] = {
         "restarts": 0,
         "active": 1,
         "queued": 0,
+        "devices": [
+            {
+                "status": "ready",
+                "reason": None,
+                "device": "cpu",
+                "models": ["persistence"],
+                "restarts": 0,
+                "active": 1,
+                "queued": 0,
+            }
+        ],
     },
     "RolloutAnswer": {
         "model": "ups-mini",

@@ -26,9 +26,9 @@ def test_nothing_accepted_is_lost_and_no_answer_is_ours_to_blame(tmp_path: Path)
 
 @pytest.mark.slow
 def test_neither_short_nor_long_rollouts_starve(tmp_path: Path) -> None:
-    """Four places and a queue of four, asked for by thirty clients of one step and by eight of two hundred."""
+    """Four places and a queue of four, asked for by thirty clients of one step and by eight of eight hundred."""
     with serving(tmp_path, MAX_ACTIVE="4", MAX_QUEUED="4", RETRY_AFTER_S="1") as service:
-        found = asyncio.run(fairness(service.url, 30, 8, 200, 120.0, "persistence"))
+        found = asyncio.run(fairness(service.url, 30, 8, 800, 120.0, "persistence"))
     print(found.record())
     assert len(found.long_s) == 8
     assert len(found.short_s) > 30, "more than one for each client"

@@ -215,6 +215,15 @@ FAMILY = {
     "conserved": ["u"],
     "declared": False,
 }
+ENGINE = {
+    "status": "ready",
+    "reason": None,
+    "device": "cpu",
+    "models": ["persistence"],
+    "restarts": 0,
+    "active": 1,
+    "queued": 0,
+}
 LIMITS = {"requests_per_minute": 600, "stored_bytes": None, "compute_seconds": 3600.0}
 ANSWERS: dict[str, Any] = {
     "FamilyCard": FAMILY,
@@ -256,26 +265,7 @@ ANSWERS: dict[str, Any] = {
         "models": [MODEL],
         "unreadable": [],
     },
-    "Readiness": {
-        "status": "ready",
-        "reason": None,
-        "device": "cpu",
-        "models": ["persistence"],
-        "restarts": 0,
-        "active": 1,
-        "queued": 0,
-        "devices": [
-            {
-                "status": "ready",
-                "reason": None,
-                "device": "cpu",
-                "models": ["persistence"],
-                "restarts": 0,
-                "active": 1,
-                "queued": 0,
-            }
-        ],
-    },
+    "Readiness": {**ENGINE, "devices": [ENGINE]},
     "RolloutAnswer": {
         "model": "ups-mini",
         "model_version": "2",

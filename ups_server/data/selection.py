@@ -9,6 +9,9 @@ from ups_server.data.composed import Subset, Thinned
 from ups_server.data.source import TrajectorySource, place_of
 from ups_server.errors import UserError
 
+MOST_NUMBER = 2**31
+"""Of a trajectory or frame that can be asked for."""
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -105,7 +108,9 @@ def _numbers(text: str, count: int, what: str) -> list[int]:
         if ":" in text:
             first, _, end = text.partition(":")
             low, high = int(first or 0), int(end or count)
-            numbers = [] if low < 0 or high > MOST_NUMBER else list(range(low, high))
+            # One number beyond what there is shows that it was asked for; a range of billions is never made.
+            possible = 0 <= low < high <= MOST_NUMBER
+            numbers = list(range(low, max(low + 1, min(high, count + 1)))) if possible else []
         else:
             numbers = [int(number) for number in text.split(",")]
     except ValueError:
@@ -113,7 +118,3 @@ def _numbers(text: str, count: int, what: str) -> list[int]:
     if not numbers:
         raise UserError(f"invalid_{what}", f"{what} are given as FIRST:END or N,N", got=text, expected="0:100")
     return numbers
-
-
-MOST_NUMBER = 2**31
-"""Of a trajectory or frame that can be asked for."""

@@ -11,7 +11,7 @@ from ups_server.errors import UserError
 from ups_server.pde import BoundaryCondition, BoundaryKind, Family, Field, Grid, Trajectory, family
 from ups_server.pde.grid import Array
 from ups_server.pde.solution import Exact, Solution
-from ups_server.pictures import GIF_FRAMES, draw_diagnostics, save_picture
+from ups_server.pictures import GIF_FRAMES, draw_diagnostics, save_picture, time_edges
 
 
 def travelling_wave(steps: int = 9, n: int = 64) -> Trajectory:
@@ -115,6 +115,13 @@ class TwoFields(Family):
         self, initial: Array, grid: Grid, coefficients: Mapping[str, Array], static: Array | None = None
     ) -> Solution:
         return Exact(initial, lambda _: initial)
+
+
+def test_a_map_shows_every_frame_at_its_time() -> None:
+    """A band reaches halfway to its neighbours, and as far beyond the ends."""
+    np.testing.assert_allclose(time_edges(np.array([0.0, 0.1, 0.2, 0.4])), [-0.05, 0.05, 0.15, 0.3, 0.5])
+    np.testing.assert_allclose(time_edges(np.arange(3.0)), [-0.5, 0.5, 1.5, 2.5])
+    assert time_edges(np.array([2.0])).tolist() == [1.5, 2.5]
 
 
 def test_two_dimensions_are_drawn_as_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

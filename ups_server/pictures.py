@@ -219,14 +219,8 @@ def _curves_and_map(trajectory: Trajectory, equation: Family) -> "Figure":
             curves.plot(x, values[step], color=_colour(step, len(times)), label=f"t = {times[step]:.4g}")
         curves.set(xlabel=_label("x", equation.length_unit), ylabel=label, ylim=_margin(low, high))
         curves.legend(fontsize="small")
-        image = space_time.imshow(
-            values,
-            origin="lower",
-            aspect="auto",
-            extent=(*trajectory.grid.extent[0], *_time_edges(times)),
-            **_colours(low, high),
-            interpolation="nearest",
-        )
+        image = space_time.pcolorfast(np.linspace(*trajectory.grid.extent[0], len(x) + 1), time_edges(times), values,
+                                      **_colours(low, high))  # fmt: skip
         space_time.set(xlabel=_label("x", equation.length_unit), ylabel=_label("t", equation.time_unit))
         upper.colorbar(image, ax=space_time, label=label)
     draw_diagnostics(lower, trajectory, equation)
@@ -352,7 +346,9 @@ def _margin(low: float, high: float) -> tuple[float, float]:
     return low - 0.05 * (high - low), high + 0.05 * (high - low)
 
 
-def _time_edges(times: NDArray[np.float64]) -> tuple[float, float]:
-    """Each frame fills one band of the map, centred on its time."""
-    half = 0.5 * float(times[-1] - times[0]) / max(len(times) - 1, 1) or 0.5
-    return float(times[0]) - half, float(times[-1]) + half
+def time_edges(times: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(T + 1,) between the bands of the map: halfway from each frame to the next, and as far beyond the ends."""
+    if len(times) == 1:
+        return np.array([times[0] - 0.5, times[0] + 0.5])
+    middles = (times[1:] + times[:-1]) / 2
+    return np.concatenate([[2 * times[0] - middles[0]], middles, [2 * times[-1] - middles[-1]]])

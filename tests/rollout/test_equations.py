@@ -114,6 +114,8 @@ def test_families_that_exist_are_recognised_and_served_by_their_models(tmp_path:
         ([0.0, 0.1, 0.25, 1.0], True),
         ([0.3, 0.5], True),
         ([0.1, 0.1 * 2**0.5], False),
+        ([2.0**-900, 2.0**100], False),
+        ([2.0**-1000, 2.0**1000], False),
         ([0.2, 0.1], False),
         ([0.0], False),
         ([-0.1, 0.0], False),

@@ -149,9 +149,9 @@ class PatchOperator(CrossModalOperator):
     """The architecture of ORCA: a convolution whose kernel is its stride makes a token of every patch, and the head is
     linear at every token, ``E -> N k^d``, its values put back into the patch (pixel shuffle).
 
-    The stride k is `UPSConfig.patch_stride`. Source: Shen et al. 2023,
-    section 3.1, "Custom Embedding Network" and "Custom Prediction Head". Positions and layer norm of the embedder are
-    the language model's own; its word embeddings stay as they are.
+    The stride k is `UPSConfig.patch_stride`. Source: Shen et al. 2023, section 3.1, "Custom Embedding Network" and
+    "Custom Prediction Head". Positions and layer norm of the embedder are the language model's own; its word embeddings
+    stay as they are.
     """
 
     def __init__(self, config: UPSConfig, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -38,6 +38,8 @@ MAX_UNEVEN = 10_000
 """Times that are not evenly spaced."""
 MAX_PARTS = 1000
 """The step of unevenly spaced times is the first of them over a number up to this."""
+MOST_STEPS = 10**9
+"""As of `RolloutRequest.n_steps`."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,9 @@ def _common_step(later: NDArray[np.float64]) -> tuple[float, NDArray[np.int64]]:
     uniform = np.arange(1, len(later) + 1)
     if np.abs(later - first * uniform).max() <= UNIFORM * first:
         return first, uniform
-    if len(later) <= MAX_UNEVEN:
+    with np.errstate(over="ignore"):
+        most = later[-1] / first
+    if len(later) <= MAX_UNEVEN and most <= MOST_STEPS:
         for parts in range(1, MAX_PARTS + 1):
             steps = np.rint(later / first * parts)
             if np.abs(later - steps * (first / parts)).max() <= UNIFORM * first / parts:

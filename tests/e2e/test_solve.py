@@ -177,6 +177,15 @@ def test_what_the_service_objects_to_is_said_in_words(page: Page) -> None:
     expect(page.get_by_role("status")).to_have_text("There is no solution.")
 
 
+def test_frames_that_come_while_a_run_is_being_stopped_are_shown(page: Page) -> None:
+    """As if Stop had been pressed before the page looked at the first of them."""
+    form = open_form(page)
+    page.evaluate("Object.defineProperty(AbortSignal.prototype, 'aborted', { get: () => true })")
+    form.get_by_role("button", name="Run").click()
+    expect(page.get_by_role("status")).to_have_text(re.compile(r"^Stopped after \d+ steps"))
+    expect(page.get_by_role("region", name="Solution").locator("canvas").first).to_be_visible()
+
+
 def test_a_rollout_can_be_stopped(page: Page) -> None:
     form = open_form(page)
     form.get_by_label("Compare").uncheck()

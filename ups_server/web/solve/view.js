@@ -73,17 +73,20 @@ export function solveView() {
     stop.hidden = false;
     form.running(true);
 
+    function reveal() {
+      if (shown || !solution.frames.length) return;
+      shown = true;
+      controls.element.hidden = stageArea.hidden = false;
+      heading.replaceChildren(summaryNote(summary(solution, family, text)));
+      scene.show({ solution, reference: expected, others, title, family, caption: summaryText(summary(solution, family, text)) });
+      exports.show();
+      controls.restart(family.time_unit);
+      showFlags(solution);
+    }
+
     function onFrame() {
       if (mine.signal.aborted) return;
-      if (!shown && solution.frames.length) {
-        shown = true;
-        controls.element.hidden = stageArea.hidden = false;
-        heading.replaceChildren(summaryNote(summary(solution, family, text)));
-        scene.show({ solution, reference: expected, others, title, family, caption: summaryText(summary(solution, family, text)) });
-        exports.show();
-        controls.restart(family.time_unit);
-        showFlags(solution);
-      }
+      reveal();
       status.textContent = bars.update();
       if (!shown) return;
       controls.extend(solution.times);
@@ -107,6 +110,9 @@ export function solveView() {
     }).finally(() => (which.done = true));
     await Promise.all([attempt(solution), ...others.map((other) => attempt(other.solution))]);
     if (stopping !== mine) return;
+    // A first frame may have come while the run was being stopped.
+    reveal();
+    if (shown) controls.extend(solution.times);
     solution.seconds ??= (performance.now() - began) / 1000;
     finish(solution, expected, mine.signal.aborted);
     if (shown) history.add({ address, title: summaryText(summary(solution, family, text)), outcome: status.textContent.replace(/^Finished: /, "").split(" The reference was")[0] });

@@ -87,7 +87,7 @@ def test_from_a_file_to_a_model_that_answers(tuning: RunningService) -> None:
         ({"alignment": "magic"}, 422, "invalid_request"),
         ({"tuning": "magic"}, 422, "invalid_request"),
         ({"model": "persistence"}, 422, "not_tunable"),
-        ({"model": "ups-plane"}, 422, "not_tunable"),
+        ({"model": "ups-plane"}, 422, "family_not_in_model"),
         ({"model": "absent"}, 404, "unknown_model"),
         ({"training_file": "absent"}, 404, "unknown_file"),
         ({"validation_file": "absent"}, 404, "unknown_file"),

@@ -233,7 +233,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def test_states_are_those_of_their_times(store: Store) -> None:
     """Advection by 1: the state at t + tau is that at t, moved by tau, whatever symmetry was drawn."""
-    drawn = LeadTimes(store, 0.05, 0.5).draw(np.random.default_rng(0), 16, 128)
+    drawn = LeadTimes(store, 0.5, np.arange(len(store))).draw(np.random.default_rng(0), 16, 128)
     leads = np.diff(drawn.times, axis=1)
     assert (leads > 0).any(axis=1).all()
     assert leads.max() <= 0.5 + 1e-9
@@ -247,15 +247,15 @@ def test_states_are_those_of_their_times(store: Store) -> None:
 
 
 def test_rows_are_of_the_split(store: Store) -> None:
-    training = LeadTimes(store, 0.05, 0.5, Split.TRAIN)
+    training = LeadTimes(store, 0.5, split_rows(len(store), Split.TRAIN))
     assert set(training.draw(np.random.default_rng(1), 30, 64).coefficients.ravel()) == {1.0}
     again = training.draw(np.random.default_rng(1), 30, 64)
     np.testing.assert_array_equal(again.states, training.draw(np.random.default_rng(1), 30, 64).states)
 
 
 def test_cells_are_means_and_strided_points_are_points(store: Store) -> None:
-    cells = LeadTimes(store, 0.05, 0.5).draw(np.random.default_rng(2), 4, 32, "cells")
-    strided = LeadTimes(store, 0.05, 0.5).draw(np.random.default_rng(2), 4, 32, "strided")
+    cells = LeadTimes(store, 0.5, np.arange(len(store))).draw(np.random.default_rng(2), 4, 32, "cells")
+    strided = LeadTimes(store, 0.5, np.arange(len(store))).draw(np.random.default_rng(2), 4, 32, "strided")
     assert cells.grid.offset == (0.5,)
     assert strided.grid.offset == (0.125,)
     assert cells.states.shape == strided.states.shape == (4, 3, 32, 1)

@@ -11,8 +11,9 @@ from ups_server.data.simulate import CoefficientDraw, Draw, SameAs
 from ups_server.model.lead_config import LatentConfig
 from ups_server.pde.equation import TERMS
 from ups_server.train.config import FamilyData
+from ups_server.train.lead_loop import STATE, relative_change
 from ups_server.train.lead_release import ranges
-from ups_server.train.lead_time import STATE, LeadFamily, LeadRun, LeadTraining, Samples, StoreData, relative_change
+from ups_server.train.lead_time import LeadFamily, LeadRun, LeadTraining, Samples, StoreData
 
 SMALL = LatentConfig(ndim=1, patches=16, channels=16, blocks=2, modes=6, groups=4, local=4, condition=16)
 
@@ -90,9 +91,9 @@ def test_bfloat16_is_near_single_precision(tmp_path: Path, data: Path) -> None:
     run = LeadRun(training(1), tmp_path / "run", data)
     drawn = Samples(run.config, run.families)[0]
     with torch.no_grad():
-        single = run.model(drawn.states[:, 0], drawn.leads[:, 0], drawn.given)
+        single = run.trainer.model(drawn.states[:, 0], drawn.leads[:, 0], drawn.given)
         with torch.autocast("cpu", torch.bfloat16):
-            half = run.model(drawn.states[:, 0], drawn.leads[:, 0], drawn.given).float()
+            half = run.trainer.model(drawn.states[:, 0], drawn.leads[:, 0], drawn.given).float()
     assert half.isfinite().all()
     change = (single - drawn.states[:, 0]).square().mean().sqrt()
     assert (half - single).square().mean().sqrt() < 0.05 * change + 1e-4

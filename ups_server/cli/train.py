@@ -246,14 +246,13 @@ def named_values(entries: Sequence[str]) -> dict[str, str]:
 
 def _tunable(model: str, data_dir: Path | None) -> Path:
     """The folder of a model that can be tuned. Raises UserError ``not_tunable``, ``unknown_model``."""
-    from ups_server.model.config import UPSConfig
-    from ups_server.solvers.registry import model_folder
+    from ups_server.solvers.registry import check_learned, model_folder
 
     source = model_source(model, data_dir)
     if isinstance(source, str):
         raise UserError("not_tunable", f"{model} has no weights to tune", got=model, expected="a trained model")
     folder = model_folder(source)
-    UPSConfig.load(folder)
+    check_learned(folder)
     return folder
 
 
@@ -270,7 +269,8 @@ def _adapt(
     import shutil
 
     from ups_server.solvers.registry import choose_device
-    from ups_server.train.adapt import Interrupted, Place, PreparedAdaptation, deliver
+    from ups_server.train.adapt import Interrupted, Place, deliver
+    from ups_server.train.adapt_lead import adaptation_of
     from ups_server.train.few_shot import FewShotData
     from ups_server.train.start import unused_model
 
@@ -285,7 +285,7 @@ def _adapt(
             whole = replace(said, trajectories=None)
             validation = _store(held_out, whole, work / "validation_store", advance)
             data = replace(data, validation=validation, validation_file=held_out.name)
-        adaptation = PreparedAdaptation(folder, data, settings, output.name, place)
+        adaptation = adaptation_of(folder, data, settings, output.name, place)
         if folder is None and model is not None:
             adaptation.warnings.append(unused_model(model))
         report = adaptation.run()

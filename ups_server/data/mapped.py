@@ -21,6 +21,7 @@ from ups_server.data.mapping import (
     line_of,
 )
 from ups_server.data.source import FileSource, FrameIndices, Rows, StoredDataset
+from ups_server.data.written import Written, written
 from ups_server.errors import UserError
 from ups_server.pde.family import Family
 from ups_server.pde.grid import BoundaryCondition, BoundaryKind, Grid
@@ -42,7 +43,7 @@ def open_mapped(
     Raises:
         UserError: one clear sentence about what does not fit.
     """
-    if family not in (None, mapping.family_id):
+    if mapping.symbols is None and family not in (None, mapping.family_id):
         raise UserError("family_mismatch", "the mapping is of another family", got=family, expected=mapping.family_id)
     container = open_container(path)
     try:
@@ -151,12 +152,22 @@ class MappedSource(FileSource):
         self._segments, self._length = mapping.segments, frames // mapping.segments
         if self._length < min(2, frames):
             raise UserError("wrong_shape", f"{frames} frames make no {mapping.segments} segments")
-        known = None if mapping.family is None else known_family(mapping.family)
+        known = None if mapping.equation is not None else known_family(mapping.family_id)
         if known is not None and (len(mapping.space) != known.ndim):
             raise UserError("wrong_axis", f"{known.id} has {known.ndim} spatial axes", got=list(mapping.space))
         boundary = boundary_of(mapping, known.boundary if known is not None else BoundaryCondition(()))
         grid = _grid(container, mapping, boundary, [_common(placed, name) or 1 for name in mapping.names], count)
-        if known is not None:
+        found: Written | None = None
+        self._forcing: NDArray[np.float64] | None = None
+        if mapping.symbols is not None:
+            named = _named(container, mapping, coefficients, count)
+            found = written(mapping.symbols, named, count, grid.length[0])
+            known = found.family
+            if known.static_fields:
+                (x,) = grid.axes
+                self._forcing = np.zeros(len(x)) if found.forcing is None else found.forcing.at(x)
+            grid = replace(grid, extent=known.extent)
+        elif known is not None:
             _check_box(known, grid)
             grid = replace(grid, extent=known.extent)
         turned = frozenset(name for name in mapping.names if _descends(container, mapping, name, count))
@@ -167,9 +178,10 @@ class MappedSource(FileSource):
         order = [entry.name for entry in mapping.fields]
         self._fields = [self._fields[order.index(entry.name)] for entry in equation.fields]
         order = [entry.name for entry in mapping.static_fields]
-        self._fixed = [self._fixed[order.index(entry.name)] for entry in equation.static_fields]
+        static = equation.static_fields if found is None else ()
+        self._fixed = [self._fixed[order.index(entry.name)] for entry in static]
         super().__init__(path, equation, boundary, grid, times[: self._length], count * self._segments)
-        table = _coefficients(container, mapping, equation, count, coefficients)
+        table = found.coefficients if found else _coefficients(container, mapping, equation, count, coefficients)
         self._moved = [mapping.space[name].onto is not None for name in mapping.names]  # type: ignore[index]
         self._table = np.repeat(table, self._segments, axis=0)
         self._missing = {row * self._segments + part for row in _unwritten(placed) for part in range(self._segments)}
@@ -206,6 +218,8 @@ class MappedSource(FileSource):
     @final
     def _static_parts(self, row: int, stride: int, first: int) -> Iterator[tuple[int, NDArray[Any]]]:
         space = dict(zip("xyz", self._spans(stride, first), strict=False))
+        if self._forcing is not None:
+            yield 0, self._forcing[space["x"]] if not self._moved[0] else self._forcing[first::stride]
         for channel, placed in enumerate(self._fixed):
             yield channel, self._on_cells(placed.read(row // self._segments, space), 0, stride, first)
 
@@ -399,7 +413,8 @@ def _check_box(family: Family, grid: Grid) -> None:
 
 
 def _check_names(equation: Family, mapping: Mapping) -> None:
-    for group, own in ((mapping.fields, equation.fields), (mapping.static_fields, equation.static_fields)):
+    static = equation.static_fields if mapping.symbols is None else ()
+    for group, own in ((mapping.fields, equation.fields), (mapping.static_fields, static)):
         given, expected = [entry.name for entry in group], [entry.name for entry in own]
         if sorted(given) != sorted(expected):
             raise UserError("missing_dataset", f"the fields of {equation.id} are others", got=given, expected=expected)
@@ -422,6 +437,29 @@ def _coefficients(
         elif entry.attribute is not None:
             stored[name] = _attribute(container, entry.attribute)
     return coefficient_table(equation, sorted(names), count, stored, {**claims, "the mapping": fixed})
+
+
+def _named(
+    container: Container, mapping: Mapping, given: MappingOf[str, float], count: int
+) -> dict[str, NDArray[np.float64]]:
+    """(N,) values of every coefficient that an equation in symbols names, by the mapping and by the user."""
+    found = {name: np.full(count, value) for name, value in given.items()}
+    for name, entry in mapping.coefficients.items():
+        if name in given:
+            raise UserError("coefficient_mismatch", f"{name} is said twice", got=given[name], expected="the mapping's")
+        if entry.value is not None:
+            found[name] = np.full(count, entry.value)
+        elif entry.array is not None:
+            found[name] = container.array(entry.array).whole().ravel().astype(np.float64)
+        elif entry.attribute is not None:
+            found[name] = _attribute(container, entry.attribute)
+        values = found[name]
+        if values.size not in (1, count):
+            raise UserError(
+                "wrong_attribute", f"{name} has not one value a trajectory", got=values.size, expected=count
+            )
+        found[name] = np.broadcast_to(values, count)
+    return found
 
 
 def _attribute(container: Container, name: str) -> NDArray[np.float64]:

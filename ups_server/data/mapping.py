@@ -24,6 +24,8 @@ from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
 from ups_server.data.user_equation import CoefficientSpec, EquationSpec, FieldSpec, Name, Sides, Text
 from ups_server.errors import UserError
+from ups_server.pde.equation import EVOLUTION
+from ups_server.pde.grammar import parse_equation
 from ups_server.pde.grid import BoundaryCondition, Extent
 from ups_server.specs import Spec, invalid_request
 
@@ -116,6 +118,13 @@ class MappedCoefficient(Spec):
     unit: Annotated[str, Field(max_length=16)] = "1"
     description: Text = ""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, document: Any) -> Any:
+        """A number alone is its value."""
+        plain = isinstance(document, int | float) and not isinstance(document, bool)
+        return {"value": document} if plain else document
+
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         if sum(entry is not None for entry in (self.value, self.array, self.attribute)) != 1:
@@ -144,6 +153,12 @@ class Mapping(Spec):
 
     family: str | None = Field(default=None, max_length=64, description="A family id.")
     equation: MappedEquation | None = Field(default=None, description="Instead of a family: an equation of your own.")
+    symbols: str | None = Field(
+        default=None,
+        max_length=2000,
+        description="Instead of a family: an equation in symbols on a periodic line, such as `u_t = -u*u_x + nu*u_xx`; "
+        "`coefficients` hold the names that it uses.",
+    )
     fields: tuple[MappedField, ...] = Field(min_length=1, max_length=16)
     static_fields: tuple[MappedField, ...] = Field(default=(), max_length=16)
     axes: AxisOrder = Field(description="Of the arrays of fields, in the order of the file.")
@@ -161,8 +176,10 @@ class Mapping(Spec):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if (self.family is None) == (self.equation is None):
-            raise ValueError("a mapping names a family or an equation")
+        if sum(entry is not None for entry in (self.family, self.equation, self.symbols)) != 1:
+            raise ValueError("a mapping names a family, an equation, or an equation in symbols")
+        if self.symbols is not None and self.static_fields:
+            raise ValueError("an equation in symbols holds its forcing")
         if self.equation is not None and self.boundary is None:
             raise ValueError("an equation of your own needs its boundary")
         names = "xyz"[: len(self.space)]
@@ -202,16 +219,24 @@ class Mapping(Spec):
 
     @property
     def family_id(self) -> str:
-        return self.family if self.family is not None else self.equation.id if self.equation is not None else ""
+        if self.equation is not None:
+            return self.equation.id
+        return EVOLUTION if self.family is None else self.family
 
     def check(self) -> None:
         """What can be said before the file is there.
 
         Raises:
-            UserError: ``not_mappable``, ``family_exists``, ``invalid_mapping``.
+            UserError: ``not_mappable``, ``family_exists``, ``invalid_mapping``, ``invalid_equation``.
         """
         if self.equation is not None:
             self.equation_spec(tuple((0.0, 1.0) for _ in self.space)).check()
+        if self.symbols is not None:
+            try:
+                parse_equation(self.symbols, dict.fromkeys(self.coefficients, 1.0))
+            except UserError as error:
+                if error.code != "missing_coefficient":  # that may be said beside the mapping
+                    raise
 
     def equation_spec(self, extent: Extent, dt: float | None = None) -> EquationSpec:
         """The equation of the user's own on a box.

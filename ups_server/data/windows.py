@@ -353,29 +353,34 @@ class Triples:
 
 
 class LeadTimes:
-    """Draws triples from one split of a store.
+    """Draws triples of frames of some trajectories.
 
     Args:
-        longest: of the lead times.
+        longest, shortest: of the lead times, as far as the frames allow.
+        rows: of the trajectories.
         initial: share of the triples that begin with the first frame.
         early: exponent of the other starts, U(0, 1) ** early of what the trajectory allows.
     """
 
     def __init__(
-        self, store: Store, dt: float, longest: float, split: Split = Split.TRAIN, initial: float = 0.3,
-        early: float = 1.5,
+        self, store: Store, longest: float, rows: NDArray[np.int64], initial: float = 0.3, early: float = 1.5,
+        shortest: float = 0.0,
     ) -> None:  # fmt: skip
-        self.store, self.longest, self.initial, self.early = store, longest, initial, early
-        frame_stride(store.times, dt)
-        self.rows = split_rows(len(store), split)
-        self.times = store.times
-        self._augmented = {n: AugmentedRows(store, n) for n in _resolutions(store.grid)}
+        self.store, self.longest, self.rows, self.initial, self.early = store, longest, rows, initial, early
+        self.times = store.times - store.times[0]
+        self.shortest = max(shortest, float(self.times[1]))
+        self._augmented = dict[int, AugmentedRows]()
+
+    def _at(self, n: int) -> AugmentedRows:
+        if n not in self._augmented:
+            self._augmented[n] = AugmentedRows(self.store, n)
+        return self._augmented[n]
 
     def draw(self, rng: np.random.Generator, count: int, n: int, points: Points = "strided") -> Triples:
         """`count` triples of different trajectories at n points along the first axis."""
-        coarse = self._augmented[n]
+        coarse = self._at(n)
         strided = points == "strided"
-        drawn = coarse if strided else self._augmented[self.store.grid.n[0]]
+        drawn = coarse if strided else self._at(self.store.grid.n[0])
         rows = rng.choice(self.rows, count, replace=count > len(self.rows))
         picked = np.stack([self._frames(rng) for _ in range(count)])
         states, static = coarse.empty(count, 3), coarse.empty_static(count)
@@ -397,8 +402,8 @@ class LeadTimes:
         steps = []
         start = first
         for _ in range(2):
-            most = max(min(self.longest, times[last] - times[start]), times[1])
-            lead = times[1] * (most / times[1]) ** rng.random()
+            most = max(min(self.longest, times[last] - times[start]), self.shortest)
+            lead = self.shortest * (most / self.shortest) ** rng.random()
             end = int(np.clip(np.searchsorted(times, times[start] + lead * 0.999), start + 1, last))
             steps.append(end)
             start = min(end, last - 1)
@@ -412,12 +417,3 @@ def averaged(values: NDArray[np.float32], stride: int) -> NDArray[np.float32]:
         parts = values.reshape(*shape[:axis], shape[axis] // stride, stride, *shape[axis + 1 :])
         values = parts.mean(axis + 1)
     return values
-
-
-def _resolutions(grid: Grid) -> list[int]:
-    """Of the store and, by halves, down to 32 points along the first axis."""
-    found, n = [grid.n[0]], grid.n[0]
-    while n % 2 == 0 and n > 32:
-        n //= 2
-        found.append(n)
-    return found

@@ -13,8 +13,11 @@ from ups_server.files.equations import check_one_equation, model_equation, same_
 from ups_server.jobs.spec import EvaluationSpec, FineTuningSpec, TuningName
 from ups_server.jobs.tasks import adaptation_settings, stored_file
 from ups_server.model.config import UPSConfig
+from ups_server.model.lead_config import LeadConfig
 from ups_server.pde import families, family
+from ups_server.solvers.registry import check_learned
 from ups_server.train.few_shot import FewShotData, check_language_model, check_points
+from ups_server.train.lead_few_shot import check_lead
 
 COMPARED_BYTES = 2**26
 """Of each file, to find trajectories in both while whoever orders a job waits; the job itself compares all."""
@@ -41,12 +44,12 @@ def check_fine_tuning(spec: FineTuningSpec, card: ModelCard | None, data_dir: Pa
 
     Raises:
         UserError: ``not_tunable``, ``unknown_file``, ``dt_mismatch``, ``resolution_mismatch``, ``family_mismatch``,
-            ``superspace_too_small``, and those of `FewShotData.split`, `AdaptationSettings.check` and
+            ``superspace_too_small``, and those of `FewShotData.split`, `AdaptationSettings.check`, `check_lead` and
             `check_language_model`.
     """
     settings = adaptation_settings(spec)
     settings.check()
-    config = None if card is None else _tunable(spec, card)
+    config = None if card is None else _tunable(card)
     with ExitStack() as opened:
         training = opened.enter_context(Store.open(stored_file(data_dir, spec.training_file)))
         held_out = None
@@ -57,9 +60,13 @@ def check_fine_tuning(spec: FineTuningSpec, card: ModelCard | None, data_dir: Pa
         data.split(spec.n_trajectories, COMPARED_BYTES)
         declared = stored_equation(data_dir, spec.training_file)
         entry = family(training.family) if declared is None else declared.family()
+        if isinstance(config, LeadConfig):
+            check_lead(config, settings, training)
+            return
         if card is None or config is None:
             config = settings.config_of(spec.start.value, entry, training.grid)
         else:
+            _check_methods(spec, card, config)
             _check_family(spec, card, config, training, data_dir)
         _check_step(_stored_step(data_dir, spec.training_file, training), config, training)
         static = [field.name for field in entry.static_fields]
@@ -68,15 +75,18 @@ def check_fine_tuning(spec: FineTuningSpec, card: ModelCard | None, data_dir: Pa
         training.grid.stride_to(min(config.resolution, training.grid.n[0]))
 
 
-def _tunable(spec: FineTuningSpec, card: ModelCard) -> UPSConfig:
-    """The architecture of a model that can be tuned so."""
+def _tunable(card: ModelCard) -> UPSConfig | LeadConfig:
+    """The architecture of a model that can be tuned."""
     if card.kind == "builtin":
         raise UserError("not_tunable", f"{card.id} has no weights to tune", got=card.id, expected="a trained model")
-    config = UPSConfig.load(Path(card.source))
+    return check_learned(Path(card.source))
+
+
+def _check_methods(spec: FineTuningSpec, card: ModelCard, config: UPSConfig) -> None:
+    """Raises UserError ``no_language_model``, ``adapted_already``."""
     check_language_model(config, spec.alignment.value)
     if spec.tuning is TuningName.LORA and card.adapters_of is not None:
         raise adapted_already(card.id, card.adapters_of)
-    return config
 
 
 def _stored_step(data_dir: Path, file_id: str, store: Store) -> float:

@@ -26,7 +26,7 @@ from ups_server.processes import keep_freed_memory
 from ups_server.settings import Settings
 
 if TYPE_CHECKING:
-    from ups_server.train.adapt import Place, PreparedAdaptation
+    from ups_server.train.adapt import AdaptationRun, Place
     from ups_server.train.few_shot import AdaptationSettings
     from ups_server.train.loop import StepReport
     from ups_server.train.parallel import Processes
@@ -262,11 +262,11 @@ def _fine_tuning(job: Job) -> FineTuningSpec:
 
 
 @contextmanager
-def prepared(settings: Settings, job: Job, place: "Place") -> Iterator[tuple[str, "PreparedAdaptation"]]:
+def prepared(settings: Settings, job: Job, place: "Place") -> Iterator[tuple[str, "AdaptationRun"]]:
     """What a fine-tuning starts from, and the adaptation, whose files are open while the block lasts.
 
     Raises:
-        UserError: ``unknown_model``, ``not_tunable``, ``unknown_file``, and those of `PreparedAdaptation`.
+        UserError: ``unknown_model``, ``not_tunable``, ``unknown_file``, and those of `adaptation_of`.
     """
     spec = _fine_tuning(job)
     card = None if spec.fresh else Catalog(settings.data_dir).model(spec.model or settings.default_model)
@@ -279,7 +279,7 @@ def prepared(settings: Settings, job: Job, place: "Place") -> Iterator[tuple[str
         check_one_equation(settings.data_dir, spec.training_file, spec.validation_file)
     import torch
 
-    from ups_server.train.adapt import PreparedAdaptation
+    from ups_server.train.adapt_lead import adaptation_of
     from ups_server.train.few_shot import FewShotData
     from ups_server.train.start import unused_model
 
@@ -291,7 +291,7 @@ def prepared(settings: Settings, job: Job, place: "Place") -> Iterator[tuple[str
         validation = None if held_out is None else opened.enter_context(Store.open(held_out))
         data = FewShotData(training, spec.training_file, validation, spec.validation_file)
         name, source = tuned_model_id(parent, spec.suffix, job.id), None if card is None else Path(card.source)
-        adaptation = PreparedAdaptation(source, data, adaptation_settings(spec), name, place)
+        adaptation = adaptation_of(source, data, adaptation_settings(spec), name, place)
         if card is None and spec.model is not None:
             adaptation.warnings.append(unused_model(spec.model))
         yield parent, adaptation

@@ -298,13 +298,13 @@ class UPSConfig(Frozen):
 
     @classmethod
     def load(cls, folder: Path) -> "UPSConfig":
-        """Raises UserError ``invalid_model``; ``not_tunable`` for models of lead times, which are built otherwise."""
+        """Raises UserError ``invalid_model``; ``not_this_kind`` for models of lead times, which are built otherwise."""
         file = folder / CONFIG_FILE
         document = read_document(file)
         if isinstance(document, dict) and document.get("model_type") == "ups-lead":
             raise UserError(
-                "not_tunable",
-                f"{folder.name} is a model of lead times, which cannot be tuned to other data yet",
+                "not_this_kind",
+                f"{folder.name} is a model of lead times",
                 got=folder.name,
                 expected="a model that steps, such as ups-mini",
             )

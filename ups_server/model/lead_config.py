@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
+from ups_server.catalog import invalid_model, read_document
 from ups_server.data.statistics import FamilyStatistics
 from ups_server.model.config import CONFIG_FILE, CoefficientRange, Frozen
 from ups_server.pde import BoundaryKind
@@ -165,7 +166,12 @@ class LeadConfig(Frozen):
 
     @classmethod
     def load(cls, folder: Path) -> "LeadConfig":
-        return cls.model_validate_json((folder / CONFIG_FILE).read_text())
+        """Raises UserError ``invalid_model``."""
+        file = folder / CONFIG_FILE
+        try:
+            return cls.model_validate(read_document(file))
+        except ValidationError as error:
+            raise invalid_model(file, error) from error
 
 
 GAS = (

@@ -8,16 +8,18 @@ the same grid share a call: everything that differs is in their rows.
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import final
+from typing import Literal, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ups_server.errors import UserError
+from ups_server.language.pretrained import installed_folder
+from ups_server.model.body import empty_body, load_tokenizer, text_features
 from ups_server.model.checkpoint import load_lead
 from ups_server.model.lead import LeadModel, LeadSystem, Problems, problems
-from ups_server.model.lead_config import LatentConfig, LeadCard
+from ups_server.model.lead_config import NUMBERS, LatentConfig, LeadCard
 from ups_server.pde import Grid
 from ups_server.pde.resampling import resample
 from ups_server.solvers.neural import canonical, off_the_device
@@ -26,6 +28,8 @@ from ups_server.solvers.solver import BatchedSession, Frames, InFlight, Problem
 TENSORS = 6
 """Of all channels, that are alive at once in a call."""
 ROUNDING = 1e-9
+RANDOM_BODY = 0
+"""Seed of the language model that stands for one that has read nothing."""
 
 
 @final
@@ -212,10 +216,30 @@ def fitting(grid: Grid, patches: int) -> Grid:
     return Grid(tuple(math.ceil(n / patches) * patches for n in grid.n), grid.extent)
 
 
-def load_lead_solver(path: Path, device: str = "cpu") -> LeadSolver:
-    """The solver in a model folder.
+def load_lead_solver(
+    path: Path, device: str = "cpu", body: Literal["trained", "none", "random"] = "trained"
+) -> LeadSolver:
+    """The solver in a model folder; as a control, with other features of the texts of terms, see `other_features`.
 
     Raises:
-        UserError: ``not_a_model``.
+        UserError: ``not_a_model``, ``language_model_missing``.
     """
-    return LeadSolver(load_lead(path, device))
+    system = load_lead(path, device)
+    if body != "trained":
+        system.features = other_features(system, body)
+    return LeadSolver(system)
+
+
+def other_features(system: LeadSystem, body: Literal["none", "random"]) -> dict[str, Tensor]:
+    """What no language model makes of the texts of terms: zero; or one with random weights. Numbers keep their names.
+
+    Raises:
+        UserError: ``language_model_missing``.
+    """
+    terms = [text for text in system.config.texts if text not in NUMBERS]
+    if body == "none":
+        return system.features | {text: torch.zeros_like(system.features[text]) for text in terms}
+    folder = installed_folder()
+    torch.manual_seed(RANDOM_BODY)
+    found = text_features(empty_body(folder).eval(), load_tokenizer(folder), terms)
+    return system.features | {text: feature.to(system.features[text]) for text, feature in found.items()}

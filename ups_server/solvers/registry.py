@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Collection
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from safetensors import SafetensorError, safe_open
 
@@ -19,6 +19,10 @@ from ups_server.catalog import SOLVERS
 from ups_server.errors import UserError
 from ups_server.plugins import broken_plugin, load_plugin, plugins
 from ups_server.solvers.solver import Solver
+
+if TYPE_CHECKING:
+    from ups_server.model.config import UPSConfig
+    from ups_server.model.lead_config import LeadConfig
 
 
 def untrained_solvers() -> dict[str, Callable[[], Solver]]:
@@ -59,11 +63,9 @@ def load(model: str | Path, device: str = "auto", body: Literal["trained", "none
         return make()
     folder = model_folder(model)
     if model_type(folder) == "ups-lead":
-        if body != "trained":
-            raise UserError("no_language_model", f"{folder.name} is not controlled without its language model yet")
         from ups_server.solvers.lead import load_lead_solver
 
-        return load_lead_solver(folder, choose_device(device))
+        return load_lead_solver(folder, choose_device(device), body)
     from ups_server.solvers.neural import load_neural
 
     return load_neural(folder, choose_device(device), body)
@@ -75,6 +77,14 @@ def model_type(folder: Path) -> str:
         return str(json.loads((folder / "config.json").read_text()).get("model_type", "ups"))
     except (OSError, ValueError, AttributeError):
         return "ups"
+
+
+def check_learned(folder: Path) -> "UPSConfig | LeadConfig":
+    """The architecture of the model in a folder. Raises UserError ``not_a_model``. Imports no torch."""
+    from ups_server.model.config import UPSConfig
+    from ups_server.model.lead_config import LeadConfig
+
+    return LeadConfig.load(folder) if model_type(folder) == "ups-lead" else UPSConfig.load(folder)
 
 
 def choose_device(wanted: str) -> str:

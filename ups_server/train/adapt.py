@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor
 from ups_server.align import ALIGNMENTS, alone, mixes
 from ups_server.data.atomic import replacing
 from ups_server.data.composed import Subset
+from ups_server.data.splits import FewShotSplit
 from ups_server.data.store import Store
 from ups_server.errors import UserError
 from ups_server.evaluation.evaluate import evaluate_source
@@ -107,109 +109,28 @@ class Place:
     processes: Processes = ALONE
 
 
-class PreparedAdaptation:
-    """A model folder, trajectories and what is asked for, checked and ready to run.
+class AdaptationRun(ABC):
+    """A model and trajectories, checked and ready to run: what all kinds of models share.
 
     Attributes:
-        n: points along the first axis: the model's, or the trajectories' where they have fewer.
+        parent_version: of the model before.
+        n, dt: points along the first axis and step of what is learned and scored.
         warnings: what was asked for and has no effect, or another than its paper says.
-
-    Args:
-        model: not used by a fresh start.
-        name: of the tuned model.
-
-    Raises:
-        UserError: those of `FewShotData.split` and `AdaptationSettings.check`; ``superspace_too_small``,
-            ``dt_mismatch``, ``resolution_mismatch``, ``too_large``, ``run_exists``, ``not_a_model``,
-            ``no_language_model``, ``nothing_to_tune``, ``adapted_already``, ``family_mismatch``.
+        bytes: of memory that the training takes.
+        processes: those of the place that share the training.
     """
 
-    def __init__(
-        self, model: Path | None, trajectories: FewShotData, settings: AdaptationSettings, name: str, place: Place
-    ) -> None:
-        settings.check()
-        self.settings, self.trajectories, self.place = settings, trajectories, place
-        store = trajectories.training
-        self.family = store.family
-        self.split = trajectories.split(settings.n_trajectories)
-        if settings.fresh:
-            self.checkpoint = self._fresh(name, store)
-        elif model is not None:
-            self.checkpoint = from_pretrained(model, place.device).of_family(self.family)
-        else:
-            raise TypeError("a model is adapted where there is no fresh start")
-        self.model = self.checkpoint.operator
-        self.parent = self.model.config
-        check_language_model(self.parent, settings.alignment)
-        self.tuning = TUNINGS[settings.tuning]()
-        ignored = isinstance(self.model, UPS) and self.model.ignores_body
-        body = self.tuning.body or mixes(settings.alignment) or not ignored
-        self.warnings = (
-            [] if not ignored or settings.alignment == "none" else [no_effect(settings.alignment, self.parent)]
-        )
-        self.config = recipe(settings, name, self.family, len(self.split.validation), body)
-        if self.tuning.equip is not None and model is not None:
-            self.tuning.equip(self.checkpoint, model)
-        else:
-            self.checkpoint.merge()  # adapters of a parent become part of what is tuned
-        check_points(store.grid)
-        self.n = min(self.parent.resolution, store.grid.n[0])
-        data = self.config.families[self.family]
-        known = self.parent.families.get(self.family)
-        self.windows = FamilyWindows(
-            self.family, data, store, self.n, known, split=self.split, held_out=trajectories.held_out,
-            points=0 if known is None else known.points,
-        )  # fmt: skip
-        check_card(self.parent, self.windows.card)
-        self.bytes = self._memory(data)
-        check_memory(self.bytes, available_bytes(place.device))
-        place.folder.mkdir(parents=True, exist_ok=True)
-        if place.processes.first:
-            self._pin(model)
-        self._known = known is not None
-        shared = data.trajectories >= place.processes.count and not mixes(settings.alignment)
-        self.processes = place.processes if shared else ALONE
-
-    def _memory(self, data: FamilyData) -> int:
-        """Of the stage that needs more: a tuning that trains little may come after an alignment that trains all."""
-        points = math.prod(self.windows.grid.n)
-        stages = [(self.config.stage2, self.tuning.select, self.tuning.kept)]
-        if self.config.stage1.steps:
-            stages.append((self.config.stage1, self._select_aligned, 1.0))
-        return max(
-            training_bytes(self.model, self._selected(select, stage), stage, data, points, kept)
-            for stage, select, kept in stages
-        )
-
-    def _selected(self, select: Select, stage: Stage) -> list[Tensor]:
-        train_body = self.model.use_body and stage.body_learning_rate > 0
-        return list(select(self.model, train_body=train_body).values())
-
-    def _fresh(self, name: str, store: Store) -> TrainedModel:
-        """A new embedder and head around the language model; of the seed alone."""
-        config = self.settings.config_of(name, family(self.family), store.grid)
-        torch.manual_seed(self.settings.seed)
-        return TrainedModel(create(config, random_body=self.settings.start == "random").to(self.place.device))
-
-    @property
-    def _select_aligned(self) -> Select:
-        return embedder if self.settings.fresh and alone(self.settings.alignment) else self.tuning.select_aligned
-
-    def _pin(self, model: Path | None) -> None:
-        """A folder belongs to one adaptation."""
-        wanted = {
-            "settings": self.settings.document(),
-            "model": self.settings.start if model is None else model.name,
-            **self.trajectories.fingerprints(),
-        }
-        file = self.place.folder / "adaptation.json"
-        if file.exists() and json.loads(file.read_text()) != wanted:
-            raise UserError(
-                "run_exists",
-                f"{self.place.folder} holds another adaptation",
-                hint="finish it with the same command, or delete the folder",
-            )
-        _write_json(file, wanted)
+    settings: AdaptationSettings
+    trajectories: FewShotData
+    place: Place
+    family: str
+    split: FewShotSplit
+    parent_version: int
+    n: int
+    dt: float
+    warnings: list[str]
+    bytes: int
+    processes: Processes
 
     def run(self) -> dict[str, Any]:
         """Scores the model as it is, tunes it, scores the best by validation; the report. `chosen` has the model.
@@ -260,14 +181,28 @@ class PreparedAdaptation:
             "memory_bytes": self.bytes,
         }
 
-    def assist(self) -> None:
-        """What the processes beside the first one do: their shares of the batches, where these can be shared.
+    def assist(self) -> None:  # noqa: B027
+        """What the processes beside the first one do: nothing, where one alone trains.
 
         Raises:
             Interrupted, Diverged: as `run`.
         """
-        if self.processes.count > 1:
-            self._train()
+
+    @abstractmethod
+    def _zero_shot(self) -> dict[str, Any]:
+        """Scores of the model as it is."""
+
+    @abstractmethod
+    def _before(self, zero_shot: dict[str, Any]) -> dict[str, Any]:
+        """Of the weights before tuning, with the statistics that the tuned ones have: those of a known family stay."""
+
+    @abstractmethod
+    def _train(self) -> Position:
+        """Trains, from where it stands."""
+
+    @abstractmethod
+    def _score_best(self) -> dict[str, Any]:
+        """Scores of the best weights by validation."""
 
     def chosen(self, report: Mapping[str, Any]) -> Path:
         """The folder of the model that a report is of."""
@@ -277,7 +212,7 @@ class PreparedAdaptation:
         """Where the tuned model comes from, as its folder will say (`catalog.Adaptation`)."""
         return {
             "parent": parent,
-            "parent_version": str(self.parent.version),
+            "parent_version": str(self.parent_version),
             "family": self.family,
             **self.trajectories.fingerprints(),
             **{
@@ -288,6 +223,157 @@ class PreparedAdaptation:
             "steps": self.settings.steps,
             **more,
         }
+
+    def _pin(self, model: Path | None) -> None:
+        """A folder belongs to one adaptation."""
+        wanted = {
+            "settings": self.settings.document(),
+            "model": self.settings.start if model is None else model.name,
+            **self.trajectories.fingerprints(),
+        }
+        file = self.place.folder / "adaptation.json"
+        if file.exists() and json.loads(file.read_text()) != wanted:
+            raise UserError(
+                "run_exists",
+                f"{self.place.folder} holds another adaptation",
+                hint="finish it with the same command, or delete the folder",
+            )
+        _write_json(file, wanted)
+
+    def _scored_once(self, what: str, solver: Callable[[], Solver]) -> dict[str, Any]:
+        """Scores that outlive an interruption."""
+        file = self.place.folder / f"{what}.json"
+        if not file.exists():
+            _write_json(file, self._score(solver(), what).as_dict())
+        scores: dict[str, Any] = json.loads(file.read_text())
+        return scores
+
+    def _score(self, solver: Solver, what: str) -> FileScores:
+        """On the test trajectories, with the step and the resolution of the training."""
+
+        def progress(file: str, done: int, total: int) -> None:
+            self.place.listener.scoring(what, done, total)
+            if self.place.cancelled():
+                raise Interrupted
+
+        rows = Subset(self.trajectories.held_out, self.split.test.tolist())
+        file = self.trajectories.scored_file
+        with torch.inference_mode():
+            return evaluate_source(solver, rows, file, self.dt, self.n, progress=progress)
+
+    def _terms(self) -> dict[str, Any]:
+        file = self.place.folder / "terms.json"
+        return dict(json.loads(file.read_text())) if file.exists() else {}
+
+    def _curve(self) -> dict[str, Any]:
+        """Validations by step: one that is repeated after a crash replaces itself."""
+        file = self.place.folder / "curve.json"
+        return dict(json.loads(file.read_text())) if file.exists() else {}
+
+    def _validated(self, step: int, score: Score, best: bool) -> None:
+        """A point of the curve."""
+        point = {"step": step, "one_step": _json(score.one_step), "rollout": _json(score.rollout)}
+        _write_json(self.place.folder / "curve.json", {**self._curve(), str(step): point})
+        self.place.listener.validation(step, score, best)
+
+
+class PreparedAdaptation(AdaptationRun):
+    """A model folder, trajectories and what is asked for, checked and ready to run.
+
+    Attributes:
+        n: points along the first axis: the model's, or the trajectories' where they have fewer.
+        warnings: what was asked for and has no effect, or another than its paper says.
+
+    Args:
+        model: not used by a fresh start.
+        name: of the tuned model.
+
+    Raises:
+        UserError: those of `FewShotData.split` and `AdaptationSettings.check`; ``superspace_too_small``,
+            ``dt_mismatch``, ``resolution_mismatch``, ``too_large``, ``run_exists``, ``not_a_model``,
+            ``no_language_model``, ``nothing_to_tune``, ``adapted_already``, ``family_mismatch``.
+    """
+
+    def __init__(
+        self, model: Path | None, trajectories: FewShotData, settings: AdaptationSettings, name: str, place: Place
+    ) -> None:
+        settings.check()
+        self.settings, self.trajectories, self.place = settings, trajectories, place
+        store = trajectories.training
+        self.family = store.family
+        self.split = trajectories.split(settings.n_trajectories)
+        if settings.fresh:
+            self.checkpoint = self._fresh(name, store)
+        elif model is not None:
+            self.checkpoint = from_pretrained(model, place.device).of_family(self.family)
+        else:
+            raise TypeError("a model is adapted where there is no fresh start")
+        self.model = self.checkpoint.operator
+        self.parent = self.model.config
+        self.parent_version = self.parent.version
+        check_language_model(self.parent, settings.alignment)
+        self.tuning = TUNINGS[settings.tuning]()
+        ignored = isinstance(self.model, UPS) and self.model.ignores_body
+        body = self.tuning.body or mixes(settings.alignment) or not ignored
+        self.warnings = (
+            [] if not ignored or settings.alignment == "none" else [no_effect(settings.alignment, self.parent)]
+        )
+        self.config = recipe(settings, name, self.family, len(self.split.validation), body)
+        if self.tuning.equip is not None and model is not None:
+            self.tuning.equip(self.checkpoint, model)
+        else:
+            self.checkpoint.merge()  # adapters of a parent become part of what is tuned
+        check_points(store.grid)
+        self.n, self.dt = min(self.parent.resolution, store.grid.n[0]), family(self.family).dt
+        data = self.config.families[self.family]
+        known = self.parent.families.get(self.family)
+        self.windows = FamilyWindows(
+            self.family, data, store, self.n, known, split=self.split, held_out=trajectories.held_out,
+            points=0 if known is None else known.points,
+        )  # fmt: skip
+        check_card(self.parent, self.windows.card)
+        self.bytes = self._memory(data)
+        check_memory(self.bytes, available_bytes(place.device))
+        place.folder.mkdir(parents=True, exist_ok=True)
+        if place.processes.first:
+            self._pin(model)
+        self._known = known is not None
+        shared = data.trajectories >= place.processes.count and not mixes(settings.alignment)
+        self.processes = place.processes if shared else ALONE
+
+    def _memory(self, data: FamilyData) -> int:
+        """Of the stage that needs more: a tuning that trains little may come after an alignment that trains all."""
+        points = math.prod(self.windows.grid.n)
+        stages = [(self.config.stage2, self.tuning.select, self.tuning.kept)]
+        if self.config.stage1.steps:
+            stages.append((self.config.stage1, self._select_aligned, 1.0))
+        return max(
+            training_bytes(self.model, self._selected(select, stage), stage, data, points, kept)
+            for stage, select, kept in stages
+        )
+
+    def _selected(self, select: Select, stage: Stage) -> list[Tensor]:
+        train_body = self.model.use_body and stage.body_learning_rate > 0
+        return list(select(self.model, train_body=train_body).values())
+
+    def _fresh(self, name: str, store: Store) -> TrainedModel:
+        """A new embedder and head around the language model; of the seed alone."""
+        config = self.settings.config_of(name, family(self.family), store.grid)
+        torch.manual_seed(self.settings.seed)
+        return TrainedModel(create(config, random_body=self.settings.start == "random").to(self.place.device))
+
+    @property
+    def _select_aligned(self) -> Select:
+        return embedder if self.settings.fresh and alone(self.settings.alignment) else self.tuning.select_aligned
+
+    def assist(self) -> None:
+        """What the processes beside the first one do: their shares of the batches, where these can be shared.
+
+        Raises:
+            Interrupted, Diverged: as `run`.
+        """
+        if self.processes.count > 1:
+            self._train()
 
     def _score_best(self) -> dict[str, Any]:
         best = self.place.folder / BEST
@@ -300,32 +386,10 @@ class PreparedAdaptation:
         )
 
     def _before(self, zero_shot: dict[str, Any]) -> dict[str, Any]:
-        """Of the weights before tuning, with the statistics that the tuned ones have: those of a known family stay."""
         if self._known:
             return zero_shot
         base = self.place.folder / BASE
         return self._scored_once("base", lambda: UPSSolver(from_pretrained(base, self.place.device)))
-
-    def _scored_once(self, what: str, solver: Callable[[], Solver]) -> dict[str, Any]:
-        """Scores that outlive an interruption."""
-        file = self.place.folder / f"{what}.json"
-        if not file.exists():
-            _write_json(file, self._score(solver(), what).as_dict())
-        scores: dict[str, Any] = json.loads(file.read_text())
-        return scores
-
-    def _score(self, solver: Solver, what: str) -> FileScores:
-        """On the test trajectories, at the family's dt and the resolution of the training."""
-
-        def progress(file: str, done: int, total: int) -> None:
-            self.place.listener.scoring(what, done, total)
-            if self.place.cancelled():
-                raise Interrupted
-
-        rows = Subset(self.trajectories.held_out, self.split.test.tolist())
-        dt, file = family(self.family).dt, self.trajectories.scored_file
-        with torch.inference_mode():
-            return evaluate_source(solver, rows, file, dt, self.n, progress=progress)
 
     def _train(self) -> Position:
         """Both stages, from where they stand."""
@@ -424,9 +488,7 @@ class PreparedAdaptation:
             progress.best, progress.best_at = value, str(step)
             publish(self.checkpoint, self.place.folder / BEST)
         trainer.swap_average()
-        point = {"step": step, "one_step": _json(score.one_step), "rollout": _json(score.rollout)}
-        _write_json(self.place.folder / "curve.json", {**self._curve(), str(step): point})
-        self.place.listener.validation(step, score, best)
+        self._validated(step, score, best)
 
     def _keep_terms(self, trainer: StageTrainer) -> None:
         """What the loss of an alignment is made of, of the first and the last step of stage 1."""
@@ -435,15 +497,6 @@ class PreparedAdaptation:
             said = self._terms()
             said = {"first": terms} if trainer.step == 1 else said
             _write_json(self.place.folder / "terms.json", said | {"last": terms})
-
-    def _terms(self) -> dict[str, Any]:
-        file = self.place.folder / "terms.json"
-        return dict(json.loads(file.read_text())) if file.exists() else {}
-
-    def _curve(self) -> dict[str, Any]:
-        """Validations by step: one that is repeated after a crash replaces itself."""
-        file = self.place.folder / "curve.json"
-        return dict(json.loads(file.read_text())) if file.exists() else {}
 
 
 def no_effect(alignment: str, config: UPSConfig) -> str:

@@ -33,7 +33,7 @@ NEARLY = 0.2
 def released(runs: Mapping[int, LeadRun], name: str, version: int, preferred: Sequence[str] = ()) -> LeadSystem:
     """The system of the runs' averaged weights; runs by the number of dimensions."""
     texts = {text: feature for run in runs.values() for text, feature in run.features.items()}
-    operators = {ndim: run.averaged() for ndim, run in runs.items()}
+    operators = {ndim: run.trainer.averaged() for ndim, run in runs.items()}
     families = {entry.family.id: card(operators[ndim], entry) for ndim, run in runs.items() for entry in run.families}
     shapes = {ndim: run.config.model for ndim, run in runs.items()}
     config = LeadConfig(

@@ -10,10 +10,9 @@ learning rate stays constant, so that a run may always go on; where its end is n
 
 import argparse
 import json
-import os
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,10 +22,7 @@ import torch
 import yaml
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ups_server.data.simulate import build_store
@@ -43,17 +39,10 @@ from ups_server.pde import Grid, family
 from ups_server.processes import keep_freed_memory
 from ups_server.train.config import FamilyData, Section
 from ups_server.train.dataset import held, store_name
-from ups_server.train.loop import clock
+from ups_server.train.lead_loop import LeadTrainer, Progress, Sample, Schedule
 from ups_server.train.units import in_other_units
 
-STATE = "state.safetensors"
 SCORES = "validation.jsonl"
-LEAST_CHANGE = 0.03
-"""Of a field's deviation from its mean: a smaller change counts as this in the loss."""
-LEAST_LEFT = 0.3
-"""Of its change: less left of a field counts as this in the loss."""
-WORST = 5.0
-"""A relative error counts by its logarithm from here on: one sample does not lead a step, and none is given up."""
 BATCHES = {1: 32, 2: 8}
 """Trajectories generated together, by dimension."""
 MOST_CALLS = 20
@@ -126,21 +115,21 @@ class LeadTraining(Section):
             raise UserError("invalid_config", f"{path.name} is no training configuration: {error}") from error
 
 
-@dataclass
-class Progress:
-    """Steps made, and seconds of a core that they took."""
-
-    step: int = 0
-    seconds: float = 0.0
-
-
 class FamilyTriples:
     """The training and validation data of one family."""
 
-    def __init__(self, family_id: str, data: LeadFamily, stores: list[Store], features: dict[str, Tensor]) -> None:
+    def __init__(
+        self, family_id: str, data: LeadFamily, stores: list[Store], features: Mapping[str, Tensor],
+        rows: NDArray[np.int64] | None = None, shortest: float = 0.0,
+    ) -> None:  # fmt: skip
+        """Args:
+        rows: trajectories of each store that are drawn from; default its training split.
+        shortest: of the lead times.
+        """
         self.family, self.data, self.stores, self.features = family(family_id), data, stores, features
-        self.draws = [LeadTimes(store, self.family.dt, data.horizon, Split.TRAIN, data.initial, data.early)
-                      for store in stores]  # fmt: skip
+        own = [split_rows(len(store), Split.TRAIN) if rows is None else rows for store in stores]
+        self.draws = [LeadTimes(store, data.horizon, chosen, data.initial, data.early, shortest)
+                      for store, chosen in zip(stores, own, strict=True)]  # fmt: skip
         weights = np.array([entry.weight for entry in data.stores])
         self._shares = weights / weights.sum()
 
@@ -173,21 +162,6 @@ class FamilyTriples:
         )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Sample:
-    """A batch of one family: see `FamilyTriples.batch`; `own` where the model's own state is to be gone on from."""
-
-    states: Tensor
-    leads: Tensor
-    given: Problems
-    own: bool
-
-    def to(self, device: torch.device) -> "Sample":
-        if device.type == "cpu":
-            return self
-        return Sample(self.states.to(device), self.leads.to(device), self.given.to(device), self.own)
-
-
 class Samples(Dataset[Sample]):
     """The batch of every step, drawn from (seed, step) alone: the same whoever draws it."""
 
@@ -208,22 +182,6 @@ class Samples(Dataset[Sample]):
         if not workers:
             return map(self.__getitem__, count(step))
         return iter(DataLoader(self, batch_size=None, sampler=count(step), num_workers=workers))
-
-
-def relative_change(predicted: Tensor, target: Tensor, before: Tensor, slots: Tensor) -> Tensor:
-    """Root mean square error over that of the true change, per sample and field; the mean over the fields there are.
-
-    A field that fades changes by more than what is left of it: then what is left counts.
-
-    Shapes: states (B, X..., N); slots (B, N).
-    """
-    axes = tuple(range(1, target.ndim - 1))
-    error, change = (predicted - target).square().mean(axes), (target - before).square().mean(axes)
-    deviation = (target - target.mean(axes, keepdim=True)).square().mean(axes)
-    scale = change.minimum(target.square().mean(axes) + LEAST_LEFT**2 * change) + LEAST_CHANGE**2 * deviation
-    ratio = (error / (scale + 1e-12) + 1e-10).sqrt()
-    ratio = ratio.minimum(WORST * (1 + (ratio / WORST).clamp_min(1.0).log()))
-    return (ratio * slots).sum() / slots.sum()
 
 
 class LeadRun:
@@ -250,19 +208,17 @@ class LeadRun:
             for name, entry in config.families.items()
         ]
         torch.manual_seed(config.seed)
-        self.model = LeadModel(config.model, len(features[NUMBERS[0]]))
+        model = LeadModel(config.model, len(features[NUMBERS[0]]))
         if weights is not None:
-            self.model.load_state_dict(load_lead(weights).operators[config.model.ndim].state_dict())
-        self.model.number_names.copy_(torch.stack([features[name] for name in NUMBERS]))
-        self.model.to(self.device)
-        matrices = [p for p in self.model.parameters() if p.ndim > 1]
-        vectors = [p for p in self.model.parameters() if p.ndim <= 1]
-        groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW(groups, config.learning_rate, betas=(0.9, 0.98), fused=True)
-        self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
-        self.progress = Progress()
-        if (folder / STATE).exists():
-            self._load()
+            model.load_state_dict(load_lead(weights).operators[config.model.ndim].state_dict())
+        model.number_names.copy_(torch.stack([features[name] for name in NUMBERS]))
+        schedule = Schedule(config.learning_rate, config.warmup, config.steps, config.cooldown)
+        self.trainer = LeadTrainer(model, schedule, config.weight_decay, config.clip, config.ema, self.device)
+        self.trainer.load(folder)
+
+    @property
+    def progress(self) -> Progress:
+        return self.trainer.progress
 
     def train(self, minutes: float) -> None:
         """Until its last step, or for so many minutes."""
@@ -270,78 +226,31 @@ class LeadRun:
         saved = validated = began
         samples = Samples(config, self.families).from_step(self.progress.step, self.workers)
         while not config.steps or self.progress.step < config.steps:
-            self.step(next(samples))
+            self.trainer.step(next(samples))
             now = time.monotonic()
             over = now - began > 60 * minutes
             if over or now - saved > 60 * config.save_minutes:
-                self._save()
+                self.trainer.save(self.folder)
                 saved = now
             if now - validated > 60 * config.validate_minutes:
                 self._report(self.validate())
                 validated = now
             if over:
                 return
-        self._save()
+        self.trainer.save(self.folder)
         self._report(self.validate())
-
-    def step(self, drawn: Sample) -> float:
-        """One optimiser step; returns its loss."""
-        began = clock(self.device)
-        config, step, drawn = self.config, self.progress.step, drawn.to(self.device)
-        states, leads, given = drawn.states, drawn.leads, drawn.given
-        start, lead, before, target = states[:, 0], leads[:, 0], states[:, 0], states[:, 1]
-        if drawn.own:
-            with torch.no_grad():
-                made = self._advanced(start, lead, given)
-            if made.isfinite().all():
-                start, lead, before, target = made, leads[:, 1], states[:, 1], states[:, 2]
-        loss = relative_change(self._advanced(start, lead, given), target, before, given.slots)
-        for group in self.optimiser.param_groups:
-            group["lr"] = config.learning_rate * self._rate()
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
-        if norm.isfinite():
-            self.optimiser.step()
-        self.progress.step += 1
-        decay = min(config.ema, (1 + step) / (10 + step))
-        update = get_ema_multi_avg_fn(decay)
-        update(list(self.average.values()), [p.detach() for p in self.model.parameters()], self.progress.step)
-        value = loss.item()
-        self.progress.seconds += clock(self.device) - began
-        return value
-
-    def _advanced(self, state: Tensor, lead: Tensor, given: Problems) -> Tensor:
-        """On an accelerator in bfloat16, but for what must stay exact (see `model.latent`)."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type != "cpu"):
-            found: Tensor = self.model(state, lead, given)
-        return found.float()
-
-    def _rate(self) -> float:
-        config, step = self.config, self.progress.step
-        rate = min(1.0, (step + 1) / config.warmup)
-        if config.steps and config.cooldown:
-            rate = min(rate, max(0.0, (config.steps - step) / config.cooldown))
-        return rate
-
-    def averaged(self) -> LeadModel:
-        """A copy with the averaged weights, for inference."""
-        model = LeadModel(self.config.model, self.model.number_names.shape[1])
-        state = {name: value.detach().cpu() for name, value in self.model.state_dict().items()}
-        model.load_state_dict({**state, **{name: value.cpu() for name, value in self.average.items()}})
-        return model.eval().requires_grad_(False)
 
     @torch.no_grad()
     def validate(self) -> dict[str, dict[str, Any]]:
         """Scores of the averaged weights, by family and points, and store where these are the same: see `scored`."""
-        self._swap()
+        self.trainer.swap()
         scores = dict[str, dict[str, Any]]()
         for entry in self.families:
             for number, (store, part) in enumerate(zip(entry.stores, entry.data.stores, strict=True)):
                 name = f"{entry.family.id}@{max(part.n)}"
                 name = f"{name} store {number}" if name in scores else name
-                scores[name] = scored(self.model, entry, store, max(part.n), self.device)
-        self._swap()
+                scores[name] = scored(self.trainer.model, entry, store, max(part.n), self.device)
+        self.trainer.swap()
         return scores
 
     def _report(self, scores: dict[str, dict[str, Any]]) -> None:
@@ -349,37 +258,6 @@ class LeadRun:
             handle.write(json.dumps({**asdict(self.progress), "scores": scores}) + "\n")
         for name, found in scores.items():
             print(self.progress.step, round(self.progress.seconds), name, found, flush=True)
-
-    @torch.no_grad()
-    def _swap(self) -> None:
-        for name, parameter in self.model.named_parameters():
-            kept = parameter.detach().clone()
-            parameter.copy_(self.average[name])
-            self.average[name] = kept
-
-    def _save(self) -> None:
-        tensors = {f"model.{name}": value.detach() for name, value in self.model.state_dict().items()}
-        tensors |= {f"average.{name}": value for name, value in self.average.items()}
-        for index, state in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items()}
-        part = self.folder / f"{STATE}.part"
-        contiguous = {name: value.contiguous() for name, value in tensors.items()}
-        save_file(contiguous, part, metadata={"progress": json.dumps(asdict(self.progress))})
-        os.replace(part, self.folder / STATE)
-
-    def _load(self) -> None:
-        with safe_open(self.folder / STATE, framework="pt") as handle:
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-            self.progress = Progress(**json.loads(handle.metadata()["progress"]))
-        self.model.load_state_dict({name[6:]: value for name, value in tensors.items() if name.startswith("model.")})
-        for name, value in self.average.items():
-            value.copy_(tensors[f"average.{name}"])
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith("optimiser."):
-                _, index, name = key.split(".", 2)
-                state.setdefault(int(index), {})[name] = value
-        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": state})
 
 
 def generated(family_id: str, data: FamilyData, seed: int, folder: Path) -> Store:

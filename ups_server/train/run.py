@@ -313,10 +313,15 @@ def described_by(config: UPSConfig, trained: UPSConfig) -> UPSConfig:
 
 def publish(checkpoint: TrainedModel, folder: Path) -> None:
     """Replaces a model folder as a whole: readers see the old or the new one."""
+    replaced(folder, lambda part: save_pretrained(checkpoint, part))
+
+
+def replaced(folder: Path, write: Callable[[Path], None]) -> None:
+    """Replaces a folder as a whole by what `write` makes."""
     part, old = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
     for stale in (part, old):
         shutil.rmtree(stale, ignore_errors=True)
-    save_pretrained(checkpoint, part)
+    write(part)
     if folder.exists():
         folder.rename(old)
     part.rename(folder)

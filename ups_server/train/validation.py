@@ -12,7 +12,7 @@ from ups_server.data.windows import Windows
 from ups_server.errors import UserError
 from ups_server.model.operator import Operator
 from ups_server.solvers.neural import UPSSolver
-from ups_server.solvers.solver import Frames, Problem, rollout
+from ups_server.solvers.solver import Frames, Problem, Solver, rollout
 from ups_server.train.dataset import FamilyWindows
 
 OVERFITTED = 1.2
@@ -56,7 +56,11 @@ def score(solver: UPSSolver, family_id: str, windows: Windows, count: int) -> Sc
     truth = windows.trajectories(rows)
     coefficients = dict(zip(windows.store.coefficient_names, windows.store.coefficients[rows].T.tolist(), strict=True))
     problem = Problem(family_id, coefficients, windows.grid, windows.store.boundary, windows.dt)
-    static = windows.static(rows)
+    return scored(solver, problem, truth, windows.static(rows))
+
+
+def scored(solver: Solver, problem: Problem, truth: Frames, static: Frames | None) -> Score:
+    """The scores of a trained model on trajectories (B, T, X..., C)."""
     predicted = solver.one_step(problem, truth, static)
     if predicted is None:
         raise TypeError("a trained model always predicts one step")

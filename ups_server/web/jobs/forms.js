@@ -44,13 +44,14 @@ export function jobForm(onStart) {
     submit();
   } }, kinds.element, h("div", { class: "grid" }, labelled("Model", model), labelled("File", file)), noFile, noModel, tuning, scoring, note, start);
 
-  /** Models of lead times know their shortest one; what they have learned cannot be tuned yet. */
-  const isTunable = (card) => card.kind !== "builtin" && Object.values(card.families).every(({ shortest }) => (shortest ?? null) === null);
+  /** Models of lead times, which know their shortest one, are tuned to families that they know. */
+  const isTunable = (card, family) => card.kind !== "builtin"
+    && (card.families[family] || Object.values(card.families).every(({ shortest }) => (shortest ?? null) === null));
 
   /** What can work: an evaluation needs a model that knows the file's equation, an adaptation one that can be tuned. */
   function listModels() {
     const held = files.find(({ id }) => id === file.value)?.family;
-    const fitting = models.filter((card) => (kind === "evaluation" ? card.families[held] : isTunable(card)));
+    const fitting = models.filter((card) => (kind === "evaluation" ? card.families[held] : isTunable(card, held)));
     fill(model, fitting.map(({ id }) => [id, id]));
     noModel.hidden = fitting.length > 0 || !held;
     noModel.textContent = `No model knows ${held}. Adapt one to this file first.`;

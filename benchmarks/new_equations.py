@@ -55,7 +55,8 @@ def sines(rng: np.random.Generator, count: int, x: Array) -> Array:
     amplitude, phase = rng.uniform(-1, 1, (count, 3, 1)), rng.uniform(0, 2 * np.pi, (count, 3, 1))
     periods = rng.integers(1, 5, (count, 3, 1))
     waves: Array = amplitude * np.sin(2 * np.pi * periods * x + phase)
-    return waves.sum(1)
+    total: Array = waves.sum(1)
+    return total
 
 
 def stored(equation: str, count: int, seed: int, folder: Path) -> Store:
@@ -65,7 +66,7 @@ def stored(equation: str, count: int, seed: int, folder: Path) -> Store:
     rows = {name: np.full(count, own.get(name, 0.0)) for name in TERMS}
     (x,) = grid.axes
     initial = sines(np.random.default_rng(seed), count, x)[..., None]
-    times = np.arange(FRAMES + 1) * FAMILY.dt
+    times = np.arange(FRAMES + 1, dtype=np.float64) * FAMILY.dt
     values = FAMILY.solve(initial, times, grid, rows, static=np.zeros_like(initial))
     file = folder / f"{seed}.npz"
     np.savez(file, u=values[..., 0], t=times, x=x)

@@ -32,7 +32,7 @@ MODEL: Path = shipped_folder() / "ups-mini"
 def test_a_family_is_the_equation_of_its_terms(name: str) -> None:
     """The family's own solver and that of sums of terms agree."""
     found = of_family(name, 3, 1)
-    times = np.arange(5) * FAMILY.dt
+    times = np.arange(5, dtype=np.float64) * FAMILY.dt
     again = FAMILY.solve(found.truth[:, 0], times, FAMILY.default_grid(), found.coefficients, static=found.static)
     error = np.sqrt(((again - found.truth[:, :5]) ** 2).mean() / (found.truth[:, :5] ** 2).mean())
     assert error < 0.03

@@ -2,6 +2,7 @@
 FROM python:3.11-slim-bookworm
 
 ARG TORCH=cpu
+ARG EXTRAS=serve,postgres,s3,tracing
 
 ENV PYTHONUNBUFFERED=1 \
     PIP_NO_CACHE_DIR=1 \
@@ -18,7 +19,7 @@ RUN case "$TORCH" in \
         cuda) index="" ;; \
         *) echo "TORCH must be cpu or cuda, got $TORCH" >&2; exit 1 ;; \
     esac \
-    && pip install --constraint constraints.txt $index '.[serve,postgres]'
+    && pip install --constraint constraints.txt $index ".[$EXTRAS]"
 
 COPY docker/entrypoint /usr/local/bin/entrypoint
 RUN useradd --create-home --home-dir /srv/ups --uid 10001 ups \

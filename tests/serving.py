@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,13 +30,24 @@ class Serving:
 @contextmanager
 def serving(folder: Path, **settings: str) -> Iterator[Serving]:
     """Serves from a data folder on a free port until the block ends; settings without their prefix."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ups_server.cli", "serve", "--port", "0", "--data-dir", str(folder)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, **{f"UPS_{name}": value for name, value in settings.items()}},
-    )
+    with started(folder, settings) as found:
+        yield found
+
+
+@contextmanager
+def started(
+    folder: Path, settings: Mapping[str, str], environment: Mapping[str, str] | None = None, log: Path | None = None
+) -> Iterator[Serving]:
+    """As `serving`; with more variables of the environment, and a log."""
+    chosen = {f"UPS_{name}": value for name, value in settings.items()}
+    with open(log or os.devnull, "w") as written:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ups_server.cli", "serve", "--port", "0", "--data-dir", str(folder)],
+            stdout=subprocess.PIPE,
+            stderr=written,
+            text=True,
+            env={**os.environ, **chosen, **(environment or {})},
+        )
     assert process.stdout is not None
     try:
         url = re.findall(r"http://[\d.]+:\d+", process.stdout.readline())[0]

@@ -22,6 +22,7 @@ ORDER = (
     "plugins",
     "settings",
     "processes",
+    "tracing",
     "objects",
     "pde",
     "tensors",

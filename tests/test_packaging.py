@@ -79,9 +79,15 @@ def test_containers_agree_with_the_makefile() -> None:
     (index,) = set(re.findall(r"--extra-index-url (\S+)", makefile))
     assert f'"--extra-index-url {index}"' in dockerfile
     compose = yaml.safe_load((REPOSITORY / "docker/compose.yaml").read_text(encoding="utf-8"))
-    assert {service["build"]["args"]["TORCH"] for service in compose["services"].values()} == {"cpu", "cuda"}
-    for service in compose["services"].values():
-        assert all(port.startswith("127.0.0.1:") for port in service["ports"]), "published on loopback only"
+    services = compose["services"].values()
+    built = {service["image"]: service["build"]["args"]["TORCH"] for service in services if "build" in service}
+    assert sorted(built.values()) == ["cpu", "cuda"]
+    assert {service["image"] for service in services} <= {*built, "postgres:17"}
+    for service in services:
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), "published on loopback only"
+    (extras,) = re.findall(r"^ARG EXTRAS=(.*)$", dockerfile, flags=re.MULTILINE)
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set(extras.split(",")) <= project["optional-dependencies"].keys()
     copied = re.findall(r"^COPY (.+) \S+$", dockerfile, flags=re.MULTILINE)
     for name in " ".join(copied).split():
         assert (REPOSITORY / name).exists(), f"the Dockerfile copies {name}"
@@ -125,9 +131,8 @@ def test_the_shipped_model_is_self_contained() -> None:
 def test_the_base_is_light(project: dict[str, Any]) -> None:
     base = {canonicalize_name(Requirement(line).name) for line in project["dependencies"]}
     assert not base & {"torch", "transformers", "neuraloperator", "fastapi", "uvicorn", "sqlalchemy", "tensorboard"}
-    assert {"all", "model", "serve", "train", "postgres", "video", "ray", "slurm", "s3", "docs", "test"} == project[
-        "optional-dependencies"
-    ].keys()
+    names = {"all", "model", "serve", "train", "postgres", "video", "ray", "slurm", "s3", "tracing", "docs", "test"}
+    assert project["optional-dependencies"].keys() == names
 
 
 @pytest.fixture(scope="module")

@@ -60,6 +60,13 @@ def test_devices_are_listed_with_commas(monkeypatch: pytest.MonkeyPatch) -> None
     assert Settings(devices=()).engine_devices == ()
 
 
+def test_replicas_stand_for_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UPS_DEVICES", "ray:3")
+    found = Settings(device="cuda")
+    assert (found.engine_devices, found.replicas, found.engines) == ((), 3, 3)
+    assert [Settings(devices=devices).engines for devices in ((), ("cuda:0", "cuda:1"))] == [1, 2]
+
+
 @pytest.mark.parametrize(
     ("devices", "said"),
     [
@@ -70,6 +77,8 @@ def test_devices_are_listed_with_commas(monkeypatch: pytest.MonkeyPatch) -> None
         ("cpu:0-3,cpu:3", "share"),
         ("cuda:0,cuda:0", "share"),
         ("cpu:0,cuda:0", "one kind"),
+        ("ray:0", "ray:n"),
+        ("ray:2,cpu:0", "alone"),
     ],
 )
 def test_devices_that_cannot_be(devices: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,8 @@ def available_cores() -> int:
 
 
 DEVICE = re.compile(r"cuda:(?P<index>\d{1,3})|cpu:(?P<first>\d{1,4})(-(?P<last>\d{1,4}))?")
+REPLICAS = re.compile(r"ray:([1-9]\d{0,3})")
+"""So many engines on a Ray cluster, in place of devices."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,9 @@ class Settings(BaseSettings):
     devices: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="Several devices, each with an engine of its own: `cuda:0,cuda:1`; `cpu:0,cpu:1` or "
-        "`cpu:0-3,cpu:4-7` are cores. What is said of the engine below holds for each of them.",
+        "`cpu:0-3,cpu:4-7` are cores; `ray:4` are four engines on the cluster at `UPS_RAY_ADDRESS`, each with "
+        "`UPS_THREADS` cores, and a GPU where `UPS_DEVICE` is `cuda`. What is said of the engine below holds for each "
+        "of them.",
     )
     threads: int = Field(
         default_factory=available_cores,
@@ -283,6 +287,10 @@ class Settings(BaseSettings):
     @field_validator("devices")
     @classmethod
     def _distinct(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if any(name.startswith("ray:") for name in names):
+            if len(names) > 1 or REPLICAS.fullmatch(names[0]) is None:
+                raise ValueError("ray:N, alone: N engines on a Ray cluster")
+            return names
         devices = [EngineDevice.named(name) for name in names]
         if names and info.data.get("device", "auto") != "auto":
             raise ValueError("either UPS_DEVICE or UPS_DEVICES, not both")
@@ -316,8 +324,19 @@ class Settings(BaseSettings):
 
     @property
     def engine_devices(self) -> tuple[EngineDevice, ...]:
-        """Where several engines compute; none: one engine, on `device`."""
-        return tuple(map(EngineDevice.named, self.devices))
+        """Where several engines of this machine compute; none: one engine, on `device`, or replicas."""
+        return () if self.replicas else tuple(map(EngineDevice.named, self.devices))
+
+    @property
+    def replicas(self) -> int:
+        """Engines on a Ray cluster."""
+        found = REPLICAS.fullmatch(self.devices[0]) if self.devices else None
+        return 0 if found is None else int(found[1])
+
+    @property
+    def engines(self) -> int:
+        """How many engines there are, here or elsewhere."""
+        return self.replicas or len(self.devices) or 1
 
     @property
     def bodies_memory_bytes(self) -> int:

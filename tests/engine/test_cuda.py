@@ -16,7 +16,6 @@ from ups_server.solvers.solver import Frames, Problem
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.slow,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
 STEPS = 5

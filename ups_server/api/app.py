@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
+from fastapi.telemetry import TelemetryConfig
 from prometheus_client import CollectorRegistry
 from starlette.middleware.cors import CORSMiddleware
 
@@ -29,7 +30,7 @@ from ups_server.api.answers import UNCOMPRESSED
 from ups_server.api.conventions import middleware
 from ups_server.api.memory import Memory
 from ups_server.api.metrics import RequestMetrics, ServiceCollector
-from ups_server.api.middleware import RequestLog, SecurityHeaders, cors_options
+from ups_server.api.middleware import QUIET, RequestLog, SecurityHeaders, cors_options, route_path
 from ups_server.api.openapi import complete, demand_keys
 from ups_server.api.problems import ProblemDocument, install
 from ups_server.api.routes import (
@@ -63,6 +64,7 @@ from ups_server.jobs.webhooks import WebhookRequest, WebhookSender
 from ups_server.objects import SharedFolders, shared_folders
 from ups_server.settings import Settings
 from ups_server.specs import EquationRequest, RolloutRequest
+from ups_server.tracing import flush_traces
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +87,15 @@ ROUTERS = (
 """The resources. A new one is a router here."""
 SYNCHRONISE_S = 5.0
 """Between two looks at what other machines have put into an object store."""
+TELEMETRY: TelemetryConfig = {
+    "tracing": True,
+    "metrics": False,  # `/metrics` has them
+    "logs": False,
+    "operation_spans": False,
+    "auto_configure": False,
+    "exclude": lambda scope: route_path(dict(scope)) in QUIET,
+}
+"""Of FastAPI, which makes a span of each request where the process exports traces (`ups_server.tracing`)."""
 DESCRIPTION = "One model for many partial differential equations."
 
 
@@ -133,6 +144,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
             await service.engine.close()
             await asyncio.to_thread(write_accounts, service)
             await service.jobs.close()
+            await asyncio.to_thread(flush_traces)
 
     app = FastAPI(
         title="UPS",
@@ -141,6 +153,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         lifespan=lifespan,
         docs_url=None,  # its pages load scripts from elsewhere
         redoc_url=None,
+        telemetry=TELEMETRY,
     )
     app.state.service = service
     app.state.methods = methods

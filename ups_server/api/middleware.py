@@ -4,6 +4,7 @@ The log never has a header, a query or a body. The headers let the page load and
 nothing else.
 """
 
+import asyncio
 import logging
 import re
 import secrets
@@ -27,6 +28,8 @@ QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 """Asked every few seconds: logged only where debugging."""
 BROKEN = 499
 """The client left before there was an answer."""
+CUT_OFF = 503
+"""The service ended before there was one."""
 
 
 class RequestLog:
@@ -56,6 +59,12 @@ class RequestLog:
         except Exception:
             status = 500 if status == BROKEN else status
             raise
+        except asyncio.CancelledError:  # nothing but the end of the service cancels a request
+            logger.warning("%s %s was cut off by the end of the service", scope["method"], quote(scope["path"][:256]))
+            if status == BROKEN:
+                headers = [(b"connection", b"close"), (b"retry-after", b"5"), (b"content-length", b"0")]
+                await watched({"type": "http.response.start", "status": CUT_OFF, "headers": headers})
+                await watched({"type": "http.response.body", "body": b""})
         finally:
             self._write(scope, status, time.monotonic() - began)
 

@@ -9,7 +9,6 @@ import logging
 import os
 import resource
 import socket
-import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -21,13 +20,17 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ups_server.access.keys import KeyStore
 from ups_server.api.app import create_app
+from ups_server.api.service import Service
 from ups_server.errors import UserError
 from ups_server.jobs.database import data_folder_unusable, make_private, open_database
 from ups_server.processes import configure_logs, give_back_freed_memory
 from ups_server.settings import Settings, is_loopback
+from ups_server.tracing import configure_traces
 
 logger = logging.getLogger(__name__)
 
+FAREWELL_S = 5
+"""Seconds that the last words to open requests may take after their grace."""
 PARTS = ("files", "jobs", "models", "rollouts")
 """Folders that the service makes in its data folder when it needs them."""
 
@@ -45,17 +48,18 @@ def serve(settings: Settings, announce: Callable[[str], None] | None = None) -> 
     check_host(settings)
     configure_logs(settings.log_level, settings.log_format, "api")
     give_back_freed_memory()
+    configure_traces("api")
     app = create_app(settings)
     most, backlog = shares(raise_descriptors())
-    config = configuration(app, settings, most, backlog, settings.shutdown_grace_s)
+    config = configuration(app, settings, most, backlog, settings.shutdown_grace_s + FAREWELL_S)
     with _bound(settings) as listening:
         if announce is not None:
             announce(base_url(listening))
-        DrainingServer(config, app.state.service.draining).run(sockets=[listening])
+        DrainingServer(config, app.state.service, settings.shutdown_grace_s).run(sockets=[listening])
 
 
 def configuration(app: FastAPI, settings: Settings, most: int, backlog: int, grace_s: int) -> uvicorn.Config:
-    """How the application is served, with at most so many connections."""
+    """How the application is served, with at most so many connections; open ones are cut off after `grace_s`."""
     return uvicorn.Config(
         app,
         http=protocol_of(most),
@@ -71,19 +75,36 @@ def configuration(app: FastAPI, settings: Settings, most: int, backlog: int, gra
 
 
 class DrainingServer(uvicorn.Server):
-    """Takes no new connection from the first signal on and lets open requests finish; streams of jobs end at once."""
+    """Takes no new connection from the first signal on and lets open requests finish; streams of jobs end at once.
 
-    def __init__(self, config: uvicorn.Config, draining: threading.Event) -> None:
+    What still computes after `grace_s` is ended by ending the engine: a stream with a `problem` event, a request that
+    waits with 503, a rollout that is kept by going back into the queue. Each then gets `FAREWELL_S` to be sent.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Service, grace_s: float) -> None:
         super().__init__(config)
-        self._draining = draining
+        self._service = service
+        self._grace_s = grace_s
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         asyncio.get_running_loop().set_exception_handler(without_tracebacks)
         await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._draining.set()
+        self._service.draining.set()
         super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        ending = asyncio.create_task(self._end_rollouts())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            ending.cancel()
+
+    async def _end_rollouts(self) -> None:
+        await asyncio.sleep(self._grace_s)
+        await self._service.rollouts.close()  # first: what is kept fails where its engine is away for good
+        await self._service.engine.close()
 
 
 def check_storage(settings: Settings) -> None:

@@ -138,7 +138,9 @@ def work(data_dir: DataDir = None) -> None:
 
     from ups_server.jobs.attempt import stopped_by_signals
     from ups_server.jobs.dispatch import dispatch
+    from ups_server.tracing import configure_traces
 
+    configure_traces("worker")
     with stopped_by_signals(signal.SIGINT, signal.SIGTERM) as stopping:
         dispatch(settings_of(data_dir), f"worker-{uuid.uuid4().hex[:12]}", stopping)
 

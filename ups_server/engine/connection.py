@@ -30,6 +30,7 @@ from ups_server.engine.engine import (
     Standing,
     Started,
     engine_unavailable,
+    shutting_down,
 )
 from ups_server.engine.process import ProcessOptions
 from ups_server.errors import UserError
@@ -37,6 +38,7 @@ from ups_server.processes import keep_alive
 from ups_server.settings import EngineDevice, Settings
 from ups_server.solvers.limits import Ended
 from ups_server.solvers.solver import Frames
+from ups_server.tracing import carrier
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +137,7 @@ class EngineConnection:
         finished, taken = False, 0
         try:
             todo = {"op": "rollout", "id": rollout_id, "spec": spec.as_json(), "window": window}
-            self._send({**todo, "step": step, "ended": ended}, arrays)
+            self._send({**todo, "step": step, "ended": ended, "trace": carrier()}, arrays)
             while not finished:
                 header, values = await self._reply(rollout)
                 match header["op"]:
@@ -285,9 +287,14 @@ class SupervisedProcess:
         size = STATE_COPIES * (initial.nbytes + (0 if static is None else static.nbytes))
         async with self.admission.place(spec.n_steps, size):
             connection = await self._connected()
-            async with aclosing(connection.rollout(spec, initial, static, standing)) as events:
-                async for event in events:
-                    yield event
+            try:
+                async with aclosing(connection.rollout(spec, initial, static, standing)) as events:
+                    async for event in events:
+                        yield event
+            except UserError as error:
+                if self._closed and error.code == "engine_unavailable":
+                    raise shutting_down() from None
+                raise
 
     async def close(self) -> None:
         self._closed = True
@@ -305,7 +312,7 @@ class SupervisedProcess:
         except TimeoutError:
             raise engine_unavailable("the engine did not start in time") from None
         if self._closed or self.connection is None:
-            raise engine_unavailable("the service is shutting down")
+            raise shutting_down()
         return self.connection
 
     def _restarted(self) -> None:

@@ -15,6 +15,7 @@ from collections import Counter, OrderedDict
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 
 from ups_server.catalog import Catalog, builtin_solvers
 from ups_server.engine.admission import SOLVER, step_seconds
@@ -36,10 +37,28 @@ LOOK_S = 0.1
 
 
 def engine_of(settings: Settings, catalog: Catalog) -> Engine:
-    """The engine of this machine: one, or one for each of `UPS_DEVICES`."""
+    """The engine of this machine: one, or one for each of `UPS_DEVICES`, which may be replicas elsewhere.
+
+    Raises:
+        UserError: ``extra_missing``.
+    """
     if not settings.devices:
         return LocalEngine(settings, catalog)
-    engines = {device.name: LocalEngine(settings, catalog, device) for device in settings.engine_devices}
+    engines: dict[str, Engine]
+    if settings.replicas:
+        if find_spec("ray") is None:
+            raise UserError(
+                "extra_missing",
+                "engines on a Ray cluster need the package ray",
+                got=settings.devices[0],
+                hint="pip install 'ups-server[ray]'",
+            )
+        from ups_server.engine.ray import RayEngine
+
+        names = [f"ray:{number}" for number in range(settings.replicas)]
+        engines = {name: RayEngine(settings, name) for name in names}
+    else:
+        engines = {device.name: LocalEngine(settings, catalog, device) for device in settings.engine_devices}
     return DeviceEngines(engines, settings.queue_timeout_s)
 
 

@@ -144,6 +144,11 @@ def engine_unavailable(message: str) -> UserError:
     return UserError("engine_unavailable", message, hint="the engine restarts by itself: ask again")
 
 
+def shutting_down() -> UserError:
+    """503: the service ends, and with it what it computes for those who wait."""
+    return UserError("engine_unavailable", "the service is shutting down", hint="ask again once it is there again")
+
+
 class Engine(ABC):
     """Runs rollouts of many requests at once."""
 

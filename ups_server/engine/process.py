@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from ups_server.processes import configure_logs, keep_freed_memory
 from ups_server.settings import EngineDevice, LogFormat, Settings
 from ups_server.solvers.registry import ModelCache, choose_device, load
 from ups_server.solvers.solver import Frames
+from ups_server.tracing import OpenSpans, configure_traces
 
 logger = logging.getLogger("ups_server.engine")
 
@@ -96,6 +98,16 @@ def keep_on(cores: Sequence[int]) -> None:
         os.sched_setaffinity(int(thread), cores)
 
 
+def span_attributes(spec: dict[str, Any], options: ProcessOptions) -> dict[str, Any]:
+    """What the span of a rollout says of it."""
+    return {
+        "ups.model": Path(spec["model"]).name,
+        "ups.family": spec["problem"]["family"],
+        "ups.n_steps": spec["n_steps"],
+        "ups.device": options.device,
+    }
+
+
 def run(connection: socket.socket, options: ProcessOptions) -> None:
     """Serves messages until the connection closes."""
     device = choose_device(options.device)
@@ -104,9 +116,20 @@ def run(connection: socket.socket, options: ProcessOptions) -> None:
     threading.Thread(target=read_messages, args=(connection, inbox, interruption), daemon=True).start()
     last_sent = time.monotonic()
     outbox: list[bytes] = []
+    spans = OpenSpans()
 
     def send(header: dict[str, Any], arrays: Sequence[Frames]) -> None:
+        if header["op"] in ("end", "problem"):
+            spans.end(header["id"], header["problem"]["code"] if "problem" in header else None)
         outbox.append(protocol.encode(header, arrays))
+
+    def received() -> protocol.Message:
+        header, arrays = inbox.get()
+        if header["op"] == "rollout":
+            spans.begin(header["id"], "rollout", header.get("trace", {}), span_attributes(header["spec"], options))
+        elif header["op"] == "cancel":
+            spans.end(header["id"], "cancelled")
+        return header, arrays
 
     def post() -> None:
         """What a turn has to say goes in one piece: the frames of a batch wake the other end once."""
@@ -138,7 +161,7 @@ def run(connection: socket.socket, options: ProcessOptions) -> None:
         while True:
             post()
             while not busy or not inbox.empty():
-                scheduler.handle(*inbox.get())
+                scheduler.handle(*received())
                 busy = True
             busy = scheduler.step()
             if time.monotonic() - last_sent > ALIVE_S or (not busy and scheduler.work.steps > reported):
@@ -151,6 +174,7 @@ def main() -> None:
     options = ProcessOptions(**json.loads(document))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the API's; this process ends when the connection does
     configure_logs(options.log_level, options.log_format, "engine")
+    configure_traces("engine")
     if options.cores:
         keep_on(options.cores)
     try:

@@ -3,8 +3,9 @@
 On the wire: ``!IQ`` (bytes of the header, bytes of all arrays), the header (UTF-8 JSON, with the arrays' `shapes`),
 the arrays one after another (C order, native float32: both ends are on one machine).
 
-To the engine: ``load`` (model), ``rollout`` (id, spec, window, step, ended; arrays initial, static where there is one,
-and what a durable rollout needs to go on from a step above 0, its states in `ended` left out),
+To the engine: ``load`` (model), ``rollout`` (id, spec, window, step, ended, trace: of the request's span, empty where
+nothing is traced; arrays initial, static where there is one, and what a durable rollout needs to go on from a step
+above 0, its states in `ended` left out),
 ``more`` (id, frames: so many more frames may be sent), ``cancel`` (id).
 From the engine: ``ready`` (device), ``loaded`` (model), ``unloaded`` (model), ``load_failed`` (model, reason),
 ``started`` (id), ``frame`` (id, step; the states, and what a durable rollout needs to go on), ``ended`` (id,

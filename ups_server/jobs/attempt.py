@@ -22,6 +22,7 @@ from ups_server.jobs.tasks import assist
 from ups_server.jobs.worker import Worker, job_folder
 from ups_server.processes import configure_logs
 from ups_server.settings import Settings
+from ups_server.tracing import configure_traces
 
 logger = logging.getLogger("ups_server.worker")
 
@@ -89,8 +90,9 @@ def run_together(settings: Settings, attempt: AttemptId, stopping: threading.Eve
 
 
 def prepare_process(settings: Settings) -> None:
-    """Log, and no network for the hub of models."""
+    """Log, traces, and no network for the hub of models."""
     configure_logs(settings.log_level, settings.log_format, "worker")
+    configure_traces("worker")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("WANDB_MODE", "disabled")
 

@@ -360,7 +360,12 @@ def webhooks(connection: sa.Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
-MIGRATIONS: tuple[Migration, ...] = (jobs_and_events, model_of_a_job, api_keys, reservations, webhooks)
+def trace_of_a_job(connection: sa.Connection) -> None:
+    """The span of the request that made a job."""
+    connection.exec_driver_sql("ALTER TABLE jobs ADD COLUMN trace TEXT")
+
+
+MIGRATIONS: tuple[Migration, ...] = (jobs_and_events, model_of_a_job, api_keys, reservations, webhooks, trace_of_a_job)
 """Version v of the schema is what the first v steps make."""
 
 

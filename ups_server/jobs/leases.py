@@ -1,6 +1,7 @@
 """Jobs as workers see them: claimed for a while, written to under a fence, given back. Imports no torch."""
 
 from collections.abc import Collection
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import sqlalchemy as sa
 from ups_server.jobs.database import Database, now
 from ups_server.jobs.spec import ACTIVE, Job, JobState
 from ups_server.jobs.store import STATE, change, events, job_of, jobs, state_data
+from ups_server.tracing import PARENT, span
 
 PART = "/"
 """Between the name of an owner and that of one who works for it."""
@@ -21,11 +23,18 @@ class LeaseLost(Exception):
 
 @dataclass(frozen=True)
 class Lease:
-    """The right to write to a job."""
+    """The right to write to a job. `trace`: of the request that made it, where that was traced."""
 
     number: int
     fence: int
     job: Job
+    trace: str | None = None
+
+    def span(self) -> AbstractContextManager[None]:
+        """Of one attempt at the job."""
+        parent = {} if self.trace is None else {PARENT: self.trace}
+        about = {"ups.job": self.job.id, "ups.attempt": self.job.attempt, "ups.model": self.job.model or ""}
+        return span(f"job {self.job.kind}", parent, about)
 
     @property
     def guard(self) -> sa.ColumnElement[bool]:
@@ -84,7 +93,7 @@ class Leases:
                 lease_until=now() + self.seconds,
                 started_at=sa.func.coalesce(jobs.c.started_at, now()),
             )
-            return None if row is None else Lease(row["number"], row["fence"], job_of(row))
+            return None if row is None else Lease(row["number"], row["fence"], job_of(row), row["trace"])
 
     def heartbeat(self, lease: Lease) -> None:
         """Extends the lease."""

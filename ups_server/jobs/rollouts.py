@@ -220,7 +220,7 @@ class RolloutRunner:
 
     async def _claim(self, leases: Leases) -> None:
         """Begins as many attempts as there are places and jobs."""
-        places = self._settings.max_async_active * max(1, len(self._settings.devices))
+        places = self._settings.max_async_active * self._settings.engines
         while len(self._attempts) < places:
             lease = await asyncio.to_thread(leases.claim, self._owner, (ROLLOUT,))
             if lease is None:
@@ -237,7 +237,7 @@ class RolloutRunner:
     async def _attempt(self, leases: Leases, attempt: Attempt) -> None:
         lease = attempt.lease
         logger.info("%s: attempt %d", lease.job.id, lease.job.attempt)
-        computing = asyncio.create_task(self._compute(leases, attempt))
+        computing = asyncio.create_task(self._traced(leases, attempt))
         try:
             end = await self._watched(leases, lease, computing)
             if end is None:
@@ -295,6 +295,10 @@ class RolloutRunner:
                     beat_at = time.monotonic() + leases.seconds / 3
         finally:
             stopping.cancel()
+
+    async def _traced(self, leases: Leases, attempt: Attempt) -> dict[str, Any]:
+        with attempt.lease.span():
+            return await self._compute(leases, attempt)
 
     async def _compute(self, leases: Leases, attempt: Attempt) -> dict[str, Any]:
         """The result of the job: what is on disk at the end."""

@@ -14,6 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from ups_server.errors import UserError
 from ups_server.jobs.database import Database, dump_json, now
 from ups_server.jobs.spec import ACTIVE, AnySpec, Checkpoint, Job, JobEvent, JobState
+from ups_server.tracing import PARENT, carrier
 
 PAGE = 100
 """Most jobs or events in one answer."""
@@ -47,6 +48,7 @@ jobs = sa.Table(
     sa.Column("result", sa.JSON(none_as_null=True)),
     sa.Column("error", sa.JSON(none_as_null=True)),
     sa.Column("model", sa.Text),
+    sa.Column("trace", sa.Text),
 )
 """One row a job.
 
@@ -54,6 +56,7 @@ owner, fence, lease_until: which worker holds it, the number of its lease, until
 change of hands; whoever writes with an older one is refused.
 attempt: leases so far. crashes: leases in succession that ended without a checkpoint or a word.
 last_seq: number of its latest event.
+trace: W3C `traceparent` of the request that made it, where that was traced.
 """
 
 events = sa.Table(
@@ -186,6 +189,7 @@ class JobStore:
                         spec=document,
                         model=spec.model,
                         idempotency_key=idempotency_key,
+                        trace=carrier().get(PARENT),
                         created_at=now(),
                         **NEW,
                     )

@@ -59,7 +59,7 @@ class Worker:
         """Runs a job to its end, or until it is to be given back."""
         logger.info("%s: attempt %d", lease.job.id, lease.job.attempt)
         try:
-            with heartbeats(self._leases, lease):
+            with heartbeats(self._leases, lease), lease.span():
                 self._run(lease)
         except LeaseLost:
             logger.warning("%s: the lease was lost, this attempt ends", lease.job.id)

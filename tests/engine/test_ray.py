@@ -1,0 +1,160 @@
+"""Engines on a Ray cluster: a replica by itself, and a service whose replicas and nodes are killed."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from benchmarks.ray_workers import RayCluster
+from tests.api.conftest import DEADLINE_S, wait_until
+from tests.api.sse import events
+from tests.engine.test_local import spec
+from tests.serving import Serving, started
+from ups_server.catalog import Catalog
+from ups_server.client import Client
+from ups_server.engine.devices import engine_of
+from ups_server.engine.engine import Event, Finished, Frame, Started
+from ups_server.engine.ray import Problem, Replica
+from ups_server.errors import UserError
+from ups_server.settings import Settings
+
+with_ray = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed (pip install 'ups-server[ray]')")
+LONG: dict[str, Any] = {
+    "model": "numerical",
+    "coefficients": {"nu": 0.02},
+    "grid": {"n": [64]},
+    "deterministic": True,
+}
+START = {"sample": {"seed": 3}}
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@asynccontextmanager
+async def replica(folder: Path, **settings: Any) -> AsyncIterator[Replica]:
+    """One in this process, without a cluster."""
+    found = Replica(Settings(default_model="persistence", data_dir=folder, device="cpu", threads=1, **settings))
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            while (await found.health()).state != "ready":
+                await asyncio.sleep(0.02)
+            yield found
+    finally:
+        await found._engine.close()
+
+
+async def taken(found: Replica, identity: str) -> list[Event | Problem]:
+    """All events of a rollout, to its end."""
+    told: list[Event | Problem] = []
+    while not (told and isinstance(told[-1], Finished | Problem)):
+        told += await found.take(identity)
+    return told
+
+
+@pytest.mark.anyio
+async def test_a_replica_hands_out_events_until_the_end(tmp_path: Path) -> None:
+    async with replica(tmp_path, stream_window=4) as found:
+        todo, initial = spec(10)
+        await found.begin("one", todo, initial, None, None, {})
+        told = await taken(found, "one")
+        assert isinstance(told[0], Started)
+        assert [event.step for event in told if isinstance(event, Frame)] == list(range(1, 11))
+        with pytest.raises(KeyError):
+            await found.take("one")
+        await found.begin("two", replace(todo, model="absent"), initial, None, None, {})
+        (problem,) = await taken(found, "two")
+        assert isinstance(problem, Problem)
+        error = problem.error()
+        assert isinstance(error, UserError)
+        assert error.code == "unknown_model"
+
+
+@pytest.mark.anyio
+async def test_a_rollout_that_nobody_wants_leaves_its_place(tmp_path: Path) -> None:
+    async with replica(tmp_path, stream_window=4) as found:
+        todo, initial = spec(10**6)
+        await found.begin("one", todo, initial, None, None, {})
+        while not any(isinstance(event, Frame) for event in await found.take("one")):
+            pass
+        assert (await found.health()).active == 1
+        await found.end("one")
+        while (await found.health()).active:
+            await asyncio.sleep(0.02)
+        with pytest.raises(KeyError):
+            await found.take("one")
+
+
+def test_without_ray_it_is_said_which_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ups_server.engine.devices.find_spec", lambda name: None)
+    with pytest.raises(UserError) as refused:
+        engine_of(Settings(data_dir=tmp_path, devices=("ray:2",)), Catalog(tmp_path))
+    assert refused.value.code == "extra_missing"
+
+
+class Fleet:
+    """A service with two replicas, each on a node of one core."""
+
+    def __init__(self, served: Serving, cluster: RayCluster) -> None:
+        self.served, self.cluster = served, cluster
+
+    def devices(self) -> list[dict[str, Any]]:
+        return list(httpx.get(f"{self.served.url}/readyz", timeout=DEADLINE_S).json()["devices"])
+
+    def both_ready(self) -> None:
+        wait_until(lambda: [one["status"] for one in self.devices()] == ["ready", "ready"], "both replicas are ready")
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    cluster = RayCluster()
+    try:
+        for _ in range(2):
+            cluster.add_node()
+        settings = {
+            "DEVICES": "ray:2", "RAY_ADDRESS": cluster.address, "THREADS": "1", "DEFAULT_MODEL": "persistence",
+            "WORKER": "false",
+        }  # fmt: skip
+        folder = tmp_path_factory.mktemp("replicas")
+        with started(folder, settings, cluster.environment) as served:
+            yield Fleet(served, cluster)
+    finally:
+        cluster.close()
+
+
+@pytest.fixture
+def fleet(running: Fleet) -> Fleet:
+    running.both_ready()
+    return running
+
+
+@with_ray
+@pytest.mark.slow
+def test_rollouts_of_a_trained_model_are_computed_there(fleet: Fleet) -> None:
+    with Client(fleet.served.url) as client:
+        found = client.rollout("burgers", 3, START, model="ups-mini", grid={"n": [64]})
+    assert np.isfinite(found["u"].values).all()
+    assert [one["device"] for one in fleet.devices()] == ["ray:0", "ray:1"]
+    assert any("ups-mini" in " ".join(one["models"]) for one in fleet.devices())
+
+
+@with_ray
+@pytest.mark.slow
+def test_a_client_that_leaves_frees_the_place(fleet: Fleet) -> None:
+    document = {**LONG, "family": "burgers", "initial_condition": START, "n_steps": 10_000}
+    headers = {"Accept": "text/event-stream"}
+    url = f"{fleet.served.url}/v1/rollouts"
+    with httpx.stream("POST", url, json=document, headers=headers, timeout=DEADLINE_S) as got:
+        told = events(got.iter_lines())
+        assert [next(told)[0] for _ in range(3)] == ["start", "step", "step"]
+        wait_until(lambda: sum(one["active"] for one in fleet.devices()) == 1, "it is seen")
+    wait_until(lambda: sum(one["active"] for one in fleet.devices()) == 0, "its place is free")

@@ -1,4 +1,4 @@
-"""Engines on a Ray cluster: a replica by itself, and a service whose replicas and nodes are killed."""
+"""Engines on a Ray cluster: a replica by itself, and a service that computes there."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator

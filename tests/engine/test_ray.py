@@ -21,7 +21,7 @@ from ups_server.catalog import Catalog
 from ups_server.client import Client
 from ups_server.engine.devices import engine_of
 from ups_server.engine.engine import Event, Finished, Frame, Started
-from ups_server.engine.ray import Problem, Replica
+from ups_server.engine.ray import RolloutProblem, Replica
 from ups_server.errors import UserError
 from ups_server.settings import Settings
 
@@ -53,10 +53,10 @@ async def replica(folder: Path, **settings: Any) -> AsyncIterator[Replica]:
         await found._engine.close()
 
 
-async def taken(found: Replica, identity: str) -> list[Event | Problem]:
+async def taken(found: Replica, identity: str) -> list[Event | RolloutProblem]:
     """All events of a rollout, to its end."""
-    told: list[Event | Problem] = []
-    while not (told and isinstance(told[-1], Finished | Problem)):
+    told: list[Event | RolloutProblem] = []
+    while not (told and isinstance(told[-1], Finished | RolloutProblem)):
         told += await found.take(identity)
     return told
 
@@ -73,7 +73,7 @@ async def test_a_replica_hands_out_events_until_the_end(tmp_path: Path) -> None:
             await found.take("one")
         await found.begin("two", replace(todo, model="absent"), initial, None, None, {})
         (problem,) = await taken(found, "two")
-        assert isinstance(problem, Problem)
+        assert isinstance(problem, RolloutProblem)
         error = problem.error()
         assert isinstance(error, UserError)
         assert error.code == "unknown_model"

@@ -63,7 +63,7 @@ ENVIRONMENT = {
 
 
 @dataclass(frozen=True)
-class Problem:
+class RolloutProblem:
     """The last event of a rollout that failed. Exceptions lose their parts on the way; this does not."""
 
     document: dict[str, Any] | None
@@ -81,7 +81,7 @@ class PulledRollout:
         wanted: does somebody still wait for it?
     """
 
-    events: "asyncio.Queue[Event | Problem]"
+    events: "asyncio.Queue[Event | RolloutProblem]"
     wanted: bool = True
     task: "asyncio.Task[None] | None" = None
 
@@ -121,7 +121,7 @@ class Replica:
         with span("replica", trace, {"ups.model": spec.model}):
             rollout.task = asyncio.create_task(self._run(rollout, spec, initial, static, standing))
 
-    async def take(self, identity: str) -> list[Event | Problem]:
+    async def take(self, identity: str) -> list[Event | RolloutProblem]:
         """The events that are there, waiting a little for the first. Raises KeyError where the rollout is not here."""
         rollout = self._open[identity]
         try:
@@ -131,7 +131,7 @@ class Replica:
             return []
         while not rollout.events.empty():
             found.append(rollout.events.get_nowait())
-        if isinstance(found[-1], Finished | Problem):
+        if isinstance(found[-1], Finished | RolloutProblem):
             del self._open[identity]
         return found
 
@@ -165,10 +165,10 @@ class Replica:
                         return
                     await rollout.events.put(event)
         except UserError as error:
-            await rollout.events.put(Problem(protocol.problem_as_json(error)))
+            await rollout.events.put(RolloutProblem(protocol.problem_as_json(error)))
         except Exception as error:
             logger.exception("a rollout failed")
-            await rollout.events.put(Problem(None, f"{type(error).__name__}: {error}"))
+            await rollout.events.put(RolloutProblem(None, f"{type(error).__name__}: {error}"))
 
 
 _CONNECTING = threading.Lock()
@@ -232,8 +232,8 @@ class RayEngine(Engine):
             await self._asked(begun, self._settings.engine_start_timeout_s)
             while not finished:
                 for event in await self._asked(actor.take.remote(identity)):
-                    finished = isinstance(event, Finished | Problem)
-                    if isinstance(event, Problem):
+                    finished = isinstance(event, Finished | RolloutProblem)
+                    if isinstance(event, RolloutProblem):
                         raise event.error()
                     yield event
         finally:

@@ -26,7 +26,6 @@ Every run is kept in the folder of runs: the command goes on where it was stoppe
 
 import argparse
 import json
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -39,15 +38,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.descriptions import sentences, training_wordings
-from benchmarks.equations import Equations
+from benchmarks.equations import FAMILIES, FAMILY, SEED, Equations, kinds, of_family
 from benchmarks.language import Body
 from ups_server.catalog import shipped_folder
 from ups_server.language.reader import Bag
 from ups_server.model.lead import LeadModel, Problems, problems
 from ups_server.model.lead_config import ANY, NUMBERS, EquationCard, LatentConfig, ScalesCard
-from ups_server.pde import Grid, family
+from ups_server.pde import Grid
 from ups_server.pde.equation import EVOLUTION, TERMS
-from ups_server.pde.families.evolution_1d import UNSEEN_TERM, all_sets, held_out_sets
+from ups_server.pde.families.evolution_1d import UNSEEN_TERM
 from ups_server.pde.metrics import error_moments, nrmse_trajectory
 from ups_server.processes import keep_freed_memory
 from ups_server.train.config import FamilyData
@@ -55,7 +54,6 @@ from ups_server.train.lead_loop import relative_change
 from ups_server.train.lead_time import FamilyTriples, LeadFamily, StoreData, generated
 
 ARMS = ("pretrained", "random_body", "word_embeddings", "bag_of_words", "learned_id", "no_text")
-FAMILY = family(EVOLUTION)
 CARD = EquationCard(terms=ANY, scales=ScalesCard(kind="level", level=(0, 0, 0, 0), unit=(1, 1, 1, 1)))
 """No exact steps (`known`): what the terms do is in the texts alone."""
 MODEL = LatentConfig(
@@ -67,11 +65,10 @@ DATA_SEED = 73
 HORIZON, BATCH, STEPS, WARMUP, COOLDOWN, RATE = 0.1, 24, 4000, 100, 1500, 1e-3
 FEATURES = 10.0
 """Length of a feature."""
-SEED, UNSEEN, OF_A_FAMILY, FRAMES = 9_300_001, 144, 24, 20
+UNSEEN, OF_A_FAMILY = 144, 24
 WORST = 10.0
 """An error counts as at most this: a rollout that blew up is no further from the truth."""
 RESAMPLES = 2000
-FAMILIES = ("advection", "burgers", "diffusion_reaction_1d")
 Array = NDArray[np.float64]
 
 
@@ -195,42 +192,12 @@ def errors(model: LeadModel, equations: Equations, names: Tensor) -> Array:
     return np.minimum(np.where(finite, worst, WORST), WORST)
 
 
-def of_family(family_id: str, count: int, seed: int) -> Equations:
-    """Problems of a family with its default coefficients, as equations of terms; its own solver is the truth."""
-    own, rng = family(family_id), np.random.default_rng(seed)
-    grid = FAMILY.default_grid()
-    numbers = {entry.name: np.full(count, entry.default) for entry in own.coefficients}
-    initial = own.sample_initial(rng, count, grid)
-    times = np.arange(FRAMES + 1, dtype=np.float64) * FAMILY.dt
-    truth = own.solve(initial, times, grid, numbers)
-    match family_id:
-        case "advection":
-            values = {"transport": -numbers["beta"]}
-        case "burgers":
-            values = {"self_advection": np.full(count, -1.0), "diffusion": numbers["nu"] / math.pi}
-        case _:
-            values = {"diffusion": numbers["nu"], "logistic": numbers["rho"]}
-    coefficients = {name: values.get(name, np.zeros(count)) for name in TERMS}
-    return Equations(coefficients, truth, np.zeros_like(initial))
-
-
 def test_problems(folder: Path) -> dict[str, Equations]:
     """Problems by name, drawn once."""
-    kinds = {
-        "unseen_combinations": (sorted(held_out_sets(), key=sorted), UNSEEN),
-        "unseen_term": ([names for names in all_sets() if UNSEEN_TERM in names], UNSEEN // 4),
+    return {
+        **{name: Equations.kept(folder, name, sets, count) for name, sets, count in kinds(UNSEEN)},
+        **{name: of_family(name, OF_A_FAMILY) for name in FAMILIES},
     }
-    found = dict[str, Equations]()
-    for name, (sets, count) in kinds.items():
-        file = folder / f"{name}-{count}.npz"
-        if not file.exists():
-            drawn = Equations.drawn(sets, count, SEED)
-            np.savez(
-                file, truth=drawn.truth, static=drawn.static, coefficients=np.stack(list(drawn.coefficients.values()))
-            )
-        with np.load(file) as kept:
-            found[name] = Equations(dict(zip(TERMS, kept["coefficients"], strict=True)), kept["truth"], kept["static"])
-    return found | {name: of_family(name, OF_A_FAMILY, SEED) for name in FAMILIES}
 
 
 def scores(
@@ -241,7 +208,7 @@ def scores(
     asked = {
         "unseen_combinations": ("unseen_combinations", texts.training),
         "unseen_wordings": ("unseen_combinations", texts.unseen),
-        "unseen_term": ("unseen_term", texts.training),
+        "unseen_term": (f"unseen_term_{UNSEEN_TERM}", texts.training),
         **{f"family {name}": (name, canonical) for name in FAMILIES},
     }
     found = dict[str, list[float]]()

@@ -21,7 +21,7 @@ from ups_server.catalog import Catalog
 from ups_server.client import Client
 from ups_server.engine.devices import engine_of
 from ups_server.engine.engine import Event, Finished, Frame, Started
-from ups_server.engine.ray import RolloutProblem, Replica
+from ups_server.engine.ray import Replica, RolloutProblem
 from ups_server.errors import UserError
 from ups_server.settings import Settings
 

@@ -95,6 +95,9 @@ class Adaptation(BaseModel):
     alignment: str
     alignment_options: dict[str, str] = Field(default_factory=dict)
     tuning: str
+    horizon: Literal["step", "final"] = Field(
+        default="step", description="`final`: it goes from the first state of a trajectory to the last at once."
+    )
     steps: int
     seed: int
     helped: bool | None = Field(

@@ -20,7 +20,7 @@ parser.add_argument("--url", default="http://127.0.0.1:8000", help="address of t
 parser.add_argument("--model", default="ups-mini", help="what is adapted")
 parser.add_argument("--points", type=int, default=128, help="the model's own number, a multiple, or fewer")
 parser.add_argument("--trajectories", type=int, default=12, help="those in the file; all but four are trained on")
-parser.add_argument("--tuning", default="operator", choices=["operator", "full", "lora", "layernorm", "head"])
+parser.add_argument("--tuning", default="operator", choices=["operator", "full", "lora", "layernorm", "prefix", "head"])
 parser.add_argument("--max-steps", type=int, default=100, help="of training")
 options = parser.parse_args()
 

@@ -10,10 +10,23 @@ import torch.nn.functional as F
 
 from tests.align.conftest import FixedTarget
 from tests.small_models import SMALL, card, make
-from ups_server.align import pare
+from ups_server.align import check_options, mixing
 from ups_server.align.labels import passages
-from ups_server.align.pare import Mix, PatchReplacement, replace_tokens, replaced_tokens, top_k
+from ups_server.align.mixing import (
+    GATES,
+    SCHEDULES,
+    UNGATED,
+    at_random,
+    cutmix,
+    mixup,
+    new_gate,
+    replace_tokens,
+    replaced_tokens,
+    top_k,
+)
+from ups_server.align.pare import Mix, PatchReplacement
 from ups_server.align.text import reference_text
+from ups_server.errors import UserError
 from ups_server.model.conditioning import Conditions, conditions
 from ups_server.model.config import UPS_PAPER, UPSConfig
 from ups_server.model.operator import UPSModel
@@ -44,7 +57,7 @@ def batch(config: UPSConfig, trajectories: int = 3, windows: int = 2) -> Batch:
 @pytest.fixture
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Choices without Gumbel noise."""
-    monkeypatch.setattr(pare, "gumbel", torch.zeros_like)
+    monkeypatch.setattr(mixing, "gumbel", torch.zeros_like)
 
 
 def test_k_falls_linearly_to_none() -> None:
@@ -201,3 +214,138 @@ def test_gate_and_head_are_the_state(model: UPSModel, target: FixedTarget) -> No
     second.load_state({name: value.clone() for name, value in first.state().items()})
     assert all(torch.equal(a, b) for a, b in zip(first.state().values(), second.state().values(), strict=True))
     assert np.isfinite(float(second.state()["gate.bias"]))
+
+
+def test_schedules_fall_from_all_to_none() -> None:
+    """The ablation of Table 4: three gradual ones, and two that are not."""
+    shares = {name: [SCHEDULES[name](step / 8) for step in range(9)] for name in ("linear", "piecewise", "exponential")}
+    np.testing.assert_allclose(shares["linear"], np.linspace(1, 0, 9), atol=1e-12)
+    np.testing.assert_allclose(shares["piecewise"], [1, 1, 0.75, 0.75, 0.5, 0.5, 0.25, 0.25, 0])
+    # A geometric sequence but for the shift that takes its end to zero.
+    ratios = np.diff(shares["exponential"])[1:] / np.diff(shares["exponential"])[:-1]
+    np.testing.assert_allclose(ratios, np.full(7, np.exp(-3 / 8)))
+    assert shares["exponential"][0] == 1
+    assert shares["exponential"][-1] == pytest.approx(0, abs=1e-12)
+    assert [replaced_tokens(8, done, "constant") for done in (0.0, 0.5, 1.0)] == [4, 4, 4]
+    torch.manual_seed(0)
+    drawn = [replaced_tokens(8, 0.5, "random") for _ in range(400)]
+    assert set(drawn) == set(range(8))
+    torch.manual_seed(0)
+    assert drawn == [replaced_tokens(8, 0.5, "random") for _ in range(400)]
+
+
+def rows_of(target: torch.Tensor, source: torch.Tensor, mixed: torch.Tensor) -> tuple[list[bool], list[int]]:
+    """Which places kept their token, and from where in the source the others have theirs; a token is its number."""
+    kept = [bool(torch.equal(a, b)) for a, b in zip(mixed, target, strict=True)]
+    origin = [int((source == token).all(-1).nonzero()[0]) for token, own in zip(mixed, kept, strict=True) if not own]
+    return kept, origin
+
+
+def test_random_replacement_has_equal_chances() -> None:
+    """k of N places, each as often as any other, filled in order by k source tokens, each as often as any other."""
+    torch.manual_seed(0)
+    target = torch.arange(6.0)[None, :, None].expand(3000, 6, 2)
+    source = 10 + torch.arange(6.0)[None, :, None].expand(3000, 6, 2)
+    mixed = at_random(target, source, 2)
+    foreign = mixed[..., 0] >= 10
+    assert torch.equal(foreign.sum(1), torch.full((3000,), 2))
+    np.testing.assert_allclose(foreign.float().mean(0), np.full(6, 1 / 3), atol=0.03)
+    origin = mixed[..., 0][foreign].unflatten(0, (3000, 2)) - 10
+    assert bool((origin[:, 0] < origin[:, 1]).all())
+    np.testing.assert_allclose(
+        torch.bincount(origin.flatten().long(), minlength=6) / 6000, np.full(6, 1 / 6), atol=0.02
+    )
+
+
+def test_mixup_is_the_weighted_mean() -> None:
+    target, source = torch.randn(2, 3, 8, 5, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(mixup(target, source, 2), 0.75 * target + 0.25 * source)
+
+
+def test_cutmix_takes_a_block_in_its_place() -> None:
+    torch.manual_seed(0)
+    target = torch.arange(6.0)[None, :, None].expand(500, 6, 2)
+    source = 10 + torch.arange(6.0)[None, :, None].expand(500, 6, 2)
+    firsts = set()
+    for mixed in cutmix(target, source, 2):
+        kept, origin = rows_of(target[0], source[0], mixed)
+        assert [index for index, own in enumerate(kept) if not own] == origin
+        assert origin[1] == origin[0] + 1
+        firsts.add(origin[0])
+    assert firsts == set(range(5))
+    torch.testing.assert_close(cutmix(target, source, 6), source)
+
+
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_gate_and_schedule_trains_the_model_and_the_gate(
+    language_model: Path, target: FixedTarget, gate: str, schedule: str
+) -> None:
+    model = make(UPS_PAPER.changed(resolution=16, hidden_channels=8, n_modes=4, tokens=4), language_model)
+    method = PatchReplacement(gate=gate, schedule=schedule)
+    method.prepare(model, target)
+    torch.manual_seed(1)
+    method.mixed_loss(model, batch(model.config), 0.25).backward()
+    gates = {name: value for name, value in method.parameters().items() if name.startswith("gate.")}
+    assert len(gates) == (2 if gate == "linear" else 4)
+    assert all(value.grad is not None and float(value.grad.abs().max()) > 0 for value in gates.values())
+    grown = [name for name, p in model.named_parameters() if p.grad is not None and float(p.grad.abs().max()) > 0]
+    assert any(name.startswith("body.encoder.encoder") for name in grown)
+
+
+@pytest.mark.parametrize("how", UNGATED)
+def test_ways_without_a_gate_train_head_and_model(language_model: Path, target: FixedTarget, how: str) -> None:
+    model = make(UPS_PAPER.changed(resolution=16, hidden_channels=8, n_modes=4, tokens=4), language_model)
+    method = PatchReplacement(mix=how)
+    method.prepare(model, target)
+    assert set(method.parameters()) == {"head.weight", "head.bias"}
+    data = batch(model.config)
+    torch.manual_seed(0)
+    loss = method.mixed_loss(model, data, 0.5)
+    loss.backward()
+    grown = [name for name, p in model.named_parameters() if p.grad is not None and float(p.grad.abs().max()) > 0]
+    assert any(name.startswith("body.encoder.encoder") for name in grown)
+    assert any(name.startswith("tokenise") for name in grown)
+    # Eq. 1, taken apart: half of the tokens are the source's.
+    state = method.state()
+    mix = Mix(None, *passages(model, reference_text(), 4), 2, how)
+    torch.manual_seed(0)
+    step, pooled = model.mixed_step(data.frames[:, 0], data.context, data.conditions, 2, mix)
+    on_source = F.cross_entropy(F.linear(pooled, state["head.weight"], state["head.bias"]), mix.labels)
+    on_target = model.task_loss(step, data.frames[:, 1], data.conditions.mask.repeat_interleave(2, 0))
+    torch.testing.assert_close(loss, 0.5 * on_target + 0.5 * on_source)
+    text = torch.randn(9, 4, model.body.word_size)
+    other = Mix(None, text, torch.zeros(9, dtype=torch.long), 4, how)(torch.zeros(3, 4, model.body.word_size))
+    assert all(float((row - text).abs().flatten(1).amax(1).min()) < 1e-6 for row in other)
+
+
+def test_gates_score_tokens_one_by_one() -> None:
+    tokens = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(0))
+    for kind in GATES:
+        gate = new_gate(kind, 6).eval()
+        scores = gate(tokens)
+        assert scores.shape == (2, 5, 1)
+        torch.testing.assert_close(gate(tokens[:, 2:3]), scores[:, 2:3])
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ({"mix": "mixup", "gate": "mlp"}, "alignment_option_unused"),
+        ({"mix": "random", "gate": "linear"}, "alignment_option_unused"),
+        ({"mix": "shuffle"}, "alignment_option_not_offered"),
+        ({"schedule": "cosine"}, "alignment_option_not_offered"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(options: dict[str, str], code: str) -> None:
+    with pytest.raises(UserError) as caught:
+        check_options("pare", options)
+    assert caught.value.code == code
+
+
+def test_options_of_the_ablation_are_taken() -> None:
+    for mix in ("replacement", *UNGATED):
+        for schedule in SCHEDULES:
+            check_options("pare", {"mix": mix, "schedule": schedule})
+    for gate in GATES:
+        check_options("pare", {"gate": gate})

@@ -30,6 +30,10 @@ def tuning(language_model: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     build_store(family("burgers"), {"nu": 0.1}, 2, 16, 1, coarse, frame_dt=0.05, t_final=0.5)
     slow = data_dir / "files" / "slow" / "store"
     build_store(family("burgers"), {"nu": 0.1}, 6, 32, 2, slow, frame_dt=0.08, t_final=0.4)
+    flow = data_dir / "files" / "flow" / "store"
+    build_store(family("darcy"), {}, 7, 16, 3, flow)
+    odd = data_dir / "files" / "odd" / "store"
+    build_store(family("burgers"), {"nu": 0.1}, 2, 32, 2, odd, frame_dt=0.11, t_final=0.22)
     settings = Settings(
         default_model="persistence", data_dir=data_dir, device="cpu", threads=1, worker_threads=1, job_poll_s=0.05
     )
@@ -139,6 +143,50 @@ def test_a_fresh_start_around_the_pretrained_language_model(tuning: RunningServi
         "initial_condition": {"sample": {"seed": 1}},
     }
     assert len(tuning.post(rollout).json()["data"]) == 3
+
+
+def test_a_steady_problem_by_a_fresh_start(tuning: RunningService) -> None:
+    """From a stored file of permeabilities and pressures to a model that answers, and its scores."""
+    asked = {**FRESH, "training_file": "flow", "suffix": "flow", "horizon": "final"}
+    job = tuning.send("POST", PATH, asked)
+    assert job.status_code == 201, job.text
+    followed(tuning, job.json()["id"])
+    done = tuning.get(f"{PATH}/{job.json()['id']}").json()
+    assert done["state"] == "succeeded", done["error"]
+    report = done["result"]
+    assert report["horizon"] == "final"
+    card = tuning.get(f"/v1/models/{report['model']}").json()
+    assert (card["adaptation"]["horizon"], card["families"]["darcy"]["dt"]) == ("final", 1.0)
+    start = {"file": "flow", "trajectory": 0}
+    rollout = {"model": report["model"], "family": "darcy", "n_steps": 1, "initial_condition": start}
+    answer = tuning.post(rollout)
+    assert answer.status_code == 200, answer.text
+    assert len(answer.json()["data"]) == 2
+    with Client(tuning.url) as client:
+        scored = client.wait(client.evaluate("flow", model=report["model"], horizon="final")["id"])
+    assert scored["state"] == "succeeded", scored["error"]
+    assert scored["result"]["horizon"] == "final"
+
+
+@pytest.mark.parametrize(
+    ("path", "document", "code"),
+    [
+        (PATH, {**FRESH, "training_file": "flow"}, "dt_mismatch"),
+        (PATH, {**FRESH, "horizon": "middle"}, "invalid_request"),
+        ("/v1/evaluations", {"model": "numerical", "file": "flow"}, "too_few_frames"),
+        ("/v1/evaluations", {"model": "numerical", "file": "flow", "horizon": "final", "dt": 1}, "horizon_mismatch"),
+        ("/v1/evaluations", {"model": "numerical", "file": "slow", "horizon": "final"}, None),
+        ("/v1/evaluations", {"model": "numerical", "file": "odd", "horizon": "final"}, "dt_mismatch"),
+    ],
+)
+def test_horizons_that_cannot_be_are_refused(
+    tuning: RunningService, path: str, document: dict[str, Any], code: str | None
+) -> None:
+    answer = tuning.send("POST", path, document)
+    if code is None:
+        assert answer.status_code == 201, answer.text
+    else:
+        assert (answer.status_code, answer.json()["code"]) == (422, code)
 
 
 def test_a_fresh_start_is_cancelled_and_resumed(tuning: RunningService) -> None:

@@ -341,3 +341,41 @@ def test_reference_methods_on_the_benchmarks_files(pdebench: Path, name: str) ->
     assert scores.one_step.nrmse < 0.001
     assert scores.rollout.nrmse_trajectory is not None
     assert scores.rollout.nrmse_trajectory < 0.005
+
+
+def test_the_last_state_alone_is_scored(advection_file: Path) -> None:
+    """From the first frame, 0.2 before it, by four steps of 0.05; by hand."""
+    (scores,) = evaluate(Scaled(0.9, own_dt=0.05), [advection_file], horizon="final")
+    with h5py.File(advection_file) as file:
+        values = file["tensor"][:].astype(np.float64)
+    expected = relative(values[:, 0] * 0.9**4 - values[:, -1], values[:, -1], (1,)).mean()
+    assert scores.horizon == "final"
+    assert scores.dt == pytest.approx(0.2)
+    assert scores.steps == 1
+    assert scores.one_step is not None
+    for part in (scores.one_step, scores.rollout):
+        assert part.nrmse == pytest.approx(float(expected), rel=1e-4)
+    still = relative(values[:, 0] - values[:, -1], values[:, -1], (1,)).mean()
+    assert scores.persistence.rollout.nrmse == pytest.approx(float(still), rel=1e-4)
+    (plain,) = evaluate(Scaled(0.9, own_dt=0.05), [advection_file])
+    assert (plain.horizon, plain.steps) == ("step", 4)
+    for solver, dt, code in ((Scaled(0.9, own_dt=0.07), None, "dt_mismatch"), (Scaled(0.9), 0.05, "horizon_mismatch")):
+        with pytest.raises(UserError) as caught:
+            evaluate(solver, [advection_file], dt=dt, horizon="final")
+        assert caught.value.code == code
+
+
+def test_a_steady_family_is_scored_on_its_solution(tmp_path: Path) -> None:
+    from ups_server.data.simulate import generate
+
+    file = tmp_path / "2D_DarcyFlow_beta1.0_Train.hdf5"
+    generate(family("darcy"), {"beta": 1.0}, 3, 16, file, seed=0)
+    (solved,) = evaluate("numerical", [file], horizon="final")
+    assert solved.one_step is not None
+    assert solved.one_step.nrmse == pytest.approx(0, abs=1e-5)
+    (still,) = evaluate("persistence", [file], horizon="final")
+    assert still.rollout.nrmse == pytest.approx(1)  # nothing is known of the solution before it
+    with pytest.raises(UserError) as caught:
+        evaluate("numerical", [file])
+    assert caught.value.code == "too_few_frames"
+    assert "`final`" in str(caught.value.hint)

@@ -182,6 +182,32 @@ def test_attention_is_found_for_low_rank_adapters(folder: Path) -> None:
     assert all(name.endswith(ATTENTION) and model.body.in_layer(name.removeprefix("body.")) for name in found)
 
 
+def test_a_prefix_is_read_in_every_layer(folder: Path) -> None:
+    """Other tokens in any layer change the answer; padding changes nothing; without it, it is as it was."""
+    body = LLMBody(pretrained_body(folder).eval())
+    given, mask = tokens(body), torch.ones(1, 12)
+    plain = body(given, mask)
+    with torch.no_grad():
+        words = body.words(torch.arange(20, 25))
+    body.begin_prefix(words)
+    assert body.prefix is not None
+    assert body.prefix.shape == (2, 5, body.size)
+    torch.testing.assert_close(body.prefix[0], body.embed(words[None], torch.ones(1, 5))[0])
+    with_prefix = body(given, mask)
+    assert with_prefix.shape == plain.shape
+    assert (with_prefix - plain).abs().max() > 1e-5
+    with_prefix.square().sum().backward()
+    assert body.prefix.grad is not None
+    assert all(layer.abs().max() > 0 for layer in body.prefix.grad)
+    padded, real = (
+        torch.cat([given, 3 * torch.randn(1, 4, body.word_size)], dim=1),
+        torch.cat([mask, torch.zeros(1, 4)], 1),
+    )
+    torch.testing.assert_close(body(padded, real)[:, :12], with_prefix, atol=1e-5, rtol=1e-4)
+    body.prefix = None
+    torch.testing.assert_close(body(given, mask), plain)
+
+
 def test_layer_norms_are_found(folder: Path) -> None:
     model = make(SMALL, folder)
     found = [name for name in frozen_language_model(model, train_body=True) if name.startswith("body.encoder.")]

@@ -114,6 +114,7 @@ def test_learns_an_unseen_family(parent: Path, store: Store, tmp_path: Path) -> 
         ("recraft", 1),
         ("pare", 5),
         ("none lora", 5),
+        ("none prefix", 5),
         ("otdd lora", 1),
         pytest.param("pare lora", 5, marks=pytest.mark.slow),
         pytest.param("otdd layernorm", 1, marks=pytest.mark.slow),
@@ -224,7 +225,7 @@ def test_alignment_comes_first_and_counts_as_steps() -> None:
 
 def test_the_rate_follows_the_method_and_rises_slowly() -> None:
     rates = {tuning: recipe(settings(tuning=tuning), "tuned", "burgers", 2).stage2.learning_rate for tuning in TUNINGS}
-    assert rates == {"operator": 1e-3, "full": 1e-3, "lora": 3e-4, "layernorm": 1e-3, "head": 1e-3}
+    assert rates == {"operator": 1e-3, "full": 1e-3, "lora": 3e-4, "layernorm": 1e-3, "prefix": 1e-3, "head": 1e-3}
     assert recipe(settings(tuning="lora", learning_rate=0.1), "tuned", "burgers", 2).stage2.learning_rate == 0.1
     short, long = (recipe(settings(max_steps=steps), "tuned", "burgers", 2).stage2 for steps in (10, 400))
     assert (short.warmup, long.warmup) == (5, 40)

@@ -23,7 +23,7 @@ from ups_server.train.adapt import Interrupted, Place, PreparedAdaptation, deliv
 from ups_server.train.few_shot import AdaptationSettings, FewShotData, recipe
 from ups_server.train.validation import fresh_outcome
 
-ALIGNED = ("euclidean", "mmd", "otdd", "recraft", "pare")
+ALIGNED = ("euclidean", "mmd", "otdd", "recraft", "mona", "pare")
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,8 @@ def inner(model: CrossModalOperator) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("alignment", "embedder"), [("none", "fno"), ("recraft", "fno"), *((name, "patch") for name in ("none", *ALIGNED))]
+    ("alignment", "embedder"),
+    [("none", "fno"), ("recraft", "fno"), ("mona", "fno"), *((name, "patch") for name in ("none", *ALIGNED))],
 )
 def test_every_method_trains_the_body_in_the_path(store: Store, tmp_path: Path, alignment: str, embedder: str) -> None:
     """Its weights change, and with all of them at zero the answer is another."""
@@ -105,8 +106,22 @@ def test_ups_trains_embedder_and_predictor_with_both_losses(store: Store, tmp_pa
     assert trainer.run_step().loss is not None
 
 
+def test_mona_trains_embedder_and_predictor_by_the_task_and_the_outer_loss(store: Store, tmp_path: Path) -> None:
+    run = fresh(store, tmp_path, alignment="mona")
+    trainer = run._trainer(run.model, 0)
+    assert {name.split(".")[0] for name in trainer.trained} == {"embedder", "predictor"}
+    before = {name: value.detach().clone() for name, value in run.model.named_parameters()}
+    report = trainer.run_step()
+    assert report.loss is not None
+    terms = trainer.alignment.terms()
+    assert report.alignment == pytest.approx(0.5 * terms["mona"], rel=1e-5)
+    assert all(parameter.grad is None for name, parameter in run.model.named_parameters() if name.startswith("body."))
+    changed = {name for name, value in run.model.named_parameters() if not torch.equal(before[name], value)}
+    assert {name.split(".")[0] for name in changed} == {"embedder", "predictor"}
+
+
 def test_stages_are_in_the_ratio_of_the_papers(store: Store) -> None:
-    for alignment, epochs in {"mmd": (20, 100), "otdd": (60, 200), "recraft": (64, 200)}.items():
+    for alignment, epochs in {"mmd": (20, 100), "otdd": (60, 200), "recraft": (64, 200), "mona": (10, 200)}.items():
         settings = AdaptationSettings.model_validate({"n_trajectories": 4, "from": "lm", "alignment": alignment})
         config = recipe(settings, "tuned", "burgers", 2)
         assert config.stage1.steps + config.stage2.steps == settings.steps
@@ -122,6 +137,7 @@ def test_stages_are_in_the_ratio_of_the_papers(store: Store) -> None:
         ("full", {"embedder", "predictor", "body"}),
         ("operator", {"embedder", "predictor"}),
         ("layernorm", {"embedder", "predictor", "body"}),
+        ("prefix", {"embedder", "predictor", "body"}),
     ],
 )
 def test_what_a_tuning_trains(store: Store, tmp_path: Path, tuning: str, parts: set[str]) -> None:
@@ -131,6 +147,8 @@ def test_what_a_tuning_trains(store: Store, tmp_path: Path, tuning: str, parts: 
     assert {name.split(".")[0] for name in trained} == parts
     if tuning == "layernorm":
         assert all("LayerNorm" in name for name in trained if name.startswith("body."))
+    if tuning == "prefix":
+        assert [name for name in trained if name.startswith("body.")] == ["body.prefix"]
     assert AdaptationSettings.model_validate({"n_trajectories": 4, "from": "lm"}).tuning == "full"
     assert AdaptationSettings.model_validate({"n_trajectories": 4}).tuning == "operator"
 
@@ -147,12 +165,22 @@ def test_from_scratch_has_random_weights_of_the_seed(store: Store, tmp_path: Pat
     assert not torch.equal(scratch[name], pretrained[name])
 
 
-@pytest.mark.parametrize(("alignment", "stop_after"), [("none", 3), ("recraft", 1), ("pare", 5)])
+@pytest.mark.parametrize(
+    ("alignment", "stop_after"),
+    [
+        *(("none", 3), ("none tuning=prefix", 3), ("recraft", 1), ("mona", 0)),
+        *(("pare", 5), ("pare gate=dropout schedule=random", 5), ("pare mix=cutmix", 5)),
+    ],
+)
 def test_resumed_equals_uninterrupted(store: Store, tmp_path: Path, alignment: str, stop_after: int) -> None:
-    expected = fresh(store, tmp_path / "whole", alignment=alignment).run()
+    name, *options = alignment.split()
+    chosen = dict(option.split("=") for option in options)
+    tuning = chosen.pop("tuning", "full")
+    method: dict[str, Any] = {"alignment": name, "alignment_options": chosen, "tuning": tuning}
+    expected = fresh(store, tmp_path / "whole", **method).run()
     with pytest.raises(Interrupted):
-        fresh(store, tmp_path / "parts", stop_after, alignment=alignment).run()
-    report = fresh(store, tmp_path / "parts", alignment=alignment).run()
+        fresh(store, tmp_path / "parts", stop_after, **method).run()
+    report = fresh(store, tmp_path / "parts", **method).run()
     first, second = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert {**report, "seconds": 0} == {**expected, "seconds": 0}

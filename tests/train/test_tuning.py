@@ -21,6 +21,7 @@ from ups_server.model.body import LLMBody
 from ups_server.model.checkpoint import TrainedModel, from_pretrained, save_pretrained
 from ups_server.model.config import FNO
 from ups_server.model.lora import adapter_parameters
+from ups_server.model.prefix import add_prefix
 from ups_server.model.ups import UPS
 from ups_server.pde import BoundaryCondition, BoundaryKind, Grid, family
 from ups_server.solvers.neural import UPSSolver
@@ -69,6 +70,7 @@ TRAINED: dict[str, Callable[[str], bool]] = {
     "operator": lambda name: "word_embeddings" not in name and not name.startswith("body."),
     "lora": lambda name: name.endswith((".up", ".down")),
     "layernorm": lambda name: "LayerNorm" in name or name.startswith(("tokenise.", "read_out.", "predictor.")),
+    "prefix": lambda name: name == "body.prefix" or name.startswith(("tokenise.", "read_out.", "predictor.")),
     "head": lambda name: name.startswith("predictor."),
 }
 
@@ -79,6 +81,8 @@ def test_only_the_declared_parameters_move(parent: Path, store: Store, tmp_path:
     before = from_pretrained(parent)
     if tuning == "lora":
         before.equip(parent)
+    if tuning == "prefix":
+        assert add_prefix(before.operator)
     old = {name: value.clone() for name, value in before.operator.state_dict().items() if torch.is_tensor(value)}
     run.run()
     moved = {
@@ -86,6 +90,7 @@ def test_only_the_declared_parameters_move(parent: Path, store: Store, tmp_path:
     }
     assert moved
     assert all(TRAINED[tuning](name) for name in moved), moved
+    assert ("body.prefix" in moved) is (tuning == "prefix")
     assert not [name for name in old if TRAINED["head"](name) and tuning in ("full", "head")] or any(
         TRAINED["head"](name) for name in moved
     )
@@ -195,3 +200,30 @@ def test_what_a_model_lacks_is_said(parent: Path) -> None:
     model.use_body = False
     with pytest.raises(UserError, match="layer norms"):
         frozen_language_model(model, train_body=False)
+
+
+def test_a_prefix_that_did_not_help_is_left_out(parent: Path, store: Store, tmp_path: Path) -> None:
+    """The model before is the one without it: in the scores, in the weights that are kept, and after a restart."""
+    plain, _ = adaptation(parent, store, tmp_path / "plain", tuning="operator", max_steps=1, learning_rate=1e-30)
+    run, _ = adaptation(parent, store, tmp_path / "a", tuning="prefix", max_steps=1, learning_rate=1e-30)
+    report, expected = run.run(), plain.run()
+    assert report["zero_shot"] == expected["zero_shot"]
+    assert report["base"] == expected["base"]
+    assert report["kept"] == "base"
+    kept = from_pretrained(run.chosen(report)).operator
+    assert kept.config.reading.prefix == 0
+    assert "body.prefix" not in kept.state_dict()
+
+
+def test_a_prefix_that_nothing_reads_is_refused(parent: Path, store: Store, tmp_path: Path) -> None:
+    model = from_pretrained(parent).operator
+    assert isinstance(model, UPS)
+    model.ignore_body()
+    save_pretrained(model, tmp_path / "without")
+    with pytest.raises(UserError, match="would change nothing") as caught:
+        adaptation(tmp_path / "without", store, tmp_path / "work", tuning="prefix")
+    assert caught.value.code == "language_model_not_read"
+    assert not (tmp_path / "work").exists()
+    with pytest.raises(UserError) as caught:
+        check_language_model(FNO, "none", "prefix")
+    assert caught.value.code == "no_language_model"

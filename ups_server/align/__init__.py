@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 GROUP = "ups_server.alignment"
 ORCA_SHARE, RECRAFT_SHARE, UPS_SHARE = 60 / (60 + 200), (60 + 4) / (60 + 4 + 200), 20 / (20 + 100)
 """Epochs of stage 1 over those of both stages: on PDEBench (RECRAFT, Appendix H, which has ORCA's too); of UPS."""
+MONA_SHARE = 10 / (10 + 200)
+"""Of MoNA, whose stage 1 is short, with ORCA's stage 2."""
 OTHER_SHARE = 0.2
 """Of the methods of plug-ins."""
 
@@ -30,18 +32,21 @@ class Offered:
 
     Attributes:
         place: module and class.
-        aligns, mixes: as `Alignment` has them.
+        aligns, mixes, bilevel: as `Alignment` has them.
         share: of the steps, that its paper spends in stage 1.
         alone: does its paper train the embedder by the distance alone in stage 1, without the task loss?
         options: what may be chosen, by name; the first value of each is the default, and its paper's.
+        only: options that mean something with one value of another option only, and which.
     """
 
     place: str
     aligns: bool = False
     mixes: bool = False
+    bilevel: bool = False
     share: float = 0.0
     alone: bool = False
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    only: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 _BUILTIN: dict[str, Offered] = {
@@ -62,7 +67,17 @@ _BUILTIN: dict[str, Offered] = {
         alone=True,
         options={"terms": ("both", "fa", "fld")},
     ),
-    "pare": Offered("pare:PatchReplacement", mixes=True),
+    "mona": Offered("mona:ModalityKnowledge", aligns=True, bilevel=True, share=MONA_SHARE),
+    "pare": Offered(
+        "pare:PatchReplacement",
+        mixes=True,
+        options={
+            "mix": ("replacement", "random", "mixup", "cutmix"),
+            "schedule": ("linear", "piecewise", "exponential", "constant", "random"),
+            "gate": ("linear", "mlp", "dropout"),
+        },
+        only={"gate": ("mix", "replacement")},
+    ),
 }
 
 
@@ -96,6 +111,16 @@ def mixes(name: str) -> bool:
     return _BUILTIN[name].mixes if name in _BUILTIN else name in _added() and _class_of(_added()[name]).mixes
 
 
+def reads_twice(name: str) -> bool:
+    """Does a step of the method have a loss of its own on the batch, with a graph of its own beside the task's? Such a
+    batch is not shared among processes.
+    """
+    if name in _BUILTIN:
+        return _BUILTIN[name].mixes or _BUILTIN[name].bilevel
+    found = _class_of(_added()[name]) if name in _added() else None
+    return found is not None and (found.mixes or found.bilevel)
+
+
 def alignment_share(name: str) -> float:
     """The part of all steps that goes into stage 1, in the ratio of the method's paper."""
     if not aligns(name):
@@ -109,7 +134,7 @@ def alone(name: str) -> bool:
 
 
 def check_options(name: str, options: Mapping[str, str]) -> None:
-    """Raises UserError ``alignment_option_not_offered``."""
+    """Raises UserError ``alignment_option_not_offered``, ``alignment_option_unused``."""
     offered = _BUILTIN[name].options if name in _BUILTIN else {}
     for option, value in options.items():
         if value not in offered.get(option, ()):
@@ -118,6 +143,15 @@ def check_options(name: str, options: Mapping[str, str]) -> None:
                 f"the alignment {name} has no such option",
                 got={option: value},
                 expected={option: list(values) for option, values in offered.items()},
+            )
+    for option, (other, needed) in (_BUILTIN[name].only if name in _BUILTIN else {}).items():
+        chosen = options.get(other, offered[other][0])
+        if option in options and chosen != needed:
+            raise UserError(
+                "alignment_option_unused",
+                f"with {other}={chosen} the option {option} of {name} has nothing to act on",
+                got={option: options[option], other: chosen},
+                expected=f"{other}={needed}, or no {option}",
             )
 
 

@@ -61,7 +61,8 @@ class NormalisedBatch(Protocol):
 
 
 class Alignment(ABC):
-    """One adaptation method: a loss on features in stage 1 (`aligns`) or a loss on mixed tokens (`mixes`).
+    """One adaptation method: a loss on features in stage 1 (`aligns`) or a loss on mixed tokens (`mixes`); in stage 1,
+    also a loss on weights that a step of tuning would lead to (`bilevel`).
 
     `prepare` sees model and data once before training and gives the same after a restart; what a method accumulates
     between calls, and parameters of its own, are its `state`, so that a resumed run equals an uninterrupted one. Random
@@ -70,6 +71,7 @@ class Alignment(ABC):
 
     aligns: ClassVar[bool] = False
     mixes: ClassVar[bool] = False
+    bilevel: ClassVar[bool] = False
     reads: ClassVar[bool] = False
     """Does `loss` need what the body makes of the state tokens?"""
 
@@ -91,6 +93,10 @@ class Alignment(ABC):
 
     def mixed_loss(self, model: UPSModel, batch: NormalisedBatch, done: float) -> Tensor:
         """The loss of one step from mixed tokens; `done` is the fraction of the stage behind."""
+        return batch.frames.new_zeros(())
+
+    def bilevel_loss(self, model: UPSModel, batch: NormalisedBatch) -> Tensor:
+        """The loss of a step of stage 1 that depends on what a step of tuning would make of the model's weights."""
         return batch.frames.new_zeros(())
 
     def parameters(self) -> Mapping[str, nn.Parameter]:

@@ -29,7 +29,7 @@ from ups_server.cli.options import (
 )
 from ups_server.cli.output import Advance, print_json, print_line, print_note, print_table, progress
 from ups_server.errors import UserError
-from ups_server.jobs.spec import AlignmentName, EmbedderName, StartName, TuningName
+from ups_server.jobs.spec import AlignmentName, EmbedderName, HorizonName, StartName, TuningName
 from ups_server.processes import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -163,6 +163,9 @@ def adapt(
     tuning: Annotated[
         TuningName | None, typer.Option(help="What may change. [default: operator; of a fresh start: full]")
     ] = None,
+    horizon: Annotated[
+        HorizonName, typer.Option(help="Learn steps, or to go from the first state to the last at once.")
+    ] = HorizonName.STEP,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Steps. [default: by --n-trajectories]")] = None,
     max_seconds: Annotated[float | None, typer.Option(help="Seconds of training at most. [default: any]")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak. [default: by the method]")] = None,
@@ -203,6 +206,7 @@ def adapt(
         alignment=alignment.value,
         alignment_options=named_values(alignment_option or ()),
         tuning=None if tuning is None else tuning.value,
+        horizon=horizon.value,
         max_steps=max_steps,
         max_seconds=max_seconds,
         learning_rate=learning_rate,
@@ -416,6 +420,9 @@ def evaluate(
     dt: Annotated[float | None, typer.Option(help="Step; default: the model's, else the family's.")] = None,
     resolution: PointsLeft = None,
     trajectories: Annotated[int | None, typer.Option(help="The first so many of each file; default: all.")] = None,
+    horizon: Annotated[
+        HorizonName, typer.Option(help="Score every step and rollouts, or the last state from the first alone.")
+    ] = HorizonName.STEP,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="OUT", help="Write every score; `-` for standard output.")
     ] = None,
@@ -456,6 +463,7 @@ def evaluate(
             coefficients=parse_coefficients(coef),
             mapping=read_mapping(map_file),
             predictions=predictions,
+            horizon=horizon.value,
             progress=lambda file, done, total: advance(done, total, file),
         )
     documents = [entry.as_dict() for entry in scores]

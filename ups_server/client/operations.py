@@ -238,6 +238,7 @@ def evaluate(
     dt: float | None = None,
     resolution: int | None = None,
     trajectories: int | None = None,
+    horizon: str = "step",
     priority: int = 0,
 ) -> Operation[JobDocument]:
     """Queues an evaluation of a stored file. The job.
@@ -247,6 +248,7 @@ def evaluate(
         dt: step; default: the model's for the family, else the family's.
         resolution: points per axis; default: the file's.
         trajectories: the first so many; default: all.
+        horizon: "final" scores the last state alone, predicted from the first.
         priority: higher goes first.
     """
     document = {
@@ -257,6 +259,7 @@ def evaluate(
         "trajectories": trajectories,
         "priority": priority,
     }
+    document |= {} if horizon == "step" else {"horizon": horizon}
     return JobDocument((yield from sent("POST", EVALUATIONS, document, idempotency_key or _new_key())))
 
 
@@ -273,6 +276,7 @@ def fine_tune(
     alignment: str = "none",
     alignment_options: Mapping[str, str] | None = None,
     tuning: str | None = None,
+    horizon: str = "step",
     max_steps: int | None = None,
     max_seconds: float | None = None,
     learning_rate: float | None = None,
@@ -288,8 +292,11 @@ def fine_tune(
         start: "lm" has a new embedder and head around the pretrained language model, "random" around one of random
             weights; no model is used then. (`from` over HTTP.)
         embedder: of these, fno or patch. body_layers: of the language model; default all.
-        alignment: none, euclidean, mmd, otdd, recraft or pare, before tuning; alignment_options: its variants.
-        tuning: what may change: operator, full, lora, layernorm or head; default operator, after a fresh start full.
+        alignment: none, euclidean, mmd, otdd, recraft, mona or pare, before tuning; alignment_options: its
+            variants.
+        tuning: what may change: operator, full, lora, layernorm, prefix or head; default operator, after a fresh start
+            full.
+        horizon: "final" learns to go from the first state to the last at once; of a steady equation, to its solution.
         max_steps: optimiser steps at most; default by `n_trajectories`.
         max_seconds: of training at most.
         learning_rate: peak; default by the method.
@@ -315,6 +322,7 @@ def fine_tune(
         "body_layers": body_layers,
         "alignment_options": None if alignment_options is None else dict(alignment_options),
         "tuning": tuning,
+        "horizon": None if horizon == "step" else horizon,
     }
     document |= {name: value for name, value in added.items() if value is not None}
     return JobDocument((yield from sent("POST", FINE_TUNINGS, document, idempotency_key or _new_key())))

@@ -293,7 +293,7 @@ def _coefficient_ranges(source: TrajectorySource) -> dict[str, tuple[float, floa
 
 
 def _time_step(source: TrajectorySource, family: Family) -> tuple[float | None, list[str]]:
-    if family.t_final == 0.0:
+    if family.steady:
         return None, []
     if len(source.times) < 2:
         return None, ["there is one frame only: no time step to learn"]

@@ -29,7 +29,7 @@ class Subset(TrajectorySource):
     def __init__(
         self, source: TrajectorySource, chosen: Sequence[int], left_out: Mapping[int, str] | None = None
     ) -> None:
-        _describe_as(self, source, len(chosen))
+        describe_as(self, source, len(chosen))
         self.source = source
         self.layout = source.layout
         self.chosen = np.asarray(chosen, np.int64)
@@ -71,7 +71,7 @@ class Thinned(TrajectorySource):
     """
 
     def __init__(self, source: TrajectorySource, frames: Sequence[int], stride: int) -> None:
-        _describe_as(self, source, source.n_trajectories)
+        describe_as(self, source, source.n_trajectories)
         self.source = source
         self.layout = source.layout
         self.grid = source.grid.subsample(stride)
@@ -117,7 +117,7 @@ class Concat(TrajectorySource):
     def __init__(self, openers: Sequence[Opener]) -> None:
         self._openers = list(openers)
         self._open: OrderedDict[int, TrajectorySource] = OrderedDict()
-        _describe_as(self, self._source(0), 0)
+        describe_as(self, self._source(0), 0)
         counts = [self._counted(index) for index in range(len(self._openers))]
         self._first_row = np.cumsum([0, *counts])
         self.n_trajectories = int(self._first_row[-1])
@@ -194,7 +194,7 @@ def natural(name: str) -> list[tuple[int, str]]:
     return [(int(part or 0), text) for text, part in re.findall(r"([^0-9]*)([0-9]*)", name)]
 
 
-def _describe_as(composed: TrajectorySource, source: TrajectorySource, count: int) -> None:
+def describe_as(composed: TrajectorySource, source: TrajectorySource, count: int) -> None:
     """Family, fields, grid and times are those of `source`."""
     TrajectorySource.__init__(
         composed,

@@ -73,7 +73,7 @@ def probe(source: TrajectorySource, rows: Sequence[int], seconds: float) -> Iter
         seconds: CPU time the solvers may take; the main thread only.
     """
     family = families().get(source.family)
-    if family is None or source.family in user_families() or family.t_final == 0.0 or len(source.times) < 2 or not rows:
+    if family is None or source.family in user_families() or family.steady or len(source.times) < 2 or not rows:
         return
     if int(np.prod(source.grid.n)) * len(source.fields) > MOST_VALUES:
         yield "not compared with the reference solver: the states are too large"

@@ -183,7 +183,7 @@ def frame_times(family: Family, frame_dt: float | None = None, t_final: float | 
     Raises:
         UserError: ``dt_mismatch`` where t_final is no multiple of frame_dt.
     """
-    if family.t_final == 0.0:
+    if family.steady:
         return np.zeros(1)
     step = family.frame_dt if frame_dt is None else frame_dt
     end = family.t_final if t_final is None else t_final

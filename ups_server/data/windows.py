@@ -128,7 +128,13 @@ def frame_stride(times: NDArray[np.float64], dt: float) -> int:
         UserError: ``dt_mismatch`` where the frames are not equally spaced or dt is no multiple of their spacing.
     """
     if len(times) < 2:
-        raise UserError("dt_mismatch", "one frame has no time step", got=len(times), expected="at least 2 frames")
+        raise UserError(
+            "dt_mismatch",
+            "one frame has no time step",
+            got=len(times),
+            expected="at least 2 frames",
+            hint="of a steady family, the horizon `final` leads from what is given to the solution",
+        )
     spacing = float(times[-1] - times[0]) / (len(times) - 1)
     uniform = times[0] + spacing * np.arange(len(times))
     if spacing <= 0 or np.abs(times - uniform).max() > UNIFORM_TOLERANCE * spacing:
@@ -143,7 +149,7 @@ def frame_stride(times: NDArray[np.float64], dt: float) -> int:
 
 def not_learnable(times: NDArray[np.float64], family: Family) -> str | None:
     """Why frames at these times cannot be learned from or scored on; None where they can."""
-    if family.t_final == 0.0:
+    if family.steady:
         return None
     if len(times) < 2:
         return "there is one frame only: no time step to learn"

@@ -14,7 +14,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ups_server.data.formats import open_source
+from ups_server.data.horizon import EndStatesOf, Horizon, check_horizon
 from ups_server.data.mapping import Mapping as ArrayMapping
 from ups_server.data.scan import usable
 from ups_server.data.source import TrajectorySource, grouped
@@ -29,6 +30,7 @@ from ups_server.errors import UserError
 from ups_server.evaluation.scores import FileScores, PersistenceScores, one_step_scores, rollout_scores
 from ups_server.pde import Grid, family
 from ups_server.pde.metrics import ErrorMoments, concatenate, error_moments
+from ups_server.solvers.ahead import ahead
 from ups_server.solvers.registry import load
 from ups_server.solvers.solver import Frames, Problem, Solver, rollout
 
@@ -116,6 +118,7 @@ class EvaluationInput:
         grid: the grid after subsampling by `stride`.
         frames: the frames dt apart, from the first on.
         steps: steps of dt from the first frame to the last.
+        horizon: are the frames the first and the last alone?
     """
 
     path: Path
@@ -126,6 +129,7 @@ class EvaluationInput:
     steps: int
     stride: int
     trajectories: int
+    horizon: Horizon = "step"
 
     @property
     def fields(self) -> list[str]:
@@ -218,7 +222,12 @@ def frames_per_step(times: NDArray[np.float64], dt: float) -> int:
         UserError: ``too_few_frames``, ``dt_mismatch``.
     """
     if len(times) < 2:
-        raise UserError("too_few_frames", "an evaluation needs at least two frames", got=len(times))
+        raise UserError(
+            "too_few_frames",
+            "an evaluation of steps needs at least two frames",
+            got=len(times),
+            hint="of a steady family, the horizon `final` leads from what is given to the solution",
+        )
     spacing = np.diff(times)
     frame_dt = float(times[-1] - times[0]) / (len(times) - 1)
     if not np.allclose(spacing, frame_dt, rtol=DT_TOLERANCE, atol=0):
@@ -259,6 +268,7 @@ def evaluate(
     family: str | None = None,
     coefficients: Mapping[str, float] | None = None,
     mapping: ArrayMapping | None = None,
+    horizon: Horizon = "step",
 ) -> list[FileScores]:
     """Scores a model on each file; rows that cannot be used are left out, and the scores list them.
 
@@ -272,24 +282,28 @@ def evaluate(
         coefficients: of the files, where they do not say.
         mapping: what the arrays of the files mean (see `data.mapping`).
         predictions: HDF5 file to write truth and predictions to, as the module says.
+        horizon: "final" scores the last state alone, predicted from the first one: by one call, or by the solver's own
+            steps in between. Of a steady family, the solution, predicted from its static fields.
 
     Raises:
-        UserError: ``dt_mismatch``, ``resolution_mismatch``, ``too_few_frames``, ``invalid_trajectories``, and what
-            reading the file or loading and running the model raises.
+        UserError: ``horizon_mismatch``, ``dt_mismatch``, ``resolution_mismatch``, ``too_few_frames``,
+            ``invalid_trajectories``, and what reading the file or loading and running the model raises.
     """
     if trajectories is not None and trajectories < 1:
         raise UserError("invalid_trajectories", "at least one trajectory is needed", got=trajectories)
+    check_horizon(horizon, dt)
     solver = load(model, device, body) if isinstance(model, str | Path) else model
     paths = [Path(file) for file in files]
     with predictions_file(None if predictions is None else Path(predictions), paths) as output:
         scores = []
         for index, path in enumerate(paths):
             with closing(open_source(path, family, coefficients, mapping)) as source:
-                evaluation_input(source, path, solver, dt, resolution, trajectories)  # refuses before the file is read
+                # Refuses before the file is read.
+                _input_of(source, path, solver, dt, resolution, trajectories, horizon)
                 rows = usable(source, trajectories)
-                task = evaluation_input(rows, path, solver, dt, resolution, trajectories)
+                chosen, task = _input_of(rows, path, solver, dt, resolution, trajectories, horizon)
                 group = None if output is None else output.group(index, task.trajectories)
-                scores.append(_evaluate_file(solver, task, group, progress))
+                scores.append(_evaluate_file(chosen, task, group, progress))
         return scores
 
 
@@ -301,14 +315,33 @@ def evaluate_source(
     resolution: int | None = None,
     trajectories: int | None = None,
     progress: TrajectoryProgress | None = None,
+    horizon: Horizon = "step",
 ) -> FileScores:
     """Scores a solver on trajectories that are open already; the rest as in `evaluate`.
 
     Args:
         name: what the scores call the file.
     """
-    task = evaluation_input(source, Path(name), solver, dt, resolution, trajectories)
+    solver, task = _input_of(source, Path(name), solver, dt, resolution, trajectories, horizon)
     return _evaluate_file(solver, task, None, progress)
+
+
+def _input_of(
+    source: TrajectorySource,
+    path: Path,
+    solver: Solver,
+    dt: float | None,
+    resolution: int | Sequence[int] | None,
+    trajectories: int | None,
+    horizon: Horizon,
+) -> tuple[Solver, EvaluationInput]:
+    """What is read of a source, and the solver that is asked."""
+    if horizon == "step":
+        return solver, evaluation_input(source, path, solver, dt, resolution, trajectories)
+    ends = EndStatesOf(source)
+    jump = float(ends.times[1] - ends.times[0])
+    solver = ahead(solver, source.family, jump)
+    return solver, replace(evaluation_input(ends, path, solver, jump, resolution, trajectories), horizon=horizon)
 
 
 def _evaluate_file(
@@ -336,6 +369,7 @@ def _evaluate_file(
         trajectories=task.trajectories,
         left_out=list(grouped(task.source.row_numbers.left_out)),
         steps=task.steps,
+        horizon=task.horizon,
         **errors.scores(task.fields),
     )
 

@@ -7,7 +7,7 @@ not change). Steps are those that were predicted: frame 0 is given and never sco
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,6 +87,9 @@ class FileScores(_Scores):
         default=[], description="Trajectories of the file that cannot be used, by number, and why: they are not scored."
     )
     steps: int = Field(description="Predicted steps of a rollout.")
+    horizon: Literal["step", "final"] = Field(
+        default="step", description="`final`: the last state alone, predicted from the first; both scores are of that."
+    )
     one_step: OneStepScores | None = Field(description="Null where a visible state does not determine the next.")
     rollout: RolloutScores
     persistence: PersistenceScores

@@ -41,6 +41,7 @@ class AlignmentName(StrEnum):
     MMD = "mmd"
     OTDD = "otdd"
     RECRAFT = "recraft"
+    MONA = "mona"
     PARE = "pare"
 
     @classmethod
@@ -60,6 +61,7 @@ class TuningName(StrEnum):
     FULL = "full"
     LORA = "lora"
     LAYERNORM = "layernorm"
+    PREFIX = "prefix"
     HEAD = "head"
 
 
@@ -85,6 +87,15 @@ class _JobSpec(Spec):
     priority: int = Field(default=0, ge=-100, le=100, description="Higher goes first; equal ones in order of arrival.")
 
 
+class HorizonName(StrEnum):
+    """What is predicted at once: the state a step later, or, from the first, the last of a trajectory; of a steady
+    equation the solution, from its static fields.
+    """
+
+    STEP = "step"
+    FINAL = "final"
+
+
 class EvaluationSpec(_JobSpec):
     """A model scored on a stored file: one step ahead and full rollout, with persistence beside both."""
 
@@ -95,6 +106,7 @@ class EvaluationSpec(_JobSpec):
     )
     resolution: int | None = Field(default=None, ge=MIN_POINTS, description="Points per axis; default: the file's.")
     trajectories: int | None = Field(default=None, ge=1, description="The first so many; default: all.")
+    horizon: HorizonName = HorizonName.STEP
 
 
 ROLLOUT = "rollout"
@@ -144,6 +156,7 @@ class FineTuningSpec(_JobSpec):
     tuning: TuningName = Field(
         default=TuningName.OPERATOR, strict=False, description="What may change; default of a fresh start: full."
     )
+    horizon: HorizonName = HorizonName.STEP
     max_steps: int | None = Field(
         default=None, ge=1, le=10**6, description="Optimiser steps at most; default by `n_trajectories`."
     )

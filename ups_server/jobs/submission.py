@@ -5,16 +5,18 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from ups_server.catalog import ModelCard, adapted_already
+from ups_server.data.horizon import check_horizon, end_times
 from ups_server.data.store import Store
 from ups_server.data.windows import frame_stride
 from ups_server.errors import UserError
 from ups_server.evaluation.evaluate import frames_per_step
 from ups_server.files.equations import check_one_equation, model_equation, same_equation, stored_equation
-from ups_server.jobs.spec import EvaluationSpec, FineTuningSpec, TuningName
+from ups_server.jobs.spec import EvaluationSpec, FineTuningSpec, HorizonName, TuningName
 from ups_server.jobs.tasks import adaptation_settings, stored_file
 from ups_server.model.config import UPSConfig
 from ups_server.model.lead_config import LeadConfig
 from ups_server.pde import families, family
+from ups_server.solvers.ahead import steps_to
 from ups_server.solvers.registry import check_learned
 from ups_server.train.few_shot import FewShotData, check_language_model, check_points
 from ups_server.train.lead_few_shot import check_lead
@@ -24,14 +26,20 @@ COMPARED_BYTES = 2**26
 
 
 def check_evaluation(spec: EvaluationSpec, card: ModelCard, data_dir: Path) -> None:
-    """Raises UserError ``unknown_file``, ``family_not_in_model``, ``dt_mismatch``, ``resolution_mismatch``, …"""
+    """Raises UserError ``unknown_file``, ``family_not_in_model``, ``dt_mismatch``, ``horizon_mismatch``, …"""
     with Store.open(stored_file(data_dir, spec.file)) as store:
         solved = store.family in families()
         if card.kind == "learned" or (card.id == "numerical" and not solved):
             card.support(store.family)
         known = card.families.get(store.family)
-        dt = spec.dt or (_stored_step(data_dir, spec.file, store) if known is None else known.dt)
-        frames_per_step(store.times, dt)
+        own = _stored_step(data_dir, spec.file, store) if known is None else known.dt
+        if spec.horizon is HorizonName.FINAL:
+            first, last = end_times(store.times, store.family)
+            check_horizon(spec.horizon.value, spec.dt)
+            if known is None or known.shortest is None:
+                steps_to(float(last - first), own, card.id)
+        else:
+            frames_per_step(store.times, spec.dt or own)
         if spec.resolution is not None:
             store.grid.stride_to(spec.resolution)
 
@@ -57,6 +65,8 @@ def check_fine_tuning(spec: FineTuningSpec, card: ModelCard | None, data_dir: Pa
             held_out = opened.enter_context(Store.open(stored_file(data_dir, spec.validation_file)))
             check_one_equation(data_dir, spec.training_file, spec.validation_file)
         data = FewShotData(training, spec.training_file, held_out, spec.validation_file)
+        if spec.horizon is HorizonName.FINAL:
+            data = data.to_last_states()
         data.split(spec.n_trajectories, COMPARED_BYTES)
         declared = stored_equation(data_dir, spec.training_file)
         entry = family(training.family) if declared is None else declared.family()
@@ -68,7 +78,8 @@ def check_fine_tuning(spec: FineTuningSpec, card: ModelCard | None, data_dir: Pa
         else:
             _check_methods(spec, card, config)
             _check_family(spec, card, config, training, data_dir)
-        _check_step(_stored_step(data_dir, spec.training_file, training), config, training)
+        if spec.horizon is HorizonName.STEP:
+            _check_step(_stored_step(data_dir, spec.training_file, training), config, training)
         static = [field.name for field in entry.static_fields]
         config.check_place(entry.name, entry.ndim, [field.slot for field in entry.fields], static)
         check_points(training.grid)
@@ -84,7 +95,7 @@ def _tunable(card: ModelCard) -> UPSConfig | LeadConfig:
 
 def _check_methods(spec: FineTuningSpec, card: ModelCard, config: UPSConfig) -> None:
     """Raises UserError ``no_language_model``, ``adapted_already``."""
-    check_language_model(config, spec.alignment.value)
+    check_language_model(config, spec.alignment.value, spec.tuning.value)
     if spec.tuning is TuningName.LORA and card.adapters_of is not None:
         raise adapted_already(card.id, card.adapters_of)
 
@@ -109,6 +120,8 @@ def _check_step(dt: float, config: UPSConfig, store: Store) -> None:
     try:
         frame_stride(store.times, dt)
     except UserError as error:
+        if len(store.times) < 2:
+            raise
         error.hint = f"{store.family} is learned in steps of {dt:g}: store frames {dt:g} or a whole part of it apart"
         raise
 

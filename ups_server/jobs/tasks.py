@@ -177,7 +177,7 @@ def evaluate(context: JobContext) -> dict[str, Any]:
 
     with closing(Store.open(store)) as source:
         scores = evaluate_source(
-            solver, source, spec.file, spec.dt, spec.resolution, spec.trajectories, progress=progress
+            solver, source, spec.file, spec.dt, spec.resolution, spec.trajectories, progress, spec.horizon.value
         )
     return scores.model_copy(update={"model": card.id}).as_dict()
 
@@ -194,6 +194,7 @@ def adaptation_settings(spec: FineTuningSpec) -> "AdaptationSettings":
         alignment=spec.alignment.value,
         alignment_options=spec.alignment_options,
         tuning=spec.tuning.value,
+        horizon=spec.horizon.value,
         max_steps=spec.max_steps,
         max_seconds=spec.max_seconds,
         learning_rate=spec.learning_rate,

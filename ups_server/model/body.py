@@ -5,7 +5,7 @@ run over these and the tokens of a state, and its last hidden states are feature
 """
 
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from operator import attrgetter
@@ -236,17 +236,25 @@ class LLMBody(nn.Module):
     Tokens are put in order before they are read, real ones first: so positions, absolute or relative, count real tokens
     only, and padding in a batch changes nothing.
 
+    Args:
+        prefix: tokens of a prefix, to be filled from a checkpoint; see `begin_prefix`.
+
     Attributes:
         word_size: width of the tokens that enter, which is that of word embeddings.
         size: width of hidden states.
+        prefix: (layers, P, E) what enters each layer in front of a sequence, where there is a prefix.
     """
 
-    def __init__(self, encoder: PreTrainedModel) -> None:
+    prefix: nn.Parameter | None
+
+    def __init__(self, encoder: PreTrainedModel, prefix: int = 0) -> None:
         super().__init__()
         self.encoder = encoder
         self.architecture: Architecture = architecture_of(encoder.config.model_type)
         self.size: int = encoder.config.hidden_size
         self.word_size: int = self.words.embedding_dim
+        layers = int(encoder.config.num_hidden_layers)
+        self.prefix = nn.Parameter(torch.zeros(layers, prefix, self.size)) if prefix else None
 
     @property
     def words(self) -> nn.Embedding:
@@ -272,13 +280,14 @@ class LLMBody(nn.Module):
         """
         if self.longest is None:
             return MAX_TOKENS
-        left = self.longest - state_tokens
+        prefix = 0 if self.prefix is None else self.prefix.shape[1]
+        left = self.longest - state_tokens - prefix
         if left < FEWEST_TOKENS:
             raise UserError(
                 "language_model_too_short",
                 "the language model has too few positions for the tokens of a state and of a text",
                 got=self.longest,
-                expected=f"at least {state_tokens + FEWEST_TOKENS}",
+                expected=f"at least {state_tokens + prefix + FEWEST_TOKENS}",
                 hint="choose fewer state tokens (`tokens` of the model)",
             )
         return min(MAX_TOKENS, left)
@@ -297,7 +306,70 @@ class LLMBody(nn.Module):
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Hidden states (B, L, E) of tokens (B, L, W) under the mask (B, L); bidirectional."""
         order = in_order(mask)
-        return sorted_by(self.architecture.read(self.encoder, *_packed(tokens, mask, order)), order.argsort(1))
+        return sorted_by(self._read(*_packed(tokens, mask, order)), order.argsort(1))
+
+    def _read(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Hidden states of packed tokens; those of the prefix, which are read before them, are left out."""
+        if self.prefix is None:
+            return self.architecture.read(self.encoder, tokens, mask)
+        length = self.prefix.shape[1]
+        # What stands there before the first layer is of no account.
+        tokens = torch.cat([tokens.new_zeros(len(tokens), length, self.word_size), tokens], dim=1)
+        mask = torch.cat([mask.new_ones(len(mask), length), mask], dim=1)
+        with beginning_with(self._layers, self.prefix):
+            return self.architecture.read(self.encoder, tokens, mask)[:, length:]
+
+    @torch.no_grad()
+    def begin_prefix(self, words: Tensor) -> None:
+        """Has a prefix that begins as the activations of word embeddings (P, W): of real words, as in Li and Liang
+        2021, section 7.4.
+        """
+        found = list[Tensor]()
+        mask = words.new_ones(1, len(words))
+
+        def noted(hidden: Tensor) -> Tensor:
+            found.append(hidden[0].clone())
+            return hidden
+
+        with entering(self._layers, noted):
+            self.architecture.read(self.encoder, words[None], mask.long())
+        self.prefix = nn.Parameter(torch.stack(found))
+
+    @property
+    def _layers(self) -> list[nn.Module]:
+        return list(attrgetter(self.architecture.layers)(self.encoder))
+
+
+@contextmanager
+def entering(layers: Iterable[nn.Module], change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """What enters the layers (B, L, E) is changed, in the order in which they are called; some are, many times."""
+
+    def changed(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if inputs:
+            return (change(inputs[0]), *inputs[1:]), named
+        return inputs, {**named, "hidden_states": change(named["hidden_states"])}
+
+    handles = [layer.register_forward_pre_hook(changed, with_kwargs=True) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def beginning_with(layers: Iterable[nn.Module], prefix: Tensor) -> Iterator[None]:
+    """Whatever else enters the n-th layer that is called, its first tokens are ``prefix[n]`` (P, E):
+    ``h_i = P[i]`` for places i of the prefix (Li and Liang 2021, Eq. 3).
+    """
+    left = iter(prefix)
+
+    def replaced(hidden: Tensor) -> Tensor:
+        first = next(left).to(hidden.dtype)
+        return torch.cat([first.expand(len(hidden), -1, -1), hidden[:, len(first) :]], dim=1)
+
+    with entering(layers, replaced):
+        yield
 
 
 def in_order(mask: Tensor) -> Tensor:

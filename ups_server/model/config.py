@@ -131,6 +131,7 @@ class ReadingConfig(Frozen):
         tokens: state tokens that the body reads (paper: one per channel; else one per patch of the box).
         token_kind: of the conditioned operator: a token per patch of the box, or per FNO channel as in the paper.
         refresh: steps after which the problem is read again from the state reached; 0 reads once, 1 at every step.
+        prefix: trained tokens in front of what the body reads, in each of its layers (`model.prefix`); 0 has none.
     """
 
     body: bool = True
@@ -138,6 +139,7 @@ class ReadingConfig(Frozen):
     tokens: Count = 16
     token_kind: Literal["patch", "channel"] = "patch"
     refresh: int = Field(default=0, ge=0)
+    prefix: int = Field(default=0, ge=0, le=256)
 
 
 class StepConfig(Frozen):

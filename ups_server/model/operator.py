@@ -69,7 +69,7 @@ class UPSModel(Operator):
 
     def __init__(self, config: UPSConfig, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__(config)
-        self.body = LLMBody(encoder)
+        self.body = LLMBody(encoder, config.reading.prefix)
         self.metadata = MetadataEncoder(tokenizer, self.body.words, self.body.most_words(config.state_tokens))
         self.use_body = config.reading.body
 

@@ -250,6 +250,12 @@ class Family(ABC):
                 expected="cells",
             )
 
+    @property
+    @final
+    def steady(self) -> bool:
+        """Does its solution not depend on time, nor on an initial state?"""
+        return self.t_final == 0.0
+
     @final
     def frame_times(self) -> Array:
         """Times of PDEBench's frames."""

@@ -161,6 +161,10 @@ class LeadSolver:
     def dt(self, family: str) -> float:
         return self._card(family).dt
 
+    def horizon(self, family: str) -> float:
+        """The longest time that it goes ahead at once."""
+        return self._card(family).horizon
+
     def _card(self, family: str) -> LeadCard:
         try:
             return self.system.config.families[family]

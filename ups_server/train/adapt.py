@@ -7,6 +7,7 @@ import shutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ups_server.align import ALIGNMENTS, alone, mixes
+from ups_server.align import ALIGNMENTS, alone, mixes, reads_twice
 from ups_server.data.atomic import replacing
 from ups_server.data.composed import Subset
 from ups_server.data.splits import FewShotSplit
@@ -26,6 +27,7 @@ from ups_server.evaluation.scores import FileScores
 from ups_server.model.checkpoint import TrainedModel, create, from_pretrained, place_adapters
 from ups_server.model.config import UPSConfig
 from ups_server.model.operator import Operator
+from ups_server.model.prefix import without_prefix
 from ups_server.model.superspace import check_card
 from ups_server.model.ups import UPS
 from ups_server.pde import family
@@ -170,6 +172,8 @@ class AdaptationRun(ABC):
         return {
             **judged,
             "from": self.settings.start,
+            "horizon": self.settings.horizon,
+            "dt": self.dt,
             "warnings": self.warnings,
             "alignment_terms": self._terms(),
             "split": {part: facts[part] for part in ("training", "validation", "test")},
@@ -249,7 +253,9 @@ class AdaptationRun(ABC):
         return scores
 
     def _score(self, solver: Solver, what: str) -> FileScores:
-        """On the test trajectories, with the step and the resolution of the training."""
+        """On the test trajectories, with the step and the resolution of the training; of a solver with shorter steps,
+        after as many as it takes.
+        """
 
         def progress(file: str, done: int, total: int) -> None:
             self.place.listener.scoring(what, done, total)
@@ -257,9 +263,9 @@ class AdaptationRun(ABC):
                 raise Interrupted
 
         rows = Subset(self.trajectories.held_out, self.split.test.tolist())
-        file = self.trajectories.scored_file
+        file, horizon = self.trajectories.scored_file, self.settings.horizon
         with torch.inference_mode():
-            return evaluate_source(solver, rows, file, self.dt, self.n, progress=progress)
+            return evaluate_source(solver, rows, file, self.dt, self.n, progress=progress, horizon=horizon)
 
     def _terms(self) -> dict[str, Any]:
         file = self.place.folder / "terms.json"
@@ -291,13 +297,16 @@ class PreparedAdaptation(AdaptationRun):
     Raises:
         UserError: those of `FewShotData.split` and `AdaptationSettings.check`; ``superspace_too_small``,
             ``dt_mismatch``, ``resolution_mismatch``, ``too_large``, ``run_exists``, ``not_a_model``,
-            ``no_language_model``, ``nothing_to_tune``, ``adapted_already``, ``family_mismatch``.
+            ``no_language_model``, ``language_model_not_read``, ``nothing_to_tune``, ``adapted_already``,
+            ``family_mismatch``.
     """
 
     def __init__(
         self, model: Path | None, trajectories: FewShotData, settings: AdaptationSettings, name: str, place: Place
     ) -> None:
         settings.check()
+        final = settings.horizon == "final"
+        trajectories = trajectories.to_last_states() if final else trajectories
         self.settings, self.trajectories, self.place = settings, trajectories, place
         store = trajectories.training
         self.family = store.family
@@ -311,7 +320,7 @@ class PreparedAdaptation(AdaptationRun):
         self.model = self.checkpoint.operator
         self.parent = self.model.config
         self.parent_version = self.parent.version
-        check_language_model(self.parent, settings.alignment)
+        check_language_model(self.parent, settings.alignment, settings.tuning)
         self.tuning = TUNINGS[settings.tuning]()
         ignored = isinstance(self.model, UPS) and self.model.ignores_body
         body = self.tuning.body or mixes(settings.alignment) or not ignored
@@ -323,13 +332,18 @@ class PreparedAdaptation(AdaptationRun):
             self.tuning.equip(self.checkpoint, model)
         else:
             self.checkpoint.merge()  # adapters of a parent become part of what is tuned
+        self._extended = self.tuning.extend is not None and self.tuning.extend(self.model)
+        self.parent = self.model.config
         check_points(store.grid)
-        self.n, self.dt = min(self.parent.resolution, store.grid.n[0]), family(self.family).dt
+        self.n = min(self.parent.resolution, store.grid.n[0])
+        self.dt = float(store.times[1] - store.times[0]) if final else family(self.family).dt
         data = self.config.families[self.family]
-        known = self.parent.families.get(self.family)
+        met = self.parent.families.get(self.family)
+        # Statistics of steps of another length say nothing of these.
+        known = None if met is None or (final and not math.isclose(met.dt, self.dt, rel_tol=1e-6)) else met
         self.windows = FamilyWindows(
             self.family, data, store, self.n, known, split=self.split, held_out=trajectories.held_out,
-            points=0 if known is None else known.points,
+            points=0 if known is None else known.points, dt=self.dt,
         )  # fmt: skip
         check_card(self.parent, self.windows.card)
         self.bytes = self._memory(data)
@@ -337,8 +351,8 @@ class PreparedAdaptation(AdaptationRun):
         place.folder.mkdir(parents=True, exist_ok=True)
         if place.processes.first:
             self._pin(model)
-        self._known = known is not None
-        shared = data.trajectories >= place.processes.count and not mixes(settings.alignment)
+        self._known, self._met = known is not None, met is not None
+        shared = data.trajectories >= place.processes.count and not reads_twice(settings.alignment)
         self.processes = place.processes if shared else ALONE
 
     def _memory(self, data: FamilyData) -> int:
@@ -380,10 +394,15 @@ class PreparedAdaptation(AdaptationRun):
         _check_finite(best)
         return self._score(UPSSolver(from_pretrained(best, self.place.device)), "tuned").as_dict()
 
+    def _as_it_was(self) -> AbstractContextManager[None]:
+        """The model without what tuning has added to it, as far as that changes anything."""
+        return without_prefix(self.model) if self._extended else nullcontext()
+
     def _zero_shot(self) -> dict[str, Any]:
-        return self._scored_once(
-            "zero_shot", lambda: UPSSolver(self.model) if self._known else ZeroShotSolver(self.model)
-        )
+        with self._as_it_was():
+            return self._scored_once(
+                "zero_shot", lambda: UPSSolver(self.model) if self._met else ZeroShotSolver(self.model)
+            )
 
     def _before(self, zero_shot: dict[str, Any]) -> dict[str, Any]:
         if self._known:
@@ -399,7 +418,8 @@ class PreparedAdaptation(AdaptationRun):
         )
         base = self.place.folder / BASE
         if self.processes.first and not self.settings.fresh and not base.exists():
-            publish(self.checkpoint, base)
+            with self._as_it_was():
+                publish(self.checkpoint, base)
         model.train()
         first = 0 if config.stage1.steps else 1
         progress = read_position(self.place.folder) or Position(stage=first)
@@ -411,7 +431,8 @@ class PreparedAdaptation(AdaptationRun):
         self.processes.wait()  # until all have seen what is there
         if not begun:
             if not self.settings.fresh:  # new weights are no model yet
-                self._validate(trainer, progress)
+                with self._as_it_was():
+                    self._validate(trainer, progress)
             self._save(trainer, progress)
         while not self._finished(trainer, progress):
             if progress.stage == 0 and trainer.step >= trainer.stage.steps:

@@ -102,6 +102,7 @@ class FamilyWindows:
         split: rows to train on and to validate on, in place of those that the row numbers tell.
         held_out: the store that the rows to validate on belong to; default `store`.
         points: that a periodic box is stepped on at least (`KnownFamily.points`).
+        dt: of a step; default the family's.
 
     Attributes:
         grid: that states are stepped on; those of a coarser store are interpolated to it, as they are when solving.
@@ -117,21 +118,22 @@ class FamilyWindows:
         split: FewShotSplit | None = None,
         held_out: Store | None = None,
         points: int = 0,
+        dt: float | None = None,
     ) -> None:
-        entry = family(family_id)
+        dt = family(family_id).dt if dt is None else dt
         self.id = family_id
         self.data = data
         self.boundary = store.boundary
-        self.card = make_card(family_id, store, n, None if split is None else split.training)
+        self.card = make_card(family_id, store, n, None if split is None else split.training, dt)
         if known is not None:
             self.card = joined(known, self.card)
         points = n if data.coarse else points
         statistics = self.card.statistics.model_copy(update={"n": n // 2 if data.coarse else n})
         self.card = self.card.model_copy(update={"points": points, "statistics": statistics})
-        self.training = Windows(store, entry.dt, n, Split.TRAIN)
+        self.training = Windows(store, dt, n, Split.TRAIN)
         self.grid, _ = stepped_on(self.training.grid, store.boundary, points)
         validation = store if held_out is None else held_out
-        self.validation = Windows(validation, entry.dt, n, Split.VALIDATION, augment=False)
+        self.validation = Windows(validation, dt, n, Split.VALIDATION, augment=False)
         if split is not None:
             self.training.rows, self.validation.rows = split.training, split.validation
 
@@ -245,16 +247,23 @@ def joined(known: KnownFamily, trained: KnownFamily) -> KnownFamily:
     return known.model_copy(update={"coefficients": ranges, "statistics": statistics, **symmetries})
 
 
-def make_card(family_id: str, store: Store, n: int, training: NDArray[np.int64] | None = None) -> KnownFamily:
-    """The family as the checkpoint will know it; statistics of the training split, or of the rows `training`."""
+def make_card(
+    family_id: str, store: Store, n: int, training: NDArray[np.int64] | None = None, dt: float | None = None
+) -> KnownFamily:
+    """The family as the checkpoint will know it; statistics of the training split, or of the rows `training`.
+
+    Args:
+        dt: of a step; default the family's.
+    """
     entry = family(family_id)
-    statistics = compute(store, entry.dt, n, training=training)
+    dt = entry.dt if dt is None else dt
+    statistics = compute(store, dt, n, training=training)
     ranges = {
         name: CoefficientRange(low=statistics.coefficient_low[name], high=statistics.coefficient_high[name])
         for name in store.coefficient_names
     }
     return KnownFamily(
-        dt=entry.dt,
+        dt=dt,
         name=entry.name,
         ndim=entry.ndim,
         fields=store.fields,

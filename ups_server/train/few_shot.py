@@ -4,12 +4,13 @@ Imports no torch: a request is checked before anything is loaded.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from pydantic import ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from ups_server.align import ALIGNMENTS, alignment_share, aligns, alone, check_options, mixes
+from ups_server.data.horizon import EndStates, Horizon
 from ups_server.data.source import summary
 from ups_server.data.splits import FewShotSplit, check_agreement, check_disjoint, few_shot_split, held_out_split
 from ups_server.data.store import Store
@@ -18,7 +19,7 @@ from ups_server.model.config import UPSConfig
 from ups_server.pde import Family, Grid
 from ups_server.specs import invalid_request
 from ups_server.train.config import FamilyData, Section, Stage, TrainConfig
-from ups_server.train.start import FRESH, Embedder, Start, check_start, fresh_config, with_tuning
+from ups_server.train.start import DEFAULT_TUNING, FRESH, Embedder, Start, check_start, fresh_config, with_tuning
 from ups_server.train.tuning import TUNINGS
 
 VALIDATIONS, FEWEST_VALIDATIONS = 20, 4
@@ -34,6 +35,7 @@ WARMUP_SHARE, FEWEST_WARMUP = 0.1, 5
 BODY_RATE = 5e-5
 """Peak learning rate of the language model's weights; what is added to them learns as the operator does."""
 WINDOWS = 4
+"""Of each of as many trajectories in a batch."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,11 @@ class FewShotData:
     def scored_file(self) -> str:
         """What scores call the data of the test."""
         return self.validation_file or self.file
+
+    def to_last_states(self) -> Self:
+        """The same trajectories, of each the first state and the last. Raises UserError ``too_few_frames``."""
+        held_out = None if self.validation is None else EndStates.of(self.validation)
+        return replace(self, training=EndStates.of(self.training), validation=held_out)
 
     def split(self, k: int, most_bytes: int | None = None) -> FewShotSplit:
         """Which rows are for training, validation and test; a file of its own for these shares none with the other.
@@ -105,6 +112,7 @@ class AdaptationSettings(Section):
         start: what is adapted, see `train.start`; `from` in requests.
         embedder, body_layers: of a fresh start.
         alignment_options: see `align.Offered`.
+        horizon: what is learned: a step, or to go from the first state to the last at once.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -116,6 +124,7 @@ class AdaptationSettings(Section):
     alignment: str = "none"
     alignment_options: dict[str, str] = Field(default_factory=dict)
     tuning: str
+    horizon: Horizon = "step"
     max_steps: int | None = Field(default=None, ge=1, le=10**6)
     max_seconds: FiniteFloat | None = Field(default=None, gt=0)
     learning_rate: FiniteFloat | None = Field(default=None, gt=0, le=1)
@@ -145,7 +154,7 @@ class AdaptationSettings(Section):
 
     def document(self) -> dict[str, Any]:
         """As JSON; what was added later only where it is not the default, so that older ones compare equal."""
-        later = {"start", "embedder", "body_layers", "alignment_options"}
+        later = {"start", "embedder", "body_layers", "alignment_options", "horizon"}
         return self.model_dump(mode="json", exclude=later) | self.model_dump(
             mode="json", include=later, exclude_defaults=True, by_alias=True
         )
@@ -186,19 +195,23 @@ def check_methods(alignment: str, tuning: str) -> None:
             )
 
 
-def check_language_model(config: UPSConfig, alignment: str) -> None:
+def check_language_model(config: UPSConfig, alignment: str, tuning: str = DEFAULT_TUNING) -> None:
     """Raises UserError ``no_language_model`` where a method needs one that is not there, or does not take part."""
     if (aligns(alignment) and not config.has_language_model) or (mixes(alignment) and not config.reading.body):
         raise UserError(
             "no_language_model", f"{config.name} has no language model for {alignment}", hint="choose `none`"
+        )
+    if tuning == "prefix" and not config.reading.body:
+        raise UserError(
+            "no_language_model", f"{config.name} has no language model for a prefix", hint="choose another tuning"
         )
 
 
 def recipe(settings: AdaptationSettings, name: str, family: str, validation: int, body: bool = True) -> TrainConfig:
     """Two stages, the first without steps where nothing is aligned in it; the body is trained in the second only.
 
-    After a fresh start a step is not unrolled, as in the papers, and where the paper of the alignment has it so, stage
-    1 is by the alignment alone.
+    After a fresh start a step is not unrolled, as in the papers, nor is one to the last state; where the paper of the
+    alignment has it so, stage 1 is by the alignment alone.
 
     Args:
         body: does the language model take part?
@@ -208,10 +221,11 @@ def recipe(settings: AdaptationSettings, name: str, family: str, validation: int
     rate = settings.learning_rate or (LOW_RANK_RATE if settings.tuning == "lora" else RATE)
     body_rate = min(BODY_RATE, rate) if settings.tuning == "full" else rate
     tuned = settings.steps - aligned
+    final = settings.horizon == "final"
     data = FamilyData(
         count=settings.n_trajectories + validation,
-        trajectories=min(WINDOWS, settings.n_trajectories),
-        windows=WINDOWS,
+        trajectories=min(WINDOWS**2 if final else WINDOWS, settings.n_trajectories),
+        windows=1 if final else WINDOWS,  # of one trajectory all would be the same
         validation=validation,
     )
     return TrainConfig(
@@ -237,7 +251,7 @@ def recipe(settings: AdaptationSettings, name: str, family: str, validation: int
             alignment=settings.alignment if mixes(settings.alignment) else "none",
             alignment_options=settings.alignment_options if mixes(settings.alignment) else {},
             warmup=warmup(tuned),
-            unroll=((0.0, 1),) if settings.fresh else ((0.0, 1), (0.5, 2)),
+            unroll=((0.0, 1),) if settings.fresh or final else ((0.0, 1), (0.5, 2)),
         ),
         ema=0.99,
         validate_every=settings.validate_every,

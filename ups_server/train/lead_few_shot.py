@@ -37,7 +37,7 @@ def check_lead(config: LeadConfig, settings: AdaptationSettings, store: Store) -
 
     Raises:
         UserError: ``family_not_in_model``, ``family_mismatch``, ``alignment_not_offered``, ``tuning_not_offered``,
-            ``points_not_supported``, ``dt_mismatch``, ``resolution_not_supported``.
+            ``horizon_not_offered``, ``points_not_supported``, ``dt_mismatch``, ``resolution_not_supported``.
     """
     card = config.families.get(store.family)
     if card is None:
@@ -66,6 +66,14 @@ def check_lead(config: LeadConfig, settings: AdaptationSettings, store: Store) -
                 got=wanted,
                 expected=list(offered),
             )
+    if settings.horizon != "step":
+        raise UserError(
+            "horizon_not_offered",
+            f"{config.name} goes ahead by any time of its range at once: what it learns is not one of them",
+            got=settings.horizon,
+            expected="step",
+            hint="`ups evaluate --horizon final` scores it so",
+        )
     check_points(store.grid)
     shape = config.line if card.ndim == 1 else config.plane
     if shape is None:

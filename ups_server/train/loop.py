@@ -70,12 +70,14 @@ class StepReport:
 
 @dataclass(frozen=True)
 class _Aligned:
-    """Of one family's batch: task loss, features and outlines to be aligned, and how many rows every process has.
+    """Of one family's batch: task loss, the method's own on the batch, features and outlines to be aligned, and how
+    many rows every process has.
 
     `read`, of a method that asks for it, is what the body makes of the state tokens.
     """
 
     loss: Tensor
+    beside: Tensor
     features: Tensor
     read: Tensor | None
     outlines: Tensor
@@ -125,7 +127,7 @@ class StageTrainer:
         if isinstance(model, UPSModel):
             alignment.prepare(model, self._target(model.config))
         groups, beside = parameter_groups(self.trained, self.stage), list(alignment.parameters().values())
-        if processes.count > 1 and (beside or alignment.mixes):
+        if processes.count > 1 and (beside or alignment.mixes or alignment.bilevel):
             raise UserError("not_distributed", "one process alone can train with it", got=self.stage.alignment)
         if beside:
             groups.append({"params": beside, "peak": self.stage.learning_rate})
@@ -179,7 +181,7 @@ class StageTrainer:
                 continue
             losses[entry.id], extra = self._accumulate(self._batch(entry, rng, unroll), aligned)
             mixed += extra / len(self.families)
-        alignment = self._backward_aligned(aligned) if aligned else mixed
+        alignment = mixed + (self._backward_aligned(aligned) if aligned else 0.0)
         losses = self._summed(losses) if self.stage.task_weight or not aligned else self._summed({})
         gradient = float(nn.utils.clip_grad_norm_(self._clipped, self.config.clip or math.inf))
         skipped = not math.isfinite(gradient) or not all(map(math.isfinite, [*losses.values(), alignment]))
@@ -199,27 +201,32 @@ class StageTrainer:
         return batch.with_noise() if self.stage.noise else batch
 
     def _accumulate(self, batch: Batch, aligned: list[_Aligned]) -> tuple[float, float]:
-        """Task loss and mixed loss of a share of a batch, and their gradients; what is to be aligned is only added to
-        `aligned`.
+        """Task loss, and that of the method on the batch, of a share of a batch, and their gradients; what is to be
+        aligned is only added to `aligned`.
         """
         task = mixed = 0.0
         for part in batch.parts(self.config.accumulate):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
                 loss, features, read = self._losses(part)
-                extra = self._mixed_loss(part)
+                extra = self._loss_beside(part)
             task += loss.item() * part.share
             mixed += float(extra.detach()) * part.share
             if features is None:
                 ((loss + extra) * part.share / len(self.families)).backward()
             else:
                 counts = [batch.windows * (rows.stop - rows.start) for rows in self.processes.shares(batch.whole)]
-                aligned.append(_Aligned(loss * part.share, features, read, outlines(part.frames[:, 1]), counts))
+                aligned.append(
+                    _Aligned(loss * part.share, extra * part.share, features, read, outlines(part.frames[:, 1]), counts)
+                )
         return task, mixed
 
-    def _mixed_loss(self, batch: Batch) -> Tensor:
-        if not self.alignment.mixes:
-            return batch.frames.new_zeros(())
-        return self.stage.alignment_weight * self.alignment.mixed_loss(self._language_model(), batch, self.done)
+    def _loss_beside(self, batch: Batch) -> Tensor:
+        """Of a method that has a loss of its own on the batch."""
+        if self.alignment.mixes:
+            return self.stage.alignment_weight * self.alignment.mixed_loss(self._language_model(), batch, self.done)
+        if self.alignment.bilevel:
+            return self.stage.alignment_weight * self.alignment.bilevel_loss(self._language_model(), batch)
+        return batch.frames.new_zeros(())
 
     def _summed(self, losses: dict[str, float]) -> dict[str, float]:
         """The losses of the whole batch, from those of every process's share; so are the gradients, in place."""
@@ -230,13 +237,13 @@ class StageTrainer:
 
     def _backward_aligned(self, aligned: list[_Aligned]) -> float:
         # No mean over samples: every process has the features of all, and the gradient of its own.
-        task = torch.stack([entry.loss for entry in aligned]).mean()
+        task = torch.stack([self.stage.task_weight * entry.loss + entry.beside for entry in aligned]).mean()
         features = [self.processes.gathered(entry.features, entry.counts) for entry in aligned]
         targets = [self.processes.gathered(entry.outlines, entry.counts) for entry in aligned]
         read = [self.processes.gathered(entry.read, entry.counts) for entry in aligned if entry.read is not None]
         beside = {"read": torch.cat(read)} if read else {}
         distance = self.alignment.loss(torch.cat(features), torch.cat(targets), **beside)
-        (self.stage.task_weight * task + self.stage.alignment_weight * distance).backward()
+        (task + self.stage.alignment_weight * distance).backward()
         return float(distance.detach())
 
     def _losses(self, batch: Batch) -> tuple[Tensor, Tensor | None, Tensor | None]:

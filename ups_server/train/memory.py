@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ups_server.align import mixes
+from ups_server.align import reads_twice
 from ups_server.errors import UserError
 from ups_server.model.body import MAX_TOKENS
 from ups_server.model.operator import Operator, UPSModel
@@ -49,7 +49,7 @@ def activation_bytes(model: Operator, stage: Stage, data: FamilyData, points: in
     readings = 0
     if isinstance(model, UPSModel) and config.reading.body and stage.body:
         readings = data.trajectories
-        if mixes(stage.alignment):  # a step and a reading of mixed tokens beside the others
+        if reads_twice(stage.alignment):  # a step and a reading beside the others
             steps, readings = steps + rows, 2 * readings
         if config.through_body:
             points, readings = config.resolution**config.superspace.max_dimensions, steps

@@ -17,7 +17,7 @@ Start = Literal["model", "lm", "random"]
 Embedder = Literal["fno", "patch"]
 """Of a fresh start, with its head: that of UPS, or that of ORCA."""
 FRESH: tuple[Start, ...] = ("lm", "random")
-FRESH_TUNINGS = ("full", "operator", "layernorm")
+FRESH_TUNINGS = ("full", "operator", "layernorm", "prefix")
 """What may change after a fresh start: more than a part of what is new, since nothing new is of use as it is."""
 OPERATORS = {"fno": "paper", "patch": "patch"}
 LARGEST = 2

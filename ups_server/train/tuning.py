@@ -23,6 +23,8 @@ class Tuning:
         select: the parameters that stage 2 trains.
         select_aligned: those that stage 1 trains, where there is one.
         equip: adds what is trained beside the weights of the model in a folder.
+        extend: adds a part to the model that is trained, and says whether it was added; without it, the model is as it
+            was.
         body: does it change the language model? Where it does not, one that changes nothing is not asked.
         kept: share of a step's activations that the backward pass of stage 2 needs (measured): where weights are
             frozen, the inputs of their layers need not be kept.
@@ -31,6 +33,7 @@ class Tuning:
     select: "Select"
     select_aligned: "Select"
     equip: "Callable[[TrainedModel, Path], None] | None" = None
+    extend: "Callable[[Operator], bool] | None" = None
     body: bool = True
     kept: float = 1.0
 
@@ -66,6 +69,18 @@ def _layernorm() -> Tuning:
     return Tuning(frozen_language_model, trained_parameters, kept=0.6)
 
 
+def _prefix() -> Tuning:
+    """Tokens in front of what the language model reads, in each of its layers (prefix tuning, Li and Liang 2021), and
+    the linear layers around the language model and to the next state.
+
+    Stage 1 aligns all of the operator.
+    """
+    from ups_server.model.prefix import add_prefix
+    from ups_server.train.loop import trained_parameters
+
+    return Tuning(prefix, trained_parameters, extend=add_prefix)
+
+
 def _head() -> Tuning:
     """The predictor alone; stage 1 aligns all of the operator."""
     from ups_server.train.loop import trained_parameters
@@ -78,6 +93,7 @@ TUNINGS: dict[str, Callable[[], Tuning]] = {
     "full": _full,
     "lora": _lora,
     "layernorm": _layernorm,
+    "prefix": _prefix,
     "head": _head,
 }
 
@@ -100,10 +116,24 @@ def frozen_language_model(model: "Operator", *, train_body: bool) -> "dict[str, 
         if is_layer_norm(layer) and model.use_body and (train_body or not name.startswith("body."))
         for part, _ in layer.named_parameters(recurse=False)
     }
-    ports = ("tokenise.", "read_out.", "predictor.") if norms else ()
-    if model.config.through_body:
-        ports = (*ports, "embedder.")
-    return _only(model, lambda name: name in norms or name.startswith(ports), "layer norms that take part")
+    around = _around(model) if norms else ()
+    return _only(model, lambda name: name in norms or name.startswith(around), "layer norms that take part")
+
+
+def prefix(model: "Operator", *, train_body: bool) -> "dict[str, nn.Parameter]":
+    """The prefix where the language model is trained, and the layers that `frozen_language_model` has around it."""
+    around = _around(model)
+    return _only(
+        model, lambda name: (train_body and name == "body.prefix") or name.startswith(around), "language model"
+    )
+
+
+def _around(model: "Operator") -> tuple[str, ...]:
+    """Beginnings of the names of the layers into the language model, out of it and to the next state; where every step
+    leads through it, of the embedder too.
+    """
+    linear = ("tokenise.", "read_out.", "predictor.")
+    return (*linear, "embedder.") if model.config.through_body else linear
 
 
 def is_layer_norm(layer: "nn.Module") -> bool:

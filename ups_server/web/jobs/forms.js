@@ -3,8 +3,8 @@ import { choice, fill, h, labelled } from "../core/dom.js";
 import { guarded } from "../core/problems.js";
 import { get, send } from "../core/service.js";
 
-const ALIGNMENTS = [["none", "none"], ["mmd", "MMD"], ["otdd", "OTDD"], ["recraft", "RECRAFT"], ["pare", "PaRe"]];
-const TUNINGS = [["operator", "all but the language model"], ["full", "all weights"], ["lora", "low-rank adapters"], ["layernorm", "layer norms and linear layers"], ["head", "predictor"]];
+const ALIGNMENTS = [["none", "none"], ["mmd", "MMD"], ["otdd", "OTDD"], ["recraft", "RECRAFT"], ["mona", "MoNA"], ["pare", "PaRe"]];
+const TUNINGS = [["operator", "all but the language model"], ["full", "all weights"], ["lora", "low-rank adapters"], ["layernorm", "layer norms and linear layers"], ["prefix", "a prefix of the language model"], ["head", "predictor"]];
 
 /** `onStart(job)` is called with what was started. */
 export function jobForm(onStart) {

@@ -157,7 +157,7 @@ def test_a_steady_problem_by_a_fresh_start(tuning: RunningService) -> None:
     assert report["horizon"] == "final"
     card = tuning.get(f"/v1/models/{report['model']}").json()
     assert (card["adaptation"]["horizon"], card["families"]["darcy"]["dt"]) == ("final", 1.0)
-    start = {"file": "flow", "trajectory": 0}
+    start = {"sample": {"seed": 1}}
     rollout = {"model": report["model"], "family": "darcy", "n_steps": 1, "initial_condition": start}
     answer = tuning.post(rollout)
     assert answer.status_code == 200, answer.text

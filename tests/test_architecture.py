@@ -19,6 +19,7 @@ SOURCES = [
 
 ORDER = (
     "errors",
+    "addresses",
     "plugins",
     "settings",
     "processes",

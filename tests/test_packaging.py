@@ -131,8 +131,8 @@ def test_the_shipped_model_is_self_contained() -> None:
 def test_the_base_is_light(project: dict[str, Any]) -> None:
     base = {canonicalize_name(Requirement(line).name) for line in project["dependencies"]}
     assert not base & {"torch", "transformers", "neuraloperator", "fastapi", "uvicorn", "sqlalchemy", "tensorboard"}
-    names = {"all", "model", "serve", "train", "postgres", "video", "ray", "slurm", "s3", "tracing", "docs", "test"}
-    assert project["optional-dependencies"].keys() == names
+    names = {"all", "model", "serve", "train", "postgres", "video", "ray", "slurm", "s3", "remote", "tracing"}
+    assert project["optional-dependencies"].keys() == names | {"docs", "test"}
 
 
 @pytest.fixture(scope="module")

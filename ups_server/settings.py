@@ -138,6 +138,17 @@ class Settings(BaseSettings):
     )
     examinations: int = Field(default=1, ge=1, description="Uploaded files examined at the same time.")
 
+    remote_addresses: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="What the addresses of Zarr that requests may name begin with, such as `https://data.example.org/,"
+        "s3://bucket/`; `https://` allows all public ones. The service fetches a copy, from buckets with its own "
+        "credentials.",
+    )
+    remote_private: bool = Field(
+        default=False, description="May these addresses be on this machine and in private networks?"
+    )
+    remote_timeout_s: float = Field(default=600.0, gt=0, description="Longest such copy in seconds.")
+
     key_requests_per_minute: int | None = Field(
         default=600, ge=1, description="Requests a minute with one API key, where it has no limit of its own."
     )
@@ -279,10 +290,18 @@ class Settings(BaseSettings):
         default=30, ge=0, description="Seconds open requests get to finish at shutdown; a second signal cuts them off."
     )
 
-    @field_validator("devices", mode="before")
+    @field_validator("devices", "remote_addresses", mode="before")
     @classmethod
     def _separated(cls, value: object) -> object:
         return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+    @field_validator("remote_addresses")
+    @classmethod
+    def _beginnings(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
+        for address in addresses:
+            if not re.match(r"(https?|s3)://", address):
+                raise ValueError(f"{address!r} does not begin with https://, http:// or s3://")
+        return tuple(address if address.endswith("/") else f"{address}/" for address in addresses)
 
     @field_validator("devices")
     @classmethod

@@ -115,7 +115,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         monkeypatch.setenv(name, value)
     import s3fs
 
-    s3fs.S3FileSystem().mkdir("of-this-test")
+    s3fs.S3FileSystem(skip_instance_cache=True).mkdir("of-this-test")
     yield "s3://of-this-test/ups"
     server.stop()
 

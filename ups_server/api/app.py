@@ -53,6 +53,7 @@ from ups_server.engine.devices import engine_of
 from ups_server.engine.engine import Engine
 from ups_server.files.declaration import Declaration
 from ups_server.files.examination import Examiner
+from ups_server.files.fetch import FetchRequest
 from ups_server.files.records import ExaminationLimits, UploadRequest
 from ups_server.files.storage import FileStorage
 from ups_server.files.uploads import UploadExpiry
@@ -210,6 +211,7 @@ def openapi_document(app: FastAPI) -> dict[str, Any]:
             WebhookRequest,
             EquationRequest,
             UploadRequest,
+            FetchRequest,
             Declaration,
             EvaluationSpec,
             FineTuningSpec,

@@ -1,5 +1,6 @@
 """What every route works with."""
 
+import asyncio
 import threading
 from dataclasses import dataclass, field
 from typing import Annotated, cast
@@ -17,6 +18,8 @@ from ups_server.jobs.results import Results
 from ups_server.jobs.rollouts import RolloutRunner
 from ups_server.settings import Settings
 
+FETCHES = 2
+
 
 @dataclass(frozen=True)
 class Service:
@@ -25,6 +28,7 @@ class Service:
     Attributes:
         memory: for requests that are read and planned.
         answers: memory for answers that are computed and written.
+        fetches: how many copies are made of what lies elsewhere at the same time.
         draining: the service is about to end; set by whoever runs it.
     """
 
@@ -39,6 +43,7 @@ class Service:
     answers: Memory
     rates: RateLimiter = field(default_factory=RateLimiter)
     meter: Meter = field(default_factory=Meter)
+    fetches: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(FETCHES))
     draining: threading.Event = field(default_factory=threading.Event)
 
     @property

@@ -117,7 +117,9 @@ def merge(
 
 @app.command()
 def check(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file or store of trajectories.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A file or store of trajectories, or a Zarr's address (https:, s3:).")
+    ],
     family: Family = None,
     coef: CoefficientOptions = None,
     map_file: FileMapping = None,
@@ -150,7 +152,10 @@ def check(
 
 @app.command()
 def inspect(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Any file of arrays, or a folder of Zarr.")],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="Any file of arrays, a folder of Zarr, or a Zarr's address (https:, s3:)."),
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Look at the arrays of a file and propose a mapping: YAML to edit and hand to `--map`.
@@ -178,7 +183,9 @@ def inspect(
 
 @app.command()
 def show(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file or store of trajectories.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A file or store of trajectories, or a Zarr's address (https:, s3:).")
+    ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="PICTURE", help="A .png, or a moving .gif or .mp4.")
     ],
@@ -203,7 +210,9 @@ def show(
 
 @app.command()
 def convert(
-    file: Annotated[Path, typer.Argument(metavar="IN", help="A file or store of trajectories.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="IN", help="A file or store of trajectories, or a Zarr's address (https:, s3:).")
+    ],
     output: Annotated[
         Path,
         typer.Argument(metavar="OUT", help="A .h5, .hdf5, .nc, .npz, .zarr or .zip (of Zarr): its suffix decides."),

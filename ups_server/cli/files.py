@@ -31,16 +31,21 @@ from ups_server.errors import UserError
 app = typer.Typer(help="Upload files of trajectories to a service.", no_args_is_help=True, rich_markup_mode=None)
 
 FileIdArgument = Annotated[str, typer.Argument(metavar="ID", help="A file's id; `ups files list` lists them.")]
+DEEPER = 'files deeper in it are found by a pattern, such as "FOLDER/part/*.h5"'
+ALONE = "an address is given alone"
 INLINE = ("{", "\n", ": ")
 """What a declaration holds that is text, and the name of its file hardly."""
 
 
 @app.command()
 def upload(
-    file: Annotated[
-        Path,
+    files: Annotated[
+        list[Path],
         typer.Argument(
-            metavar="FILE", help="HDF5 in PDEBench's layouts, NetCDF-4 or npz of ours; arrays of any kind with --map."
+            metavar="FILE...",
+            help="HDF5 in PDEBench's layouts, NetCDF-4 or npz of ours; arrays of any kind with --map. Several files, a "
+            "pattern or a folder are one data set, in the order of the numbers in their names. Or the address of a "
+            "Zarr, where the service may fetch it.",
         ),
     ],
     family: Annotated[str | None, typer.Option(help="Its family, where the file does not say.")] = None,
@@ -58,12 +63,15 @@ def upload(
     as_json: AsJson = False,
 ) -> None:
     """Upload a file; a broken upload goes on when the command is repeated. Exit code 2 where the file is refused."""
-    check_file(file)
+    from ups_server.data.remote import address_of
+
+    address = address_of(files[0]) if len(files) == 1 else None
+    chosen = [] if address is not None else _files(files)
     said = _declaration(declaration, family, parse_coefficients(coef))
     if (mapping := read_mapping(map_file)) is not None:
         said["mapping"] = mapping.model_dump(mode="json", exclude_none=True)
-    with service_client(url, key) as client, progress(file.name) as advance:
-        record = client.upload(file, said, progress=advance)
+    with service_client(url, key) as client, progress(files[0].name) as advance:
+        record = client.fetch(address, said) if address else client.upload(chosen, said, progress=advance)
     if as_json:
         print_json(record)
     else:
@@ -143,6 +151,28 @@ def delete(file_id: FileIdArgument, url: Url = LOCAL, key: Key = None) -> None:
     print_note(f"{file_id} deleted")
 
 
+def _files(given: list[Path]) -> list[Path]:
+    """The files to upload, those of patterns and folders among them. Raises UserError ``not_found``, ``not_a_file``."""
+    from ups_server.data.composed import natural
+    from ups_server.data.formats import matching
+    from ups_server.data.formats.base import ZARR_ROOT
+    from ups_server.data.remote import address_of
+
+    found: list[Path] = []
+    for entry in given:
+        if entry.is_file() or any((entry / name).is_file() for name in ZARR_ROOT):
+            found.append(entry)
+        elif members := matching(entry):
+            found += members
+        elif (address := address_of(entry)) is not None:
+            raise UserError("not_a_file", f"{address} is no file on this machine", hint=ALONE)
+        elif entry.is_dir():
+            raise UserError("not_a_file", f"{entry.name} is a folder without files", hint=DEEPER)
+        else:
+            check_file(entry)
+    return sorted(found, key=lambda path: natural(path.name))
+
+
 def _declaration(declaration: str | None, family: str | None, coefficients: dict[str, float]) -> dict[str, Any]:
     """What the options and a declaration, a file or text, say together; the options win.
 
@@ -172,6 +202,8 @@ def _declaration(declaration: str | None, family: str | None, coefficients: dict
 
 def _facts(record: dict[str, Any]) -> dict[str, str]:
     facts = {"file": record["id"], "name": record["name"], "state": record["state"], "size": f"{record['size']} bytes"}
+    if record["parts"]:
+        facts["files"] = ", ".join(part["name"] for part in record["parts"])
     if record["state"] == "uploading":
         facts["arrived"] = f"{record['offset']} bytes"
     if record["problem"] is not None:

@@ -229,6 +229,9 @@ def check_folder(path: Path) -> None:
 def check_file(path: Path, pattern: bool = False) -> None:
     """Raises UserError ``not_found`` where an input file does not exist, or none fits a `pattern`."""
     from ups_server.data.formats import matching
+    from ups_server.data.remote import address_of
 
+    if address_of(path) is not None:
+        return
     if not path.is_file() and not (pattern and matching(path)):
         raise UserError("not_found", f"there is no file {path}")

@@ -14,6 +14,7 @@ from ups_server.cli.jobs import open_store
 from ups_server.cli.options import (
     Boundary,
     DataDir,
+    FileMapping,
     InitialKindOption,
     Key,
     ServiceUrl,
@@ -24,6 +25,7 @@ from ups_server.cli.options import (
     parse_coefficients,
     parse_place,
     points_per_axis,
+    read_mapping,
     service_client,
     settings_of,
 )
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ups_server.catalog import Catalog
+    from ups_server.data.mapping import Mapping as ArrayMapping
     from ups_server.jobs.spec import Job
     from ups_server.pde import State, Trajectory
     from ups_server.rollout.plan import Plan
@@ -80,6 +83,7 @@ def solve(
         Path | None, typer.Option(metavar="FILE", help="Take the initial state from a file of trajectories.")
     ] = None,
     trajectory: Annotated[int, typer.Option(min=0, help="Which trajectory of that file.")] = 0,
+    map_file: FileMapping = None,
     n_steps: Annotated[int | None, typer.Option(min=1, help="Steps. [default: up to the family's final time]")] = None,
     dt: Annotated[float | None, typer.Option(help="A multiple of the model's step. [default: the model's]")] = None,
     save_every: Annotated[int, typer.Option(min=1, help="Keep every so many steps.")] = 1,
@@ -135,6 +139,7 @@ def solve(
     if times is not None and (n_steps, dt, save_every) != (None, None, 1):
         raise UserError("invalid_request", "--times already say what --n-steps, --dt and --save-every would", got=times)
     coefficients = parse_coefficient_values(coef)
+    mapping = _known(initial, map_file)
     chosen = family or _recognised(equation or "", parse_coefficients(coef))
     trust: dict[str, Any] = {"diagnostics": diagnostics, "reference": reference}
     ends = parse_boundary(boundary, find(chosen).ndim)
@@ -176,7 +181,7 @@ def solve(
         raise UserError("invalid_request", "say where the solution goes", expected="--output FILE, or --detach")
     check_suffix(output, (*suffixes(), *PICTURES))
     values = parse_coefficients(coef) if initial is not None and equation is None else {}
-    start = None if initial is None else _read(initial, trajectory, chosen, values, wanted.resolution)
+    start = None if initial is None else _read(initial, trajectory, chosen, values, wanted.resolution, mapping)
     if url is None:
         catalog, model_id = _find_model(method or model, chosen, data_dir)
         todo = _plan(replace(wanted, model=model_id), start, catalog)
@@ -243,16 +248,39 @@ def _find_model(model: str | None, family: str, data_dir: Path | None) -> "tuple
     return catalog, model or catalog.default(settings.default_model, family)
 
 
+def _known(initial: Path | None, map_file: Path | None) -> "ArrayMapping | None":
+    """The mapping of the file of the initial state; an equation that it declares is known from then on.
+
+    Raises:
+        UserError: ``invalid_request``, and those of reading.
+    """
+    from ups_server.data.formats import open_source
+
+    mapping = read_mapping(map_file)
+    if mapping is None:
+        return None
+    if initial is None:
+        raise UserError("invalid_request", "--map says what the arrays of --initial mean", got=str(map_file))
+    if mapping.equation is not None:
+        open_source(initial, mapping=mapping).close()
+    return mapping
+
+
 def _read(
-    file: Path, trajectory: int, family: str, coefficients: dict[str, float], n: tuple[int, ...] | None
+    file: Path,
+    trajectory: int,
+    family: str,
+    coefficients: dict[str, float],
+    n: tuple[int, ...] | None,
+    mapping: "ArrayMapping | None",
 ) -> "State":
     """The first frame of one trajectory, thinned to `n` points, by one stride along all axes."""
     from ups_server.data.formats import open_source
     from ups_server.data.source import place_of
     from ups_server.pde import State
 
-    check_file(file)
-    with closing(open_source(file, family, coefficients or None)) as source:
+    check_file(file, pattern=True)
+    with closing(open_source(file, family, coefficients or None, mapping)) as source:
         whole = source.trajectory(place_of(source, trajectory, file.name))
     stride = 1 if n is None else whole.grid.stride_to(n)
     thinned = (slice(None, None, stride),) * whole.grid.ndim

@@ -106,6 +106,7 @@ class AsyncClient:
     delete_rollout = awaiting(operations.delete_rollout)
 
     upload = awaiting(operations.upload)
+    fetch = awaiting(operations.fetch)
     examined_file = awaiting(operations.examined_file)
     file = awaiting(operations.file)
     preview = awaiting(operations.preview)
@@ -260,6 +261,7 @@ class Client:
     delete_rollout = waiting(operations.delete_rollout)
 
     upload = waiting(operations.upload)
+    fetch = waiting(operations.fetch)
     examined_file = waiting(operations.examined_file)
     file = waiting(operations.file)
     preview = waiting(operations.preview)

@@ -5,10 +5,15 @@ Public functions without an underscore are the clients' methods: operations, or 
 
 import base64
 import hashlib
+import itertools
 import json
 import os
+import shutil
+import tempfile
 import uuid
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -406,20 +411,24 @@ def resume(job_id: str) -> Operation[JobDocument]:
 
 
 def upload(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     declaration: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
     wait: bool = True,
+    name: str | None = None,
 ) -> Operation[FileDocument]:
-    """Uploads a file and waits until it is examined.
+    """Uploads a file, or several of the same structure as one data set, and waits until it is examined.
 
-    An upload that breaks off goes on from where it stopped, also when the call is repeated: the same file with the
-    same name and declaration is the same upload.
+    An upload that breaks off goes on from where it stopped, also when the call is repeated: the same files with the
+    same names and declaration are the same upload.
 
     Args:
+        path: of the file, or a folder of Zarr, which is sent as a zip; of several, whose trajectories are counted
+            through all of them in this order.
         declaration: family or equation, coefficients, boundary, axes: see `Declaration` in the OpenAPI document.
         progress: called with (bytes done, bytes in all).
         wait: False returns as soon as all bytes have arrived.
+        name: of the file on the service; default: its own, or what the names of several have in common.
 
     Returns:
         The file's record, with its report.
@@ -428,14 +437,83 @@ def upload(
         UserError: why the service takes no such file, or why it refused this one.
         httpx.TransportError: the service cannot be reached any more.
     """
-    source = Path(path)
-    sha256 = yield from worked(lambda _: _digest(source))
-    wanted = {"name": source.name, "size": source.stat().st_size, "sha256": sha256, "declaration": declaration or {}}
-    key = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
-    record = yield from sent("POST", FILES, wanted, key)
-    if record["state"] == "uploading":
-        yield from _transfer(record, source, progress)
+    chosen = [Path(path)] if isinstance(path, str | os.PathLike) else [Path(entry) for entry in path]
+    if not chosen:
+        raise UserError("empty_file", "there are no files to upload")
+    with ExitStack() as held:
+        sources = yield from worked(lambda _: [held.enter_context(_as_file(entry)) for entry in chosen])
+        sha256 = yield from worked(lambda _: _digest(sources))
+        sizes = [source.stat().st_size for source in sources]
+        wanted: dict[str, Any] = {"name": name or common_name(chosen), "size": sum(sizes), "sha256": sha256}
+        wanted["declaration"] = declaration or {}
+        if len(chosen) > 1:
+            wanted["parts"] = [{"name": file.name, "size": size} for file, size in zip(chosen, sizes, strict=True)]
+        key = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
+        record = yield from sent("POST", FILES, wanted, key)
+        if record["state"] == "uploading":
+            yield from _transfer(record, sources, progress)
     return (yield from examined_file(record["id"]) if wait else file(record["id"]))
+
+
+@contextmanager
+def _as_file(path: Path) -> Iterator[Path]:
+    """The file; of a folder of Zarr a zip, whose bytes are the same whenever it is made.
+
+    Raises:
+        UserError: ``not_a_file`` for other folders.
+    """
+    if not path.is_dir():
+        yield path
+        return
+    from ups_server.data.formats.base import ZARR_ROOT
+
+    if not any((path / name).is_file() for name in ZARR_ROOT):
+        raise UserError("not_a_file", f"{path.name} is a folder, but not Zarr", hint="give the files in it")
+    with tempfile.TemporaryDirectory(prefix="ups-") as folder:
+        zipped = Path(folder) / path.name
+        with zipfile.ZipFile(zipped, "w", zipfile.ZIP_STORED) as archive:
+            for entry in sorted(path.rglob("*")):
+                if entry.is_file():
+                    info = zipfile.ZipInfo(entry.relative_to(path).as_posix())
+                    info.file_size = entry.stat().st_size
+                    with entry.open("rb") as source, archive.open(info, "w") as target:
+                        shutil.copyfileobj(source, target, PART_BYTES)
+        yield zipped
+
+
+def fetch(
+    address: str, declaration: Mapping[str, Any] | None = None, name: str | None = None
+) -> Operation[FileDocument]:
+    """Has the service copy a Zarr that lies elsewhere, and waits until it is examined.
+
+    Args:
+        address: ``https://host/x.zarr`` or ``s3://bucket/x.zarr``; the service's settings say which it may read.
+        declaration: as of `upload`.
+        name: of the file on the service; default: the last part of the address.
+
+    Raises:
+        UserError: ``address_refused``, ``private_target``, ``not_found``, ``unreachable``, ``too_many_bytes``,
+            ``too_slow``, and those of `upload`.
+    """
+    wanted = {"address": address, "declaration": declaration or {}, **given(name=name)}
+    record = yield from sent("POST", FILES, wanted)
+    return (yield from examined_file(record["id"]))
+
+
+def common_name(files: Sequence[Path]) -> str:
+    """`shock_*.mat` for several files, where their names begin or end alike; that of a single one."""
+    names = [file.name for file in files]
+    if len(set(names)) == 1:
+        return names[0]
+    start = _common(names)
+    end = _common([name[len(start) :][::-1] for name in names])[::-1]
+    return f"{start}*{end}"
+
+
+def _common(texts: Sequence[str]) -> str:
+    """What all of them begin with."""
+    same = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*texts, strict=False))
+    return "".join(letters[0] for letters in same)
 
 
 def examined_file(file_id: str, interval_s: float = 0.2) -> Operation[FileDocument]:
@@ -731,8 +809,10 @@ def _job_path(job_id: str) -> str:
     return f"{JOBS[kind]}/{segment(job_id)}"
 
 
-def _transfer(record: Mapping[str, Any], source: Path, progress: Callable[[int, int], None] | None) -> Operation[None]:
-    """Sends the bytes of a file that the service lacks, as often as the connection breaks and something arrived."""
+def _transfer(
+    record: Mapping[str, Any], sources: Sequence[Path], progress: Callable[[int, int], None] | None
+) -> Operation[None]:
+    """Sends the bytes of files that the service lacks, as often as the connection breaks and something arrived."""
     address, size = f"{FILES}/{record['id']}/content", int(record["size"])
     failures, offset = 0, int(record["offset"])
     while True:
@@ -744,7 +824,7 @@ def _transfer(record: Mapping[str, Any], source: Path, progress: Callable[[int, 
             if offset == size:
                 return
             headers = {"Content-Range": f"bytes {offset}-{size - 1}/{size}", "Content-Length": str(size - offset)}
-            yield from asked(Ask("PUT", address, _Remainder(source, offset, size, progress), headers))
+            yield from asked(Ask("PUT", address, _Remainder(sources, offset, size, progress), headers))
             return
         except httpx.TransportError as error:
             failures += 1
@@ -764,24 +844,32 @@ def _arrived(address: str) -> Operation[int]:
 
 @dataclass(frozen=True)
 class _Remainder:
-    """A file from an offset on, in parts; says how far it is after each."""
+    """Files, one after the other, from an offset on, in parts; says how far it is after each."""
 
-    source: Path
+    sources: Sequence[Path]
     offset: int
     size: int
     progress: Callable[[int, int], None] | None
 
     def __iter__(self) -> Iterator[bytes]:
-        done = self.offset
-        with self.source.open("rb") as stream:
-            stream.seek(done)
+        done, before = self.offset, 0
+        for source in self.sources:
+            with source.open("rb") as stream:
+                size = stream.seek(0, os.SEEK_END)
+                stream.seek(min(done - before, size))
+                before += size
+                while part := stream.read(PART_BYTES):
+                    yield part
+                    done += len(part)
+                    if self.progress is not None:
+                        self.progress(done, self.size)
+
+
+def _digest(paths: Sequence[Path]) -> str:
+    """Of the bytes of all files, one after the other."""
+    found = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as stream:
             while part := stream.read(PART_BYTES):
-                yield part
-                done += len(part)
-                if self.progress is not None:
-                    self.progress(done, self.size)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+                found.update(part)
+    return found.hexdigest()

@@ -12,6 +12,7 @@ from ups_server.data.composed import Subset
 from ups_server.data.formats import matching, open_source
 from ups_server.data.mapping import Mapping as ArrayMapping
 from ups_server.data.probe import probe
+from ups_server.data.remote import address_of
 from ups_server.data.scan import Scan, ScannedValues
 from ups_server.data.source import LISTED_ROWS, LeftOut, TrajectorySource, grouped, rows_text
 from ups_server.data.windows import frame_stride
@@ -115,7 +116,8 @@ def _lines(report: CheckReport) -> Iterator[str]:
         for name, (low, high) in report.coefficients.items()
     )
     spacing = "not equally spaced" if report.dt is None else f"{report.dt:g} apart"
-    yield f"{report.file}  ({report.bytes / 1e6:.1f} MB, {report.layout})"
+    size = "" if address_of(report.file) else f"{report.bytes / 1e6:.1f} MB, "
+    yield f"{report.file}  ({size}{report.layout})"
     yield f"  family        {report.family}: {report.equation}{'' if report.guessed_from is None else ' (guessed)'}"
     yield f"  coefficients  {coefficients or 'none'}"
     for axis, name in zip(report.axes, "xyz", strict=False):
@@ -175,7 +177,7 @@ def check_file(
     file = Path(path)
     source = open_source(file, family, coefficients, mapping)
     try:
-        small = _bytes(file) <= SMALL_BYTES
+        small = 0 < _bytes(file) <= SMALL_BYTES
         probe_s = PROBE_S if probed or (probed is None and small) else 0.0
         row_bytes = 4 * len(source.times) * math.prod(source.grid.n) * len(source.fields)
         if whole or row_bytes * source.n_trajectories <= LARGE_BYTES:
@@ -226,7 +228,7 @@ def _report(file: Path, source: TrajectorySource, scan: Scan) -> CheckReport:
     if offsets:
         doubts.append(f"the grid is an integer-stride subsample: its first point lies {offsets[0]:.4g} spacings inside")
     return CheckReport(
-        file=str(file),
+        file=address_of(file) or str(file),
         bytes=_bytes(file),
         layout=source.layout,
         family=family.id,
@@ -310,6 +312,9 @@ def _time_step(source: TrajectorySource, family: Family) -> tuple[float | None, 
 
 
 def _bytes(file: Path) -> int:
+    """What is stored; 0 where that is not known without asking for every object of an address."""
+    if address_of(file) is not None:
+        return 0
     parts = matching(file) or [file]
     return sum(
         part.stat().st_size

@@ -13,9 +13,6 @@ from ups_server.data.source import FrameIndices, RowNumbers, Rows, TrajectorySou
 from ups_server.errors import UserError
 from ups_server.pde.grid import Trajectory
 
-MAX_OPEN = 32
-"""Files that a `Concat` keeps open at a time."""
-
 Opener = Callable[[], TrajectorySource]
 
 
@@ -106,7 +103,11 @@ class Thinned(TrajectorySource):
 
 
 class Concat(TrajectorySource):
-    """The rows of several files of the same structure, counted through all of them; keeps few files open at a time.
+    """The rows of several files of the same structure, counted through all of them.
+
+    Args:
+        names: of the files, for messages.
+        most_open: files that are kept open at a time.
 
     Raises:
         UserError: ``ragged`` where the files differ in more than their rows and coefficients.
@@ -114,8 +115,10 @@ class Concat(TrajectorySource):
 
     layout = "several files"
 
-    def __init__(self, openers: Sequence[Opener]) -> None:
+    def __init__(self, openers: Sequence[Opener], names: Sequence[str] = (), most_open: int = 32) -> None:
         self._openers = list(openers)
+        self._names = list(names)
+        self._most_open = most_open
         self._open: OrderedDict[int, TrajectorySource] = OrderedDict()
         describe_as(self, self._source(0), 0)
         counts = [self._counted(index) for index in range(len(self._openers))]
@@ -177,16 +180,40 @@ class Concat(TrajectorySource):
         source = self._source(index)
         same = (source.family, source.grid, source.boundary) == (self.family, self.grid, self.boundary)
         if not same or not np.array_equal(source.times, self.times):
-            raise UserError("ragged", f"file {index + 1} of {len(self._openers)} differs in structure from the first")
+            what = self._names[index] if self._names else f"file {index + 1} of {len(self._openers)}"
+            raise UserError(
+                "ragged",
+                f"{what} differs in structure from the first file",
+                got=_structure(source),
+                expected=_structure(self),
+            )
         return source.n_trajectories
 
     def _source(self, index: int) -> TrajectorySource:
         if index not in self._open:
-            if len(self._open) >= MAX_OPEN:
+            if len(self._open) >= self._most_open:
                 self._open.popitem(last=False)[1].close()
-            self._open[index] = self._openers[index]()
+            self._open[index] = self._opened(index)
         self._open.move_to_end(index)
         return self._open[index]
+
+    def _opened(self, index: int) -> TrajectorySource:
+        """A file; what is wrong with it names it."""
+        try:
+            return self._openers[index]()
+        except UserError as error:
+            if not self._names or self._names[index] in error.message:
+                raise
+            message = f"{self._names[index]}: {error.message}"
+            raise UserError(error.code, message, got=error.got, expected=error.expected, hint=error.hint) from error
+
+
+def _structure(source: TrajectorySource) -> str:
+    """What files of one data set share, as a sentence says it."""
+    first, last = source.times[[0, -1]]
+    box = " x ".join(f"[{low:g}, {high:g}]" for low, high in source.grid.extent)
+    points = " x ".join(map(str, source.grid.n))
+    return f"{source.family}, {points} points on {box}, {len(source.times)} frames from t = {first:g} to {last:g}"
 
 
 def natural(name: str) -> list[tuple[int, str]]:

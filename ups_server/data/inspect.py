@@ -4,7 +4,8 @@ Each entry of the proposal says how sure it is and why: nothing of it is used un
 """
 
 import re
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ups_server.data.containers import Container, StoredArray, open_container
 from ups_server.data.containers.base import stacked
+from ups_server.data.formats import matching
 from ups_server.data.layouts.draft import Draft, Finding, Sure, as_yaml, placement, safe_name
 from ups_server.data.layouts.published import layouts
 from ups_server.data.mapping import equal_steps, line_of
@@ -39,6 +41,8 @@ COORDINATES = {
 }
 MOST_COMPONENTS = 5
 LISTED = 256
+LOOKED_AT = 64
+"""Files of a data set whose arrays are looked at: the rest is read when it is used."""
 SEGMENTS, FEWEST_FRAMES = 5, 8
 """Pieces that a single trajectory is cut into, and frames that each must have at least."""
 SAMPLED = 2**22
@@ -87,28 +91,61 @@ class Inspection(BaseModel):
     yaml: str | None
 
 
-def inspect(path: Path, name: str | None = None) -> Inspection:
+def inspect(path: Path) -> Inspection:
     """Look at a file's arrays and propose what they mean; reads coordinates and a few values only.
 
-    Args:
-        name: what its user calls it, where that is not its path's name.
+    A pattern such as `shock_*.mat`, or a folder of files, is looked at as one data set.
 
     Raises:
         UserError: where it is of no format that is read.
     """
-    container = open_container(path)
-    try:
-        return inspect_open(container, name or path.name)
-    finally:
-        container.close()
+    return inspect_all(matching(path) or [path], path.name)
 
 
-def inspect_open(container: Container, name: str) -> Inspection:
-    """As `inspect`, of an open file."""
+def inspect_all(paths: Sequence[Path], name: str) -> Inspection:
+    """As `inspect`, of files that are one data set, or of one: the arrays of the first, which the others have too.
+
+    Args:
+        name: what their user calls them.
+
+    Raises:
+        UserError: as `inspect`; ``ragged`` where another of the files lacks an array that the mapping names.
+    """
+    with closing(open_container(paths[0])) as container:
+        found = inspect_open(container, name, len(paths))
+    for path in paths[1:LOOKED_AT]:
+        with closing(open_container(path)) as container:
+            for array in sorted(_named_arrays(found.mapping)):
+                if "*" not in array and array not in container.arrays:
+                    raise UserError(
+                        "ragged",
+                        f"{path.name} has no array {array}, which {paths[0].name} has",
+                        got=list(container.arrays)[:32],
+                        hint="files of one data set hold the same arrays",
+                    )
+    return found
+
+
+def _named_arrays(document: Any) -> set[str]:
+    """The arrays that a mapping names."""
+    if isinstance(document, list):
+        return set().union(*map(_named_arrays, document))
+    if not isinstance(document, dict):
+        return set()
+    own = {document["array"]} if isinstance(document.get("array"), str) else set()
+    return own.union(*map(_named_arrays, document.values()))
+
+
+def inspect_open(container: Container, name: str, files: int = 1) -> Inspection:
+    """As `inspect_all`, of the first file, which is open; `files`: of the data set."""
     layout = next((entry for entry in layouts() if entry.matches(container)), None)
-    stem = re.sub(r"\.[A-Za-z0-9]+$", "", name)
+    stem = re.sub(r"\.[A-Za-z0-9]+$", "", name).replace("*", "").strip("_-. ") or "data"
     draft = _generic(container, stem) if layout is None else layout.propose(container, stem)
     title = f"{name}: {container.kind}" + (f" in the layout of {layout.name}" if layout is not None else "")
+    if files > 1:
+        title = f"{name}: {files} files, the first {container.kind}" + title.partition(container.kind)[2]
+        if draft is not None:
+            draft.leave_out("segments")  # whole trajectories of some files train, those of others are the test
     return Inspection(
         file=name,
         kind=container.kind,

@@ -31,11 +31,13 @@ from ups_server.files.records import (
     ExaminationRequest,
     ExaminationResult,
     FileRecord,
+    NamedFile,
     Outcome,
     ProblemRecord,
     Usage,
 )
 from ups_server.files.storage import CONTENT, WORK, FileStorage
+from ups_server.files.uploads import cut
 
 logger = logging.getLogger(__name__)
 
@@ -257,7 +259,7 @@ def _refusal(error: UserError) -> ExaminationResult:
     return ExaminationResult(problem=ProblemRecord.of(error))
 
 
-OUTPUT = "output"
+OUTPUT, PARTS = "output", "parts"
 CACHE = "matplotlib"
 ATTEMPTS, CRASHING_ATTEMPTS = 5, 2
 """Examinations of a file that end by a signal before the file is refused, and those that crash by themselves."""
@@ -372,20 +374,28 @@ class Examiner:
         """One examination; the signal that ended it, where there is to be another one."""
         folder = self.storage.folder(record.id)
         work = work_folder(folder, WORK)
+        try:
+            parts = _parts(record, folder / CONTENT, (work / PARTS).resolve(), running)
+        except UserError as error:
+            shutil.rmtree(work, ignore_errors=True)
+            problem = ProblemRecord.of(error)
+            self.storage.finish(record.id, Outcome(sha256=checksum, problem=problem, finished_at=_now()))
+            return None
         job = ExaminationRequest(
             content=(folder / CONTENT).resolve(),
             name=record.name,
+            parts=parts,
             declaration=record.declaration,
             output=(work / OUTPUT).resolve(),
             limits=self._limits_of(record),
             provenance={"file": record.id},
         )
         examination = Examination(job, self.storage.root.resolve() / CACHE, self._timeout_s)
-        with self._idle:
-            if running.stopped:
-                return None
-            running.examination = examination
         try:
+            with self._idle:
+                if running.stopped:
+                    return None
+                running.examination = examination
             answered = examination.run()
             if answered is None:
                 return None
@@ -416,6 +426,14 @@ class Examiner:
     def _limits_of(self, record: FileRecord) -> ExaminationLimits:
         """The store may take what the quota has left; the file itself goes when the store is there."""
         return self._limits.model_copy(update={"store_bytes": max(self.storage.room(without=record.id), 0)})
+
+
+def _parts(record: FileRecord, content: Path, folder: Path, running: Running) -> tuple[NamedFile, ...]:
+    """The files of a data set of several, each by itself; none of a single file. Raises UserError ``storage_full``."""
+    if not record.parts:
+        return ()
+    made = cut(content, [part.size for part in record.parts], folder, lambda: running.stopped)
+    return tuple(NamedFile(content=path, name=part.name) for path, part in zip(made, record.parts, strict=True))
 
 
 def _checksum(path: Path, announced: str | None) -> tuple[str, ProblemRecord | None]:

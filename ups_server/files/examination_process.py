@@ -15,9 +15,10 @@ import sys
 import sysconfig
 import tempfile
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,13 @@ from h5py import h5d
 
 from ups_server import pictures
 from ups_server.data.check import CheckReport, check_source
+from ups_server.data.composed import Concat
 from ups_server.data.containers import prepare
 from ups_server.data.formats import format_of, hdf5, is_hdf5, open_content
 from ups_server.data.formats.base import Given
 from ups_server.data.formats.pdebench import open_pdebench
 from ups_server.data.formats.pdebench.card import GROUPED, SINGLE, Card, card_of
-from ups_server.data.inspect import inspect
+from ups_server.data.inspect import inspect_all
 from ups_server.data.mapped import open_mapped
 from ups_server.data.source import TrajectorySource
 from ups_server.data.user_equation import EquationSpec, check_mappable
@@ -67,8 +69,10 @@ UNEXPLAINED = {"not_hdf5", "unknown_layout", "family_unknown", "missing_dataset"
 MOST_PROPOSED = 2**16
 SNIFFED = 512
 """First bytes that say which libraries a file needs."""
-NEUTRAL = "content.of-user"
-"""A name that tells nothing."""
+OPEN_AT_ONCE = 8
+"""Of the files of a data set: fewer than may be open."""
+NEUTRAL, LETTERS = "content.of-user", "abcdefghij"
+"""A name that tells nothing; of several files each has letters behind it, as numbers might tell something."""
 
 
 def main() -> None:
@@ -77,15 +81,16 @@ def main() -> None:
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # Whatever a library prints is no answer.
     job = ExaminationRequest.model_validate_json(sys.stdin.read())
-    named, neutral = _links(job)
+    links = [_links(job, number) for number in range(len(job.files))]
     with _memory_gauge() as peak:
-        with job.content.open("rb") as stream:
-            prepare(stream.read(SNIFFED))
+        for file in job.files:
+            with file.content.open("rb") as stream:
+                prepare(stream.read(SNIFFED))
         held = _confine(job)
         try:
-            result = ExaminationResult(report=examine(job, named, neutral))
+            result = ExaminationResult(report=examine(job, links))
         except UserError as error:
-            problem = _record(_named(error, job, named, neutral))
+            problem = _record(_named(error, links))
             result = ExaminationResult(problem=problem.model_copy(update={"proposal": _proposal(job, error)}))
         except MemoryError:
             result = ExaminationResult(problem=ProblemRecord.of(out_of_memory(job.limits)))
@@ -111,7 +116,16 @@ def readable(value: Any) -> Any:
     return value
 
 
-def examine(job: ExaminationRequest, named: Path, neutral: Path) -> FileReport:
+@dataclass(frozen=True)
+class Links:
+    """A file under the name its user gave it, made harmless, and under one that tells nothing."""
+
+    own: str
+    named: Path
+    neutral: Path
+
+
+def examine(job: ExaminationRequest, links: Sequence[Links]) -> FileReport:
     """Walks the structure, checks every value, writes store and picture.
 
     Raises:
@@ -119,14 +133,22 @@ def examine(job: ExaminationRequest, named: Path, neutral: Path) -> FileReport:
     """
     stored_bytes = job.content.stat().st_size
     confinement.allow_cpu(job.limits.structure_cpu_s(stored_bytes))
-    logical_bytes = _check_structure(named, job)
+    logical_bytes = sum(_check_structure(entry.named, job) for entry in links)
     confinement.allow_cpu(job.limits.whole_cpu_s(stored_bytes, logical_bytes))
     with _damage_refused(h5py_only=False):
-        source = open_declared(named, neutral, job.declaration)
+        source = _open_all(links, job.declaration)
         try:
             return _accept(job, source)
         finally:
             source.close()
+
+
+def _open_all(links: Sequence[Links], declaration: Declaration) -> TrajectorySource:
+    openers = [partial(open_declared, entry.named, entry.neutral, declaration) for entry in links]
+    if len(openers) == 1:
+        return openers[0]()
+    declared = any((declaration.family, declaration.equation, declaration.mapping))
+    return Concat(openers, [(entry.neutral if declared else entry.named).name for entry in links], OPEN_AT_ONCE)
 
 
 def _check_structure(path: Path, job: ExaminationRequest) -> int:
@@ -154,10 +176,11 @@ def _proposal(job: ExaminationRequest, error: UserError) -> str | None:
     if job.declaration.mapping is not None or error.code not in UNEXPLAINED:
         return None
     try:
-        if h5py.is_hdf5(job.content):
-            with hdf5.open_plainly(job.content) as file:
-                _walk(file, job.limits)
-        found = inspect(job.content, job.name).yaml
+        for file in job.files:
+            if h5py.is_hdf5(file.content):
+                with hdf5.open_plainly(file.content) as opened:
+                    _walk(opened, job.limits)
+        found = inspect_all([file.content for file in job.files], job.name).yaml
     except Exception:  # whatever a damaged file does to it, the refusal stands without a proposal
         traceback.print_exc()
         return None
@@ -166,7 +189,7 @@ def _proposal(job: ExaminationRequest, error: UserError) -> str | None:
 
 def _accept(job: ExaminationRequest, source: TrajectorySource) -> FileReport:
     _check_store_size(source, job.limits)
-    check, unusable = check_source(job.content, source, job.limits.probe_s)
+    check, unusable = check_source(job.files[0].content, source, job.limits.probe_s)
     rows = source.n_trajectories - len(unusable)
     if not rows or (check.problems and not unusable):
         raise UserError(
@@ -315,7 +338,7 @@ def _confine(job: ExaminationRequest) -> tuple[str, ...]:
     """Gives up everything but this file, the output folder and our own code; says what holds."""
     tempfile.tempdir = os.fspath(job.output)
     confinement.limit_resources(job.limits)
-    read = [*code_folders(), Path(os.environ["MPLCONFIGDIR"]), OWN_LIBRARIES, job.content]
+    read = [*code_folders(), Path(os.environ["MPLCONFIGDIR"]), OWN_LIBRARIES, *(file.content for file in job.files)]
     files = confinement.restrict_files([path for path in read if path.exists()], [job.output])
     calls = confinement.restrict_calls()
     return ("limits", *(["landlock"] if files else []), *(["seccomp"] if calls else []))
@@ -331,13 +354,16 @@ def code_folders() -> set[Path]:
     return {PACKAGE, *map(Path, own), *map(Path, installed)}
 
 
-def _links(job: ExaminationRequest) -> tuple[Path, Path]:
-    """The file under its user's name, made harmless, and under a neutral one."""
-    name = re.sub(r"[^A-Za-z0-9._+-]", "_", job.name)[-100:].lstrip(".") or NEUTRAL
-    names = job.output / (NEUTRAL if name in (STORE, PREVIEW) else name), job.output / NEUTRAL
-    for link in dict.fromkeys(names):
-        link.symlink_to(job.content)
-    return names
+def _links(job: ExaminationRequest, number: int) -> Links:
+    """Those of one file, in a folder of their own where there are several."""
+    file, folder = job.files[number], job.output / f"{number:04d}" if job.parts else job.output
+    folder.mkdir(exist_ok=True)
+    name = re.sub(r"[^A-Za-z0-9._+-]", "_", file.name)[-100:].lstrip(".") or NEUTRAL
+    neutral = NEUTRAL + "".join(LETTERS[int(digit)] for digit in f"{number:04d}") if job.parts else NEUTRAL
+    found = Links(file.name, folder / (neutral if name in (STORE, PREVIEW) else name), folder / neutral)
+    for link in dict.fromkeys((found.named, found.neutral)):
+        link.symlink_to(file.content)
+    return found
 
 
 @contextmanager
@@ -373,12 +399,13 @@ def _memory_gauge() -> Iterator[Any]:
         yield peak
 
 
-def _named(error: UserError, job: ExaminationRequest, *links: Path) -> UserError:
+def _named(error: UserError, links: Sequence[Links]) -> UserError:
     """The problem with the file's own name in place of those it was opened under."""
     message, hint = error.message, error.hint
-    for link in links:
-        message = message.replace(link.name, job.name)
-        hint = None if hint is None else hint.replace(link.name, job.name)
+    for entry in links:
+        for link in (entry.named, entry.neutral):
+            message = message.replace(link.name, entry.own)
+            hint = None if hint is None else hint.replace(link.name, entry.own)
     return UserError(error.code, message, got=error.got, expected=error.expected, hint=hint)
 
 

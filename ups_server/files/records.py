@@ -6,9 +6,9 @@ out.
 
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ups_server.data.check import CheckReport
 from ups_server.errors import UserError
@@ -19,15 +19,38 @@ STATES = Literal["uploading", "validating", "ready", "refused"]
 FROZEN = ConfigDict(frozen=True, extra="forbid")
 
 
-class UploadRequest(Spec):
-    """A file that is about to come."""
+MOST_PARTS = 1024
+"""Files of one data set."""
+
+
+class FilePart(Spec):
+    """One of several files that are one data set."""
 
     name: str = Field(min_length=1, max_length=255, description="Its name; that of a published file tells its family.")
     size: int = Field(ge=0, lt=2**50, description="Bytes of it; an empty file is refused.")
+
+
+class UploadRequest(Spec):
+    """A file that is about to come, or several that are one data set."""
+
+    name: str = Field(min_length=1, max_length=255, description="Its name; that of a published file tells its family.")
+    size: int = Field(ge=0, lt=2**50, description="Bytes of it, or of all files together; an empty file is refused.")
+    parts: tuple[FilePart, ...] = Field(
+        default=(),
+        max_length=MOST_PARTS,
+        description="Several files of the same structure, read as one: their trajectories are counted through all of "
+        "them. Their bytes come one file after the other, in this order.",
+    )
     sha256: str | None = Field(
         default=None, pattern=r"^[0-9a-f]{64}$", description="Its checksum in hexadecimal; verified when it is whole."
     )
     declaration: Declaration = Declaration()
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.parts and sum(part.size for part in self.parts) != self.size:
+            raise ValueError("size is that of all parts together")
+        return self
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "UploadRequest":
@@ -40,8 +63,9 @@ class UploadRequest(Spec):
             request = cls.model_validate_json(text)
         except ValidationError as error:
             raise invalid_request(error) from None
-        if request.size == 0:
-            raise empty_file(request.name)
+        for file in request.parts or (request,):
+            if file.size == 0:
+                raise empty_file(file.name)
         request.declaration.check()
         return request
 
@@ -137,6 +161,7 @@ class FileRecord(BaseModel):
     name: str
     state: STATES
     size: int = Field(description="Bytes of the whole file.")
+    parts: tuple[FilePart, ...] = Field(default=(), description="The files of a data set of several.")
     offset: int = Field(description="Bytes that have arrived: an upload goes on from here.")
     sha256: str | None = Field(description="Given with the upload, computed once it is whole.")
     created_at: str
@@ -193,12 +218,22 @@ STORE, PREVIEW = "store", "preview.png"
 """What an accepted file leaves in the output folder."""
 
 
+class NamedFile(BaseModel):
+    """One file of a data set, and the name its user gave it."""
+
+    model_config = FROZEN
+
+    content: Path
+    name: str
+
+
 class ExaminationRequest(BaseModel):
-    """One file to be examined.
+    """One file to be examined, or several that are one data set.
 
     Attributes:
-        content: the file.
+        content: the file; the bytes of several one after the other.
         name: the name its user gave it.
+        parts: of several files each by itself.
         output: an empty folder.
         sources: provenance of the store to be made.
     """
@@ -207,10 +242,16 @@ class ExaminationRequest(BaseModel):
 
     content: Path
     name: str
+    parts: tuple[NamedFile, ...] = ()
     declaration: Declaration
     output: Path
     limits: ExaminationLimits
     provenance: dict[str, str] = {}
+
+    @property
+    def files(self) -> tuple[NamedFile, ...]:
+        """What is to be read."""
+        return self.parts or (NamedFile(content=self.content, name=self.name),)
 
 
 class ExaminationResult(BaseModel):

@@ -215,6 +215,7 @@ class FileStorage:
             name=request.name,
             state=state,
             size=request.size,
+            parts=request.parts,
             offset=offset,
             sha256=(outcome and outcome.sha256) or request.sha256,
             created_at=registration.created_at,

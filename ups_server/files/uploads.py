@@ -4,12 +4,15 @@ import errno
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from ups_server.errors import UserError
+
+PIECE = 2**23
+"""Bytes that are copied at a time."""
 
 
 class ContentWriter:
@@ -135,6 +138,30 @@ class Arrival:
 
     def close(self) -> None:
         self._stream.close()
+
+
+def cut(content: Path, sizes: Sequence[int], folder: Path, stopped: Callable[[], bool]) -> list[Path]:
+    """The files whose bytes follow one another in `content`, each by itself in `folder`; fewer once `stopped` says so.
+
+    Raises:
+        UserError: ``storage_full``.
+    """
+    folder.mkdir(parents=True)
+    made = [folder / f"{number:04d}" for number in range(len(sizes))]
+    with content.open("rb") as whole:
+        for size, path in zip(sizes, made, strict=True):
+            with path.open("xb") as part:
+                left = size
+                while left and not stopped() and (piece := whole.read(min(left, PIECE))):
+                    try:
+                        part.write(piece)
+                        part.flush()
+                    except OSError as error:
+                        if is_full(error):
+                            raise storage_full() from error
+                        raise
+                    left -= len(piece)
+    return made
 
 
 def is_full(error: BaseException) -> bool:

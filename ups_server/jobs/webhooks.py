@@ -18,13 +18,14 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import ip_address
 from typing import Any
 
 import httpx
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, Field
 
+from ups_server.addresses import is_public
 from ups_server.errors import UserError
 from ups_server.jobs.database import Database, now
 from ups_server.jobs.spec import FINAL, JobState
@@ -207,20 +208,6 @@ def signature(secret: str, message_id: str, timestamp: int, body: str) -> str:
     key = base64.b64decode(secret.removeprefix(PREFIX))
     digest = hmac.digest(key, f"{message_id}.{timestamp}.{body}".encode(), hashlib.sha256)
     return f"v1,{base64.b64encode(digest).decode()}"
-
-
-EMBEDDING = (ip_network("64:ff9b::/96"), ip_network("64:ff9b:1::/48"), ip_network("2002::/16"), ip_network("2001::/32"))
-"""IPv6 addresses that lead on to an IPv4 address, which may be any."""
-
-
-def is_public(address: IPv4Address | IPv6Address) -> bool:
-    """Is this the address of a machine on the open internet?"""
-    if isinstance(address, IPv6Address):
-        if address.ipv4_mapped is not None:
-            return is_public(address.ipv4_mapped)
-        if any(address in network for network in EMBEDDING):
-            return False
-    return address.is_global and not address.is_multicast
 
 
 def resolved(url: str, private: bool) -> str:

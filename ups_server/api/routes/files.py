@@ -1,7 +1,9 @@
 """Users' files: uploads that can be resumed, what is found in them, and their end."""
 
 import asyncio
-from collections.abc import Callable
+import json
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any
 
@@ -25,6 +27,7 @@ from ups_server.api.problems import documented
 from ups_server.api.service import CurrentService, Service, place_of
 from ups_server.errors import UserError
 from ups_server.files.declaration import Declaration
+from ups_server.files.fetch import FetchRequest, fetch
 from ups_server.files.records import STATES, FileRecord, UploadRequest, empty_file
 from ups_server.files.uploads import Arrival
 
@@ -37,11 +40,18 @@ BINARY = {"schema": {"type": "string", "format": "binary"}}
 HDF5_BODIES = {name: BINARY for name in HDF5_TYPES}
 UPLOAD_BODY = {
     "required": True,
-    "description": "JSON: makes a place for the file, whose bytes come by PUT. HDF5: the file itself, named and "
-    "declared by the query, its length announced or not; `Repr-Digest: sha-256=:...:` (RFC 9530) has it verified.",
+    "description": "JSON: makes a place for the file, whose bytes come by PUT, or for several, `parts`, whose bytes "
+    "come one after the other; or says the `address` of a Zarr that is to be fetched, where the service allows it. "
+    "HDF5: the file itself, named and declared by the query, its length announced or not; `Repr-Digest: "
+    "sha-256=:...:` (RFC 9530) has it verified.",
     "content": {
         JSON: {
-            "schema": {"$ref": "#/components/schemas/UploadRequest"},
+            "schema": {
+                "anyOf": [
+                    {"$ref": "#/components/schemas/UploadRequest"},
+                    {"$ref": "#/components/schemas/FetchRequest"},
+                ]
+            },
             "example": {"name": "burgers.hdf5", "size": 1048576, "declaration": {"family": "burgers"}},
         },
         **HDF5_BODIES,
@@ -109,9 +119,10 @@ async def create_file(
 ) -> FileRecord | Response:
     """Takes a file, or makes a place for one that comes in parts; it is then examined."""
     essence = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
+    address: FetchRequest | None = None
     if essence == JSON:
         body = await read_json(request, MAX_REQUEST_BYTES)
-        wanted = await asyncio.to_thread(UploadRequest.from_json, body)
+        wanted, address = await asyncio.to_thread(_wanted, body)
     elif essence in HDF5_TYPES:
         wanted = described_upload(request, name or "file.h5", declaration)
     else:
@@ -123,8 +134,12 @@ async def create_file(
         )
     place = partial(_place, key=scoped_key(idempotency_key), payer=caller.key if caller else None, service=service)
     try:
-        if essence != JSON and "content-length" not in request.headers:
-            record, new = await _take_unsized(request, service, wanted, place)
+        if address is not None:
+            copied = partial(fetch, address, service.settings, gone=request.is_disconnected)
+            async with service.fetches:
+                record, new = await _take_unsized(copied, service, wanted, place)
+        elif essence != JSON and "content-length" not in request.headers:
+            record, new = await _take_unsized(partial(receive, request), service, wanted, place)
         else:
             record, new = await asyncio.to_thread(place, wanted)
             if essence != JSON and record.state == "uploading":
@@ -253,12 +268,30 @@ def _place(
         return service.files.create(wanted, file_id, arrival)
 
 
+def _wanted(body: bytes) -> tuple[UploadRequest, FetchRequest | None]:
+    """What is to come, and where from if not from whoever asks; without a size it is of one byte at first.
+
+    Raises:
+        UserError: those of `UploadRequest.from_json` and `FetchRequest.from_json`.
+    """
+    document: Any = None
+    with suppress(ValueError, RecursionError):  # explained where it is read
+        document = json.loads(body)
+    if not isinstance(document, dict) or "address" not in document:
+        return UploadRequest.from_json(body), None
+    found = FetchRequest.from_json(body)
+    return UploadRequest(name=found.file_name, size=1, declaration=found.declaration), found
+
+
 async def _take_unsized(
-    request: Request, service: Service, wanted: UploadRequest, place: Callable[..., tuple[FileRecord, bool]]
+    bring: Callable[[Arrival], Awaitable[None]],
+    service: Service,
+    wanted: UploadRequest,
+    place: Callable[..., tuple[FileRecord, bool]],
 ) -> tuple[FileRecord, bool]:
-    """The body, whose length nobody said, to disk; then it has a size and gets its place."""
+    """Bytes, whose number nobody said, to disk; then they have a size and get their place."""
     with service.files.arrival() as arrival:
-        await receive(request, arrival)
+        await bring(arrival)
         if arrival.size == 0:
             raise empty_file(wanted.name)
         record, new = await asyncio.to_thread(place, wanted.model_copy(update={"size": arrival.size}), arrival)

@@ -14,6 +14,7 @@ import h5py
 from ups_server.data.containers.base import Container, StoredArray
 from ups_server.data.formats.base import FIRST_BYTES, ZARR_ROOT
 from ups_server.data.formats.hdf5 import ZIP, refuse_foreign
+from ups_server.data.remote import address_of
 from ups_server.errors import UserError
 
 __all__ = ["Container", "StoredArray", "open_container", "prepare"]
@@ -22,16 +23,17 @@ NETCDF_3 = (b"CDF\x01", b"CDF\x02", b"CDF\x05")
 
 
 def open_container(path: Path) -> Container:
-    """Open a file, or a folder of Zarr.
+    """Open a file, or a folder of Zarr, which may be behind an address.
 
     Raises:
         UserError: ``not_found``, ``unknown_layout`` (a folder of something else), ``not_hdf5`` (another format),
             ``unreadable`` (damaged).
     """
-    if not path.exists():
+    address = address_of(path)
+    if address is None and not path.exists():
         raise UserError("not_found", f"there is no file {path}")
     try:
-        return _opener(path)(path)
+        return _opener(path)(path) if address is None else _remote(path, address)
     except (UserError, MemoryError):
         raise
     except Exception as error:  # each library has its own for files that are damaged
@@ -50,6 +52,12 @@ def prepare(first: bytes) -> None:
         from ups_server.data.containers.zarr import start_loop
 
         start_loop()
+
+
+def _remote(path: Path, address: str) -> Container:
+    from ups_server.data.containers.zarr import open_remote
+
+    return open_remote(path, address)
 
 
 def _opener(path: Path) -> Callable[[Path], Container]:

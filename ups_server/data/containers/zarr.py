@@ -1,5 +1,6 @@
-"""Zarr of version 2 or 3: a folder, or a zip of one, which is read where it lies."""
+"""Zarr of version 2 or 3: a folder, a zip of one, or a folder at an address; read where it lies."""
 
+import math
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from ups_server.data.containers.base import MOST_ARRAYS, Container, Index, StoredArray, plain
 from ups_server.data.formats.base import ZARR_ROOT
+from ups_server.data.remote import MOST_CHUNK_BYTES, not_there, open_store
 from ups_server.errors import UserError
 
 ALONE = "array"
@@ -47,14 +49,48 @@ def _lies_in(folder: str, other: str) -> bool:
 
 def open_zarr(path: Path) -> Container:
     """Raises UserError ``wrong_shape`` (too many arrays), and what zarr raises for damaged ones."""
-    import zarr
     from zarr.storage import LocalStore, ZipStore
 
     inside = ""
     if not path.is_dir():
         with zipfile.ZipFile(path) as archive:
             inside = root_of(archive.namelist()) or ""
-    store = LocalStore(path, read_only=True) if path.is_dir() else ZipStore(path, mode="r")
+    return _container(path, LocalStore(path, read_only=True) if path.is_dir() else ZipStore(path, mode="r"), inside)
+
+
+def open_remote(path: Path, address: str) -> Container:
+    """The Zarr at an address.
+
+    Raises:
+        UserError: ``not_found``, ``unknown_layout`` (nothing can be found in it), ``chunk_too_large``, and those of
+            `remote.open_store` and `open_zarr`.
+    """
+    store = open_store(address)
+    try:
+        found = _container(path, store)
+        if not found.arrays:
+            raise UserError(
+                "unknown_layout",
+                f"no arrays are found in {address}",
+                hint="where its server lists no folders, zarr.consolidate_metadata(...) has its metadata list them",
+            )
+        for array in found.arrays.values():
+            if (size := math.prod(array.chunks or ()) * array.dtype.itemsize) > MOST_CHUNK_BYTES:
+                raise UserError(
+                    "chunk_too_large", f"{array.name} is stored in chunks that are too large to be read by an address",
+                    got=f"{size} bytes", expected=f"at most {MOST_CHUNK_BYTES} bytes",
+                )  # fmt: skip
+    except BaseException as error:
+        store.close()
+        if isinstance(error, FileNotFoundError):
+            raise not_there(address) from None
+        raise
+    return found
+
+
+def _container(path: Path, store: Any, inside: str = "") -> Container:
+    import zarr
+
     root = zarr.open(store, mode="r", path=inside)
     if isinstance(root, zarr.Array):
         members: list[tuple[str, Any]] = [(ALONE, root)]
@@ -71,9 +107,8 @@ def _array(name: str, found: Any) -> StoredArray:
     attributes = dict(found.attrs)
     names = attributes.pop("_ARRAY_DIMENSIONS", None) or getattr(found.metadata, "dimension_names", None)
     axes = tuple(map(str, names)) if names and len(names) == found.ndim and None not in names else ()
-    return StoredArray(
-        name, tuple(found.shape), np.dtype(found.dtype), _part(found), axes, tuple(found.chunks), plain(attributes)
-    )
+    chunks = tuple(found.shards or found.chunks)
+    return StoredArray(name, tuple(found.shape), np.dtype(found.dtype), _part(found), axes, chunks, plain(attributes))
 
 
 def _part(found: Any) -> Callable[[Index], NDArray[Any]]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ups_server.data.composed import Concat, natural
 from ups_server.data.formats.base import FIRST_BYTES, ZARR_ROOT, Exporter, Format, Given
+from ups_server.data.remote import address_of
 from ups_server.data.source import TrajectorySource
 from ups_server.data.store import MANIFEST, PLAN, Store
 from ups_server.errors import UserError
@@ -107,6 +108,8 @@ def format_of(path: Path) -> Format:
 
 
 def _format_of(path: Path) -> Format | None:
+    if address_of(path) is not None:
+        return next(candidate for candidate in formats() if candidate.name == "zarr")
     first = _first_bytes(path)
     return next((candidate for candidate in formats() if candidate.matches(path, first)), None)
 
@@ -130,7 +133,8 @@ def open_source(
     coefficients: Mapping[str, float] | None = None,
     mapping: "ArrayMapping | None" = None,
 ) -> TrajectorySource:
-    """Open a file or store of trajectories; several files as one by a pattern such as `ns_incom_*.h5`, or their folder.
+    """Open a file or store of trajectories, or Zarr behind an address (`https://...`, `s3://...`, see `data.remote`);
+    several files as one by a pattern such as `ns_incom_*.h5`, or their folder.
 
     The layout is recognised by its structure; the family is what the user, the file's attributes and its name say,
     which must agree with one another and with the structure.
@@ -145,8 +149,9 @@ def open_source(
     """
     file = Path(path)
     if found := matching(file):
-        return Concat([partial(open_source, part, family, coefficients, mapping) for part in found])
-    if not file.exists():
+        openers = [partial(open_source, part, family, coefficients, mapping) for part in found]
+        return Concat(openers, [part.name for part in found])
+    if address_of(file) is None and not file.exists():
         raise UserError("not_found", f"there is no file {file}")
     if mapping is not None:
         from ups_server.data.mapped import open_mapped

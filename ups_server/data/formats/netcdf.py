@@ -22,6 +22,7 @@ from ups_server.data.formats.base import (
     damage_named,
 )
 from ups_server.data.formats.description import ArraySource
+from ups_server.data.remote import address_of, is_consolidated, not_there, open_store
 from ups_server.data.source import Readable, RowProgress, pieces, static_pieces
 from ups_server.errors import UserError
 from ups_server.pde.family import Family
@@ -76,12 +77,10 @@ class XarraySource(ArraySource):
 
         options: dict[str, Any] = {"decode_times": False, "cache": False}
         with ExitStack() as opened:
-            if path.is_dir() or zipfile.is_zipfile(path):
-                from zarr.storage import LocalStore, ZipStore
-
-                store: Any = LocalStore(path, read_only=True) if path.is_dir() else ZipStore(path, mode="r")
-                opened.callback(store.close)
-                self._file = xr.open_dataset(store, engine="zarr", backend_kwargs={"consolidated": False}, **options)
+            if address_of(path) or path.is_dir() or zipfile.is_zipfile(path):
+                store, consolidated = _zarr_store(path, opened)
+                reading = {"consolidated": consolidated}
+                self._file = xr.open_dataset(store, engine="zarr", backend_kwargs=reading, **options)
             else:
                 self._file = xr.open_dataset(path, engine="h5netcdf", **options)
             opened.callback(self._file.close)
@@ -124,6 +123,27 @@ class XarraySource(ArraySource):
         found = self._file[name]
         index: dict[str, Any] = {**where, "trajectory": row} if "trajectory" in found.dims else dict(where)
         return np.asarray(found.isel(index).transpose(*where).values)
+
+
+def _zarr_store(path: Path, opened: ExitStack) -> tuple[Any, bool]:
+    """What zarr reads, which `opened` closes, and whether its metadata list what is in it, as is known of an address.
+
+    Raises:
+        UserError: ``not_found``, and those of `open_store`.
+    """
+    from zarr.storage import LocalStore, ZipStore
+
+    address = address_of(path)
+    if address is None:
+        store: Any = LocalStore(path, read_only=True) if path.is_dir() else ZipStore(path, mode="r")
+        opened.callback(store.close)
+        return store, False
+    store = open_store(address)
+    opened.callback(store.close)
+    try:
+        return store, is_consolidated(store)
+    except FileNotFoundError:
+        raise not_there(address) from None
 
 
 def to_dataset(

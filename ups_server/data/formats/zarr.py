@@ -51,6 +51,7 @@ class ZarrExporter(Exporter):
             raise UserError("unknown_format", "Zarr is a folder, not bytes", got=self.format)
         dataset = template(header, bool(values.static_fields))
         fill(_ZarrFolder(target, dataset), dataset, header, values, progress)
+        _consolidate(target)
 
 
 class ZarrZipExporter(Exporter):
@@ -71,6 +72,14 @@ class ZarrZipExporter(Exporter):
                 for entry in sorted(folder.rglob("*"), key=lambda entry: (entry.name != METADATA, entry)):
                     if entry.is_file():
                         archive.write(entry, entry.relative_to(folder).as_posix())
+
+
+def _consolidate(folder: Path) -> None:
+    """Has the group's own document hold those of its arrays, for readers that cannot list folders."""
+    arrays = {found.parent.name: json.loads(found.read_bytes()) for found in sorted(folder.glob(f"*/{METADATA}"))}
+    group = json.loads((folder / METADATA).read_bytes())
+    inline = {"kind": "inline", "must_understand": False, "metadata": arrays}
+    replace_bytes(folder / METADATA, _json({**group, "consolidated_metadata": inline}))
 
 
 def _is_zipped(path: Path) -> bool:

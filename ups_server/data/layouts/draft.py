@@ -50,6 +50,11 @@ class Draft:
             self.document[section] = value
         self.findings.append(Finding(entry, sure, why))
 
+    def leave_out(self, section: str) -> None:
+        """Takes back what was said of a section."""
+        self.document.pop(section, None)
+        self.findings = [finding for finding in self.findings if finding.entry.partition(".")[0] != section]
+
     def equation(self, name: str, why: str) -> None:
         """An equation of the user's own, whose text is to be written."""
         words = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:60] or "equation"

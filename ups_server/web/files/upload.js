@@ -4,12 +4,34 @@ import { ask, Problem, segment, send, UNREACHABLE } from "../core/service.js";
 const PART = 2 ** 22;
 const MOST_FAILURES = 8;
 
+/** Several files as one, the bytes of one after those of the other: a data set, in the order of the numbers in their names. */
+export function together(chosen) {
+  const files = [...chosen].sort((one, other) => one.name.localeCompare(other.name, "en", { numeric: true }));
+  const whole = new Blob(files);
+  whole.name = commonName(files.map((file) => file.name));
+  whole.lastModified = Math.max(...files.map((file) => file.lastModified));
+  whole.parts = files.map(({ name, size }) => ({ name, size }));
+  return whole;
+}
+
+/** `shock_*.mat` for shock_1.mat and shock_2.mat. */
+function commonName(names) {
+  const shared = (one, other) => {
+    let length = 0;
+    while (length < Math.min(one.length, other.length) && one[length] === other[length]) length++;
+    return one.slice(0, length);
+  };
+  const reversed = (text) => [...text].reverse().join("");
+  const start = names.reduce(shared);
+  return `${start}*${reversed(names.map((name) => reversed(name.slice(start.length))).reduce(shared))}`;
+}
+
 /**
- * Sends a file; the same file with the same declaration goes on where an earlier upload stopped. `onProgress(bytes)`.
- * The record of the service once all bytes are there. Raises `Problem`, or AbortError.
+ * Sends a file, or several `together`; the same with the same declaration goes on where an earlier upload stopped.
+ * `onProgress(bytes)`. The record of the service once all bytes are there. Raises `Problem`, or AbortError.
  */
 export async function upload(file, declaration, signal, onProgress) {
-  const wanted = { name: file.name, size: file.size, declaration };
+  const wanted = { name: file.name, size: file.size, declaration, ...(file.parts ? { parts: file.parts } : {}) };
   const key = `page ${file.lastModified} ${JSON.stringify(wanted)}`.replace(/[^\x20-\x7e]/g, "?").slice(0, 256);
   let record = await send("POST", "v1/files", wanted, { "Idempotency-Key": key });
   const address = `v1/files/${segment(record.id)}/content`;

@@ -4,7 +4,7 @@ import { bytes, when } from "../core/numbers.js";
 import { guarded, problemNote } from "../core/problems.js";
 import { ask, get, Problem, segment, send } from "../core/service.js";
 import { fileReport } from "./report.js";
-import { upload } from "./upload.js";
+import { together, upload } from "./upload.js";
 
 const LOOK_AGAIN = 400;
 const STATES = { uploading: "bytes are missing", validating: "being examined", ready: "ready", refused: "refused" };
@@ -12,6 +12,7 @@ const STATES = { uploading: "bytes are missing", validating: "being examined", r
 export function filesView() {
   let families = [];
   const family = h("select", {});
+  const one = h("input", { type: "checkbox", id: "one-set" });
   const input = h("input", { type: "file", id: "upload", multiple: true, class: "hidden", onChange: () => {
     take(input.files);
     input.value = "";
@@ -31,7 +32,8 @@ export function filesView() {
     "div",
     { class: "narrow" },
     h("h1", {}, "Files"),
-    h("section", { class: "panel", "aria-label": "Upload" }, zone, labelled("Equation", family, "Names of published files and the structure inside tell most equations."), uploads),
+    h("section", { class: "panel", "aria-label": "Upload" }, zone, labelled("Equation", family, "Names of published files and the structure inside tell most equations."),
+      h("label", { for: "one-set" }, one, " Files chosen together are one data set"), uploads),
     problem, live, list, room,
   );
 
@@ -49,7 +51,8 @@ export function filesView() {
   });
 
   function take(chosen) {
-    for (const file of chosen) transfer(file, family.value ? { family: family.value } : {});
+    const files = one.checked && chosen.length > 1 ? [together(chosen)] : chosen;
+    for (const file of files) transfer(file, family.value ? { family: family.value } : {});
   }
 
   function transfer(file, declaration) {

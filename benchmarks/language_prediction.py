@@ -63,8 +63,6 @@ DATA = FamilyData(count=512, resolution=128, frame_dt=0.05, t_final=1.0, single=
 DATA_SEED = 73
 """Of the recipe of ups-line: the data are the same."""
 HORIZON, BATCH, STEPS, WARMUP, COOLDOWN, RATE = 0.1, 24, 4000, 100, 1500, 1e-3
-FEATURES = 10.0
-"""Length of a feature."""
 UNSEEN, OF_A_FAMILY = 144, 24
 WORST = 10.0
 """An error counts as at most this: a rollout that blew up is no further from the truth."""
@@ -100,13 +98,18 @@ class Texts:
 
 
 class Features:
-    """The feature of every text, for one arm; of a term itself where the arm reads no text."""
+    """The feature of every text, for one arm; of a term itself where the arm reads no text.
+
+    Over the wordings of training their mean is zero and their mean square one, in every arm alike: none of them learns
+    faster for being larger.
+    """
 
     def __init__(self, arm: str, texts: Texts, seed: int, model: Path) -> None:
         self._by_text: dict[str, NDArray[np.float32]] = {}
         self._by_term: dict[str, NDArray[np.float32]] = {}
         if arm in ("learned_id", "no_text"):
-            known = np.eye(len(TERMS), dtype=np.float32) * (arm == "learned_id")
+            known = np.eye(len(TERMS), dtype=np.float32) - 1 / len(TERMS)
+            known *= (arm == "learned_id") / known.std()
             self._by_term = dict(zip(TERMS, known, strict=True))
             self.size = len(TERMS)
             return
@@ -119,6 +122,10 @@ class Features:
             read = body.word_embeddings if arm == "word_embeddings" else body.layers
             self._by_text = {text: read(text) for text in texts.all}
         self.size = len(next(iter(self._by_text.values())))
+        learned = [text for name in TERMS if name != UNSEEN_TERM for text in texts.training[name]]
+        mean = np.mean([self._by_text[text] for text in learned], axis=0)
+        size = np.sqrt(np.mean([(self._by_text[text] - mean) ** 2 for text in learned]))
+        self._by_text = {text: (feature - mean) / size for text, feature in self._by_text.items()}
 
     def drawn(self, rng: np.random.Generator, wordings: Mapping[str, Sequence[str]], count: int) -> Tensor:
         """(count, K, E): each term of each problem told by one of its wordings."""
@@ -127,7 +134,7 @@ class Features:
             own = wordings[name]
             for row, choice in enumerate(rng.integers(len(own), size=count)):
                 rows[row, number] = self._by_term[name] if self._by_term else self._by_text[own[choice]]
-        return torch.from_numpy(FEATURES * rows)
+        return torch.from_numpy(rows)
 
 
 def told(given: Problems, names: Tensor) -> Problems:
@@ -139,7 +146,7 @@ def new_model(features: Features, seed: int) -> LeadModel:
     """Random weights. Lead time and points are told apart without words, in every arm alike."""
     torch.manual_seed(seed)
     model = LeadModel(MODEL, features.size)
-    model.number_names.copy_(FEATURES * torch.eye(len(NUMBERS), features.size))
+    model.number_names.copy_(torch.eye(len(NUMBERS), features.size) * features.size**0.5)
     return model
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from ups_server.data.simulate import CoefficientDraw, build_store
 from ups_server.data.splits import Split, split_rows
-from ups_server.data.statistics import INCREMENT_FLOOR, Moments, compute
+from ups_server.data.statistics import INCREMENT_FLOOR, Moments, compute, scales
 from ups_server.errors import UserError
 from ups_server.pde.family import Family
 
@@ -53,3 +53,14 @@ def test_families_are_not_mixed(wave: Family, relaxation: Family, tmp_path: Path
     with pytest.raises(UserError) as caught:
         compute(stores, 0.1, 16)
     assert caught.value.code == "mixed_families"
+
+
+def test_constant_fields_can_be_divided_by() -> None:
+    """One that is zero, one that is constant but for rounding, one that varies little about zero."""
+    moments = Moments(3)
+    noise = np.random.default_rng(0).normal(size=1000)
+    moments.add(np.stack([np.zeros(1000), 300.0 + 1e-5 * noise, 1e-9 * noise], axis=-1))
+    found = scales(moments)
+    assert found[0] == 1.0
+    assert found[1] == pytest.approx(300.0, rel=1e-6)
+    assert found[2] == pytest.approx(1e-9, rel=0.1)

@@ -14,6 +14,8 @@ from ups_server.data.windows import frame_stride
 from ups_server.errors import UserError
 from ups_server.pde.registry import known_family
 
+CONSTANT = 1e-6
+"""A field whose standard deviation is less than this part of its largest magnitude is constant."""
 INCREMENT_FLOOR = 1e-3
 """Smallest increment scale, relative to the field's std: a field that stands still is not divided by zero."""
 
@@ -22,6 +24,7 @@ class FamilyStatistics(BaseModel):
     """What the values of a family look like; one entry a field, in the family's order.
 
     Attributes:
+        std, static_std: standard deviations; of a constant field its magnitude, or one where it is zero.
         increment_std: root mean square of u(t + dt) - u(t), at least `INCREMENT_FLOOR` times `std`.
         relative: fields whose figures (all but the range) are in units of their level, the mean over the box of the
             trajectory's first frame: where the equation lets a field be rescaled, its level says nothing else.
@@ -87,6 +90,14 @@ class Moments:
         return np.sqrt(self.squares / max(self.count, 1) + self.mean**2)
 
 
+def scales(found: Moments) -> NDArray[np.float64]:
+    """Standard deviations that one can divide by, see `FamilyStatistics`."""
+    magnitude = np.maximum(np.abs(found.low), np.abs(found.high))
+    usual = found.std > CONSTANT * magnitude
+    scale: NDArray[np.float64] = np.where(usual, found.std, np.where(magnitude > 0, magnitude, 1.0))
+    return scale
+
+
 def compute(
     stores: Store | Sequence[Store],
     dt: float,
@@ -128,7 +139,7 @@ def compute(
                 coefficients.add(store.coefficients[row])
     if not trajectories:
         raise UserError("empty_split", f"no training trajectory in {first.path.name}")
-    std = values.std
+    std = scales(values)
     return FamilyStatistics(
         family=first.family,
         fields=first.fields,
@@ -142,7 +153,7 @@ def compute(
         max=tuple(measured.high.tolist()),
         relative=tuple(compress(first.fields, relative)),
         static_mean=tuple(static.mean.tolist()),
-        static_std=tuple(static.std.tolist()),
+        static_std=tuple(scales(static).tolist()),
         coefficient_low=dict(zip(first.coefficient_names, coefficients.low.tolist(), strict=True)),
         coefficient_high=dict(zip(first.coefficient_names, coefficients.high.tolist(), strict=True)),
     )

@@ -1,4 +1,4 @@
-"""Engines on a Ray cluster: a replica by itself, and a service that computes there."""
+"""Engines on a Ray cluster: a replica by itself, and a service whose replicas and nodes are killed."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -10,9 +10,10 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 
-from benchmarks.ray_workers import RayCluster
+from benchmarks.ray_workers import RayCluster, kill_tree
 from tests.api.conftest import DEADLINE_S, wait_until
 from tests.api.sse import events
 from tests.engine.test_local import spec
@@ -24,6 +25,7 @@ from ups_server.engine.engine import Event, Finished, Frame, Started
 from ups_server.engine.ray import Replica, RolloutProblem
 from ups_server.errors import UserError
 from ups_server.settings import Settings
+from ups_server.tensors import SAFETENSORS, from_safetensors
 
 with_ray = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed (pip install 'ups-server[ray]')")
 LONG: dict[str, Any] = {
@@ -113,6 +115,31 @@ class Fleet:
     def both_ready(self) -> None:
         wait_until(lambda: [one["status"] for one in self.devices()] == ["ready", "ready"], "both replicas are ready")
 
+    def spent(self) -> dict[int, float]:
+        """CPU time of every engine process."""
+        found = {}
+        for node in self.cluster.nodes[1:]:
+            for process in psutil.Process(node.pid).children(recursive=True):
+                if "ups_server.engine.process" in words(process):
+                    found[process.pid] = sum(process.cpu_times()[:2])
+        return found
+
+    def working(self, before: dict[int, float]) -> tuple[Any, psutil.Process]:
+        """The node that has computed since, and the process of its replica."""
+        grown = {pid: seconds - before.get(pid, 0.0) for pid, seconds in self.spent().items()}
+        engine = psutil.Process(max(grown, key=lambda pid: grown[pid]))
+        nodes = [node for node in self.cluster.nodes[1:] if node.pid in {parent.pid for parent in engine.parents()}]
+        parent = engine.parent()
+        assert parent is not None
+        return nodes[0], parent
+
+
+def words(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
@@ -137,6 +164,11 @@ def fleet(running: Fleet) -> Fleet:
     return running
 
 
+def result(fleet: Fleet, job: str) -> Any:
+    answer = httpx.get(f"{fleet.served.url}/v1/rollouts/{job}/result", timeout=DEADLINE_S)
+    return from_safetensors(answer.content)[0]["data"].view(np.int32)
+
+
 @with_ray
 @pytest.mark.slow
 def test_rollouts_of_a_trained_model_are_computed_there(fleet: Fleet) -> None:
@@ -158,3 +190,41 @@ def test_a_client_that_leaves_frees_the_place(fleet: Fleet) -> None:
         assert [next(told)[0] for _ in range(3)] == ["start", "step", "step"]
         wait_until(lambda: sum(one["active"] for one in fleet.devices()) == 1, "it is seen")
     wait_until(lambda: sum(one["active"] for one in fleet.devices()) == 0, "its place is free")
+
+
+@with_ray
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_what_is_kept_goes_on_after_a_replica_and_a_node_were_killed(fleet: Fleet) -> None:
+    steps = 2000
+    with Client(fleet.served.url) as client:
+
+        def submitted() -> str:
+            return str(client.submit("burgers", steps, START, **LONG)["id"])
+
+        undisturbed = submitted()
+        list(client.follow(undisturbed))
+        expected = result(fleet, undisturbed)
+        assert len(expected) == steps + 1
+        for kill_node in (False, True):
+            fleet.both_ready()
+            before, killed = fleet.spent(), False
+            job = submitted()
+            for name, data in client.follow(job):
+                if name == "progress" and not killed and 100 < data["done"] < steps - 500:
+                    node, process = fleet.working(before)
+                    if kill_node:
+                        kill_tree(node.pid)
+                    else:
+                        process.kill()
+                    killed = True
+            assert killed, "in the middle of it"
+            assert (client.job(job)["state"], client.job(job)["attempt"]) == ("succeeded", 1)
+            np.testing.assert_array_equal(result(fleet, job), expected)
+    answer = httpx.post(
+        f"{fleet.served.url}/v1/rollouts",
+        json={**LONG, "family": "burgers", "initial_condition": START, "n_steps": 2},
+        headers={"Accept": SAFETENSORS},
+        timeout=DEADLINE_S,
+    )
+    assert answer.status_code == 200, "one replica is left"

@@ -1,5 +1,6 @@
 """What is installed, pinned and shipped agrees."""
 
+import itertools
 import json
 import os
 import re
@@ -70,7 +71,16 @@ def test_the_version_is_the_packages(project: dict[str, Any]) -> None:
 
     assert project["dynamic"] == ["version"]
     changes = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert f"## {ups_server.__version__}" in changes
+    headings = re.findall(r"^## (.*)$", changes, re.MULTILINE)
+    releases = [re.fullmatch(r"(\d+\.\d+\.\d+) \((\d{4}-\d{2}-\d{2})\)", heading) for heading in headings]
+    assert None not in releases, headings
+    dated = [(Version(release[1]), release[2]) for release in releases if release]
+    assert dated == sorted(dated, reverse=True), "the latest release first"
+    assert str(dated[0][0]) == ups_server.__version__
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (citation["version"], str(citation["date-released"])) == (ups_server.__version__, dated[0][1])
+    for (newer, _), (older, _) in itertools.pairwise(dated):
+        assert f"### From {older}: what scripts must change" in changes, f"how to go from {older} to {newer}"
 
 
 def test_containers_agree_with_the_makefile() -> None:

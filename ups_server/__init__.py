@@ -1,3 +1,3 @@
 """UPS: one model for many partial differential equations, served over HTTP."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -5,7 +5,8 @@ perceptually uniform, diverging from zero where a field changes sign; one colour
 """
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,8 @@ FEW = 4
 TITLE = 80
 """Characters of a line of a title."""
 MAPS = 5
+FIELDS = 4
+"""Of a small picture."""
 GIF_FRAMES = 50
 """A longer trajectory is thinned evenly to this many frames."""
 FRAMES_PER_SECOND = 12
@@ -82,6 +85,46 @@ def save_animation(trajectory: Trajectory, path: Path, model: str | None = None)
         for step in _evenly(len(trajectory), GIF_FRAMES):
             show(step)
             writer.grab_frame()
+
+
+def small_picture(
+    fields: Mapping[str, NDArray[Any]], times: NDArray[np.float64], extent: Sequence[tuple[float, float]]
+) -> tuple[bytes, str]:
+    """(PNG, what it shows) of fields (T, X) as maps of space and time, or (T, X, Y) at their last finite frame.
+
+    Args:
+        fields: by label, side by side; at most `FIELDS`.
+        extent: (first, last) point per axis.
+
+    Raises:
+        UserError: ``picture_not_available`` without one finite value.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shown = dict(list(fields.items())[:FIELDS])
+    flat = len(extent) == 1
+    figure = Figure(figsize=(2.5 * len(shown), 2.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(shown), squeeze=False)[0]
+    finite = np.all([np.isfinite(values).reshape(len(times), -1).all(axis=1) for values in shown.values()], axis=0)
+    last = int(np.flatnonzero(finite)[-1]) if finite.any() else 0
+    for panel, (label, values) in zip(panels, shown.items(), strict=True):
+        colours = _colours(*_limits(values))
+        if flat:
+            edges = np.linspace(*extent[0], values.shape[1] + 1)
+            image = panel.pcolorfast(edges, time_edges(times), values, **colours)
+        else:
+            ends = (*extent[0], *extent[1])
+            image = panel.imshow(values[last].T, origin="lower", extent=ends, interpolation="nearest", **colours)
+        panel.set_title(label, fontsize="small")
+        panel.tick_params(labelsize="x-small")
+        panel.set_xlabel("x", fontsize="small")
+        panel.set_ylabel("t" if flat else "y", fontsize="small")
+        figure.colorbar(image, ax=panel, shrink=0.9).ax.tick_params(labelsize="x-small")
+    written = BytesIO()
+    figure.savefig(written, dpi=DPI, format="png")
+    return written.getvalue(), "x to the right, t upwards" if flat else f"t = {times[last]:.4g}"
 
 
 def _encoded(path: Path) -> "tuple[AbstractMovieWriter, str]":

@@ -36,6 +36,7 @@ def test_rollout_of_a_sample(service: RunningService) -> None:
     assert dataset["nu"] == 0.1
     assert dataset.attrs["model"] == "numerical"
     assert dataset.attrs["flags"] == "[]"
+    assert "<img alt='numerical: " in dataset._repr_html_(), "a notebook shows a picture of it"
 
 
 def test_rollout_of_an_array(service: RunningService) -> None:

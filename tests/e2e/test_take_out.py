@@ -5,12 +5,14 @@ import io
 import json
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from urllib.parse import parse_qs
 
 import numpy as np
 import pytest
 import xarray as xr
+from imageio_ffmpeg import get_ffmpeg_exe
 from PIL import Image
 from playwright.sync_api import Page, expect
 
@@ -74,6 +76,71 @@ def test_a_flow_as_an_animation(page: Page, tmp_path: Path) -> None:
         assert solution.h.shape == (4, 24, 12)
 
 
+def film(path: Path, width: int, height: int) -> np.ndarray:
+    """(T, Y, X, 3): the frames of a video as another program decodes them, at a size."""
+    words = [
+        "-i",
+        str(path),
+        "-vf",
+        f"scale={width}:{height}:flags=neighbor",
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        "-",
+    ]
+    done = subprocess.run([get_ffmpeg_exe(), "-loglevel", "error", *words], capture_output=True, check=True)
+    return np.frombuffer(done.stdout, np.uint8).reshape(-1, height, width, 3).astype(int)
+
+
+NO_H264 = """
+const known = VideoEncoder.isConfigSupported;
+VideoEncoder.isConfigSupported = async (wanted) =>
+  wanted.codec.startsWith("avc1") ? { supported: false } : known.call(VideoEncoder, wanted);
+"""
+
+
+@pytest.mark.parametrize(("prepared", "codec"), [("", b"avc1"), (NO_H264, b"vp09")])
+def test_the_same_animation_as_a_video(page: Page, tmp_path: Path, prepared: str, codec: bytes) -> None:
+    page.add_init_script(prepared)
+    form = open_form(page, "?model=numerical&family=shallow_water&n=24x12")
+    run(page, form, 5)
+    with Image.open(saved(page, "Save as GIF", tmp_path)) as animation:
+        pictures = []
+        for frame in range(getattr(animation, "n_frames", 1)):
+            animation.seek(frame)
+            pictures.append(
+                np.asarray(animation.convert("RGB").resize((512, 512), Image.Resampling.NEAREST)).astype(int)
+            )
+    path = saved(page, "Save as MP4", tmp_path)
+    assert path.name == "numerical-shallow_water.mp4"
+    assert path.read_bytes()[4:8] == b"ftyp"
+    assert codec in path.read_bytes()[:64]
+    frames = film(path, 512, 512)
+    assert len(frames) == 6
+    # The codec keeps half of the colours' points, and rounds.
+    nearest = [int(np.argmin([np.abs(frame - picture).mean() for picture in pictures])) for frame in frames]
+    assert nearest == [0, 1, 2, 3, 4, 5]
+    assert max(np.abs(frame - picture).mean() for frame, picture in zip(frames, pictures, strict=True)) < 6
+
+
+def test_curves_as_a_video(page: Page, tmp_path: Path) -> None:
+    form = open_form(page)
+    run(page, form, 3)
+    frames = film(saved(page, "Save as MP4", tmp_path), 400, 200)
+    assert len(frames) == 4
+    assert np.abs(frames[3] - frames[0]).mean() > 0.1
+
+
+def test_a_browser_without_an_encoder_is_told_why_there_is_no_video(page: Page) -> None:
+    page.add_init_script("delete globalThis.VideoEncoder")
+    form = open_form(page)
+    run(page, form, 1)
+    expect(page.get_by_text("No MP4: this browser has no encoder for it.")).to_be_visible()
+    expect(page.get_by_role("button", name="Save as GIF")).to_be_visible()
+    expect(page.get_by_role("button", name="Save as MP4")).to_be_hidden()
+
+
 def test_a_request_as_python_curl_and_command(page: Page) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     form = open_form(page)
@@ -105,6 +172,19 @@ def test_a_request_as_python_curl_and_command(page: Page) -> None:
         "--resolution": "32",
     }.items():
         assert command[command.index(option) + 1] == value
+
+
+def test_the_command_takes_points_by_axis_and_times(page: Page) -> None:
+    form = open_form(page, "?model=numerical&family=shallow_water&n=24x12&t=0.02&times=2&reference=0")
+    form.get_by_role("button", name="Run").click()
+    expect(page.get_by_text("Finished:")).to_be_visible()
+    page.get_by_text("Copy as Python, curl or CLI").click()
+    page.get_by_role("radio", name="CLI").check()
+    text = page.get_by_label("The request as text").inner_text()
+    command = shlex.split(text.replace("\\\n", " "))
+    assert command[command.index("--resolution") + 1] == "24x12"
+    assert [float(time) for time in command[command.index("--times") + 1].split(",")] == [0.01, 0.02]
+    assert not text.startswith("#"), "nothing is left out"
 
 
 def test_the_address_gives_the_same_run(page: Page) -> None:

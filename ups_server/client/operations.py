@@ -60,6 +60,8 @@ from ups_server.tensors import SAFETENSORS, from_safetensors
 if TYPE_CHECKING:
     import xarray as xr
 
+    from ups_server.client.pictured import PicturedDataset
+
 EVALUATIONS, FINE_TUNINGS, ROLLOUTS = "/v1/evaluations", "/v1/fine-tuning/jobs", "/v1/rollouts"
 JOBS = {"evaluation": EVALUATIONS, "fine_tuning": FINE_TUNINGS, "rollout": ROLLOUTS}
 """Where jobs are, by their kind."""
@@ -129,8 +131,8 @@ def rollout(
     n_steps: int | None = None,
     initial_condition: InitialCondition | None = None,
     **options: Unpack[RolloutOptions],
-) -> Operation["xr.Dataset"]:
-    """A rollout with coordinates, units and attributes.
+) -> Operation["PicturedDataset"]:
+    """A rollout with coordinates, units and attributes; a notebook shows a small picture of it.
 
     Args:
         family: a family id; or `equation` in symbols among the options.
@@ -142,8 +144,10 @@ def rollout(
     Raises:
         UserError: what the service objects to.
     """
+    from ups_server.client.pictured import PicturedDataset
+
     solved = yield from _solved(ROLLOUTS, initial_condition, {"family": family, "n_steps": n_steps, **options})
-    return _with_statistics(solved)
+    return PicturedDataset.of(_with_statistics(solved))
 
 
 def super_resolution(
@@ -152,11 +156,14 @@ def super_resolution(
     initial_condition: InitialCondition,
     output_resolution: Sequence[int],
     **options: Unpack[SuperResolutionOptions],
-) -> Operation["xr.Dataset"]:
+) -> Operation["PicturedDataset"]:
     """A rollout on a finer grid than its state, by both methods, along the dimension `method`; see `rollout`."""
+    from ups_server.client.pictured import PicturedDataset
+
     document = {"family": family, "n_steps": n_steps, "output_resolution": list(output_resolution), **options}
     solved = yield from _solved("/v1/super-resolution", initial_condition, document)
-    return solved.rename(trajectory="method").assign_coords(method=json.loads(solved.attrs["methods"]))
+    methods = json.loads(solved.attrs["methods"])
+    return PicturedDataset.of(solved.rename(trajectory="method").assign_coords(method=methods))
 
 
 def stream(
@@ -565,7 +572,7 @@ def data(
     times: tuple[float, float] | None = None,
     steps: str | int | Sequence[int] | None = None,
     resolution: int | Sequence[int] | None = None,
-) -> Operation["xr.Dataset"]:
+) -> Operation["PicturedDataset"]:
     """Trajectories of an accepted file, with coordinates, units and attributes.
 
     Args:
@@ -582,10 +589,11 @@ def data(
 
     import xarray as xr
 
+    from ups_server.client.pictured import PicturedDataset
+
     ask = _data(file_id, "netcdf", trajectories, times, steps, resolution)
     content = (yield from asked(ask)).content
-    loaded: xr.Dataset = xr.load_dataset(BytesIO(content), engine="h5netcdf", decode_times=False)
-    return loaded
+    return PicturedDataset.of(xr.load_dataset(BytesIO(content), engine="h5netcdf", decode_times=False))
 
 
 def download_data(

@@ -1,6 +1,7 @@
-// Out of the page: the result as NetCDF, PNG, GIF, curves as CSV; the request as Python, curl, command line.
+// Out of the page: the result as NetCDF, PNG, GIF, MP4, curves as CSV; the request as Python, curl, command line.
 import { MAPS } from "../charts/colour_maps.js";
 import { gif, indexed } from "../charts/gif.js";
+import { encoding, mp4 } from "../charts/mp4.js";
 import { snapshot } from "../charts/snapshot.js";
 import { choice, h } from "../core/dom.js";
 import { copy as copyText, download } from "../core/save.js";
@@ -10,8 +11,8 @@ import { netcdf } from "./netcdf.js";
 import { asCommand, asCurl, asPython } from "./request_text.js";
 
 const AXES = ["x", "y", "z"];
-const GIF_PIXELS = 256;
-const GIF_MILLISECONDS = 80;
+const PIXELS = 256;
+const MILLISECONDS = 80;
 
 /** `show()` after a run has begun: everything is of the result on the stage. */
 export function exportPanel(scene, fileName) {
@@ -23,17 +24,26 @@ export function exportPanel(scene, fileName) {
     write();
   });
   const button = (name, label, action) => h("button", { type: "button", class: "quiet", "aria-label": label, onClick: action }, name);
+  const lacking = h("span", { class: "quietly" });
+  const film = button("MP4", "Save as MP4", () => saveMp4(scene).catch((error) => (lacking.textContent = `There is no MP4: ${error.message}`)));
   const buttons = h("div", { class: "row", role: "group", "aria-label": "Save the result" },
     h("span", { class: "quietly" }, "Save as"),
     button("NetCDF", "Save as NetCDF", () => saveNetcdf(scene.result())),
     button("PNG", "Save as PNG", () => savePng(scene)),
     button("GIF", "Save as GIF", () => saveGif(scene)),
-    button("CSV of curves", "Save curves as CSV", () => saveCurves(scene.result())));
+    film,
+    button("CSV of curves", "Save curves as CSV", () => saveCurves(scene.result())),
+    lacking);
   const copying = h("button", { type: "button", onClick: async () => {
     outcome.textContent = (await copyText(text.textContent)) ? "Copied." : "This browser does not let the page copy: mark the text.";
   } }, "Copy");
   const requestPart = h("details", { class: "asked" }, h("summary", {}, "Copy as Python, curl or CLI"), languages.element, text, h("div", { class: "row" }, copying, outcome));
   const element = h("div", { class: "exports" }, buttons, requestPart);
+
+  encoding(PIXELS, PIXELS).then((possible) => {
+    film.hidden = possible === null;
+    if (film.hidden) lacking.textContent = `No MP4: ${isSecureContext ? "this browser has no encoder for it" : "browsers encode it on secure addresses only"}.`;
+  });
 
   function write() {
     const { request } = scene.result().solution;
@@ -103,10 +113,16 @@ function savePng(scene) {
 }
 
 async function saveGif(scene) {
-  const result = scene.result();
-  const { width, height, frames, palette } = result.family.dimensions === 2 ? mapFrames(scene) : await curveFrames(scene);
-  download(`${nameOf(result)}.gif`, gif(width, height, frames, palette, GIF_MILLISECONDS), "image/gif");
+  const { width, height, frames, palette } = await animation(scene);
+  download(`${nameOf(scene.result())}.gif`, gif(width, height, frames, palette, MILLISECONDS), "image/gif");
 }
+
+async function saveMp4(scene) {
+  download(`${nameOf(scene.result())}.mp4`, await mp4(await animation(scene), MILLISECONDS), "video/mp4");
+}
+
+/** Frames as numbers of colours. */
+const animation = async (scene) => (scene.result().family.dimensions === 2 ? mapFrames(scene) : curveFrames(scene));
 
 /** The curves of the state, frame by frame as the stage draws them, on the ground of the page. */
 async function curveFrames(scene) {
@@ -134,7 +150,7 @@ function mapFrames(scene) {
   const [nx, ny] = solution.points;
   const { low, high, map } = scene.look();
   const lengths = solution.header.grid.extent.map(([from, to]) => to - from);
-  const [width, height] = lengths.map((length) => Math.max(1, Math.round((GIF_PIXELS * length) / Math.max(...lengths))));
+  const [width, height] = lengths.map((length) => Math.max(1, Math.round((PIXELS * length) / Math.max(...lengths))));
   const frames = solution.frames.map((_, frame) => {
     const values = solution.field(frame, scene.field());
     return Uint8Array.from({ length: width * height }, (__, pixel) => {

@@ -1,4 +1,5 @@
 // A request as others send it: Python, curl, command line. Each is exactly the request that the page sends.
+import { pointsText } from "./points.js";
 
 /** A value in Python's notation. */
 function python(value, indent = "") {
@@ -46,10 +47,9 @@ export function asCommand(request, fileName) {
     add("--trajectory", start.trajectory);
   }
   if (start.values) lacking.push("a state drawn by hand: give a file with --initial");
-  if (grid && grid.n.every((n) => n === grid.n[0])) add("--resolution", grid.n[0]);
-  else if (grid) lacking.push("different points along the axes: the service takes them, the command does not");
+  if (grid) add("--resolution", pointsText(grid.n).replaceAll(" ", ""));
   if (request.n_steps !== undefined) add("--n-steps", request.n_steps);
-  else lacking.push("times: give --n-steps and --dt instead");
+  else add("--times", (request.times ?? [request.t_final]).join(","));
   if (request.dt !== undefined) add("--dt", request.dt);
   if (request.save_every > 1) add("--save-every", request.save_every);
   if (request.output_resolution) add("--output-resolution", request.output_resolution.join("x"));

@@ -19,7 +19,7 @@ def solved(name: str, values: np.ndarray, **attributes: object) -> PicturedDatas
     equation = family(name)
     frames = values.shape[-equation.ndim - 2]
     grid = equation.default_grid(values.shape[-2])
-    times = np.arange(frames) * equation.dt
+    times = np.linspace(0, (frames - 1) * equation.dt, frames)
     return PicturedDataset.of(to_dataset(values, times, equation, grid, {}, {"model": "ups-mini", **attributes}))
 
 

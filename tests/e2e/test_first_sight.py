@@ -51,6 +51,23 @@ def test_the_model_is_the_one_that_the_service_would_choose(page: Page) -> None:
     expect(form.get_by_text("The service's own choice for this equation is tiny.")).to_be_visible()
 
 
+def test_an_equation_that_no_model_knows_is_run_by_the_solver(page: Page) -> None:
+    form = open_form(page, "?family=diffusion_reaction_1d")
+    model, equation = form.get_by_label("Model"), form.get_by_label("Equation", exact=True)
+    said = form.get_by_text("No trained model knows this equation: the numerical solver runs it.")
+    expect(equation).to_have_value("diffusion_reaction_1d")
+    expect(model).to_have_value("numerical")
+    expect(said).to_be_visible()
+    equation.select_option("burgers")
+    expect(model).to_have_value("small")
+    expect(said).to_be_hidden()
+    equation.select_option("darcy")
+    expect(model).to_have_value("numerical")
+    form = open_form(page, "?model=small&family=diffusion_reaction_1d")
+    expect(form.get_by_role("alert")).to_have_text("small does not know this equation: numerical runs it.")
+    expect(equation).to_have_value("diffusion_reaction_1d")
+
+
 def test_a_result_says_what_it_is_of(page: Page) -> None:
     form = open_form(page)
     form.get_by_label("Seed").fill("11")

@@ -60,8 +60,6 @@ from ups_server.tensors import SAFETENSORS, from_safetensors
 if TYPE_CHECKING:
     import xarray as xr
 
-    from ups_server.client.pictured import PicturedDataset
-
 EVALUATIONS, FINE_TUNINGS, ROLLOUTS = "/v1/evaluations", "/v1/fine-tuning/jobs", "/v1/rollouts"
 JOBS = {"evaluation": EVALUATIONS, "fine_tuning": FINE_TUNINGS, "rollout": ROLLOUTS}
 """Where jobs are, by their kind."""
@@ -131,7 +129,7 @@ def rollout(
     n_steps: int | None = None,
     initial_condition: InitialCondition | None = None,
     **options: Unpack[RolloutOptions],
-) -> Operation["PicturedDataset"]:
+) -> Operation["xr.Dataset"]:
     """A rollout with coordinates, units and attributes; a notebook shows a small picture of it.
 
     Args:
@@ -156,7 +154,7 @@ def super_resolution(
     initial_condition: InitialCondition,
     output_resolution: Sequence[int],
     **options: Unpack[SuperResolutionOptions],
-) -> Operation["PicturedDataset"]:
+) -> Operation["xr.Dataset"]:
     """A rollout on a finer grid than its state, by both methods, along the dimension `method`; see `rollout`."""
     from ups_server.client.pictured import PicturedDataset
 
@@ -572,7 +570,7 @@ def data(
     times: tuple[float, float] | None = None,
     steps: str | int | Sequence[int] | None = None,
     resolution: int | Sequence[int] | None = None,
-) -> Operation["PicturedDataset"]:
+) -> Operation["xr.Dataset"]:
     """Trajectories of an accepted file, with coordinates, units and attributes.
 
     Args:

@@ -14,7 +14,7 @@ AXES = (("time", "x"), ("time", "x", "y"))
 """Of fields that are drawn, behind an axis of trajectories, methods or statistics."""
 
 
-class PicturedDataset(xr.Dataset):
+class PicturedDataset(xr.Dataset):  # type: ignore[no-untyped-call]
     """A dataset of fields over ([row,] time, x[, y]); everything but its HTML is xarray's."""
 
     __slots__ = ()

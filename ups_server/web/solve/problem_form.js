@@ -78,6 +78,8 @@ export function problemForm(onRun, onChange = () => {}) {
     return models.some((card) => card.id === usual && card.families[id]) ? usual : null;
   }
 
+  /** That, or the solver where no model is chosen for it: what runs an equation unless somebody chooses another. */
+  const usual = (id) => proposed(id) ?? models.find((card) => card.id === "numerical" && card.families[id])?.id ?? null;
   const byId = (id) => families.find((entry) => entry.id === id);
   const isWritten = () => family.value === WRITTEN;
   /** Card of the model, and the family that is solved: of a written equation the one it was recognised as. */
@@ -91,7 +93,7 @@ export function problemForm(onRun, onChange = () => {}) {
   function listFamilies(wanted) {
     const { card } = chosen();
     const known = families.filter(({ id }) => id !== WRITTEN);
-    const open = (id) => card.families[id] || (!ownModel && proposed(id));
+    const open = (id) => card.families[id] || (!ownModel && usual(id));
     const options = known.map(({ id, name }) => [id, open(id) ? name : `${name} (not known)`, !open(id)]);
     const writable = byId(WRITTEN) ? [[WRITTEN, "Your own: write it …"]] : [];
     fill(family, [...options, ...writable], wanted);
@@ -106,11 +108,11 @@ export function problemForm(onRun, onChange = () => {}) {
     if (isWritten() && !written.answer()) written.read();
     if (isWritten()) chooseSolver();
     else {
-      unknown.hidden = true;
+      unknown.hidden = models.some(({ kind, families: able }) => kind !== "builtin" && able[family.value]);
       const knows = models.find(({ id }) => id === replaced)?.families[family.value];
       if (knows) model.value = replaced;
       replaced = null;
-      const next = ownModel ? null : proposed(family.value);
+      const next = ownModel ? null : usual(family.value);
       if (next && next !== model.value) {
         model.value = next;
         listFamilies(family.value);
@@ -126,10 +128,10 @@ export function problemForm(onRun, onChange = () => {}) {
       coefficient(entry, support()?.coefficients[entry.name], old.get(entry.name) ?? entry.default, update),
     );
     coefficients.replaceChildren(...controls.map((control) => control.element));
-    const usual = trained() ?? Math.min(known.n, known.dimensions === 1 ? 128 : 64);
-    points.problem(known.dimensions, trained(), usual);
+    const count = trained() ?? Math.min(known.n, known.dimensions === 1 ? 128 : 64);
+    points.problem(known.dimensions, trained(), count);
     const dt = support()?.dt ?? known.dt;
-    const affordable = known.dimensions === 1 ? LONGEST : Math.max(SHORTEST, Math.floor(USUAL_WORK / usual ** known.dimensions));
+    const affordable = known.dimensions === 1 ? LONGEST : Math.max(SHORTEST, Math.floor(USUAL_WORK / count ** known.dimensions));
     length.problem(dt, known.time_unit, Math.max(1, Math.min(LONGEST, affordable, Math.round(known.t_final / dt))));
     compare.checked = known.dimensions === 1 && known.fields.length === 1;
     compareRemark.textContent = compare.checked ? "" : "A fine grid is solved for it; that takes longer than the model, up to minutes.";
@@ -292,12 +294,14 @@ export function problemForm(onRun, onChange = () => {}) {
       const fileFamily = await initial.refresh(wantedFile ?? undefined);
       const asked = query.has("equation") ? WRITTEN : query.get("family");
       const wantedFamily = fileFamily ?? (asked || family.value);
-      const fits = (id) => models.find((card) => card.id === id && (!fileFamily || card.families[fileFamily]));
-      const next = proposed(wantedFamily) ?? defaultModel;
+      const needed = fileFamily ?? (asked === WRITTEN ? null : byId(asked)?.id ?? null);
+      const fits = (id) => models.find((card) => card.id === id && (!needed || card.families[needed]));
+      const next = usual(wantedFamily) ?? defaultModel;
       if (query.size) ownModel = query.has("model") && query.get("model") !== next;
       const wanted = [query.get("model"), ...(ownModel ? [model.value, next] : [next, model.value]), "numerical"].find((id) => id && fits(id));
       complain([
         ...(query.has("model") && !models.some(({ id }) => id === query.get("model")) ? [`There is no model ${query.get("model")}.`] : []),
+        ...(needed && query.has("model") && models.some(({ id }) => id === query.get("model")) && !fits(query.get("model")) ? [`${query.get("model")} does not know this equation${wanted ? `: ${wanted} runs it` : ""}.`] : []),
         ...(query.has("family") && !byId(query.get("family")) ? [`There is no equation ${query.get("family")}.`] : []),
         ...(wantedFile && !fileFamily ? [`There is no file ${wantedFile} to start from.`] : []),
       ]);

@@ -1,15 +1,20 @@
 """What the page shows before anyone knows it: defaults, what a result is of, progress, reasons, colours, addresses."""
 
 import json
+import math
 import re
+from typing import Any
+from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import Page, Route, expect
 
+from tests.api.conftest import RunningService
 from tests.e2e.test_ensemble import titles
-from tests.e2e.test_solve import open_form, painted, run
+from tests.e2e.test_solve import open_form, painted, run, sent_document
 
 pytestmark = pytest.mark.slow
+EQUATION = "u_t = -u*u_x + 0.01*u_xx + u*(1-u)"
 
 
 def bar_text(page: Page, title: str) -> str:
@@ -26,6 +31,38 @@ def test_defaults_are_the_trained_points_and_a_short_run(page: Page) -> None:
     form = open_form(page, "?model=numerical&family=incompressible_ns_2d")
     expect(form.get_by_label("Points")).to_have_value("64")
     assert int(form.get_by_label("Steps").input_value()) <= 20, "not a hundred steps of a flow"
+
+
+def default_request(page: Page, query: str) -> dict[str, Any]:
+    """What *Run* sends when nothing in the form was touched."""
+    page.goto("about:blank")
+    form = open_form(page, query)
+    with page.expect_request("**/v1/rollouts*") as sent:
+        form.get_by_role("button", name="Run").click()
+    return sent_document(sent.value)
+
+
+def test_no_default_of_a_shipped_model_is_long_or_flagged(page: Page, site: RunningService) -> None:
+    """Work is counted, in values times steps: seconds depend on the machine. One step of a map of 128² is 1.6e4."""
+    page.route("**/v1/rollouts*", lambda route: route.abort())
+    cards = [card for card in site.get("/v1/models").json()["models"] if card["id"].startswith("ups-")]
+    looked_at = set()
+    for card in cards:
+        for name, known in card["families"].items():
+            query = f"?model={card['id']}" + (
+                f"&equation={quote(EQUATION)}" if name == "evolution_1d" else f"&family={name}"
+            )
+            request = default_request(page, query)
+            points = request["grid"]["n"]
+            assert points == [known["statistics"]["n"]] * len(points), name
+            work = math.prod(points) * request["n_steps"]
+            assert work <= (12_800 if len(points) == 1 else 82_000), name
+            assert not (request["reference"] and len(points) > 1), "a reference of a map takes longer than the model"
+            answer = site.post({**request, "reference": False})
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["flags"] == [], name
+            looked_at.add((card["id"], name))
+    assert len(looked_at) >= 10
 
 
 def test_the_model_is_the_one_that_the_service_would_choose(page: Page) -> None:

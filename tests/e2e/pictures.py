@@ -1,8 +1,12 @@
-"""The pictures of the page in the documentation, taken from a running service: python -m tests.e2e.pictures URL."""
+"""The pictures of the page in the documentation, taken from a running service: python -m tests.e2e.pictures URL.
 
+`--every FOLDER` takes all sections instead, light and dark, wide and on a phone, to be looked at.
+"""
+
+import argparse
 import io
 import re
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -29,6 +33,8 @@ SHOTS = (
     ("files-light", "#/files", "light", DESKTOP),
     ("jobs-dark", "#/jobs", "dark", DESKTOP),
 )
+
+SECTIONS = {"solve": "#/solve?family=burgers&seed=7", "files": "#/files", "jobs": "#/jobs", "models": "#/models"}
 
 
 def shot(browser: Browser, url: str, address: str, scheme: str, size: tuple[int, int]) -> bytes:
@@ -73,17 +79,32 @@ def small(picture: bytes) -> bytes:
     return written.getvalue()
 
 
-def main(url: str, only: list[str]) -> None:
-    FOLDER.mkdir(parents=True, exist_ok=True)
+def every() -> Iterator[tuple[str, str, str, tuple[int, int]]]:
+    """All sections in all ways, as rows of `SHOTS`."""
+    for name, address in SECTIONS.items():
+        for scheme in ("light", "dark"):
+            for kind, size in (("wide", DESKTOP), ("phone", PHONE)):
+                yield f"{name}-{scheme}-{kind}", address, scheme, size
+
+
+def main(url: str, only: list[str], folder: Path | None) -> None:
+    """Takes the pictures of `SHOTS`, or `only` some; with a folder, every section into that."""
+    into = folder or FOLDER
+    into.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-        for name, address, scheme, size in SHOTS:
+        for name, address, scheme, size in SHOTS if folder is None else every():
             if not only or name in only:
-                path = FOLDER / f"{name}.png"
+                path = into / f"{name}.png"
                 path.write_bytes(small(shot(browser, url.rstrip("/"), address, scheme, size)))
                 print(f"{path.name}: {path.stat().st_size} bytes")
         browser.close()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("url")
+    parser.add_argument("only", nargs="*", help="names of pictures")
+    parser.add_argument("--every", type=Path, metavar="FOLDER")
+    options = parser.parse_args()
+    main(options.url, options.only, options.every)

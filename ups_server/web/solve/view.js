@@ -140,7 +140,7 @@ export function solveView() {
     const steps = solution.frames.length ? Math.round((solution.frames.length - 1) * (solution.header.save_every ?? 1)) : 0;
     const sentences = [`${stopped ? "Stopped after" : solution.complete ? "Finished:" : "Ended after"} ${steps} ${steps === 1 ? "step" : "steps"} in ${number(solution.seconds ?? 0, 2)} s.`];
     const error = solution.frames.length ? scene.errors().at(-1) : NaN;
-    if (expected?.complete && Number.isFinite(error)) sentences.push(`Error against the reference at the end: ${number(100 * error, 2)} %. The reference was ${solution.comparison.accuracy}.`);
+    if (expected?.complete && Number.isFinite(error)) sentences.push(`Error against the reference at the end: ${number(100 * error, 2)}\u00a0%. The reference was ${solution.comparison.accuracy}.`);
     status.textContent = solution.frames.length ? sentences.join(" ") : stopped ? "Stopped." : "There is no solution.";
   }
 

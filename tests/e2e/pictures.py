@@ -56,11 +56,13 @@ def shot(browser: Browser, url: str, address: str, scheme: str, size: tuple[int,
         slider.blur()
         if size == PHONE:
             page.get_by_role("region", name="Solution").evaluate("region => scrollTo(0, region.offsetTop - 12)")
-    elif address == "#/files" and page.locator("details").count():
-        page.locator("details summary").first.click()
-        page.get_by_alt_text(re.compile("^Trajectory ")).wait_for()
+    elif address == "#/files":
+        page.locator(".records > *").first.wait_for()
+        if page.locator(".records details").count():
+            page.locator(".records summary").first.click()
+            page.get_by_alt_text(re.compile("^Trajectory ")).wait_for()
     else:
-        page.locator(".scrolls").first.wait_for()
+        page.locator(".scrolls, form").first.wait_for()
     page.wait_for_load_state("networkidle")
     picture = page.screenshot(animations="disabled")
     page.close()

@@ -186,6 +186,7 @@ def test_an_evaluation_ends_in_the_table(page: Page, site: RunningService, burge
     file_id = ready(page, site, burgers_file)
     page.goto(f"/#/jobs?file={file_id}")
     form = page.get_by_role("form", name="New job")
+    expect(form.get_by_label("Model", exact=True)).to_have_value("small")  # the service's own
     form.get_by_role("radio", name="Evaluate a model").check()
     form.get_by_label("Model", exact=True).select_option("numerical")
     form.get_by_label("Trajectories", exact=True).fill("2")

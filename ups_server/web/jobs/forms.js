@@ -8,7 +8,7 @@ const TUNINGS = [["operator", "all but the language model"], ["full", "all weigh
 
 /** `onStart(job)` is called with what was started. */
 export function jobForm(onStart) {
-  let [kind, models, files, key] = ["fine_tuning", [], [], crypto.randomUUID?.() ?? String(Math.random())];
+  let [kind, models, files, usual, key] = ["fine_tuning", [], [], "", crypto.randomUUID?.() ?? String(Math.random())];
   const note = h("div", {});
   const model = h("select", {});
   const file = h("select", { onChange: () => listModels() });
@@ -52,7 +52,7 @@ export function jobForm(onStart) {
   function listModels() {
     const held = files.find(({ id }) => id === file.value)?.family;
     const fitting = models.filter((card) => (kind === "evaluation" ? card.families[held] : isTunable(card, held)));
-    fill(model, fitting.map(({ id }) => [id, id]));
+    fill(model, fitting.map(({ id }) => [id, id]), model.value || usual);
     noModel.hidden = fitting.length > 0 || !held;
     noModel.textContent = `No model knows ${held}. Adapt one to this file first.`;
     start.disabled = !file.value || !model.value;
@@ -81,7 +81,7 @@ export function jobForm(onStart) {
     element,
     async refresh(query) {
       const [listed, stored] = await Promise.all([get("v1/models"), get("v1/files")]);
-      ({ models } = listed);
+      ({ models, default: usual } = listed);
       files = stored.files.filter((record) => record.state === "ready");
       const options = files.map(({ id, name, family }) => [id, `${name} (${family})`]);
       fill(file, options, query.get("file") ?? undefined);

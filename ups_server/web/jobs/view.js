@@ -9,7 +9,7 @@ import { jobPanel } from "./job.js";
 
 export function jobsView() {
   const problem = h("div", {});
-  const lists = h("div", {});
+  const lists = h("div", { class: "records" });
   const panel = jobPanel(() => refresh());
   const form = jobForm((job) => (location.hash = `#/jobs/${segment(job.id)}`));
   const element = h("div", { class: "narrow" }, h("h1", {}, "Jobs"), problem, panel.element, form.element, lists);

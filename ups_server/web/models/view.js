@@ -23,12 +23,13 @@ export function modelsView() {
 
   function tile(model, current) {
     const kind = model.kind === "builtin" ? "without a model" : model.adaptation ? `adapted from ${model.adaptation.parent}` : "trained";
+    const known = Object.keys(model.families).length;
     return h("a", { class: "panel tile", href: `#/models/${segment(model.id)}`, "aria-current": current ? "true" : null },
-      h("strong", {}, model.id), h("span", { class: "quietly" }, kind, ", ", `${Object.keys(model.families).length} families`));
+      h("strong", {}, model.id), h("span", { class: "quietly" }, kind, ", ", known === 1 ? "1 family" : `${known} families`));
   }
 
   function describe(model) {
-    const ends = ({ low, high }) => (low === null && high === null ? "any" : `${number(low)} to ${number(high)}`);
+    const ends = ({ low, high }) => (low === null && high === null ? "any" : low === high ? number(low) : `${number(low)} to ${number(high)}`);
     const ranges = Object.entries(model.families).map(([id, support]) => [
       id, number(support.dt), Object.entries(support.coefficients).map(([name, range]) => `${name} ${ends(range)}`).join(", ") || "none",
     ]);

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.train.test_run import Recorder, recipe
+from ups_server.train import run
 from ups_server.train.config import TrainConfig
 from ups_server.train.run import TrainingRun
 
@@ -31,7 +32,10 @@ def curve(language_model: Path, folder: Path, device: str) -> list[float]:
 
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])
-def test_losses_are_those_of_the_cpu(language_model: Path, tmp_path: Path, device: str) -> None:
+def test_losses_are_those_of_the_cpu(
+    language_model: Path, tmp_path: Path, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "LOG_EVERY", 1)
     expected = curve(language_model, tmp_path / "expected", "cpu")
     found = curve(language_model, tmp_path / device, device)
     np.testing.assert_allclose(found, expected, rtol=CLOSE[device])

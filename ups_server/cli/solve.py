@@ -18,7 +18,6 @@ from ups_server.cli.options import (
     InitialKindOption,
     Key,
     ServiceUrl,
-    check_file,
     check_suffix,
     parse_boundary,
     parse_coefficient_values,
@@ -279,7 +278,6 @@ def _read(
     from ups_server.data.source import place_of
     from ups_server.pde import State
 
-    check_file(file, pattern=True)
     with closing(open_source(file, family, coefficients or None, mapping)) as source:
         whole = source.trajectory(place_of(source, trajectory, file.name))
     stride = 1 if n is None else whole.grid.stride_to(n)

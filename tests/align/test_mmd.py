@@ -95,6 +95,8 @@ def test_every_method_gives_a_finite_loss_with_gradient(language_model: Path) ->
     model = make(SMALL, language_model)
     for name, create in ALIGNMENTS.items():
         method = create()
+        if method.bilevel:  # of a batch, see test_mona
+            continue
         method.prepare(model, FixedTarget())
         features = torch.randn(12, 32, requires_grad=True)
         loss = method.loss(features, FixedTarget().rows, features if method.reads else None)

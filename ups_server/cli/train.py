@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ups_server.data.mapping import Mapping
     from ups_server.data.store import Store
     from ups_server.evaluation.scores import FileScores
+    from ups_server.train.few_shot import AdaptationSettings
     from ups_server.train.loop import StepReport
     from ups_server.train.validation import Score
 
@@ -217,7 +218,7 @@ def adapt(
 
     output = output.resolve()
     check_output(output)
-    folder = None if model is None or settings.fresh else _tunable(model, data_dir)
+    folder = None if model is None or settings.fresh else _tunable(model, data_dir, settings)
     with interruptible() as stopped, progress("reading") as advance:
         said = FileSaid(family, parse_coefficients(coef), read_mapping(map_file), trajectories)
         report = _adapt((model, folder), (file, validation_file), said, settings, output, device, stopped, advance)
@@ -248,15 +249,23 @@ def named_values(entries: Sequence[str]) -> dict[str, str]:
     return dict(entry.split("=", 1) for entry in entries)
 
 
-def _tunable(model: str, data_dir: Path | None) -> Path:
-    """The folder of a model that can be tuned. Raises UserError ``not_tunable``, ``unknown_model``."""
+def _tunable(model: str, data_dir: Path | None, settings: "AdaptationSettings") -> Path:
+    """The folder of a model that can be tuned so.
+
+    Raises:
+        UserError: ``not_tunable``, ``unknown_model``, and those of `check_lead_methods`.
+    """
+    from ups_server.model.lead_config import LeadConfig
     from ups_server.solvers.registry import check_learned, model_folder
+    from ups_server.train.lead_few_shot import check_lead_methods
 
     source = model_source(model, data_dir)
     if isinstance(source, str):
         raise UserError("not_tunable", f"{model} has no weights to tune", got=model, expected="a trained model")
     folder = model_folder(source)
-    check_learned(folder)
+    config = check_learned(folder)
+    if isinstance(config, LeadConfig):
+        check_lead_methods(config, settings)
     return folder
 
 

@@ -55,6 +55,16 @@ def check_lead(config: LeadConfig, settings: AdaptationSettings, store: Store) -
             got=[*store.fields, *store.static_fields],
             expected=[*card.fields, *card.static_fields],
         )
+    check_lead_methods(config, settings)
+    check_points(store.grid)
+    shape = config.line if card.ndim == 1 else config.plane
+    if shape is None:
+        raise TypeError("a model has an operator of every family's dimensions")
+    return LeadData(with_coefficients(card, store), shape, points(card, shape, store.grid), step(config, card, store))
+
+
+def check_lead_methods(config: LeadConfig, settings: AdaptationSettings) -> None:
+    """Raises UserError ``alignment_not_offered``, ``tuning_not_offered``, ``horizon_not_offered``."""
     for what, wanted, offered in (
         ("alignment", settings.alignment, ("none",)),
         ("tuning", settings.tuning, TUNINGS_OF_LEAD_TIMES),
@@ -74,11 +84,6 @@ def check_lead(config: LeadConfig, settings: AdaptationSettings, store: Store) -
             expected="step",
             hint="`ups evaluate --horizon final` scores it so",
         )
-    check_points(store.grid)
-    shape = config.line if card.ndim == 1 else config.plane
-    if shape is None:
-        raise TypeError("a model has an operator of every family's dimensions")
-    return LeadData(with_coefficients(card, store), shape, points(card, shape, store.grid), step(config, card, store))
 
 
 def step(config: LeadConfig, card: LeadCard, store: Store) -> float:

@@ -253,6 +253,37 @@ def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"steps": runs[0]["steps"], "seconds_of_a_core": seconds, "seeds": len(by_arm["pretrained"]), "tests": found}
 
 
+BEGIN, END = "<!-- language -->", "<!-- end of language -->"
+NAMES = {
+    "unseen_combinations": "unseen combinations", "unseen_wordings": "unseen wordings", "unseen_term": "unseen term",
+}  # fmt: skip
+
+
+def with_table(card: str, found: Mapping[str, Any]) -> str:
+    """A card with the table of what was found between its marks: medians over problems and seeds with their intervals,
+    and in brackets how many times the error of `pretrained` it is."""
+    tests = found["tests"]
+    seconds = found["seconds_of_a_core"].values()
+    lines = [
+        f"{found['seeds']} seeds, {found['steps']} steps each, {min(seconds):.0f} to {max(seconds):.0f} s of a core.",
+        "",
+        "| features | " + " | ".join(NAMES.get(name, name) for name in tests) + " |",
+        "|---" * (1 + len(tests)) + "|",
+    ]
+    for arm in ARMS:
+        cells = []
+        for test in tests:
+            own = tests[test][arm]
+            (low, high), times = own["interval"], own["times_pretrained_interval"]
+            cell = f"{own['median']:.3f} ({low:.3f}–{high:.3f})"
+            if arm != "pretrained":
+                cell += f" [{own['times_pretrained']:.2f}, {times[0]:.2f}–{times[1]:.2f}]"
+            cells.append(cell)
+        lines.append(f"| {arm.replace('_', ' ')} | " + " | ".join(cells) + " |")
+    before, after = card.split(BEGIN)[0], card.split(END)[1]
+    return f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/language"), help="folder of runs; data lie beside it")
@@ -260,6 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--card", type=Path, help="a card in whose marks the table is written")
     given = parser.parse_args(arguments)
     keep_freed_memory()
     torch.set_num_threads(1)
@@ -279,6 +311,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             medians = {name: round(float(np.median(found)), 4) for name, found in runs[-1]["errors"].items()}
             print(arm, seed, medians, flush=True)
         given.json.write_text(json.dumps(summary(runs), indent=1) + "\n")
+    if given.card is not None:
+        given.card.write_text(with_table(given.card.read_text(encoding="utf-8"), summary(runs)), encoding="utf-8")
 
 
 if __name__ == "__main__":

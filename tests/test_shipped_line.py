@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import language_prediction
 from benchmarks.equations import STEPS, Equations
 from benchmarks.side_by_side import with_table
 from ups_server.catalog import Catalog, shipped_folder
@@ -34,6 +35,7 @@ def test_it_is_the_default_of_what_it_is_better_at() -> None:
 def test_the_card_holds_the_measured_table() -> None:
     card = (FOLDER / "README.md").read_text(encoding="utf-8")
     assert with_table(card, json.loads((FOLDER / "side_by_side.json").read_text())) == card
+    assert language_prediction.with_table(card, json.loads((FOLDER / "language.json").read_text())) == card
 
 
 def test_a_gas_of_pdebench(shipped: LeadSolver, pdebench: Path) -> None:

@@ -136,3 +136,10 @@ def test_from_a_bucket_with_the_credentials_of_the_service(bucket: str, own: Pat
 @pytest.mark.parametrize("address", ["ftp://host/x.zarr", "https://host/x.zarr?a=1", "https://u:p@host/x", "", 3])
 def test_what_is_no_address(service: RunningService, address: Any) -> None:
     assert problem(service.send("POST", "/v1/files", {"address": address})) == (422, "invalid_request")
+
+
+def test_a_long_address_is_refused_as_a_short_one(service: RunningService) -> None:
+    """A file's name is its last part, and shorter."""
+    found = problem(service.send("POST", "/v1/files", {"address": "s3://" + 2000 * "0"}))
+    assert found == problem(service.send("POST", "/v1/files", {"address": "s3://bucket/x.zarr"}))
+    assert found[1] == "address_refused"

@@ -125,7 +125,7 @@ def test_quick(language_model: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "3 of 3 runs finished" in capsys.readouterr().out
     adaptation.main(options)
     printed = capsys.readouterr().out
-    assert "11 of 11 runs finished" in printed
+    assert "12 of 12 runs finished" in printed
     assert "| pare | lora |" in printed
     assert printed.count("diffusion-reaction 1-D | 4 |") == 1
     assert len(json.loads(gathered.read_text())) == 11

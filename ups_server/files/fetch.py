@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 MOST_OBJECTS = 2**17
 OBJECT_BYTES = 64 * 2**20
 PIECE = 2**20
+MOST_CHARACTERS = 255
+"""Of the name of a file."""
 ERROR_BYTES = 2**14
 PASSED_ON = ("AWS_", "FSSPEC_", "SSL_CERT_")
 """Of the service's environment, to its process that fetches: whose buckets it may read."""
@@ -41,7 +43,10 @@ class FetchRequest(Spec):
         description="Of the Zarr folder, `https://host/x.zarr`; only under what UPS_REMOTE_ADDRESSES allows.",
     )
     name: str | None = Field(
-        default=None, min_length=1, max_length=255, description="Its name; default: the last part of the address."
+        default=None,
+        min_length=1,
+        max_length=MOST_CHARACTERS,
+        description="Its name; default: the last part of the address.",
     )
     declaration: Declaration = Declaration()
 
@@ -57,7 +62,8 @@ class FetchRequest(Spec):
 
     @property
     def file_name(self) -> str:
-        return self.name or self.address.rstrip("/").rpartition("/")[2] or "remote.zarr"
+        last = self.address.rstrip("/").rpartition("/")[2]
+        return self.name or last[-MOST_CHARACTERS:] or "remote.zarr"
 
 
 class FetchJob(BaseModel):

@@ -39,8 +39,8 @@ def main() -> None:
             copy(job, output)
     except UserError as error:
         document = {"code": error.code, "message": error.message, "got": error.got, "expected": error.expected}
-        print(json.dumps({**document, "hint": error.hint}, default=str), file=sys.stderr)
-        sys.exit(REFUSED)
+        print(json.dumps({**document, "hint": error.hint}, default=str), file=sys.stderr, flush=True)
+        os._exit(REFUSED)  # at once: requests that are still open would have their say after these last words
 
 
 def copy(job: FetchJob, output: Any) -> None:

@@ -128,7 +128,7 @@ def test_quick(language_model: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "12 of 12 runs finished" in printed
     assert "| pare | lora |" in printed
     assert printed.count("diffusion-reaction 1-D | 4 |") == 1
-    assert len(json.loads(gathered.read_text())) == 11
+    assert len(json.loads(gathered.read_text())) == 12
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["data"]
     stamp = gathered.stat().st_mtime_ns
     adaptation.main(options)

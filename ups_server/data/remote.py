@@ -4,6 +4,7 @@ Read-only and bounded: so many objects, so many bytes of each and of all, so man
 listed: its metadata must be consolidated (`zarr.consolidate_metadata`), or the server must show what is in a folder.
 """
 
+import asyncio
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -110,6 +111,7 @@ def _opened(address: str, scheme: str, limits: RemoteLimits) -> "Store":
 
         def __init__(self) -> None:
             super().__init__(system, read_only=True, path=root)
+            self._running = set[asyncio.Task[Any]]()
             self._left = limits.objects
             self._bytes_left = limits.bytes
             self._deadline = time.monotonic() + limits.seconds
@@ -122,12 +124,17 @@ def _opened(address: str, scheme: str, limits: RemoteLimits) -> "Store":
             self._count()
             if byte_range is None and scheme == "s3":  # an object that is larger shows by its length
                 byte_range = RangeByteRequest(0, limits.object_bytes + 1)
+            own = asyncio.current_task()
+            known = {own} - self._running if own is not None else set()
+            self._running |= known
             try:
                 found = await super().get(key, prototype, byte_range)
             except (UserError, MemoryError):
                 raise
             except Exception as error:  # each library has its own for servers that do not answer as they should
                 raise _unreachable(f"{address}/{key}", error) from error
+            finally:
+                self._running -= known
             if found is not None:
                 _check_object(len(found), limits)
                 self._bytes_left -= len(found)
@@ -162,12 +169,21 @@ def _opened(address: str, scheme: str, limits: RemoteLimits) -> "Store":
         def close(self) -> None:
             from zarr.core.sync import sync
 
+            if self._running:
+                sync(self._stopped())
             super().close()
             while sessions:
                 sync(sessions.pop().close())
             if scheme == "s3" and system._s3creator is not None:
                 sync(system._s3creator.__aexit__(None, None, None))
                 system._s3creator = None
+
+        async def _stopped(self) -> None:
+            """Ends the requests that others of the same time left behind when they failed."""
+            running = list(self._running)
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
 
         def _count(self) -> None:
             self._left -= 1

@@ -212,13 +212,20 @@ def result_of(run: Planned, model: Path, folder: Path, counts: Counts, console: 
         source = model if own else fresh_fno(run, training, counts.held_out, place / FNO_NAME)
         where = Place(place / "work", Silent(console), stop.is_set, choose_device("auto"))
         data = FewShotData(training, run.id, validation, f"{run.target.family} held out")
-        try:
-            found = PreparedAdaptation(source, data, settings, "tuned", where).run()
-        except (Diverged, UserError) as error:
-            if isinstance(error, UserError) and error.code != "not_finite":
-                raise
-            found = {}
+        found = report_of(source, data, settings, where)
     return record_of(run, found)
+
+
+def report_of(source: Path | None, data: FewShotData, settings: AdaptationSettings, where: Place) -> dict[str, Any]:
+    """What an adaptation says in its end; empty where it diverged."""
+    try:
+        return PreparedAdaptation(source, data, settings, "tuned", where).run()
+    except Diverged:
+        return {}
+    except UserError as error:
+        if error.code != "not_finite":
+            raise
+        return {}
 
 
 def record_of(run: Planned, found: dict[str, Any]) -> Record:

@@ -23,7 +23,6 @@ PLAIN = ("none", "operator")
 """The alignment and tuning of table (a)."""
 DEFAULT = f"`{PLAIN[0]}` with `{PLAIN[1]}`, the default"
 PARTS = ("one_step", "rollout")
-BLOCK = re.compile(r"(<!-- adaptation -->\n).*?(<!-- /adaptation -->)", re.DOTALL)
 
 Record = dict[str, Any]
 
@@ -164,12 +163,12 @@ def spread(records: Sequence[Record], part: str) -> str:
     return f"{statistics.mean(values):.4f}{half}"
 
 
-def write(text: str, file: Path) -> None:
-    """Raises UserError ``no_block`` where the file has no place for the tables."""
-    before = file.read_text(encoding="utf-8")
-    after, count = BLOCK.subn(lambda found: f"{found[1]}{text}\n{found[2]}", before)
+def write(text: str, file: Path, block: str = "adaptation") -> None:
+    """Puts a text between the marks of a block. Raises UserError ``no_block`` where the file has none."""
+    place = re.compile(rf"(<!-- {block} -->\n).*?(<!-- /{block} -->)", re.DOTALL)
+    after, count = place.subn(lambda found: f"{found[1]}{text.rstrip()}\n{found[2]}", file.read_text(encoding="utf-8"))
     if not count:
-        raise UserError("no_block", f"{file} has no block of adaptation tables", expected="<!-- adaptation -->")
+        raise UserError("no_block", f"{file} has no block of tables", expected=f"<!-- {block} -->")
     file.write_text(after, encoding="utf-8")
 
 
@@ -180,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     records = load(options.json)
     for file in options.write:
-        write("\n".join(report(records, methods=False)).rstrip(), file)
+        write("\n".join(report(records, methods=False)), file)
     print("\n".join(report(records)).rstrip())
 
 

@@ -30,21 +30,20 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.adaptation import Silent, figures, finished
-from benchmarks.methods_tables import ALL_KS, BEST_KS, RESULTS, Record, best_three, flat, load, table, write
+from benchmarks.adaptation import Silent, figures, finished, report_of
+from benchmarks.adaptation_tables import write
+from benchmarks.methods_tables import ALL_KS, BEST_KS, RESULTS, Record, best_three, flat, load, table
 from ups_server.data.atomic import replacing
 from ups_server.data.horizon import Horizon
 from ups_server.data.simulate import build_store
 from ups_server.data.store import Store
-from ups_server.errors import UserError
 from ups_server.model.checkpoint import WEIGHTS_FILE
 from ups_server.model.lora import digest
 from ups_server.pde import family
 from ups_server.solvers.registry import choose_device, model_folder
-from ups_server.train.adapt import Interrupted, Place, PreparedAdaptation
+from ups_server.train.adapt import Interrupted, Place
 from ups_server.train.dataset import held
 from ups_server.train.few_shot import AdaptationSettings, FewShotData
-from ups_server.train.loop import Diverged
 from ups_server.train.run import RUNS, stop_on_signal
 
 STEPS = 2000
@@ -220,12 +219,7 @@ def result_of(run: Run, model: Path, folder: Path, console: Console) -> Record:
         where = Place(place, Silent(console), stop.is_set, choose_device("auto"))
         data = FewShotData(training, run.id, validation, f"{run.problem.family} held out")
         source = model if method.start == "model" else None
-        try:
-            found = PreparedAdaptation(source, data, settings, "tuned", where).run()
-        except (Diverged, UserError) as error:
-            if isinstance(error, UserError) and error.code != "not_finite":
-                raise
-            found = {}
+        found = report_of(source, data, settings, where)
     return record_of(run, found)
 
 
@@ -314,7 +308,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = "\n".join(table(load(options.json)))
     print(text)
     for file in options.write:
-        write(text, file)
+        write(text, file, "methods")
     print(f"{len({run.id for run in runs} & done)} of {len(runs)} runs finished")
 
 

@@ -8,13 +8,12 @@
 import argparse
 import json
 import math
-import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ups_server.errors import UserError
+from benchmarks.adaptation_tables import write
 
 RESULTS = Path(__file__).with_name("methods.json")
 ALL_KS, BEST_KS = (10, 100), (50, 500)
@@ -22,7 +21,6 @@ DECIDING_K = 100
 """Where the best three are chosen."""
 LAST, FLAT = 0.25, 0.05
 """Validation is flat where the best error of the last part of the training is not so much below the best one before."""
-BLOCK = re.compile(r"(<!-- methods -->\n).*?(<!-- /methods -->)", re.DOTALL)
 
 Record = dict[str, Any]
 
@@ -127,15 +125,6 @@ def verdict(place: tuple[str, int, str], found: Mapping[str, Sequence[Record]]) 
     return f"{told}{apart}.{unsettled}"
 
 
-def write(text: str, file: Path) -> None:
-    """Raises UserError ``no_block`` where the file has no place for the table."""
-    before = file.read_text(encoding="utf-8")
-    after, count = BLOCK.subn(lambda found: f"{found[1]}{text.rstrip()}\n{found[2]}", before)
-    if not count:
-        raise UserError("no_block", f"{file} has no block of methods", expected="<!-- methods -->")
-    file.write_text(after, encoding="utf-8")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", type=Path, default=RESULTS)
@@ -143,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     text = "\n".join(table(load(options.json))).rstrip()
     for file in options.write:
-        write(text, file)
+        write(text, file, "methods")
     print(text)
 
 

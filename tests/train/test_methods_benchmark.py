@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from benchmarks import methods
+from benchmarks.adaptation_tables import write
 from benchmarks.methods import METHODS, PROBLEMS, QUICK, Run, in_minutes, parsed, planned, record_of
-from benchmarks.methods_tables import Record, best_three, flat, spread, table, verdict, write
+from benchmarks.methods_tables import Record, best_three, flat, spread, table, verdict
 from tests.small_models import write_language_model, write_parent
 from ups_server.errors import UserError
 
@@ -106,11 +107,11 @@ def test_the_table_says_what_diverged_and_replaces_its_block(tmp_path: Path) -> 
     assert "| PaRe | lm | diverged / diverged |" in text
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- methods -->\nold\n<!-- /methods -->\nafter\n")
-    write(text, page)
+    write(text, page, "methods")
     assert page.read_text() == f"before\n<!-- methods -->\n{text.rstrip()}\n<!-- /methods -->\nafter\n"
     page.write_text("nothing")
     with pytest.raises(UserError, match="no block"):
-        write(text, page)
+        write(text, page, "methods")
 
 
 def test_quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,25 +57,14 @@ class Subset(TrajectorySource):
         self.source.close()
 
 
-class Thinned(TrajectorySource):
-    """Some frames of `source`, and every `stride`-th point of its grid.
+class SameRows(TrajectorySource):
+    """All rows of `source`, some of what each of them holds."""
 
-    Args:
-        frames: their indices, increasing.
-
-    Raises:
-        UserError: ``resolution_mismatch`` where the stride does not divide the number of points.
-    """
-
-    def __init__(self, source: TrajectorySource, frames: Sequence[int], stride: int) -> None:
+    def __init__(self, source: TrajectorySource) -> None:
         describe_as(self, source, source.n_trajectories)
         self.source = source
         self.layout = source.layout
-        self.grid = source.grid.subsample(stride)
-        self.times = source.times[list(frames)]
         self.chunk_frames = 1
-        self._frames = np.asarray(frames, np.int64)
-        self._stride = stride
 
     @property
     def coefficients(self) -> NDArray[np.float64]:
@@ -89,6 +78,27 @@ class Thinned(TrajectorySource):
     def row_faults(self) -> Mapping[int, str]:
         return self.source.row_faults
 
+    def close(self) -> None:
+        self.source.close()
+
+
+class Thinned(SameRows):
+    """Some frames of `source`, and every `stride`-th point of its grid.
+
+    Args:
+        frames: their indices, increasing.
+
+    Raises:
+        UserError: ``resolution_mismatch`` where the stride does not divide the number of points.
+    """
+
+    def __init__(self, source: TrajectorySource, frames: Sequence[int], stride: int) -> None:
+        super().__init__(source)
+        self.grid = source.grid.subsample(stride)
+        self.times = source.times[list(frames)]
+        self._frames = np.asarray(frames, np.int64)
+        self._stride = stride
+
     def read(
         self, rows: Rows, frames: FrameIndices = slice(None), stride: int = 1, first: int = 0
     ) -> NDArray[np.float32]:
@@ -97,9 +107,6 @@ class Thinned(TrajectorySource):
 
     def read_static(self, rows: Rows, stride: int = 1, first: int = 0) -> NDArray[np.float32] | None:
         return self.source.read_static(rows, stride * self._stride, first * self._stride)
-
-    def close(self) -> None:
-        self.source.close()
 
 
 class Concat(TrajectorySource):

@@ -4,15 +4,15 @@ Papers on cross-modal fine-tuning (ORCA, PaRe, RECRAFT) predict PDEBench so: one
 family has a single state. It is the last one then, and the first one is zero: what is given are the static fields.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ups_server.data.composed import describe_as
-from ups_server.data.source import FrameIndices, RowNumbers, Rows, TrajectorySource
+from ups_server.data.composed import SameRows
+from ups_server.data.source import FrameIndices, Rows, TrajectorySource
 from ups_server.data.store import Store, StoreManifest
 from ups_server.errors import UserError
 from ups_server.pde.registry import known_family
@@ -75,29 +75,14 @@ class EndStates(Store):
 
 
 @final
-class EndStatesOf(TrajectorySource):
+class EndStatesOf(SameRows):
     """The same of any source."""
 
     def __init__(self, source: TrajectorySource) -> None:
-        describe_as(self, source, source.n_trajectories)
-        self.source = source
-        self.layout = source.layout
+        super().__init__(source)
         self.times = end_times(source.times, source.family)
-        self.chunk_frames = 1
         self._steady = known_family(source.family).steady
         self._last = len(source.times) - 1
-
-    @property
-    def coefficients(self) -> NDArray[np.float64]:
-        return self.source.coefficients
-
-    @property
-    def row_numbers(self) -> RowNumbers:
-        return self.source.row_numbers
-
-    @property
-    def row_faults(self) -> Mapping[int, str]:
-        return self.source.row_faults
 
     def read(
         self, rows: Rows, frames: FrameIndices = slice(None), stride: int = 1, first: int = 0
@@ -109,6 +94,3 @@ class EndStatesOf(TrajectorySource):
 
     def read_static(self, rows: Rows, stride: int = 1, first: int = 0) -> NDArray[np.float32] | None:
         return self.source.read_static(rows, stride, first)
-
-    def close(self) -> None:
-        self.source.close()

@@ -221,6 +221,16 @@ def test_evaluate_prints_a_table_and_writes_every_score(ups: Ups, burgers: Path,
     assert json.loads(printed.out)[0]["one_step"]["nrmse"] < 1e-3
 
 
+def test_evaluate_reads_a_pattern_as_one_file(ups: Ups, burgers: Path, tmp_path: Path) -> None:
+    for number in (1, 2):
+        (tmp_path / f"part_{number}.hdf5").write_bytes(burgers.read_bytes())
+    alone, both = (ups("evaluate", "persistence", path, "--json", "-") for path in (burgers, tmp_path / "part_*.hdf5"))
+    assert both.code == 0, both.err
+    assert json.loads(both.out)[0]["trajectories"] == 2 * json.loads(alone.out)[0]["trajectories"]
+    none = ups("evaluate", "persistence", tmp_path / "absent_*.hdf5")
+    assert (none.code, "there is no file" in none.err) == (2, True)
+
+
 def test_solve_from_a_drawn_state(ups: Ups, tmp_path: Path) -> None:
     path = tmp_path / "wave.nc"
     words = ("solve", "advection", "--coef", "beta=1", "--seed", "3", "--method", "numerical", "--resolution", "64")

@@ -3,6 +3,7 @@
 import itertools
 import json
 import zipfile
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -108,6 +109,24 @@ def test_grouped_hdf5(tmp_path: Path) -> None:
     assert source.family == "diffusion_sorption"
     assert np.array_equal(source.read([0])[0], VALUES[0])
     source.close()
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".nc", ".npz", ".zarr"])
+@pytest.mark.parametrize("name", ["darcy", "incompressible_ns_2d"])
+def test_static_fields_are_written(name: str, suffix: str, tmp_path: Path) -> None:
+    with open_source(write(tmp_path / "made.h5", name)) as made:
+        rows = [made.trajectory(row) for row in range(COUNT)]
+    for number, solved in enumerate((rows[1], rows)):
+        export(solved, tmp_path / f"{number}{suffix}")
+        with open_source(tmp_path / f"{number}{suffix}") as back:
+            static, values = static_of(name), values_of(name)
+            assert static is not None
+            chosen = slice(1, 2) if number == 0 else slice(None)
+            np.testing.assert_array_equal(back.read_static(range(back.n_trajectories)), static[chosen])
+            np.testing.assert_array_equal(back.read(range(back.n_trajectories)), values[chosen])
+    with pytest.raises(UserError) as caught:
+        export([rows[0], replace(rows[1], static=None)], tmp_path / f"other{suffix}")
+    assert caught.value.code == "ragged"
 
 
 def test_json_has_what_the_interface_promises() -> None:

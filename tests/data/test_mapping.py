@@ -95,6 +95,17 @@ def test_the_proposal_for_burgers_shock(tmp_path: Path) -> None:
             assert store.grid == source.grid
 
 
+def test_a_box_that_begins_at_zero_is_the_rounder_one(tmp_path: Path) -> None:
+    """PDEArena's points are the centres of cells: 1, 3, ..., 31 fill [0, 32], and are not nodes of [1, 31]."""
+    path = tmp_path / "arena.h5"
+    values = LAYOUTS[path.name].write(path)
+    found = inspect(path).mapping
+    assert found is not None
+    assert {axis["points"] for axis in found["space"].values()} == {"cells"}
+    with open_source(path, mapping=Mapping.from_document(found)) as source:
+        assert source.grid == Grid(values.shape[2:4], ((0.0, 32.0), (0.0, 32.0)))
+
+
 def test_a_time_too_many_is_found_all_the_same(tmp_path: Path) -> None:
     t = np.append(TIMES, TIMES[-1] + 0.25)
     path = plain(tmp_path / "a.mat", u=waves()[..., 0], t=t, x=np.arange(POINTS) / POINTS)

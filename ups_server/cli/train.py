@@ -425,7 +425,9 @@ def evaluate(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A model folder, a model id, `persistence` or `numerical`.")
     ],
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Files of trajectories.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Files of trajectories; a pattern is one of several.")
+    ],
     dt: Annotated[float | None, typer.Option(help="Step; default: the model's, else the family's.")] = None,
     resolution: PointsLeft = None,
     trajectories: Annotated[int | None, typer.Option(help="The first so many of each file; default: all.")] = None,
@@ -451,7 +453,7 @@ def evaluate(
     """Score a model on files: one step ahead and full rollout, with persistence beside both (nRMSE)."""
     for file in files:
         if not file.is_dir():
-            check_file(file)
+            check_file(file, pattern=True)
     for output in (json_file, predictions):
         if output is not None:
             check_folder(output)

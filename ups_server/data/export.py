@@ -135,11 +135,19 @@ def export(
         not isinstance(trajectories, Trajectory),
         first.boundary,
     )
-    values = InMemory(header, np.stack([trajectory.values for trajectory in batch]))
+    static = None if first.static is None else np.stack([_static(trajectory) for trajectory in batch])
+    values = InMemory(header, np.stack([trajectory.values for trajectory in batch]), static)
     if isinstance(target, str | Path):
         write_file(Path(target), header, values, format)
     else:
         _exporter(format or "safetensors").write(target, header, values)
+
+
+def _static(trajectory: Trajectory) -> NDArray[np.floating[Any]]:
+    """Raises UserError ``ragged`` where other trajectories of the file have static fields and this one has none."""
+    if trajectory.static is None:
+        raise UserError("ragged", "trajectories in one file all have static fields, or none")
+    return trajectory.static
 
 
 def convert(

@@ -167,7 +167,9 @@ def placement(values: NDArray[np.float64], periodic: bool | None) -> tuple[str, 
 
 
 def _digits(value: float, step: float) -> int:
-    """Significant decimal digits of a number, multiples of pi counting as round; 6: none is exact."""
+    """Significant decimal digits of a number, multiples of pi counting as round; 0: it is zero; 6: none is exact."""
+    if abs(value) < 1e-3 * abs(step):
+        return 0
     for scale in (1.0, np.pi):
         for digits in range(1, 6):
             if abs(float(f"{value / scale:.{digits - 1}e}") - value / scale) * scale < 1e-3 * abs(step):

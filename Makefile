@@ -9,7 +9,7 @@ TORCH ?=
 HOST ?= 127.0.0.1
 PORT ?= 8000
 DATA_DIR ?= .ups
-WORKERS ?= 2
+WORKERS ?= 3
 
 VENV := .venv
 BIN := $(VENV)/bin

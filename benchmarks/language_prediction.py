@@ -1,4 +1,4 @@
-"""What a language model adds to a prediction where the text alone says which terms an equation has.
+r"""What a language model adds to a prediction where the text alone says which terms an equation has.
 
 A small model of lead times (`ups_server.model.lead`) is trained on random equations of `evolution_1d`. Of every term it
 is given a feature of a wording, drawn anew in each batch, and the coefficient as a number; nothing else says what the
@@ -10,7 +10,8 @@ once, so that as many steps take as many minutes in all of them:
 - word_embeddings: the mean of its word embeddings;
 - bag_of_words: words and their pieces, weighted by rarity;
 - learned_id: which term it is, an oracle that no text has to be read for;
-- no_text: nothing.
+- no_text: nothing;
+- with `--body FOLDER`: layers of another pretrained language model, in a folder as Hugging Face's libraries write them.
 
 Every arm is tested on
 
@@ -19,7 +20,8 @@ Every arm is tested on
 - unseen_term: sets with the term that training never sees, told in its own words;
 - families: advection, Burgers' equation and diffusion-reaction, told by the texts of their terms.
 
-    python -m benchmarks.language_prediction --runs runs/language --json models/ups-line/language.json [--seeds 3]
+    python -m benchmarks.language_prediction --runs runs/language --json models/ups-line/language.json \
+        [--seeds 3] [--body FOLDER]
 
 Every run is kept in the folder of runs: the command goes on where it was stopped.
 """
@@ -29,6 +31,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +107,7 @@ class Features:
     faster for being larger.
     """
 
-    def __init__(self, arm: str, texts: Texts, seed: int, model: Path) -> None:
+    def __init__(self, arm: str, texts: Texts, seed: int, model: Path, body: Path | None = None) -> None:
         self._by_text: dict[str, NDArray[np.float32]] = {}
         self._by_term: dict[str, NDArray[np.float32]] = {}
         if arm in ("learned_id", "no_text"):
@@ -116,10 +119,12 @@ class Features:
         if arm == "bag_of_words":
             bag = Bag.of([text for name in TERMS if name != UNSEEN_TERM for text in texts.training[name]])
             self._by_text = {text: bag.features(text) for text in texts.all}
+        elif body is not None and arm == body.name:
+            self._by_text = layers_of(body, tuple(texts.all))
         else:
-            body = Body.random(model, seed) if arm == "random_body" else Body.pretrained(model)
-            body.read(texts.all)
-            read = body.word_embeddings if arm == "word_embeddings" else body.layers
+            encoder = Body.random(model, seed) if arm == "random_body" else Body.pretrained(model)
+            encoder.read(texts.all)
+            read = encoder.word_embeddings if arm == "word_embeddings" else encoder.layers
             self._by_text = {text: read(text) for text in texts.all}
         self.size = len(next(iter(self._by_text.values())))
         learned = [text for name in TERMS if name != UNSEEN_TERM for text in texts.training[name]]
@@ -135,6 +140,23 @@ class Features:
             for row, choice in enumerate(rng.integers(len(own), size=count)):
                 rows[row, number] = self._by_term[name] if self._by_term else self._by_text[own[choice]]
         return torch.from_numpy(rows)
+
+
+@cache
+@torch.no_grad()
+def layers_of(folder: Path, texts: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
+    """Of any body, what `Encoder.layers` is of the shipped one: means over the tokens before the first layer and after
+    each third of them, each of unit length, beside each other."""
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer, body = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    found = {}
+    for text in texts:
+        states = body(**tokenizer(text, return_tensors="pt"), output_hidden_states=True).hidden_states
+        depths = [round((len(states) - 1) * share / 3) for share in range(4)]
+        means = torch.stack([states[depth][0, 1:-1].mean(0) for depth in depths])
+        found[text] = torch.nn.functional.normalize(means, dim=-1).flatten().numpy() / len(depths) ** 0.5
+    return found
 
 
 def told(given: Problems, names: Tensor) -> Problems:
@@ -229,11 +251,11 @@ def scores(
 def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """By test and arm: the median error of each seed and of all, its interval of 95 % over problems, and how many times
     the error of `pretrained` it is (geometric mean over problems and seeds, with its interval over problems)."""
-    by_arm = {arm: [run for run in runs if run["arm"] == arm] for arm in ARMS}
+    by_arm = {arm: [run for run in runs if run["arm"] == arm] for arm in dict.fromkeys(run["arm"] for run in runs)}
     tests = list(runs[0]["errors"])
     found: dict[str, Any] = {}
     for test in tests:
-        rows = {arm: np.array([run["errors"][test] for run in own]) for arm, own in by_arm.items() if own}
+        rows = {arm: np.array([run["errors"][test] for run in own]) for arm, own in by_arm.items()}
         best = np.log(rows["pretrained"]).mean(0)
         found[test] = {}
         for arm, values in rows.items():
@@ -249,7 +271,7 @@ def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 "times_pretrained": float(np.exp(more.mean())),
                 "times_pretrained_interval": np.quantile(times, [0.025, 0.975]).tolist(),
             }
-    seconds = {arm: float(np.mean([run["seconds"] for run in own])) for arm, own in by_arm.items() if own}
+    seconds = {arm: float(np.mean([run["seconds"] for run in own])) for arm, own in by_arm.items()}
     return {"steps": runs[0]["steps"], "seconds_of_a_core": seconds, "seeds": len(by_arm["pretrained"]), "tests": found}
 
 
@@ -270,7 +292,7 @@ def with_table(card: str, found: Mapping[str, Any]) -> str:
         "| features | " + " | ".join(NAMES.get(name, name) for name in tests) + " |",
         "|---" * (1 + len(tests)) + "|",
     ]
-    for arm in ARMS:
+    for arm in tests["unseen_combinations"]:
         cells = []
         for test in tests:
             own = tests[test][arm]
@@ -288,6 +310,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/language"), help="folder of runs; data lie beside it")
     parser.add_argument("--model", type=Path, default=shipped_folder() / "ups-mini", help="whose language model reads")
+    parser.add_argument("--body", type=Path, metavar="FOLDER", help="another language model: one more arm of its name")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--json", type=Path, required=True)
@@ -298,11 +321,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given.runs.mkdir(parents=True, exist_ok=True)
     texts, tests = Texts.read(), test_problems(given.runs)
     runs = []
+    arms = (*ARMS, *([given.body.name] if given.body else ()))
     for seed in range(given.seeds):
-        for arm in ARMS:
+        for arm in arms:
             file = given.runs / f"{arm}-{seed}-{given.steps}.json"
             if not file.exists():
-                features = Features(arm, texts, seed, given.model)
+                features = Features(arm, texts, seed, given.model, given.body)
                 model, seconds = trained(arm, features, texts, seed, given.runs.parent / "data", given.steps)
                 run = {"arm": arm, "seed": seed, "steps": given.steps, "seconds": seconds,
                        "errors": scores(model, features, texts, tests)}  # fmt: skip

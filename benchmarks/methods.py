@@ -178,8 +178,8 @@ def planned(options: argparse.Namespace, weights: str, records: Sequence[Record]
 def in_minutes(run: Run, records: Sequence[Record], minutes: float) -> Run | None:
     """The run of as many steps as its method makes in so many minutes, by that of equal steps; None before it."""
     for record in records:
-        if record["id"] == run.id and record["seconds"] and record["trained"]:
-            steps = math.ceil(60 * minutes * record["trained"] / record["seconds"])
+        if record["id"] == run.id and record["trained"]:
+            steps = math.ceil(60 * minutes * record["trained"] / max(record["seconds"], 0.1))  # they are in tenths
             return replace(run, budget="minutes", steps=max(steps, QUICK_STEPS))
     return None
 

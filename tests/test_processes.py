@@ -1,5 +1,6 @@
-"""What is freed is used again: blocks as large as those of a step cost no new pages."""
+"""What processes share: what is freed is used again, and how those of `torchrun` end."""
 
+import os
 import subprocess
 import sys
 
@@ -68,3 +69,12 @@ def test_a_process_that_reads_bodies_gives_back_what_it_frees() -> None:
     program = RETAINED.format(first="assert give_back_freed_memory()")
     kept = int(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout)
     assert kept < 8, "MiB of 81 in each of four threads"
+
+
+@pytest.mark.parametrize(("rank", "code"), [("0", 3), ("1", 0)])
+def test_what_fails_after_the_end_of_an_assisting_process_does_not_count(rank: str, code: int) -> None:
+    program = "import atexit, os; from ups_server.processes import leave_torchrun as leave; "
+    program += "atexit.register(os._exit, 3); print('written', flush=os.environ['RANK'] == '0'); leave()"
+    environment = {**os.environ, "RANK": rank, "TORCHELASTIC_RUN_ID": "one"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (code, "written\n")

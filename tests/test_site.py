@@ -1,5 +1,6 @@
 """The site of documentation builds, whole and strictly; it needs nothing from elsewhere."""
 
+import json
 import os
 import re
 import shutil
@@ -46,6 +47,14 @@ def test_every_page_is_there(site: Path) -> None:
     for made in ("index", "reference/http", "reference/python", "repository/models/ups-mini/index"):
         assert (site / f"{made}.html").exists(), made
     assert not (site / "generate").exists()
+
+
+@pytest.mark.slow
+def test_tables_hold_what_was_measured(site: Path) -> None:
+    page = (site / "adapting.html").read_text(encoding="utf-8")
+    for row in json.loads((REPOSITORY / "benchmarks" / "new_equations.json").read_text(encoding="utf-8")):
+        assert f"{row['tuned']['one_step']:.2g} / {row['tuned']['rollout']:.2g}</td>" in page, row
+    assert not [path for path in site.rglob("*.html") if "<!-- table:" in path.read_text(encoding="utf-8")]
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import asyncio
 import ctypes
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -80,6 +81,18 @@ KEPT = 1 << 30
 GROWTH = 64 << 20
 LARGE = 1 << 20
 """Bytes of a block that goes back to the system when it is freed."""
+
+
+def leave_torchrun() -> None:
+    """Ends this process, at the end of its program, where `torchrun` started it and others beside it.
+
+    PyTorch's threads that ask for the interpreter while it ends abort the process now and then; `torchrun` would take
+    that for a failure and stop the first process, which may still be writing. Of the others nothing is left to do.
+    """
+    if os.environ.get("TORCHELASTIC_RUN_ID") and os.environ.get("RANK", "0") != "0":
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def keep_freed_memory() -> bool:

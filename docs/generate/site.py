@@ -8,8 +8,9 @@ import ast
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files, InclusionLevel
@@ -23,8 +24,8 @@ OUTSIDE = "repository"
 LINK = re.compile(r"(?<=\]\()(?!https?:|#|mailto:)([^)#\s]+)(?=[)#])")
 LANGUAGES = {".py": "python", ".toml": "toml", ".yaml": "yaml", ".yml": "yaml", "": "text"}
 """Suffixes of what is shown as a page; everything else is a file to download."""
-BREAK_EVEN = "<!-- table: break-even -->"
-"""Where a page has the table of that name."""
+TABLES = re.compile("<!-- table: (.*) -->")
+"""Where a page has one of `tables`."""
 UNLISTED = "---\nsearch:\n  exclude: true\n---\n\n"
 
 
@@ -61,7 +62,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return reference.reference()
     if page.file.generated_by is not None:
         return markdown
-    markdown = markdown.replace(BREAK_EVEN, break_even())
+    markdown = TABLES.sub(lambda match: tables()[match[1]](), markdown)
     return moved(markdown, f"docs/{page.file.src_uri}", page.file.src_uri)
 
 
@@ -128,6 +129,30 @@ def listing(folder: Path) -> str:
         purpose = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n\n")[0]
         rows.append(f"| `{path.relative_to(folder).as_posix()}` | {reference.cell(purpose)} |")
     return "\n".join(rows) + "\n"
+
+
+def tables() -> dict[str, Callable[[], str]]:
+    return {"break-even": break_even, "new equations": new_equations}
+
+
+def new_equations() -> str:
+    """The table of `benchmarks/new_equations.json`: one row an equation and learner, one-step / rollout nRMSE."""
+    rows = json.loads((REPOSITORY / "benchmarks" / "new_equations.json").read_text(encoding="utf-8"))
+    counts = sorted({row["k"] for row in rows})
+
+    def cell(row: dict[str, Any], part: str) -> str:
+        return f"{row[part]['one_step']:.2g} / {row[part]['rollout']:.2g}" if part in row else "–"
+
+    lines = [
+        "| equation | learner | as it is | " + " | ".join(f"k = {k}" for k in counts) + " |",
+        "|---" * (3 + len(counts)) + "|",
+    ]
+    for name, learner in dict.fromkeys((row["name"], row["learner"]) for row in rows):
+        own = {row["k"]: row for row in rows if (row["name"], row["learner"]) == (name, learner)}
+        first = next(iter(own.values()))
+        cells = " | ".join(cell(own[k], "tuned") for k in counts)
+        lines.append(f"| {name}: `{first['equation']}` | {learner} | {cell(first, 'zero_shot')} | {cells} |")
+    return "\n".join(lines)
 
 
 def break_even() -> str:

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +56,19 @@ def small_settings(folder: Path) -> Settings:
     )
 
 
-def run(service: RunningService, folder: Path, key: str | None, examples: int, seed: int) -> Ran:
+PHASES = ("examples", "coverage", "fuzzing", "stateful")
+DRAWN = ("examples", "fuzzing", "stateful")
+"""Without the thousands of systematic requests."""
+
+
+def run(
+    service: RunningService,
+    folder: Path,
+    key: str | None,
+    examples: int,
+    seed: int,
+    phases: Sequence[str] = PHASES,
+) -> Ran:
     """All checks on all routes; `examples` drawn requests a route beside the systematic ones."""
     configuration = folder / "schemathesis.toml"
     configuration.write_text(CONFIGURATION, encoding="utf-8")
@@ -63,6 +76,7 @@ def run(service: RunningService, folder: Path, key: str | None, examples: int, s
     words = ["--config-file", str(configuration), "run", f"{service.url}/openapi.json"]
     options = ["--checks", "all", "--max-examples", str(examples), "--seed", str(seed), "--continue-on-failure"]
     options += ["--suppress-health-check", "all", "--request-timeout", "60", "--no-color", *shown]
+    options += ["--phases", ",".join(phases)]
     done = subprocess.run(
         [sys.executable, "-m", "schemathesis.cli", *words, *options], cwd=folder, capture_output=True, text=True
     )
@@ -71,10 +85,14 @@ def run(service: RunningService, folder: Path, key: str | None, examples: int, s
     return Ran(done.returncode, int(counted[1].replace(",", "")) if counted else 0, output)
 
 
-def runs(folder: Path, examples: int, seed: int) -> dict[str, Ran]:
-    """Without keys, then with one that may do everything."""
+def runs(folder: Path, examples: int, seed: int, open_phases: Sequence[str] = PHASES) -> dict[str, Ran]:
+    """Without keys, then with one that may do everything.
+
+    Args:
+        open_phases: of the first run.
+    """
     with running_service(small_settings(folder / "data")) as service:
-        open_to_all = run(service, folder, None, examples, seed)
+        open_to_all = run(service, folder, None, examples, seed, open_phases)
         _, key = KeyStore(service.jobs.database).create("contract", [Scope.ADMIN], 1)
         return {"without a key": open_to_all, "with a key": run(service, folder, key, examples, seed)}
 

@@ -24,9 +24,14 @@ READ = [name for name in FORMATS if name not in ("json", "safetensors")]
 SUFFIX = {format.format: suffix for suffix, format in suffixes().items()}
 
 
-@pytest.fixture
-def file_id(service: RunningService, tmp_path: Path) -> str:
-    answer = post(service, write(tmp_path / "mine.h5", NAME).read_bytes(), name="mine.h5")
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("file") / "mine.h5", NAME)
+
+
+@pytest.fixture(scope="module")
+def file_id(service: RunningService, mine: Path) -> str:
+    answer = post(service, mine.read_bytes(), name="mine.h5")
     record = examined(service, answer.json()["id"])
     assert record["state"] == "ready", record["problem"]
     return str(record["id"])
@@ -39,13 +44,15 @@ def get(service: RunningService, file_id: str, accept: str | None = None, **para
 
 
 @pytest.mark.parametrize("format", READ)
-def test_what_was_uploaded_comes_back(service: RunningService, file_id: str, tmp_path: Path, format: str) -> None:
+def test_what_was_uploaded_comes_back(
+    service: RunningService, file_id: str, mine: Path, tmp_path: Path, format: str
+) -> None:
     answer = get(service, file_id, format=format)
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == FORMATS[format]
     assert 'filename="mine.' in answer.headers["content-disposition"]
     (tmp_path / "back").write_bytes(answer.content)
-    with open_source(tmp_path / "back") as back, open_source(tmp_path / "mine.h5") as original:
+    with open_source(tmp_path / "back") as back, open_source(mine) as original:
         np.testing.assert_array_equal(back.read([0, 1, 2]), values_of(NAME))
         np.testing.assert_array_equal(back.read_static([0, 1, 2]), static_of(NAME))
         np.testing.assert_array_equal(back.coefficients, original.coefficients)
@@ -79,9 +86,9 @@ def test_the_accept_header(service: RunningService, file_id: str) -> None:
     assert "accept-ranges" not in partial.headers
 
 
-def test_a_part(service: RunningService, file_id: str, tmp_path: Path) -> None:
+def test_a_part(service: RunningService, file_id: str, mine: Path, tmp_path: Path) -> None:
     values = values_of(NAME)
-    with open_source(tmp_path / "mine.h5") as source:
+    with open_source(mine) as source:
         times = source.times
     document = get(service, file_id, format="json", trajectories="2,0", steps="1:3", resolution=8).json()
     np.testing.assert_array_equal(np.array(document["data"], np.float32), values[[0, 2], 1:3, ::2, ::2])

@@ -64,7 +64,7 @@ def test_what_was_to_be_sent_again_is_sent_by_the_next_service(tmp_path: Path, r
 
 @pytest.mark.slow
 def test_what_nobody_knows_to_have_come_is_sent_again(tmp_path: Path, receiver: Receiver) -> None:
-    """The receiver has the message, and the service dies before the answer; a claim runs out after a minute."""
+    """The receiver has the message, and the service dies before the answer; a claim runs out after half a minute."""
     receiver.held.clear()
     try:
         webhook, job = ended_and_killed(tmp_path, receiver)

@@ -176,7 +176,7 @@ def test_rollouts_of_a_trained_model_are_computed_there(fleet: Fleet) -> None:
         found = client.rollout("burgers", 3, START, model="ups-mini", grid={"n": [64]})
     assert np.isfinite(found["u"].values).all()
     assert [one["device"] for one in fleet.devices()] == ["ray:0", "ray:1"]
-    assert any("ups-mini" in " ".join(one["models"]) for one in fleet.devices())
+    wait_until(lambda: any("ups-mini" in " ".join(one["models"]) for one in fleet.devices()), "its model is told of")
 
 
 @with_ray

@@ -1,5 +1,6 @@
 """The experiment on what a language model adds to a prediction: its problems, its arms and its statistics."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,12 @@ from benchmarks.language_prediction import (
     Features,
     Texts,
     errors,
+    layers_of,
     new_model,
     summary,
     told,
 )  # fmt: skip
+from tests.small_models import write_language_model
 from ups_server.catalog import shipped_folder
 from ups_server.model.lead import problems
 from ups_server.model.lead_config import ANY
@@ -45,6 +48,19 @@ def test_wordings_of_tests_share_no_four_words_with_training() -> None:
     learned = {text for name in TERMS for text in texts.training[name]} - library
     known = {run for text in learned for run in word_runs(text)}
     assert not known & {run for name in TERMS for text in texts.unseen[name] for run in word_runs(text)}
+
+
+def test_another_language_model_is_read_from_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "another").mkdir()
+    folder = write_language_model(tmp_path / "another")
+    size = json.loads((folder / "config.json").read_text())["hidden_size"]
+    found = layers_of(folder, ("spreads", "decays"))
+    assert {feature.shape for feature in found.values()} == {(4 * size,)}
+    for feature in found.values():
+        np.testing.assert_allclose(np.linalg.norm(feature.reshape(4, size), axis=1), 0.5, rtol=1e-5)
+    assert not np.allclose(found["spreads"], found["decays"])
+    texts = Texts({name: [f"{name} one", name] for name in TERMS}, {name: [name] for name in TERMS})
+    assert Features("another", texts, 0, MODEL, folder).size == 4 * size
 
 
 def test_arms_differ_in_the_features_alone() -> None:

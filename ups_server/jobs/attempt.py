@@ -20,7 +20,7 @@ from ups_server.jobs.leases import Leases
 from ups_server.jobs.spec import Job
 from ups_server.jobs.tasks import assist
 from ups_server.jobs.worker import Worker, job_folder
-from ups_server.processes import configure_logs
+from ups_server.processes import configure_logs, leave_torchrun
 from ups_server.settings import Settings
 from ups_server.tracing import configure_traces
 
@@ -131,6 +131,7 @@ def main() -> None:
     with stopped_by_signals(signal.SIGTERM) as stopping:
         stop_with_input(stopping)
         run_together(settings, AttemptId(job_id, owner), stopping)
+    leave_torchrun()
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 TIMEOUT_S = 15.0
 """For a receiver's whole answer; its body is not read."""
-CLAIM_S = 60.0
+CLAIM_S = 2 * TIMEOUT_S
 """A delivery whose outcome is not known by then is begun anew."""
 GROWTH = 4.0
 LONGEST_PAUSE_S = 3600.0

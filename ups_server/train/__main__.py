@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from ups_server.errors import UserError
-from ups_server.processes import keep_freed_memory
+from ups_server.processes import keep_freed_memory, leave_torchrun
 from ups_server.train.run import train_recipe
 
 
@@ -21,6 +21,7 @@ def main() -> None:
         train_recipe(given.recipe, fresh=given.fresh, device=given.device, workers=given.workers)
     except UserError as error:
         sys.exit(f"ups_server.train: {error}")
+    leave_torchrun()
 
 
 if __name__ == "__main__":

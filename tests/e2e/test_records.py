@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 from playwright.sync_api import Page, Route, expect
 from scipy.io import savemat
 
@@ -223,3 +224,34 @@ def test_rows_of_files_and_jobs_say_what_they_hold(page: Page, site: RunningServ
     job = page.get_by_role("region", name="Job", exact=True)
     expect(job.get_by_text(f"{burgers_file.name} (burgers)")).to_be_visible()
     expect(page.get_by_role("region", name="Evaluations")).to_contain_text(f"{burgers_file.name} (burgers)")
+
+
+def test_as_many_trajectories_are_proposed_as_a_file_has(page: Page, site: RunningService, burgers_file: Path) -> None:
+    file_id = ready(page, site, burgers_file)
+    page.goto(f"/#/jobs?file={file_id}")
+    proposed = page.get_by_role("form", name="New job").get_by_label("Trajectories to train on")
+    expect(proposed).to_have_value("5")  # of seven: one chooses the checkpoint, one is the test
+    proposed.fill("2")
+    page.get_by_label("File", exact=True).select_option(file_id)
+    expect(proposed).to_have_value("2")
+
+
+def test_a_rollout_that_nobody_waits_for_is_listed_and_its_result_saved(
+    page: Page, site: RunningService, tmp_path: Path
+) -> None:
+    request = {
+        "family": "burgers", "model": "small", "coefficients": {"nu": 0.1}, "grid": {"n": [32]}, "n_steps": 3,
+        "initial_condition": {"sample": {"seed": 1}},
+    }  # fmt: skip
+    made = site.send("POST", "/v1/rollouts", request, Prefer="respond-async").json()
+    page.goto("/#/jobs")
+    page.get_by_role("region", name="Rollouts that nobody waits for").get_by_role("link", name=made["id"]).click()
+    job = page.get_by_role("region", name="Job", exact=True)
+    expect(job.locator(".state.succeeded")).to_be_visible()
+    expect(job.locator(".facts")).to_contain_text("burgers")
+    with page.expect_download() as taken:
+        job.get_by_role("button", name="NetCDF").click()
+    taken.value.save_as(tmp_path / "result.nc")
+    with xr.open_dataset(tmp_path / "result.nc", engine="h5netcdf") as found:
+        assert found["u"].shape[-2:] == (4, 32)
+        assert np.isfinite(found["u"].values).all()

@@ -1,19 +1,23 @@
 // What can be started: an adaptation of a model to a file, an evaluation on one.
 import { choice, fill, h, labelled } from "../core/dom.js";
 import { guarded } from "../core/problems.js";
-import { get, send } from "../core/service.js";
+import { get, segment, send } from "../core/service.js";
 
 const ALIGNMENTS = [["none", "none"], ["mmd", "MMD"], ["otdd", "OTDD"], ["recraft", "RECRAFT"], ["mona", "MoNA"], ["pare", "PaRe"]];
 const TUNINGS = [["operator", "all but the language model"], ["full", "all weights"], ["lora", "low-rank adapters"], ["layernorm", "layer norms and linear layers"], ["prefix", "a prefix of the language model"], ["head", "predictor"]];
 
+const USUAL = 10;
+/** Trajectories of a file that are not trained on, at least: one chooses the checkpoint, one is the test. */
+const HELD_OUT = 2;
+
 /** `onStart(job)` is called with what was started. */
 export function jobForm(onStart) {
-  let [kind, models, files, usual, key] = ["fine_tuning", [], [], "", crypto.randomUUID?.() ?? String(Math.random())];
+  let [kind, models, files, usual, typed, key] = ["fine_tuning", [], [], "", false, crypto.randomUUID?.() ?? String(Math.random())];
   const note = h("div", {});
   const model = h("select", {});
-  const file = h("select", { onChange: () => listModels() });
+  const file = h("select", { onChange: () => chosen() });
   const number = (attributes) => h("input", { type: "number", min: 1, step: 1, ...attributes });
-  const trajectories = number({ value: 10, required: true });
+  const trajectories = number({ value: USUAL, required: true, onInput: () => (typed = true) });
   const steps = number({ placeholder: "by itself" });
   const seconds = number({ placeholder: "no limit", step: "any", min: 0 });
   const rate = h("input", { type: "number", min: 0, max: 1, step: "any", placeholder: "by itself" });
@@ -21,7 +25,7 @@ export function jobForm(onStart) {
   fill(alignment, ALIGNMENTS, "none");
   const changed = h("select", {});
   fill(changed, TUNINGS, "operator");
-  const heldOut = h("select", {});
+  const heldOut = h("select", { onChange: () => chosen() });
   const suffix = h("input", { type: "text", pattern: "[a-z0-9][a-z0-9\\-]{0,31}", placeholder: "mine", autocomplete: "off" });
   const resolution = number({ min: 8, placeholder: "the file's" });
   const count = number({ placeholder: "all" });
@@ -43,6 +47,18 @@ export function jobForm(onStart) {
     event.preventDefault();
     submit();
   } }, kinds.element, h("div", { class: "grid" }, labelled("Model", model), labelled("File", file)), noFile, noModel, tuning, scoring, note, start);
+
+  /** A file was chosen: as many trajectories as it has for training, unless somebody has said how many. */
+  async function chosen() {
+    listModels();
+    const id = file.value;
+    if (!id || typed) return;
+    await guarded(note, async () => {
+      const { rows } = (await get(`v1/files/${segment(id)}`)).report;
+      const most = rows - (heldOut.value ? 0 : HELD_OUT);
+      if (id === file.value && !typed) trajectories.value = Math.max(1, Math.min(USUAL, most));
+    });
+  }
 
   /** Models of lead times, which know their shortest one, are tuned to families that they know. */
   const isTunable = (card, family) => card.kind !== "builtin"
@@ -87,7 +103,7 @@ export function jobForm(onStart) {
       fill(file, options, query.get("file") ?? undefined);
       fill(heldOut, [["", "the rest of the file"], ...options]);
       noFile.hidden = files.length > 0;
-      listModels();
+      await chosen();
     },
   };
 }

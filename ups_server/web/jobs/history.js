@@ -4,9 +4,11 @@ import { events } from "../core/streams.js";
 
 const PAUSE = 1000;
 
+const KINDS = { eval: "v1/evaluations", ft: "v1/fine-tuning/jobs", ro: "v1/rollouts" };
+
 /** The address of a job, by the first part of its id. */
 export function jobAddress(id) {
-  return `${id.startsWith("eval-") ? "v1/evaluations" : "v1/fine-tuning/jobs"}/${segment(id)}`;
+  return `${KINDS[id.split("-")[0]] ?? KINDS.ft}/${segment(id)}`;
 }
 
 /** Calls `onEvent(name, data)` for every event once, in order, until the job has ended; the job then. */

@@ -3,9 +3,12 @@ import { lineChart } from "../charts/line_chart.js";
 import { h, table } from "../core/dom.js";
 import { when } from "../core/numbers.js";
 import { guarded, problemNote, sentence } from "../core/problems.js";
-import { get, Problem, segment, send } from "../core/service.js";
+import { download } from "../core/save.js";
+import { ask, get, Problem, segment, send } from "../core/service.js";
 import { figures, tuningTable } from "../models/scores.js";
 import { follow, jobAddress } from "./history.js";
+
+const RESULTS = [["NetCDF", "application/x-netcdf", "nc"], ["npz", "application/x-npz", "npz"], ["Zarr", "application/zip", "zarr.zip"]];
 
 /** `follow(id)` shows a job from its first event on; `onChange(job)` is called when its state changes. */
 export function jobPanel(onChange) {
@@ -52,15 +55,26 @@ export function jobPanel(onChange) {
       }
       return fileCells.get(id);
     };
-    const parts = [["Model", job.model], ["File", fileCell(job.spec.training_file ?? job.spec.file)], ...(job.spec.validation_file ? [["Held out", fileCell(job.spec.validation_file)]] : []), ["Begun", when(job.started_at)], ["Ended", when(job.finished_at)], ["Attempts", job.attempt]];
+    const { spec } = job;
+    const file = spec.training_file ?? spec.file;
+    const parts = [["Model", job.model], ...(spec.family ? [["Equation", spec.family], ["Steps", spec.n_steps]] : []), ...(file ? [["File", fileCell(file)]] : []), ...(spec.validation_file ? [["Held out", fileCell(spec.validation_file)]] : []), ["Begun", when(job.started_at)], ["Ended", when(job.finished_at)], ["Attempts", job.attempt]];
     facts.replaceChildren(...parts.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value instanceof Node ? value : String(value ?? "–"))]));
     outcome.replaceChildren(...ending(job));
     onChange(job);
   }
 
+  const save = (job, type, suffix) => guarded(note, async () => {
+    const answer = await ask(`${jobAddress(job.id)}/result`, { headers: { Accept: type } });
+    download(`${job.id}.${suffix}`, [await answer.blob()], type);
+  });
+
   function ending(job) {
     if (job.error) return [problemNote(new Problem(job.error))];
     if (!job.result) return [];
+    if (job.kind === "rollout") {
+      const button = ([name, type, suffix]) => h("button", { type: "button", title: `Save the result as ${name}`, onClick: () => save(job, type, suffix) }, name);
+      return [h("div", { class: "row" }, RESULTS.map(button))];
+    }
     if (job.kind === "evaluation") {
       const rows = [[job.model, ...figures(job.result)], ["persistence", ...figures(job.result.persistence ?? {})]];
       return [table("Scores", ["model", "one-step nRMSE", "skill", "rollout nRMSE"], rows)];
@@ -94,7 +108,7 @@ export function jobPanel(onChange) {
     title.textContent = id;
     status.textContent = "";
     bar.value = 0;
-    charts.hidden = id.startsWith("eval-");
+    charts.hidden = !id.startsWith("ft-");
     draw();
     const act = (verb) => () => guarded(note, async () => {
       tell(await send("POST", `${jobAddress(id)}/${verb}`));
@@ -107,7 +121,8 @@ export function jobPanel(onChange) {
       state: () => get(jobAddress(id)).then((job) => stopping === mine && tell(job)),
       phase: ({ phase }) => (status.textContent = sentence(phase.replaceAll("_", " "))),
       progress: ({ what, done, total }) => {
-        status.textContent = `Scoring${what ? ` (${what.replaceAll("_", " ")})` : ""}: ${done} of ${total}.`;
+        const words = id.startsWith("ro-") ? what : `scoring${what ? ` (${what.replaceAll("_", " ")})` : ""}`;
+        status.textContent = sentence(`${words}: ${done} of ${total}`);
         bar.value = done / total;
       },
       step: (data) => {

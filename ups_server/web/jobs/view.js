@@ -19,14 +19,16 @@ export function jobsView() {
 
   async function refresh() {
     await guarded(problem, async () => {
-      const [tunings, evaluations, stored] = await Promise.all([get("v1/fine-tuning/jobs"), get("v1/evaluations"), get("v1/files")]);
+      const [tunings, evaluations, rollouts, stored] = await Promise.all(["v1/fine-tuning/jobs", "v1/evaluations", "v1/rollouts", "v1/files"].map(get));
       const files = new Map(stored.files.map((record) => [record.id, record]));
       const on = (id) => (files.has(id) ? h("a", { href: `#/files/${segment(id)}` }, `${files.get(id).name} (${files.get(id).family})`) : "a deleted file");
       const rows = tunings.jobs.map((job) => [link(job), state(job), job.model, on(job.spec.training_file), job.result?.model ?? "–", when(job.created_at)]);
       const scored = evaluations.jobs.map((job) => [link(job), state(job), job.model, on(job.spec.file), ...figures(job.result ?? {}), when(job.created_at)]);
+      const solved = rollouts.jobs.map((job) => [link(job), state(job), job.model, job.spec.family, job.spec.n_steps, when(job.created_at)]);
       lists.replaceChildren(
         ...(rows.length ? [h("section", { class: "panel" }, table("Adaptations", ["job", "state", "model", "on", "new model", "made"], rows))] : []),
         ...(scored.length ? [h("section", { class: "panel" }, table("Evaluations", ["job", "state", "model", "on", "one-step nRMSE", "skill", "rollout nRMSE", "made"], scored))] : []),
+        ...(solved.length ? [h("section", { class: "panel" }, table("Rollouts that nobody waits for", ["job", "state", "model", "equation", "steps", "made"], solved))] : []),
       );
     });
   }

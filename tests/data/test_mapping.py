@@ -10,7 +10,7 @@ from scipy.io import savemat
 
 from tests.cases import ups
 from tests.files.examined import examined
-from tests.mapped_files import LAYOUTS, POINTS, TIMES, Layout, waves
+from tests.mapped_files import FRAMES, LAYOUTS, POINTS, TIMES, Layout, waves
 from ups_server.data.check import check_file
 from ups_server.data.formats import open_source
 from ups_server.data.inspect import inspect
@@ -152,6 +152,14 @@ def test_times_that_are_not_equally_spaced_are_refused_with_their_steps(tmp_path
     assert "onto: N" in (error.hint or "")
     found = inspect(path)
     assert any("0.0625 to 0.5625" in finding.why for finding in found.findings if finding.entry == "time")
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (FRAMES, 0)])
+def test_times_and_coordinates_of_no_numbers_are_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
+    path = plain(tmp_path / "file.npz", u=waves()[..., 0], t=TIMES, x=np.arange(POINTS), none=np.zeros(shape))
+    assert refused(path, time={"array": "none"}).code == "wrong_axis"
+    assert refused(path, space={"x": {"array": "none", "points": "cells"}}).code == "wrong_axis"
+    assert inspect(path).mapping is not None
 
 
 def test_unequal_times_are_interpolated_on_request(tmp_path: Path, capsys: Output) -> None:

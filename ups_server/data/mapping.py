@@ -346,7 +346,10 @@ def check_increasing(values: NDArray[np.float64], what: str) -> None:
 
 
 def line_of(values: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """The numbers along the one axis on which an array changes, as coordinates in a mesh do; None where none does."""
+    """The numbers along the one axis on which an array changes, as coordinates in a mesh do; None where none does, or
+    where there are none."""
+    if values.size == 0:
+        return None
     values = values.reshape([n for n in values.shape if n != 1] or [1])
     for axis in reversed(range(values.ndim)):
         first = values.take([0], axis)

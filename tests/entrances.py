@@ -152,8 +152,8 @@ def check(file: Brought, place: Place) -> None:
     values = file.held.values
     assert (report["usable"], report["trajectories"], report["frames"]) == (len(values), *values.shape[:2])
     axes = tuple(range(values.ndim - 1))
-    same(np.float32([field["min"] for field in report["fields"]]), values.min(axes))
-    same(np.float32([field["max"] for field in report["fields"]]), values.max(axes))
+    same(np.array([field["min"] for field in report["fields"]], np.float32), values.min(axes))
+    same(np.array([field["max"] for field in report["fields"]], np.float32), values.max(axes))
 
 
 def show(file: Brought, place: Place) -> None:
@@ -207,7 +207,18 @@ def solver(file: Brought, place: Place) -> Path | str:
 
 def solve(file: Brought, place: Place) -> None:
     out = place.folder / "solved.npz"
-    start = ["--initial", file.path, "--trajectory", str(ROW), "--n-steps", "1", "--device", "cpu", "--output", out]
+    start: list[str | Path] = [
+        "--initial",
+        file.path,
+        "--trajectory",
+        str(ROW),
+        "--n-steps",
+        "1",
+        "--device",
+        "cpu",
+        "--output",
+        out,
+    ]
     ups("solve", file.family, "--model", solver(file, place), *start, *file.words)
     with np.load(out, allow_pickle=False) as stored:
         same(stored["data"][0], file.held.values[ROW, 0])

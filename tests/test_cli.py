@@ -315,6 +315,50 @@ def test_solve_from_a_file_follows_the_file(ups: Ups, burgers: Path, tmp_path: P
     assert "0 to 1" in missing.err
 
 
+def test_solve_from_a_folder_of_zarr(ups: Ups, burgers: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "waves.zarr"
+    with closing(open_source(burgers)) as source:
+        values, times, x = source.read([0, 1])[..., 0], source.times, source.grid.axes[0]
+    coordinates = {"time": times, "x": x, "nu": 0.02}
+    written = xr.Dataset({"u": (("trajectory", "time", "x"), values)}, coordinates, {"family": "burgers"})
+    written.to_zarr(folder, zarr_format=3, consolidated=False)
+    words = ("solve", "burgers", "--method", "numerical", "--n-steps", "1", "--trajectory", "1", "--initial")
+    for place, name in ((folder, "zarr.npz"), (burgers, "hdf5.npz")):
+        ran = ups(*words, place, "-o", tmp_path / name)
+        assert ran.code == 0, ran.err
+    with np.load(tmp_path / "zarr.npz") as found, np.load(tmp_path / "hdf5.npz") as expected:
+        np.testing.assert_array_equal(found["data"][0, :, 0], values[1, 0])
+        np.testing.assert_array_equal(found["data"], expected["data"])
+
+
+def test_solve_from_a_file_that_needs_a_mapping(ups: Ups, burgers: Path, tmp_path: Path) -> None:
+    """The solution is that of the file that explains itself; without the mapping the file is refused."""
+    with closing(open_source(burgers)) as source:
+        values, times, x = source.read([0, 1])[..., 0], source.times, source.grid.axes[0]
+    own, mapping = tmp_path / "own.npz", tmp_path / "mapping.yaml"
+    np.savez(own, speed=values.transpose(2, 1, 0), when=times, where=x)
+    document = {
+        "family": "burgers",
+        "fields": [{"name": "u", "array": "speed"}],
+        "axes": ["x", "time", "trajectory"],
+        "time": {"array": "when"},
+        "space": {"x": {"array": "where"}},
+        "coefficients": {"nu": 0.02},
+    }
+    mapping.write_text(json.dumps(document))
+    words = ("solve", "burgers", "--method", "numerical", "--n-steps", "1", "--trajectory", "1", "--initial")
+    for name, said in (("mapped.npz", (own, "--map", mapping)), ("hdf5.npz", (burgers,))):
+        ran = ups(*words, *said, "-o", tmp_path / name)
+        assert ran.code == 0, ran.err
+    with np.load(tmp_path / "mapped.npz") as found, np.load(tmp_path / "hdf5.npz") as expected:
+        np.testing.assert_array_equal(found["data"][0, :, 0], values[1, 0])
+        np.testing.assert_array_equal(found["data"], expected["data"])
+    without = ups(*words, own, "-o", tmp_path / "none.npz")
+    assert (without.code, "header" in without.err) == (2, True)
+    alone = ups("solve", "burgers", "--method", "numerical", "--map", mapping, "-o", tmp_path / "none.npz")
+    assert (alone.code, "--initial" in alone.err) == (2, True)
+
+
 @pytest.mark.parametrize("suffix", [".png", ".gif", ".h5", ".json", ".safetensors"])
 def test_solve_writes_by_suffix(ups: Ups, tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"solution{suffix}"

@@ -116,12 +116,12 @@ def test_grouped_hdf5(tmp_path: Path) -> None:
 def test_static_fields_are_written(name: str, suffix: str, tmp_path: Path) -> None:
     with open_source(write(tmp_path / "made.h5", name)) as made:
         rows = [made.trajectory(row) for row in range(COUNT)]
-    for number, solved in enumerate((rows[1], rows)):
-        export(solved, tmp_path / f"{number}{suffix}")
-        with open_source(tmp_path / f"{number}{suffix}") as back:
-            static, values = static_of(name), values_of(name)
-            assert static is not None
-            chosen = slice(1, 2) if number == 0 else slice(None)
+    static, values = static_of(name), values_of(name)
+    assert static is not None
+    export(rows[1], tmp_path / f"one{suffix}")
+    export(rows, tmp_path / f"all{suffix}")
+    for path, chosen in (("one", slice(1, 2)), ("all", slice(None))):
+        with open_source(tmp_path / f"{path}{suffix}") as back:
             np.testing.assert_array_equal(back.read_static(range(back.n_trajectories)), static[chosen])
             np.testing.assert_array_equal(back.read(range(back.n_trajectories)), values[chosen])
     with pytest.raises(UserError) as caught:

@@ -13,6 +13,10 @@ from tests.api.conftest import RunningService
 from tests.e2e.conftest import PATIENCE_MS
 from tests.e2e.test_access import violations
 from tests.shock import write_shock
+from ups_server.client import Client
+from ups_server.data.formats import open_source
+from ups_server.data.simulate import generate
+from ups_server.pde import family
 
 pytestmark = pytest.mark.slow
 
@@ -94,6 +98,32 @@ def test_a_file_that_does_not_explain_itself_is_read_by_a_mapping(page: Page, tm
     record.get_by_role("button", name="Examine with this mapping").click()
     expect(record.locator(".state")).to_have_text("ready")
     expect(record).to_contain_text("can be used")
+
+
+def test_files_chosen_together_are_one_data_set(page: Page, site: RunningService, tmp_path: Path) -> None:
+    """In the order of the numbers in their names; chosen without the box ticked, each is a file of its own."""
+    paths = [tmp_path / f"together_{number}_Burgers_Nu0.1.hdf5" for number in (10, 2)]
+    for number, path in enumerate(paths):
+        generate(family("burgers"), {"nu": 0.1}, 2 + number, 32, path, seed=number)
+    page.goto("/#/files")
+    page.get_by_label("Files chosen together are one data set").check()
+    page.get_by_label("choose files").set_input_files(paths)
+    record = page.locator("details", has_text="together_*_Burgers_Nu0.1.hdf5")
+    expect(record).to_have_count(1)
+    expect(record.locator(".state")).to_have_text("ready")
+    expect(record).to_contain_text("5 of 5 can be used")
+    (found,) = [entry for entry in site.get("/v1/files").json()["files"] if entry["name"].startswith("together_")]
+    parts = site.get(f"/v1/files/{found['id']}").json()["parts"]
+    assert parts == [{"name": path.name, "size": path.stat().st_size} for path in reversed(paths)]
+    with Client(site.url) as client:
+        values = client.data(found["id"])["u"].values
+    for path, stored in ((paths[1], values[:3]), (paths[0], values[3:])):
+        with open_source(path) as source:
+            np.testing.assert_array_equal(stored, source.read(range(source.n_trajectories))[..., 0])
+    page.get_by_label("Files chosen together are one data set").uncheck()
+    page.get_by_label("choose files").set_input_files(paths)
+    for path in paths:
+        expect(page.locator("details", has_text=path.name).locator("summary .state")).to_have_text("ready")
 
 
 def test_a_model_tuned_to_a_file_that_does_not_explain_itself_beats_persistence(

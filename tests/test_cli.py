@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import xarray as xr
@@ -313,6 +314,22 @@ def test_solve_from_a_file_follows_the_file(ups: Ups, burgers: Path, tmp_path: P
     missing = ups("solve", "burgers", "--method", "numerical", "--initial", burgers, "--trajectory", "2", "-o", path)
     assert missing.code == 2
     assert "0 to 1" in missing.err
+
+
+def test_solutions_keep_the_static_fields_of_each_state(ups: Ups, tmp_path: Path) -> None:
+    words = ("solve", "darcy", "--method", "numerical", "--resolution", "16", "--n-steps", "1", "--seed", "2")
+    for name, more in (("two.h5", ("--count", "2")), ("one.nc", ()), ("spread.npz", ("--ensemble", "2"))):
+        ran = ups(*words, *more, "-o", tmp_path / name)
+        assert ran.code == 0, ran.err
+    with closing(open_source(tmp_path / "one.nc")) as one, closing(open_source(tmp_path / "spread.npz")) as spread:
+        alone, members = one.read_static([0]), spread.read_static(range(spread.n_trajectories))
+    with h5py.File(tmp_path / "two.h5") as two:
+        permeability = two["nu"][()]
+    assert alone is not None
+    assert members is not None
+    np.testing.assert_array_equal(permeability[0], alone[0, ..., 0])
+    assert (permeability[1] != permeability[0]).any()
+    assert (members == alone).all()
 
 
 def test_solve_from_a_folder_of_zarr(ups: Ups, burgers: Path, tmp_path: Path) -> None:

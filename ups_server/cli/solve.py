@@ -460,17 +460,17 @@ def _roll_out(todo: "Plan", device: str) -> "tuple[list[Trajectory], dict[str, A
                 name: value[min(row, len(value) - 1)] if isinstance(value, list) else value
                 for name, value in todo.coefficients.items()
             },
-            _static(todo),
+            _static(todo, row),
         )
         for row in range(todo.rows)
     ]
     return solutions, observation.attributes()
 
 
-def _static(todo: "Plan") -> "NDArray[Any] | None":
-    """(X..., S) on the grid of the answer."""
+def _static(todo: "Plan", row: int) -> "NDArray[Any] | None":
+    """(X..., S) of a state, on the grid of the answer; the members of an ensemble have the same."""
     static = todo.static if todo.refined is None else todo.refined.static
-    return None if static is None else static[0]
+    return None if static is None else static[0 if todo.ensemble is not None else row]
 
 
 def _write(solutions: "list[Trajectory]", output: Path, attributes: Mapping[str, Any]) -> None:

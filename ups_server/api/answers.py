@@ -171,7 +171,7 @@ def answer_bytes(plan: Plan, output: str) -> int:
 
 
 def encode(answer: Answer, output: str) -> bytes:
-    """The answer as the bytes of a format."""
+    """The answer as the bytes of a format; static fields are in all but JSON."""
     plan = answer.plan
     return export_bytes(
         output,
@@ -182,6 +182,7 @@ def encode(answer: Answer, output: str) -> bytes:
         plan.stored,
         answer.attributes,
         plan.batched,
+        None if output == JSON else plan.answer_static,
     )
 
 

@@ -412,6 +412,8 @@ def _asked(
     axes = list("xyz"[: equation.ndim])
     rows = next((name for name in ("trajectory", "statistic") if name in solved.dims), None)
     values = np.stack([solved[name].values for name in names], axis=-1)
+    fixed = [solved[field.name].values for field in equation.static_fields if field.name in solved]
+    static = np.stack(fixed, axis=-1) if fixed else None
     coefficients = {entry.name: np.ravel(solved[entry.name].values) for entry in equation.coefficients}
     count = 1 if rows is None else solved.sizes[rows]
     solutions = [
@@ -422,6 +424,7 @@ def _asked(
             grid_of(equation, [solved[axis].values for axis in axes], axes),
             BoundaryCondition.from_names(json.loads(solved.attrs["boundary"])),
             {name: float(numbers[row if len(numbers) > 1 else 0]) for name, numbers in coefficients.items()},
+            static if static is None or rows is None else static[row],
         )
         for row in range(count)
     ]
@@ -460,17 +463,11 @@ def _roll_out(todo: "Plan", device: str) -> "tuple[list[Trajectory], dict[str, A
                 name: value[min(row, len(value) - 1)] if isinstance(value, list) else value
                 for name, value in todo.coefficients.items()
             },
-            _static(todo, row),
+            None if todo.answer_static is None else todo.answer_static[row],
         )
         for row in range(todo.rows)
     ]
     return solutions, observation.attributes()
-
-
-def _static(todo: "Plan", row: int) -> "NDArray[Any] | None":
-    """(X..., S) of a state, on the grid of the answer; the members of an ensemble have the same."""
-    static = todo.static if todo.refined is None else todo.refined.static
-    return None if static is None else static[0 if todo.ensemble is not None else row]
 
 
 def _write(solutions: "list[Trajectory]", output: Path, attributes: Mapping[str, Any]) -> None:

@@ -686,7 +686,11 @@ def _solved(path: str, initial: InitialCondition | None, document: Mapping[str, 
     known = known_families().get(header["family"])
     solved = known or _declared_family((yield from family(header["family"])))
     grid = Grid.from_json(header["grid"])
-    return to_dataset(arrays["data"], arrays["times"], solved, grid, header["coefficients"], _attributes(header))
+    values, static = arrays["data"], arrays.get("static")
+    if static is not None and values.ndim == grid.ndim + 2:
+        static = static[0]
+    told = _attributes(header)
+    return to_dataset(values, arrays["times"], solved, grid, header["coefficients"], told, static)
 
 
 def _attributes(header: Mapping[str, Any]) -> dict[str, Any]:

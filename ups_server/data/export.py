@@ -85,10 +85,12 @@ def encode(
     coefficients: CoefficientValues,
     attributes: Mapping[str, Any] | None = None,
     batched: bool = True,
+    static: NDArray[np.floating[Any]] | None = None,
 ) -> bytes:
     """Trajectories (B, T, X..., C) as the bytes of a file.
 
     Args:
+        static: (B, X..., S), of families with static fields.
         batched: False drops the trajectory axis of a single trajectory (HDF5 always has one).
 
     Raises:
@@ -96,7 +98,7 @@ def encode(
     """
     buffer = BytesIO()
     header = Header(family, grid, np.asarray(times), coefficients, len(values), attributes or {}, batched)
-    _exporter(format).write(buffer, header, InMemory(header, values))
+    _exporter(format).write(buffer, header, InMemory(header, values, static))
     return buffer.getvalue()
 
 

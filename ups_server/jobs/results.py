@@ -86,7 +86,7 @@ class RolloutFolder:
         header = plan.header()
         self._describe(header)
         steps = ZarrSteps(self.zarr, header)
-        steps.begin()
+        steps.begin(plan.answer_static)
         steps.put(0, plan.answer_values(plan.initial))
 
     def standing(self) -> Standing | None:

@@ -130,6 +130,15 @@ class Plan:
         return values * self.scale
 
     @property
+    def answer_static(self) -> Frames | None:
+        """(rows, X..., S) static fields at the points of the answer, of an ensemble those of all its members; None on a
+        box other than the family's own, whose units they have, and where they may be left out and are zero."""
+        found = self.static if self.refined is None else self.refined.static
+        if found is None or self.grid.extent != self.family.extent or (self.family.static_optional and not found.any()):
+            return None
+        return found if self.ensemble is None else np.repeat(found[:1], self.rows, axis=0)
+
+    @property
     def finer(self) -> Grid | None:
         """The grid of the answer on the family's own box, where the engine works on a coarser one."""
         return self.refined.fine if self.refined is not None and self.refined.interpolates else None

@@ -153,17 +153,19 @@ def to_dataset(
     grid: Grid,
     coefficients: CoefficientValues,
     attributes: dict[str, Any] | None = None,
+    static: NDArray[np.floating[Any]] | None = None,
 ) -> "xr.Dataset":
     """One variable a field over (trajectory,) time, x, ...; coordinates and variables carry units and long names.
 
     Args:
         values: (B, T, X..., C), or (T, X..., C) for a dataset without the axis `trajectory`.
         coefficients: by name: one number, or one a trajectory; they become coordinates.
+        static: ([B,] X..., S), of families with static fields.
     """
     batched = values.ndim == grid.ndim + 3
     count = len(values) if batched else 1
     header = Header(family, grid, times, coefficients, count, attributes or {}, batched)
-    return build_dataset(header, values, times)
+    return build_dataset(header, values, times, static)
 
 
 def build_dataset(

@@ -122,7 +122,6 @@ class ZarrSteps:
         header: of all frames that are planned.
     """
 
-    static_fields: tuple[str, ...] = ()
     chunk_rows = chunk_frames = 1
 
     def __init__(self, folder: Path, header: Header) -> None:
@@ -130,9 +129,19 @@ class ZarrSteps:
         self.fields = tuple(field.name for field in header.family.fields)
         self.grid, self.times, self.n_trajectories = header.grid, header.times, header.count
         self._rest = ".0" * header.grid.ndim
+        names = (field.name for field in header.family.static_fields)
+        self.static_fields = tuple(name for name in names if (folder / name / METADATA).is_file())
 
-    def begin(self) -> None:
-        """Writes what is known before the first frame; frames that are there already stay."""
+    def begin(self, static: NDArray[np.floating[Any]] | None = None) -> None:
+        """Writes what is known before the first frame; frames that are there already stay.
+
+        Args:
+            static: (B, X..., S), of families with static fields.
+        """
+        if static is not None:
+            self.static_fields = tuple(field.name for field in self.header.family.static_fields)
+            for channel, fixed in enumerate(self.static_fields):
+                replace_bytes(self._fixed(fixed), np.ascontiguousarray(static[..., channel], "<f4").tobytes())
         self.describe(self.header)
         for name, variable in template(self.header).coords.items():
             suffix = ".0" * variable.ndim
@@ -142,7 +151,7 @@ class ZarrSteps:
 
     def describe(self, header: Header) -> None:
         """Writes the metadata of fewer frames, or with other attributes."""
-        dataset, arrays = template(header), dict[str, Any]()
+        dataset, arrays = template(header, bool(self.static_fields)), dict[str, Any]()
         for name, variable in dataset.variables.items():
             arrays[str(name)] = document = self._array(variable, name in dataset.coords)
             replace_bytes(self.folder / str(name) / METADATA, _json(document))
@@ -195,8 +204,17 @@ class ZarrSteps:
                 target[place] = self.row(frame, int(row))
         return out
 
-    def read_static(self, rows: Rows) -> None:
-        """None: results have no static fields."""
+    def read_static(self, rows: Rows) -> NDArray[np.float32] | None:
+        """(len(rows), X..., S)"""
+        if not self.static_fields:
+            return None
+        shape = (self.n_trajectories, *self.grid.n)
+        fields = [np.fromfile(self._fixed(name), "<f4").reshape(shape) for name in self.static_fields]
+        return np.stack(fields, axis=-1)[np.asarray(rows, np.int64)]
+
+    def _fixed(self, name: str) -> str:
+        """The one chunk of a field that does not change."""
+        return f"{self.folder}{os.sep}{name}{os.sep}c{'.0' if self.header.batched else ''}{self._rest}"
 
     def _chunk(self, name: str, frame: int) -> str:
         return f"{self.folder}{os.sep}{name}{os.sep}c{'.0' if self.header.batched else ''}.{frame}{self._rest}"

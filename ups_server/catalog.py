@@ -148,7 +148,7 @@ class ModelCard(BaseModel):
                 f"{self.id} was not trained on {family_id}",
                 got=family_id,
                 expected=sorted(self.families),
-                hint="choose another model; the built-in `numerical` solves every family",
+                hint="choose another model; the built-in `numerical` solves every family that this service lists",
             ) from None
 
 

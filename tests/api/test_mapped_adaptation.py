@@ -90,6 +90,10 @@ def test_over_http(shock: Path, tmp_path: Path, language_model: Path) -> None:
         start = {"file": record["id"], "trajectory": 4}
         solution = client.rollout("burgers_shock", 2, start, model=ended["result"]["model"])
         assert solution["u" if "u" in solution else "usol"].shape == (3, POINTS - 1)
+        for other in ("persistence", "numerical", "tiny"):
+            with pytest.raises(UserError) as caught:
+                client.rollout("burgers_shock", 2, start, model=other)
+            assert (caught.value.code, caught.value.expected) == ("family_not_in_model", [ended["result"]["model"]])
 
 
 STEPS = 20

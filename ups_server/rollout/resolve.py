@@ -261,7 +261,7 @@ def resolve(
     written = None if wanted.equation is None else WrittenEquation.of(wanted.equation, _numbers(wanted.coefficients))
     request = _by_family(wanted, written)
     card = catalog.model(request.model or catalog.default(settings.default_model, request.family))
-    equation = _family(request, card)
+    equation = _family(request, card, catalog)
     stored = None
     if request.initial_condition is not None and request.initial_condition.file is not None:
         request, stored = _from_file(request, equation, files, arrays)
@@ -362,10 +362,28 @@ def _by_family(request: RolloutRequest, written: WrittenEquation | None) -> Reso
     return ResolvedRequest.model_construct(**{**fields, **found, "equation": None, "times": None, "t_final": None})
 
 
-def _family(request: ResolvedRequest, card: ModelCard) -> Family:
-    """The family of a request: the model's own where it was tuned to an equation of a user's."""
-    own = None if card.equation is None else model_equation(card)
-    return own.family() if own is not None and own.id == request.family else family(request.family)
+def _family(request: ResolvedRequest, card: ModelCard, catalog: Catalog) -> Family:
+    """The family of a request: the model's own where it was tuned to an equation of a user's.
+
+    Raises:
+        UserError: ``unknown_family``; ``family_not_in_model`` where it is an equation of a user's, and of other models.
+    """
+    own = model_equation(card)
+    if own is not None and own.id == request.family:
+        return own.family()
+    try:
+        return family(request.family)
+    except UserError:
+        declared = {found.id: found.equation["id"] for found in catalog.models() if found.equation is not None}
+        tuned = [model_id for model_id, equation_id in declared.items() if equation_id == request.family]
+        if not tuned:
+            raise
+    raise UserError(
+        "family_not_in_model",
+        f"{request.family} is an equation of a user's own, which only models that were tuned to it solve",
+        got=card.id,
+        expected=tuned,
+    )
 
 
 def _from_file(

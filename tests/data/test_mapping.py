@@ -162,6 +162,18 @@ def test_times_and_coordinates_of_no_numbers_are_refused(shape: tuple[int, ...],
     assert inspect(path).mapping is not None
 
 
+def test_a_mapping_is_a_file_or_its_text(tmp_path: Path, capsys: Output) -> None:
+    path = plain(tmp_path / "a.mat", u=waves()[..., 0], t=TIMES, x=np.arange(POINTS) / POINTS)
+    (tmp_path / "map.yaml").write_text(yaml.safe_dump(MAPPING))
+    told = []
+    for said in (str(tmp_path / "map.yaml"), json.dumps(MAPPING), yaml.safe_dump(MAPPING)):
+        assert ups("data", "check", str(path), "--map", said, "--no-probe", "--json") == 0
+        told.append(json.loads(capsys.readouterr().out))
+    assert told[0] == told[1] == told[2]
+    assert ups("data", "check", str(path), "--map", "absent.yaml") == 2
+    assert ups("data", "check", str(path), "--map", "{fields: [}") == 2
+
+
 def test_unequal_times_are_interpolated_on_request(tmp_path: Path, capsys: Output) -> None:
     """Exactly, for polynomials of third degree; the report says that it was done."""
     t, x = np.sqrt(np.arange(12)), np.arange(POINTS) / POINTS

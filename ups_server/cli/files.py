@@ -20,6 +20,7 @@ from ups_server.cli.options import (
     check_file,
     check_folder,
     check_suffix,
+    is_inline,
     parse_coefficients,
     points_left,
     read_mapping,
@@ -33,8 +34,6 @@ app = typer.Typer(help="Upload files of trajectories to a service.", no_args_is_
 FileIdArgument = Annotated[str, typer.Argument(metavar="ID", help="A file's id; `ups files list` lists them.")]
 DEEPER = 'files deeper in it are found by a pattern, such as "FOLDER/part/*.h5"'
 ALONE = "an address is given alone"
-INLINE = ("{", "\n", ": ")
-"""What a declaration holds that is text, and the name of its file hardly."""
 
 
 @app.command()
@@ -183,7 +182,7 @@ def _declaration(declaration: str | None, family: str | None, coefficients: dict
 
     said: Any = {}
     if declaration is not None:
-        inline = any(mark in declaration for mark in INLINE)
+        inline = is_inline(declaration)
         where = "the declaration" if inline else declaration
         if not inline:
             check_file(Path(declaration))

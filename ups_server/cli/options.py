@@ -32,11 +32,15 @@ FileCoefficients = Annotated[
     typer.Option("--coef", metavar="NAME=VALUE", help="A coefficient of the file, where it does not say; repeatable."),
 ]
 FileMapping = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
-        "--map", metavar="MAPPING", help="YAML that says what the file's arrays mean; `ups data inspect` proposes one."
+        "--map",
+        metavar="FILE|YAML",
+        help="What the file's arrays mean, as YAML or JSON, or the file it is in; `ups data inspect` proposes it.",
     ),
 ]
+INLINE = ("{", "\n", ": ")
+"""What no file name has and every document of YAML or JSON."""
 Trajectories = Annotated[
     str | None, typer.Option(metavar="FIRST:END|N,N", help="Only these: a range without its end, or a list.")
 ]
@@ -140,15 +144,22 @@ def parse_coefficients(entries: Sequence[str] | None) -> dict[str, float]:
     return coefficients
 
 
-def read_mapping(path: Path | None) -> "Mapping | None":
-    """The mapping of a file of arrays, where one is given.
+def is_inline(text: str) -> bool:
+    """Is it a document itself, and not the name of its file?"""
+    return any(mark in text for mark in INLINE)
+
+
+def read_mapping(said: str | None) -> "Mapping | None":
+    """The mapping of a file of arrays, where one is given, as text or by its file.
 
     Raises:
         UserError: ``not_found``, ``invalid_mapping``.
     """
     from ups_server.data.mapping import Mapping
 
-    return None if path is None else Mapping.from_file(path)
+    if said is None:
+        return None
+    return Mapping.from_text(said) if is_inline(said) else Mapping.from_file(Path(said))
 
 
 def parse_coefficient_values(entries: Sequence[str] | None) -> dict[str, float | list[float]]:

@@ -247,7 +247,7 @@ def _find_model(model: str | None, family: str, data_dir: Path | None) -> "tuple
     return catalog, model or catalog.default(settings.default_model, family)
 
 
-def _known(initial: Path | None, map_file: Path | None) -> "ArrayMapping | None":
+def _known(initial: Path | None, map_file: str | None) -> "ArrayMapping | None":
     """The mapping of the file of the initial state; an equation that it declares is known from then on.
 
     Raises:
@@ -259,7 +259,7 @@ def _known(initial: Path | None, map_file: Path | None) -> "ArrayMapping | None"
     if mapping is None:
         return None
     if initial is None:
-        raise UserError("invalid_request", "--map says what the arrays of --initial mean", got=str(map_file))
+        raise UserError("invalid_request", "--map says what the arrays of --initial mean", got=map_file)
     if mapping.equation is not None:
         open_source(initial, mapping=mapping).close()
     return mapping

@@ -162,6 +162,13 @@ def test_times_and_coordinates_of_no_numbers_are_refused(shape: tuple[int, ...],
     assert inspect(path).mapping is not None
 
 
+@pytest.mark.parametrize("equation", [{}, {"symbols": "u_t = nu*u_xx", "equation": None}])
+def test_coefficients_of_no_numbers_are_refused(equation: dict[str, object], tmp_path: Path) -> None:
+    path = plain(tmp_path / "a.mat", u=waves()[..., 0], t=TIMES, x=np.arange(POINTS) / POINTS, nu=np.zeros(0))
+    said = {"coefficients": {"nu": {"array": "nu"}}, **equation}
+    assert refused(path, **said).code == "wrong_attribute"
+
+
 def test_a_mapping_is_a_file_or_its_text(tmp_path: Path, capsys: Output) -> None:
     path = plain(tmp_path / "a.mat", u=waves()[..., 0], t=TIMES, x=np.arange(POINTS) / POINTS)
     (tmp_path / "map.yaml").write_text(yaml.safe_dump(MAPPING))

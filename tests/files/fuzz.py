@@ -197,7 +197,9 @@ def run(fuzz: Fuzz, numbers: Sequence[int], spawn: int, pictures: int, tally: Ta
         if spawn and number % spawn == 0:
             found.append(fuzz.spawned(drawn))
         found_faults = [each.fault for each in found if each.fault]
-        if len({SAME.get(each.code, each.code) for each in found}) > 1:
+        # Of a chunk that is too short the library hands out memory that nobody has written: each time another.
+        random = "with_garbage_chunks" in drawn.done
+        if len({SAME.get(each.code, each.code) for each in found}) > 1 and not random:
             found_faults.append(f"{found[0].code}, but started afresh {found[1].code}")
         for fault in found_faults:
             print(f"{number} ({', '.join(drawn.done)}): {fault}", flush=True)

@@ -54,9 +54,9 @@ def coefficient_table(
     Raises:
         UserError: ``wrong_attribute``, ``coefficient_mismatch``, and those of `merge_coefficients`.
     """
-    lists = {name: column for name, column in stored.items() if column.size > 1}
+    lists = {name: column for name, column in stored.items() if column.size != 1}
     for name, column in lists.items():
-        if len(column) != count:
+        if len(column) != count or not count:
             raise UserError(
                 "wrong_attribute", f"{name} has not one value a trajectory", got=len(column), expected=count
             )

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import yaml
@@ -167,6 +168,17 @@ def test_coefficients_of_no_numbers_are_refused(equation: dict[str, object], tmp
     path = plain(tmp_path / "a.mat", u=waves()[..., 0], t=TIMES, x=np.arange(POINTS) / POINTS, nu=np.zeros(0))
     said = {"coefficients": {"nu": {"array": "nu"}}, **equation}
     assert refused(path, **said).code == "wrong_attribute"
+
+
+def test_a_netcdf_file_whose_dimensions_have_no_names_is_read_without_a_warning(tmp_path: Path) -> None:
+    values = waves()
+    with h5py.File(tmp_path / "plain.nc", "w") as file:
+        file.attrs["_NCProperties"] = "version=2,h5netcdf=1.0"
+        file["u"], file["t"] = values[..., 0], TIMES
+    mapping = inspect(tmp_path / "plain.nc").mapping
+    assert mapping is not None
+    with open_source(tmp_path / "plain.nc", mapping=Mapping.from_document(mapping)) as source:
+        np.testing.assert_array_equal(source.read(range(len(values))), values)
 
 
 def test_a_mapping_is_a_file_or_its_text(tmp_path: Path, capsys: Output) -> None:

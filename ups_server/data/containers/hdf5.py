@@ -94,7 +94,8 @@ def open_netcdf(path: Path) -> Container:
 
     with path.open("rb") as stream:
         classic = stream.read(3) == b"CDF"
-    file = xr.open_dataset(path, engine="scipy" if classic else "h5netcdf", decode_times=False, cache=False)
+    options: dict[str, Any] = {"engine": "scipy"} if classic else {"engine": "h5netcdf", "phony_dims": "access"}
+    file = xr.open_dataset(path, decode_times=False, cache=False, **options)
     arrays = {str(name): _variable(str(name), variable) for name, variable in file.variables.items()}
     return Container("a classic NetCDF file" if classic else "a NetCDF-4 file", arrays, plain(file.attrs), file.close)
 

@@ -66,6 +66,15 @@ def test_five_hundred_steps_keep_mass_and_energy(shipped: LeadSolver) -> None:
     np.testing.assert_allclose(mass, 1, atol=2e-3)
 
 
+def test_density_does_not_grow_without_end(shipped: LeadSolver) -> None:
+    """Ten times as long as training goes: as entropy does not fall, peaks stay what pressure makes of them."""
+    entry, grid = family("compressible_ns_1d"), Grid((64,), ((-1.0, 1.0),))
+    problem = Problem(entry.id, entry.complete({"eta": 0.028, "zeta": 0.0033}), grid, entry.boundary, 0.25)
+    initial = entry.sample_initial(np.random.default_rng(6), 8, grid).astype(np.float32)
+    *_, last_frame = rollout(shipped.session(problem, initial), 40)
+    assert (last_frame[..., 1].max(1) < 2 * initial[..., 1].max(1)).all()
+
+
 def test_a_gas_in_a_uniform_stream_keeps_its_density(shipped: LeadSolver) -> None:
     """Pressure is even and nothing varies in the velocity, so that the density is carried along and no more."""
     entry, grid = family("compressible_ns_1d"), Grid((64,), ((0.0, 1.0),))

@@ -1,4 +1,4 @@
-"""The Helmholtz decomposition: exact flows, orthogonality, idempotence, walls; and the model that uses it."""
+"""What is kept after a step: flows free of divergence, extremes, what a gas conserves, and its entropy."""
 
 import math
 
@@ -9,9 +9,10 @@ from torch import Tensor
 
 from tests.small_models import SMALL, card
 from ups_server.model.conditioning import Conditions, conditions
-from ups_server.model.constraints import between_extremes, gradient_part
+from ups_server.model.constraints import above_least_entropy, between_extremes, gas, gradient_part
 from ups_server.model.context import Context
 from ups_server.model.operator import UPSModel
+from ups_server.pde.gas import GAMMA
 from ups_server.pde.grid import BoundaryCondition, BoundaryKind
 
 BOX, WALLS, CHANNEL = (True, True), (False, False), (True, False)
@@ -85,6 +86,47 @@ def test_fields_stay_between_the_extremes_that_they_had() -> None:
         own = before[row, ..., 2].numpy()
         wanted = np.clip(after[row, ..., 2].numpy(), own.min(), own.max())
         np.testing.assert_array_equal(kept[row, ..., 2].numpy(), wanted)
+
+
+def mass(state: Tensor) -> Tensor:
+    return state[..., 2]
+
+
+def momentum(state: Tensor) -> Tensor:
+    return state[..., :2] * state[..., 2:3]
+
+
+def energy(state: Tensor) -> Tensor:
+    return state[..., 3] / (GAMMA - 1) + state[..., 2] * state[..., :2].square().sum(-1) / 2
+
+
+def entropy(state: Tensor) -> Tensor:
+    return state[..., 3].log() - GAMMA * state[..., 2].log()
+
+
+def test_a_gas_keeps_mass_momentum_and_energy() -> None:
+    generator = torch.Generator().manual_seed(2)
+    before, after = torch.rand(2, 4, 12, 10, 4, dtype=torch.float64, generator=generator)
+    before, after = before + 0.5, after + 0.5
+    after[:, 3, 4, 2] = 9.0  # a peak of density that no pressure has made
+    kept = gas(after, before)
+    for conserved in (mass, momentum, energy):
+        torch.testing.assert_close(conserved(kept).mean((1, 2)), conserved(before).mean((1, 2)))
+
+
+def test_mass_above_the_least_entropy_moves_to_where_there_is_room() -> None:
+    generator = torch.Generator().manual_seed(3)
+    before = torch.rand(3, 16, 16, 4, dtype=torch.float64, generator=generator) + 0.5
+    density, pressure = before[..., 2:3].clone(), before[..., 3:]
+    assert torch.equal(above_least_entropy(density, pressure, before), density)
+    density[:, 3, 4] = 9.0
+    kept = above_least_entropy(density, pressure, before)
+    torch.testing.assert_close(kept.mean((1, 2)), density.mean((1, 2)))
+    now = torch.cat([before[..., :2], kept, pressure], -1)
+    assert (entropy(now).amin((1, 2)) > entropy(before).amin((1, 2)) - 1e-9).all()
+    rest = torch.ones(16, 16, dtype=torch.bool)
+    rest[3, 4] = False
+    assert (kept[:, rest] >= density[:, rest]).all(), "mass is only taken from where there is too much"
 
 
 def test_any_resolution_finds_the_same_part() -> None:

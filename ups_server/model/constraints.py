@@ -126,18 +126,37 @@ def means(after: Tensor, before: Tensor) -> Tensor:
 
 
 def gas(after: Tensor, before: Tensor) -> Tensor:
-    """Mass, momentum and energy of velocities (two slots), density and pressure.
+    """Mass, momentum and energy of velocities (two slots), density and pressure; entropy does not fall.
 
     Density by a factor, velocities by a constant, pressure by a factor: positive fields stay positive. Energy is exact
     wherever the kinetic energy after the step leaves heat (`LEAST_HEAT`).
     """
-    density = after[..., 2:3] * spread(mean(before[..., 2:3]) / mean(after[..., 2:3]), after)
+    mass = mean(before[..., 2:3])
+    density = after[..., 2:3] * spread(mass / mean(after[..., 2:3]), after)
+    density = above_least_entropy(density, after[..., 3:], before)
+    density = density * spread(mass / mean(density), density)
     momentum, now = mean(before[..., :2] * before[..., 2:3]), mean(after[..., :2] * density)
     velocity = after[..., :2] + spread((momentum - now) / mean(density), after)
     energy = mean(before[..., 3:]) / (GAMMA - 1) + kinetic(before[..., :2], before[..., 2:3])
     heat = (energy - kinetic(velocity, density)).maximum(LEAST_HEAT * energy)
     pressure = after[..., 3:] * spread(heat * (GAMMA - 1) / mean(after[..., 3:]), after)
     return torch.cat([velocity, density, pressure], dim=-1)
+
+
+def above_least_entropy(density: Tensor, pressure: Tensor, before: Tensor) -> Tensor:
+    """Densities (B, X..., 1) whose entropy, ``log p - gamma log rho``, is at least the least of the state before.
+
+    Without conduction of heat, friction and shocks only raise the entropy that a particle carries along (Tadmor,
+    Applied Numerical Mathematics 2, 1986): at a given pressure that bounds its density. Mass above the bound moves to
+    where there is room below it, in proportion.
+    """
+    axes = tuple(range(1, density.ndim - 1))
+    least = (before[..., 3:].log() - GAMMA * before[..., 2:3].log()).amin(axes, keepdim=True)
+    most = ((pressure.log() - least) / GAMMA).exp()
+    below = density.minimum(most)
+    room = most - below
+    share = (mean(density - below) / mean(room).clamp_min(torch.finfo(room.dtype).tiny)).clamp_max(1.0)
+    return below + spread(share, room) * room
 
 
 def kinetic(velocity: Tensor, density: Tensor) -> Tensor:

@@ -118,7 +118,7 @@ def test_an_equation_of_the_users_own(running: RunningService, tmp_path: Path) -
         assert solution["u"].shape == (3, 32)
         assert solution["u"].attrs["units"] == "m"
         np.testing.assert_allclose(solution["time"], [0.0, 0.1, 0.2])
-        with pytest.raises(UserError, match="no family"):
+        with pytest.raises(UserError, match="only models that were tuned to it"):
             client.rollout("damped_waves", 2, start[0][:, None], model="numerical")
         with pytest.raises(UserError) as caught:
             client.rollout("damped_waves", 2, {"sample": {"seed": 1}}, model=report["model"])

@@ -368,22 +368,20 @@ def _family(request: ResolvedRequest, card: ModelCard, catalog: Catalog) -> Fami
     Raises:
         UserError: ``unknown_family``; ``family_not_in_model`` where it is an equation of a user's, and of other models.
     """
-    own = model_equation(card)
+    own = None if card.equation is None else model_equation(card)
     if own is not None and own.id == request.family:
         return own.family()
-    try:
-        return family(request.family)
-    except UserError:
+    if request.family not in card.families:
         declared = {found.id: found.equation["id"] for found in catalog.models() if found.equation is not None}
         tuned = [model_id for model_id, equation_id in declared.items() if equation_id == request.family]
-        if not tuned:
-            raise
-    raise UserError(
-        "family_not_in_model",
-        f"{request.family} is an equation of a user's own, which only models that were tuned to it solve",
-        got=card.id,
-        expected=tuned,
-    )
+        if tuned:
+            raise UserError(
+                "family_not_in_model",
+                f"{request.family} is an equation of a user's own, which only models that were tuned to it solve",
+                got=card.id,
+                expected=tuned,
+            )
+    return family(request.family)
 
 
 def _from_file(

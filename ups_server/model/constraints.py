@@ -134,7 +134,7 @@ def gas(after: Tensor, before: Tensor) -> Tensor:
     mass = mean(before[..., 2:3])
     density = after[..., 2:3] * spread(mass / mean(after[..., 2:3]), after)
     density = above_least_entropy(density, after[..., 3:], before)
-    density = density * spread(mass / mean(density), density)
+    density = density * spread(mass / mean(density), density)  # one, but where the bound left no room
     momentum, now = mean(before[..., :2] * before[..., 2:3]), mean(after[..., :2] * density)
     velocity = after[..., :2] + spread((momentum - now) / mean(density), after)
     energy = mean(before[..., 3:]) / (GAMMA - 1) + kinetic(before[..., :2], before[..., 2:3])

@@ -8,7 +8,7 @@ import { ask, get, Problem, segment, send } from "../core/service.js";
 import { figures, tuningTable } from "../models/scores.js";
 import { follow, jobAddress } from "./history.js";
 
-const RESULTS = [["NetCDF", "application/x-netcdf", "nc"], ["npz", "application/x-npz", "npz"], ["Zarr", "application/zip", "zarr.zip"]];
+const RESULTS = [["NetCDF", "application/x-netcdf", "nc"], ["npz", "application/x-npz", "npz"], ["HDF5", "application/x-hdf5", "h5"]];
 
 /** `follow(id)` shows a job from its first event on; `onChange(job)` is called when its state changes. */
 export function jobPanel(onChange) {
